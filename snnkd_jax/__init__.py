@@ -1,0 +1,1 @@
+"""Train spiking neural networks by knowledge distillation from ordinary networks, in JAX."""
