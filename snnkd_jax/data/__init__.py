@@ -1,0 +1,9 @@
+"""Image classification data sets, each held in memory as four NumPy arrays.
+
+`load("digits")` needs nothing; `load("mnist")`, `"fashion_mnist"`, `"cifar10"` and `"cifar100"` read the TFDS
+directory under `TFDS_DATA_DIR` and prepare it first where it is missing. TensorFlow is never imported.
+"""
+
+from .dataset import Dataset as Dataset
+from .loading import NAMES as NAMES
+from .loading import load as load

@@ -1,0 +1,152 @@
+"""The official archives: gzipped idx files (MNIST, Fashion-MNIST) and CIFAR's binary version.
+
+Everything is checked (checksums of gzip, headers, lengths, label ranges, member names), since an archive from a
+user's own disk may be any file with the right name.
+
+    idx     big-endian int32 header: 0x0800 + 8-bit number of dimensions, then the dimensions; then the bytes
+    CIFAR   per image 1 label byte (CIFAR-100: coarse, then fine), then 3072 bytes [channel, row, column]
+
+Sources: the format descriptions on the data sets' home pages, http://yann.lecun.com/exdb/mnist/ and
+https://www.cs.toronto.edu/~kriz/cifar.html.
+"""
+
+import gzip
+import io
+import math
+import struct
+import tarfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from .official import OFFICIAL
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What the archives of one data set hold, under the feature names of its stock TFDS builder.
+
+    `splits[split][feature]` is uint8 `[N, H, W, C]` for "image" and uint8 `[N]` for labels; `class_names[feature]`
+    is there where the archive names the classes of a label.
+    """
+
+    splits: dict[str, dict[str, np.ndarray]]
+    class_names: dict[str, list[str]] = field(default_factory=dict)
+
+
+def read_archives(name: str, files: Mapping[str, Path]) -> Contents:
+    """Reads the archives of the data set `name`; `files` gives the path of each by its official file name.
+
+    Raises:
+        InputError: an archive is not what its name says; the message names the file and what is wrong with it.
+    """
+    sizes = {"train": OFFICIAL[name].train_size, "test": OFFICIAL[name].test_size}
+    if name in _CIFAR:
+        (path,) = files.values()
+        return _read_cifar(path, _CIFAR[name], sizes)
+    return _read_mnist(files, sizes)
+
+
+def _read_mnist(files: Mapping[str, Path], sizes: Mapping[str, int]) -> Contents:
+    splits = {}
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        labels_path = files[f"{prefix}-labels-idx1-ubyte.gz"]
+        images = _read_idx(files[f"{prefix}-images-idx3-ubyte.gz"], (sizes[split], 28, 28))
+        labels = _read_idx(labels_path, (sizes[split],))
+        _check_labels(labels, 10, labels_path, "its labels")
+        splits[split] = {"image": images[..., None], "label": labels}
+    return Contents(splits)
+
+
+def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    data = _gunzip(path)
+    header = struct.pack(f">{1 + len(shape)}i", 0x0800 + len(shape), *shape)
+    if not data.startswith(header):
+        raise _damaged(path, f"its idx header is {data[: len(header)].hex()} instead of {header.hex()}")
+    if len(data) != len(header) + math.prod(shape):
+        raise _damaged(path, f"it unpacks to {len(data)} bytes instead of {len(header) + math.prod(shape)}")
+    return np.frombuffer(data, np.uint8, offset=len(header)).reshape(shape)
+
+
+@dataclass(frozen=True)
+class _CifarLayout:
+    folder: str
+    members: dict[str, tuple[str, ...]]  # the files of each split
+    labels: dict[str, tuple[str, int]]  # in the order of the label bytes: file of class names, number of classes
+
+
+_CIFAR = {
+    "cifar10": _CifarLayout(
+        folder="cifar-10-batches-bin",
+        members={"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)},
+        labels={"label": ("batches.meta.txt", 10)},
+    ),
+    "cifar100": _CifarLayout(
+        folder="cifar-100-binary",
+        members={"train": ("train.bin",), "test": ("test.bin",)},
+        labels={"coarse_label": ("coarse_label_names.txt", 20), "label": ("fine_label_names.txt", 100)},
+    ),
+}
+
+
+def _read_cifar(path: Path, layout: _CifarLayout, sizes: Mapping[str, int]) -> Contents:
+    packed = _untar(path)
+
+    def member(name: str) -> bytes:
+        try:
+            return packed[f"{layout.folder}/{name}"]
+        except KeyError:
+            raise _damaged(path, f"it has no {layout.folder}/{name}") from None
+
+    class_names = {}
+    for feature, (file, num_classes) in layout.labels.items():
+        class_names[feature] = [line for line in member(file).decode(errors="replace").splitlines() if line]
+        if len(class_names[feature]) != num_classes:
+            raise _damaged(path, f"{file} names {len(class_names[feature])} classes instead of {num_classes}")
+
+    splits = {}
+    for split, files in layout.members.items():
+        shape = sizes[split] // len(files), len(layout.labels) + 3 * 32 * 32
+        batches = []
+        for file in files:
+            data = member(file)
+            if len(data) != math.prod(shape):
+                raise _damaged(path, f"{file} has {len(data)} bytes instead of {math.prod(shape)}")
+            batches.append(np.frombuffer(data, np.uint8).reshape(shape))
+        records = np.concatenate(batches)
+        features = {}
+        for i, (feature, (_, num_classes)) in enumerate(layout.labels.items()):
+            _check_labels(records[:, i], num_classes, path, f"the values of {feature} in its {split} files")
+            features[feature] = records[:, i]
+        features["image"] = records[:, len(layout.labels) :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        splits[split] = features
+    return Contents(splits, class_names)
+
+
+def _untar(path: Path) -> dict[str, bytes]:
+    unpacked = _gunzip(path)
+    try:
+        with tarfile.open(fileobj=io.BytesIO(unpacked), mode="r:") as tar:
+            return {info.name: file.read() for info in tar if (file := tar.extractfile(info)) is not None}
+    except (tarfile.TarError, KeyError) as error:  # KeyError: a link to a member that is not there
+        raise _damaged(path, f"not a tar file ({error})") from error
+
+
+def _gunzip(path: Path) -> bytes:
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _check_labels(labels: np.ndarray, num_classes: int, path: Path, what: str) -> None:
+    if labels.max() >= num_classes:
+        raise _damaged(path, f"{what} go up to {labels.max()} for {num_classes} classes")
+
+
+def _damaged(path: Path, what: str) -> InputError:
+    return InputError(f"{path} is not the official archive: {what}; delete it to have it downloaded, or replace it")

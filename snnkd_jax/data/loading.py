@@ -1,0 +1,45 @@
+"""Data sets by name."""
+
+import difflib
+import os
+from pathlib import Path
+
+from ..errors import InputError
+from .dataset import Dataset
+from .digits import load_digits
+from .official import OFFICIAL
+from .prepare import prepare
+from .prepared import read_prepared
+
+NAMES = ("digits", *OFFICIAL)
+
+
+def load(name: str) -> Dataset:
+    """Returns a data set, preparing it first if it is one of TFDS's and not in the data directory yet.
+
+    The data directory is `TFDS_DATA_DIR`, or `~/tensorflow_datasets` where that is not set, as in TFDS itself.
+    Reading 60,000 images takes about 5 s.
+
+    Raises:
+        InputError: the name is unknown, the data can be had neither locally nor from the network, or files are
+            damaged, of another format or not writable.
+    """
+    if name not in NAMES:
+        close = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise InputError(f"--dataset {name!r} is unknown: {hint}known are {', '.join(NAMES)}")
+    if name == "digits":
+        return load_digits()
+    version = OFFICIAL[name].stock_builder().VERSION
+    data_dir = _data_dir()
+    directory = data_dir / name / str(version)
+    if not directory.exists():
+        prepare(name, data_dir)
+    return read_prepared(name, directory)
+
+
+def _data_dir() -> Path:
+    value = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    if "://" in value:  # pathlib would make a local folder named "gs:" of it
+        raise InputError(f"TFDS_DATA_DIR={value} is not a local folder: copy the data to one")
+    return Path(value).expanduser().absolute()

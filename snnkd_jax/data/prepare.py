@@ -1,0 +1,115 @@
+"""Prepares a TFDS directory from the official archives, without TensorFlow.
+
+The stock builders unpack, read and encode with TensorFlow. Here the archives are unpacked with the standard library
+and the images are encoded with Pillow; a subclass of the stock builder then writes them. It has the same name,
+version, features and example keys, so what results is the directory that the stock builder would have written, in
+the ArrayRecord format. TFDS writes under a temporary name and renames at the end: an interrupted preparation leaves
+nothing that could be taken for a complete one.
+"""
+
+import contextlib
+import hashlib
+import io
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+
+import numpy as np
+
+from ..errors import InputError
+from .archives import Contents, read_archives
+from .download import download
+from .official import OFFICIAL
+
+
+def prepare(name: str, data_dir: Path) -> None:
+    """Writes `<data_dir>/<name>/<version>` from the archives in `<data_dir>/downloads/manual/<name>`.
+
+    Archives that are not there are downloaded to that folder first. One that is there but has not the official
+    checksum is used if its structure is right, with a warning: people compress archives anew.
+
+    Raises:
+        InputError: an archive is missing and cannot be downloaded, or is damaged, or `data_dir` is not writable.
+    """
+    folder = data_dir / "downloads" / "manual" / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=data_dir).close()
+    except OSError as error:
+        raise InputError(f"cannot write to {data_dir} ({error}): set TFDS_DATA_DIR to a writable folder") from error
+    contents = read_archives(name, _find_archives(name, folder))
+    print(f"preparing {name} in {data_dir} ...")
+    try:
+        _write(name, contents, data_dir)
+    except OSError as error:
+        raise InputError(f"cannot write {name} to {data_dir} ({error}): make room or set TFDS_DATA_DIR") from error
+
+
+def _find_archives(name: str, folder: Path) -> dict[str, Path]:
+    url_infos = OFFICIAL[name].stock_builder().url_infos
+    files = {url.rsplit("/", 1)[1]: (url, info) for url, info in url_infos.items()}
+    # The archives of mnist and fashion_mnist have the same names; the others cannot be confused.
+    places = [folder, folder.parent] if name.startswith("cifar") else [folder]
+    found = {file: place / file for place in reversed(places) for file in files if (place / file).exists()}
+    for file, path in found.items():
+        _warn_of_checksum(path, files[file][1].checksum)
+    for file in files.keys() - found.keys():
+        url, info = files[file]
+        found[file] = folder / file
+        try:
+            download(url, found[file], info.size, info.checksum)
+        except OSError as error:
+            missing = ", ".join(sorted(file for file in files if not (file in found and found[file].exists())))
+            raise InputError(
+                f"--dataset {name}: {folder} lacks {missing}, and downloading failed ({error}); put the missing "
+                f"files there (from {urljoin(url, '.')}), or use --dataset digits, which needs no files"
+            ) from error
+    return found
+
+
+def _warn_of_checksum(path: Path, official: str) -> None:
+    with path.open("rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != official:
+        warnings.warn(f"{path} has SHA-256 {actual}, the official file has {official}", stacklevel=2)
+
+
+def _write(name: str, contents: Contents, data_dir: Path) -> None:
+    import tensorflow_datasets as tfds
+
+    stock = OFFICIAL[name].stock_builder()
+
+    class Builder(stock, skip_registration=True):
+        """The stock builder, fed from memory."""
+
+        name = stock.name
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
+            del dl_manager  # the archives are here already
+            for feature, names in contents.class_names.items():
+                self.info.features[feature].names = names
+            return {split: self._generate_examples(split) for split in contents.splits}
+
+        def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+            features = contents.splits[split]
+            for i in range(len(features["label"])):
+                example: dict[str, Any] = {key: int(values[i]) for key, values in features.items() if key != "image"}
+                example["image"] = _png(features["image"][i])
+                if "id" in self.info.features:
+                    example["id"] = f"{split}_{i:05d}"
+                yield i, example
+
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):
+        Builder(data_dir=data_dir, file_format="array_record").download_and_prepare()
+
+
+def _png(image: np.ndarray) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, format="PNG")
+    return file.getvalue()

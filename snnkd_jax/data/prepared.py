@@ -1,0 +1,64 @@
+"""Reads a prepared TFDS directory into memory.
+
+TFDS reads ArrayRecord files without TensorFlow, and no other format, so that one is required. Decoding the images
+takes nearly all of the time, and threads do not shorten it: at this size an image is mostly Python overhead.
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from .dataset import Dataset
+from .official import OFFICIAL
+
+
+def read_prepared(name: str, directory: Path) -> Dataset:
+    """Reads `directory` (`<data dir>/<name>/<version>`), which TFDS or `prepare` has written.
+
+    Raises:
+        InputError: the directory is incomplete, damaged, in another file format, or does not hold the official
+            number of examples.
+    """
+    import tensorflow_datasets as tfds
+
+    remedy = "move it away to have it prepared again, or point TFDS_DATA_DIR elsewhere"
+    if not (directory / "dataset_info.json").exists():
+        raise InputError(f"{directory} is not a complete TFDS directory (no dataset_info.json): {remedy}")
+    try:
+        builder = tfds.builder_from_directory(directory)
+        file_format = builder.info.file_format
+        if file_format != tfds.core.FileFormat.ARRAY_RECORD:
+            found = file_format.value if file_format else "an unknown format"
+            raise InputError(f"{directory} holds {found} files, only array_record can be read: {remedy}")
+        train_images, train_labels = _read_split(builder, "train", OFFICIAL[name].train_size)
+        test_images, test_labels = _read_split(builder, "test", OFFICIAL[name].test_size)
+        class_names = tuple(builder.info.features["label"].names)
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file raises nearly anything, RuntimeError for the records themselves
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{directory} cannot be read ({reason}): {remedy}") from error
+    return Dataset(name, train_images, train_labels, test_images, test_labels, class_names)
+
+
+def _read_split(builder: Any, split: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    import tensorflow_datasets as tfds
+    from PIL import Image
+
+    # TFDS would decode with OpenCV where that is installed, and JPEGs would then differ between machines.
+    source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    if len(source) != size:
+        raise ValueError(f"{len(source)} {split} examples instead of {size}")
+    shape = builder.info.features["image"].shape
+    num_classes = builder.info.features["label"].num_classes
+    images = np.empty((size, *shape), np.uint8)
+    labels = np.empty(size, np.int32)
+    for i, example in enumerate(source.__getitems__(range(size))):
+        images[i] = np.asarray(Image.open(io.BytesIO(example["image"]))).reshape(shape)
+        labels[i] = example["label"]
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(f"{split} labels from {labels.min()} to {labels.max()} for {num_classes} classes")
+    return images, labels

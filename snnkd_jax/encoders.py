@@ -1,0 +1,45 @@
+"""Encoders: from an image to a current or to spikes over T steps, `[B, ...]` to `[B, T, ...]`."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from snnkd_jax.errors import InputError
+
+
+def direct(images: Array, num_steps: int) -> Array:
+    """The image as a constant current: `x[:, t] = images`; the first convolution and its neurons do the coding.
+
+    Reference: Rueckauer et al., Front. Neurosci. 2017 (constant analogue input).
+    """
+    _check_steps(num_steps)
+    return jnp.broadcast_to(images[:, None], (images.shape[0], num_steps, *images.shape[1:]))
+
+
+def poisson(key: Array, images: Array, num_steps: int) -> Array:
+    """Rate code: independent spikes with `P(s[b, t, i] = 1) = images[b, i]`, for images in [0, 1].
+
+    Values outside [0, 1] act as 0 or 1. Spikes have the dtype of `images`.
+    """
+    _check_steps(num_steps)
+    shape = (images.shape[0], num_steps, *images.shape[1:])
+    # Compared in float32: a bfloat16 uniform has so few values that the rates would be off by percents.
+    uniform = jax.random.uniform(key, shape, jnp.float32)
+    return (uniform < images[:, None].astype(jnp.float32)).astype(images.dtype)
+
+
+def latency(images: Array, num_steps: int) -> Array:
+    """Time-to-first-spike code: one spike each, at step `t = round((T - 1) (1 - images))`, images in [0, 1].
+
+    The brightest pixel fires at step 0, a black one at step T - 1, and with T = 1 all fire at once. Values outside
+    [0, 1] act as 0 or 1. Spikes have the dtype of `images`.
+    """
+    _check_steps(num_steps)
+    step = jnp.round((num_steps - 1) * (1 - jnp.clip(images.astype(jnp.float32), 0, 1)))
+    spikes = step[:, None] == jnp.arange(num_steps).reshape(1, -1, *[1] * (images.ndim - 1))
+    return spikes.astype(images.dtype)
+
+
+def _check_steps(num_steps: int) -> None:
+    if num_steps < 1:
+        raise InputError(f"num_steps={num_steps!r} must be at least 1")

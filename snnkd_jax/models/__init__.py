@@ -1,0 +1,97 @@
+"""Network bodies by name. ReLU as the activation makes a teacher, a neuron a spiking student."""
+
+import difflib
+import functools
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from snnkd_jax.errors import InputError
+from snnkd_jax.models.activation import Neuron, ReLU, Spike
+from snnkd_jax.models.convnet import ConvNet
+from snnkd_jax.models.layers import BatchNorm
+from snnkd_jax.models.network import Features, Network, Variables
+from snnkd_jax.models.pyramidnet import PyramidNet
+from snnkd_jax.models.resnet import ResNet
+from snnkd_jax.models.vgg import VGG
+from snnkd_jax.models.wide_resnet import WideResNet
+
+__all__ = ["MODELS", "Features", "Network", "Neuron", "Variables", "build"]
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "convnet": ConvNet,
+    "vgg11": functools.partial(VGG, stage_sizes=(1, 1, 2, 2, 2)),
+    "vgg13": functools.partial(VGG, stage_sizes=(2, 2, 2, 2, 2)),
+    "vgg16": functools.partial(VGG, stage_sizes=(2, 2, 3, 3, 3)),
+    "resnet18": ResNet,
+    "resnet34": functools.partial(ResNet, stage_sizes=(3, 4, 6, 3)),
+    "resnet20": functools.partial(ResNet, stage_sizes=(3, 3, 3), stage_channels=(16, 32, 64)),
+    "resnet19": functools.partial(ResNet, stage_sizes=(3, 3, 2), stage_channels=(128, 256, 512), hidden=256),
+    "wrn-16-2": functools.partial(WideResNet, depth=16, widen=2),
+    "wrn-28-4": functools.partial(WideResNet, depth=28, widen=4),
+    "pyramidnet18": PyramidNet,
+}
+
+MAX_WIDTH = 8.0
+
+
+def build(
+    name: str,
+    num_classes: int,
+    *,
+    neuron: Neuron | None = None,
+    num_steps: int = 4,
+    width: float = 1.0,
+    tdbn: bool = False,
+    dtype: DTypeLike = jnp.float32,
+) -> Network:
+    """The network of that name.
+
+    Args:
+        name: a key of `MODELS`; case, "-" and "_" do not matter.
+        num_classes: K, the number of logits.
+        neuron: the neurons of a spiking network; None makes an ordinary one with ReLU.
+        num_steps: T of a spiking network.
+        width: multiplier of all channels but the logits, in (0, 8].
+        tdbn: threshold-dependent batch norm, for spiking networks.
+        dtype: of convolutions and dense layers; parameters, norms, potentials and logits are float32.
+
+    Raises:
+        InputError: for an unknown name, or a number out of its range.
+    """
+    if not 0 < width <= MAX_WIDTH:
+        raise InputError(f"width={width!r} must be a multiplier of the channels in (0, {MAX_WIDTH:g}], such as 0.25")
+    if num_classes < 2:
+        raise InputError(f"num_classes={num_classes!r} must be at least 2")
+    if num_steps < 1 or num_steps != math.floor(num_steps):
+        raise InputError(f"num_steps={num_steps!r} must be a whole number of at least 1")
+    body = MODELS[canonical_name(name)]
+    activation = ReLU if neuron is None else functools.partial(Spike, neuron, num_steps)
+    v_threshold = neuron.v_threshold if tdbn and neuron is not None else None
+    return Network(
+        body(
+            num_classes=num_classes,
+            activation=activation,
+            norm=functools.partial(BatchNorm, v_threshold=v_threshold),
+            width=width,
+            dtype=dtype,
+        ),
+        None if neuron is None else num_steps,
+    )
+
+
+def canonical_name(name: str) -> str:
+    """The key of `MODELS` that `name` means ("ResNet-18" is "resnet18"); raises `InputError` for an unknown one."""
+    squeezed = {_squeeze(key): key for key in MODELS}
+    if _squeeze(name) in squeezed:
+        return squeezed[_squeeze(name)]
+    close = difflib.get_close_matches(_squeeze(name), squeezed, n=1)
+    hint = f" (did you mean {squeezed[close[0]]}?)" if close else ""
+    raise InputError(f"model {name!r} is unknown{hint}; choose from {', '.join(MODELS)}")
+
+
+def _squeeze(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")

@@ -1,0 +1,96 @@
+"""The activation that is injected into a body: ReLU makes it an ordinary network, a neuron a spiking one.
+
+Ordinary networks carry arrays `[B, H, W, C]`, spiking ones `[B, T, H, W, C]`; convolution, norm and pooling treat all
+axes before `H` alike, so one body serves both. A time axis of length 1 stands for a signal that is constant in time:
+a static image enters as `[B, 1, H, W, C]`, its first convolution and norm are computed once, and the first neuron
+makes T steps of it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from snnkd_jax.errors import InputError
+from snnkd_jax.neurons import ATAN, check_tau, integrate_and_fire, lif, plif, plif_parameter
+from snnkd_jax.surrogate import Surrogate
+
+Kind = Literal["lif", "plif", "if"]
+
+Activation = Callable[..., nn.Module]
+"""Makes the module of one activation layer: `activation(name="act1")(x)`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Neuron:
+    """The constants of a spiking network's neurons; see `snnkd_jax.neurons` for the equations.
+
+    `tau` is not used by the kind "if" and is the initial value of the kind "plif". Raises `InputError` for constants
+    that the equations do not allow.
+    """
+
+    kind: Kind = "lif"
+    tau: float = 2.0
+    v_threshold: float = 1.0
+    v_reset: float | None = 0.0
+    decay_input: bool = True
+    detach_reset: bool = False
+    surrogate: Surrogate = ATAN
+
+    def __post_init__(self):
+        if self.kind not in get_args(Kind):
+            raise InputError(f"neuron {self.kind!r} is unknown; choose from {', '.join(get_args(Kind))}")
+        if self.kind == "plif":
+            plif_parameter(self.tau)
+        check_tau(self.tau)
+        if not (math.isfinite(self.v_threshold) and self.v_threshold > (self.v_reset or 0.0)):
+            raise InputError(
+                f"v_threshold={self.v_threshold!r} must be finite and above the reset potential {self.v_reset or 0.0!r}"
+            )
+
+
+class ReLU(nn.Module):
+    """max(0, x), of any shape."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """The rectified `x`."""
+        return nn.relu(x)
+
+
+class Spike(nn.Module):
+    """A layer of neurons: currents `[B, T, ...]`, or `[B, 1, ...]` if constant, to spikes `[B, num_steps, ...]`.
+
+    Records the firing rate of each example, `[B]`, spikes per neuron and step, in the collection "firing_rates".
+    """
+
+    neuron: Neuron
+    num_steps: int
+
+    @nn.compact
+    def __call__(self, current: Array) -> Array:
+        """The spikes, of the dtype of `current`; raises `InputError` for a time axis that is neither 1 nor T."""
+        if current.shape[1] not in (1, self.num_steps):
+            raise InputError(f"num_steps={self.num_steps}, but the input has {current.shape[1]} steps")
+        current = jnp.broadcast_to(current, (current.shape[0], self.num_steps, *current.shape[2:]))
+        n = self.neuron
+        constants = {
+            "v_threshold": n.v_threshold,
+            "v_reset": n.v_reset,
+            "detach_reset": n.detach_reset,
+            "surrogate": n.surrogate,
+        }
+        if n.kind == "if":
+            spikes = integrate_and_fire(current, **constants)
+        elif n.kind == "plif":
+            w = self.param("w", nn.initializers.constant(plif_parameter(n.tau)), (), jnp.float32)
+            spikes = plif(current, w, decay_input=n.decay_input, **constants)
+        else:
+            spikes = lif(current, tau=n.tau, decay_input=n.decay_input, **constants)
+        rate = spikes.astype(jnp.float32).mean(axis=tuple(range(1, spikes.ndim)))
+        self.sow("firing_rates", "rate", rate, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+        return spikes

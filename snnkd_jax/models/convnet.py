@@ -1,0 +1,40 @@
+"""A small convolutional network for MNIST-sized images: conv-norm-act-pool stages and one hidden layer."""
+
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from snnkd_jax.models.activation import Activation
+from snnkd_jax.models.features import Stages
+from snnkd_jax.models.layers import BatchNorm, Conv, Norm, avg_pool, channels
+
+
+class ConvNet(nn.Module):
+    """`depth` stages of 32, 64, 128, ... channels, each halving the map, then 128 hidden units and the read-out."""
+
+    num_classes: int
+    activation: Activation
+    norm: Norm = BatchNorm
+    depth: int = 2
+    width: float = 1.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> tuple[Array, Stages]:
+        """Images `[B, H, W, C]` or `[B, T, H, W, C]` to logits `[B, K]` or `[B, T, K]` and the stage ends."""
+        norm = functools.partial(self.norm, train=train)
+        stages = Stages()
+        for i in range(1, self.depth + 1):
+            x = Conv(channels(16 * 2**i, self.width), dtype=self.dtype, name=f"conv{i}")(x)
+            current = norm(name=f"norm{i}")(x)
+            x = self.activation(name=f"act{i}")(current)
+            stages.add(current, x)
+            x = avg_pool(x)
+        x = x.reshape(*x.shape[:-3], -1)
+        x = nn.Dense(channels(128, self.width), use_bias=False, dtype=self.dtype, name="hidden")(x)
+        x = norm(name="norm_hidden")(x)
+        x = self.activation(name="act_hidden")(x)
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x), stages

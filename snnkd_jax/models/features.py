@@ -1,0 +1,23 @@
+"""What a body returns beside its logits: the ends of its stages."""
+
+import dataclasses
+
+from jax import Array
+
+
+@dataclasses.dataclass
+class Stages:
+    """Collects, by the name "stage1", "stage2", ..., what enters and what leaves the last activation of a stage.
+
+    `currents` are the values before the activation (pre-ReLU, or the neurons' input current), `outputs` those after
+    it (ReLU values or spikes): `[B, H, W, C]` in an ordinary network, `[B, T, H, W, C]` in a spiking one, where a
+    current that is constant in time has `T = 1`.
+    """
+
+    currents: dict[str, Array] = dataclasses.field(default_factory=dict)
+    outputs: dict[str, Array] = dataclasses.field(default_factory=dict)
+
+    def add(self, current: Array, output: Array) -> None:
+        """Records the end of the next stage."""
+        name = f"stage{len(self.outputs) + 1}"
+        self.currents[name], self.outputs[name] = current, output

@@ -1,0 +1,77 @@
+"""A network as pure functions of its variables: what the rest of the library sees of Flax.
+
+`variables` is `{"params": ..., "batch_stats": ...}`. Applying a network returns `(logits, features)`:
+
+| value                       | ordinary network  | spiking network                            |
+| --------------------------- | ----------------- | ------------------------------------------ |
+| `logits`, float32           | `[B, K]`          | `[B, T, K]`, one read-out per step         |
+| `features["stages"]`        | `[B, H, W, C]`    | `[B, T, H, W, C]`, stage ends, after act   |
+| `features["currents"]`      | `[B, H, W, C]`    | `[B, T or 1, H, W, C]`, stage ends, before |
+| `features["firing_rates"]`  | empty             | layer name to `[B]`, spikes/neuron/step    |
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from jax import Array
+
+from snnkd_jax.errors import InputError
+
+Variables = dict[str, Any]
+Features = dict[str, dict[str, Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A body with its activation; `num_steps` is T of a spiking network and None for an ordinary one."""
+
+    body: nn.Module
+    num_steps: int | None
+
+    def init(self, key: Array, image_shape: tuple[int, int, int]) -> Variables:
+        """Fresh variables for images `[H, W, C]`."""
+        images = self._with_time(jnp.zeros((1, *image_shape)))
+        variables = jax.jit(functools.partial(self.body.init, train=False))(key, images)
+        return {name: variables[name] for name in ("params", "batch_stats")}
+
+    def apply(self, variables: Variables, images: Array) -> tuple[Array, Features]:
+        """Evaluation: batch norm by its running statistics.
+
+        Args:
+            variables: as from `init`.
+            images: static `[B, H, W, C]`, or for a spiking network also one frame a step, `[B, T, H, W, C]`.
+
+        Returns:
+            `(logits, features)` as in the table above.
+        """
+        outputs, _ = self._run(variables, images, train=False)
+        return outputs
+
+    def apply_train(self, variables: Variables, images: Array) -> tuple[tuple[Array, Features], Variables]:
+        """Training: batch norm by the statistics of the batch; returns `((logits, features), new batch_stats)`."""
+        outputs, updates = self._run(variables, images, train=True)
+        return outputs, updates["batch_stats"]
+
+    def _run(self, variables, images, train):
+        mutable = ["firing_rates", "batch_stats"] if train else ["firing_rates"]
+        (logits, stages), updates = self.body.apply(variables, self._with_time(images), train=train, mutable=mutable)
+        rates = traverse_util.flatten_dict(updates.get("firing_rates", {}), sep="/")
+        features = {
+            "stages": stages.outputs,
+            "currents": stages.currents,
+            "firing_rates": {name.removesuffix("/rate"): rate for name, rate in rates.items()},
+        }
+        return (logits.astype(jnp.float32), features), updates
+
+    def _with_time(self, images: Array) -> Array:
+        if images.ndim == 4:
+            return images if self.num_steps is None else images[:, None]
+        if images.ndim == 5 and self.num_steps is not None:
+            return images
+        expected = "[B, H, W, C]" if self.num_steps is None else "[B, H, W, C] or [B, T, H, W, C]"
+        raise InputError(f"images have shape {images.shape}; this network takes {expected}")

@@ -1,0 +1,76 @@
+"""Residual networks for small images: 3x3 stem, basic blocks, projection shortcuts.
+
+    y = act(norm(conv(act(norm(conv(x))))) + shortcut(x))
+
+With neurons for `act` this is the spiking ResNet: the sum is an input current, every convolution but the stem sees
+spikes. References: He et al. 2016 (18, 20, 34); Zheng et al., AAAI 2021 (19, the SNN literature's: 128-256-512
+channels and a hidden layer of 256). ResNet-20 has projection shortcuts here where the original pads with zeros.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from snnkd_jax.models.activation import Activation
+from snnkd_jax.models.features import Stages
+from snnkd_jax.models.layers import BatchNorm, Conv, Norm, channels, global_avg_pool
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut; a 1x1 projection where the shape changes."""
+
+    features: int
+    stride: int
+    activation: Activation
+    norm: Norm
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        """`[..., H, W, C]` to the summed current and its activation, `[..., H / stride, W / stride, features]`."""
+        h = Conv(self.features, 3, self.stride, self.dtype, name="conv1")(x)
+        h = self.norm(name="norm1")(h)
+        h = self.activation(name="act1")(h)
+        h = Conv(self.features, 3, 1, self.dtype, name="conv2")(h)
+        h = self.norm(name="norm2", branches=2)(h)
+        if self.stride != 1 or x.shape[-1] != self.features:
+            x = Conv(self.features, 1, self.stride, self.dtype, name="conv_shortcut")(x)
+            x = self.norm(name="norm_shortcut", branches=2)(x)
+        current = h + x
+        return current, self.activation(name="act2")(current)
+
+
+class ResNet(nn.Module):
+    """`stage_sizes[i]` blocks of `stage_channels[i]` channels; every stage but the first halves the map."""
+
+    num_classes: int
+    activation: Activation
+    norm: Norm = BatchNorm
+    stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
+    stage_channels: tuple[int, ...] = (64, 128, 256, 512)
+    hidden: int | None = None
+    width: float = 1.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> tuple[Array, Stages]:
+        """Images `[B, H, W, C]` or `[B, T, H, W, C]` to logits `[B, K]` or `[B, T, K]` and the stage ends."""
+        norm = functools.partial(self.norm, train=train)
+        x = Conv(channels(self.stage_channels[0], self.width), dtype=self.dtype, name="stem")(x)
+        x = self.activation(name="act_stem")(norm(name="norm_stem")(x))
+        stages = Stages()
+        for i, (size, base) in enumerate(zip(self.stage_sizes, self.stage_channels, strict=True), start=1):
+            for j in range(1, size + 1):
+                stride = 2 if i > 1 and j == 1 else 1
+                features = channels(base, self.width)
+                block = BasicBlock(features, stride, self.activation, norm, self.dtype, name=f"block{i}_{j}")
+                current, x = block(x)
+            stages.add(current, x)
+        x = global_avg_pool(x)
+        if self.hidden is not None:
+            x = nn.Dense(channels(self.hidden, self.width), dtype=self.dtype, name="hidden")(x)
+            x = self.activation(name="act_hidden")(x)
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x), stages

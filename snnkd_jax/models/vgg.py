@@ -1,0 +1,43 @@
+"""VGG with batch norm, as used on CIFAR: conv stages with pooling, one linear read-out.
+
+Reference: Simonyan & Zisserman 2015, configurations A (11), B (13) and D (16). Average
+pooling replaces max pooling, and the two hidden layers of 4096 units are left out, as in nearly all work on 32x32
+images.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from snnkd_jax.models.activation import Activation
+from snnkd_jax.models.features import Stages
+from snnkd_jax.models.layers import BatchNorm, Conv, Norm, avg_pool, channels, global_avg_pool
+
+
+class VGG(nn.Module):
+    """`stage_sizes[i]` convolutions of 64, 128, 256, 512, 512 channels, each stage followed by a 2x2 pooling."""
+
+    num_classes: int
+    activation: Activation
+    norm: Norm = BatchNorm
+    stage_sizes: tuple[int, ...] = (1, 1, 2, 2, 2)
+    width: float = 1.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> tuple[Array, Stages]:
+        """Images `[B, H, W, C]` or `[B, T, H, W, C]` to logits `[B, K]` or `[B, T, K]` and the stage ends."""
+        norm = functools.partial(self.norm, train=train)
+        stages = Stages()
+        for i, size in enumerate(self.stage_sizes, start=1):
+            features = channels(64 * min(2 ** (i - 1), 8), self.width)
+            for j in range(1, size + 1):
+                x = Conv(features, dtype=self.dtype, name=f"conv{i}_{j}")(x)
+                current = norm(name=f"norm{i}_{j}")(x)
+                x = self.activation(name=f"act{i}_{j}")(current)
+            stages.add(current, x)
+            x = avg_pool(x)
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages

@@ -1,0 +1,77 @@
+"""Wide residual networks: pre-activation blocks, `widen` times the channels of ResNet-20.
+
+    y = conv(act(norm(conv(act(norm(x)))))) + shortcut
+
+where the shortcut is x, or a 1x1 projection of act(norm(x)) where the shape changes. With neurons for `act` the sum
+passes on as a real-valued signal and every convolution but the stem sees spikes.
+
+Reference: Zagoruyko & Komodakis 2016, arXiv 1605.07146; without dropout.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from snnkd_jax.models.activation import Activation
+from snnkd_jax.models.features import Stages
+from snnkd_jax.models.layers import BatchNorm, Conv, Norm, channels, global_avg_pool
+
+
+class PreActivationBlock(nn.Module):
+    """norm-act-conv twice, and a shortcut."""
+
+    features: int
+    stride: int
+    activation: Activation
+    norm: Norm
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array, Array]:
+        """`[..., H, W, C]` to `(y, current, output)`: the sum, and its first activation's input and output."""
+        current = self.norm(name="norm1")(x)
+        output = self.activation(name="act1")(current)
+        h = Conv(self.features, 3, self.stride, self.dtype, name="conv1")(output)
+        h = self.norm(name="norm2")(h)
+        h = self.activation(name="act2")(h)
+        h = Conv(self.features, 3, 1, self.dtype, name="conv2")(h)
+        if self.stride != 1 or x.shape[-1] != self.features:
+            x = Conv(self.features, 1, self.stride, self.dtype, name="conv_shortcut")(output)
+        return h + x, current, output
+
+
+class WideResNet(nn.Module):
+    """Three stages of `(depth - 4) / 6` blocks with 16, 32, 64 times `widen` channels.
+
+    A stage ends at the first activation behind it: that of the next stage's first block, or the last of the network.
+    """
+
+    num_classes: int
+    activation: Activation
+    norm: Norm = BatchNorm
+    depth: int = 16
+    widen: int = 2
+    width: float = 1.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> tuple[Array, Stages]:
+        """Images `[B, H, W, C]` or `[B, T, H, W, C]` to logits `[B, K]` or `[B, T, K]` and the stage ends."""
+        norm = functools.partial(self.norm, train=train)
+        x = Conv(channels(16, self.width), dtype=self.dtype, name="stem")(x)
+        stages = Stages()
+        for i in range(1, 4):
+            features = channels(16 * self.widen * 2 ** (i - 1), self.width)
+            for j in range(1, (self.depth - 4) // 6 + 1):
+                stride = 2 if i > 1 and j == 1 else 1
+                block = PreActivationBlock(features, stride, self.activation, norm, self.dtype, name=f"block{i}_{j}")
+                x, current, output = block(x)
+                if i > 1 and j == 1:
+                    stages.add(current, output)
+        current = norm(name="norm_final")(x)
+        x = self.activation(name="act_final")(current)
+        stages.add(current, x)
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages
