@@ -5,6 +5,8 @@ Source: Alpaydin & Kaynak, Optical Recognition of Handwritten Digits, UCI Machin
 the permutation that `np.random.default_rng(0)` draws are the test set.
 """
 
+from typing import Any
+
 import numpy as np
 
 from .dataset import Dataset
@@ -17,7 +19,7 @@ def load_digits() -> Dataset:
     """Returns 1,437 training and 360 test images of shape `[8, 8, 1]`, scaled from 0..16 to 0..255."""
     from sklearn import datasets  # a second of import, needed here only
 
-    raw = datasets.load_digits()
+    raw: Any = datasets.load_digits()
     order = np.random.default_rng(0).permutation(len(raw.target))
     images = np.rint(raw.images[order, :, :, None] * 255 / _WHITE).astype(np.uint8)
     labels = raw.target[order].astype(np.int32)

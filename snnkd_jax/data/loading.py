@@ -33,7 +33,11 @@ def load(name: str) -> Dataset:
     version = OFFICIAL[name].stock_builder().VERSION
     data_dir = _data_dir()
     directory = data_dir / name / str(version)
-    if not directory.exists():
+    try:
+        is_prepared = directory.exists()
+    except OSError as error:
+        raise InputError(f"cannot look into {data_dir} ({error}): set TFDS_DATA_DIR to a readable folder") from error
+    if not is_prepared:
         prepare(name, data_dir)
     return read_prepared(name, directory)
 

@@ -12,7 +12,7 @@ import hashlib
 import io
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -40,7 +40,9 @@ def prepare(name: str, data_dir: Path) -> None:
         tempfile.TemporaryFile(dir=data_dir).close()
     except OSError as error:
         raise InputError(f"cannot write to {data_dir} ({error}): set TFDS_DATA_DIR to a writable folder") from error
-    contents = read_archives(name, _find_archives(name, folder))
+    files = _find_archives(name, folder)
+    contents = read_archives(name, files)
+    _warn_of_checksums(name, files)
     print(f"preparing {name} in {data_dir} ...")
     try:
         _write(name, contents, data_dir)
@@ -49,32 +51,39 @@ def prepare(name: str, data_dir: Path) -> None:
 
 
 def _find_archives(name: str, folder: Path) -> dict[str, Path]:
-    url_infos = OFFICIAL[name].stock_builder().url_infos
-    files = {url.rsplit("/", 1)[1]: (url, info) for url, info in url_infos.items()}
-    # The archives of mnist and fashion_mnist have the same names; the others cannot be confused.
+    """Returns the path of every archive by its official file name, after downloading those that are missing."""
+    urls = _official_files(name)
+    # The archives of mnist and fashion_mnist have the same names, so they must not lie in a common folder.
     places = [folder, folder.parent] if name.startswith("cifar") else [folder]
-    found = {file: place / file for place in reversed(places) for file in files if (place / file).exists()}
-    for file, path in found.items():
-        _warn_of_checksum(path, files[file][1].checksum)
-    for file in files.keys() - found.keys():
-        url, info = files[file]
-        found[file] = folder / file
+    found = {file: place / file for place in reversed(places) for file in urls if (place / file).exists()}
+    missing = sorted(urls.keys() - found.keys())
+    for file in missing:
+        url, info = urls[file]
         try:
-            download(url, found[file], info.size, info.checksum)
+            download(url, folder / file, info.size, info.checksum)
         except OSError as error:
-            missing = ", ".join(sorted(file for file in files if not (file in found and found[file].exists())))
+            still_missing = ", ".join(file for file in missing if not (folder / file).exists())
             raise InputError(
-                f"--dataset {name}: {folder} lacks {missing}, and downloading failed ({error}); put the missing "
-                f"files there (from {urljoin(url, '.')}), or use --dataset digits, which needs no files"
+                f"--dataset {name}: no prepared data in {folder.parents[2] / name}, and downloading failed ({error}); "
+                f"put {still_missing} (from {urljoin(url, '.')}) into {folder}, or use --dataset digits, which needs "
+                "no files"
             ) from error
+        found[file] = folder / file
     return found
 
 
-def _warn_of_checksum(path: Path, official: str) -> None:
-    with path.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
-    if actual != official:
-        warnings.warn(f"{path} has SHA-256 {actual}, the official file has {official}", stacklevel=2)
+def _warn_of_checksums(name: str, files: Mapping[str, Path]) -> None:
+    for file, (_, info) in _official_files(name).items():
+        with files[file].open("rb") as opened:
+            actual = hashlib.file_digest(opened, "sha256").hexdigest()
+        if actual != info.checksum:
+            warnings.warn(f"{files[file]} has SHA-256 {actual}, the official file {info.checksum}", stacklevel=4)
+
+
+def _official_files(name: str) -> dict[str, tuple[str, Any]]:
+    """Returns the address and TFDS's `UrlInfo` (`size`, `checksum`) of every archive by its file name."""
+    url_infos = OFFICIAL[name].stock_builder().url_infos
+    return {url.rsplit("/", 1)[1]: (url, info) for url, info in url_infos.items()}
 
 
 def _write(name: str, contents: Contents, data_dir: Path) -> None:
@@ -82,7 +91,7 @@ def _write(name: str, contents: Contents, data_dir: Path) -> None:
 
     stock = OFFICIAL[name].stock_builder()
 
-    class Builder(stock, skip_registration=True):
+    class Builder(stock, skip_registration=True):  # pyright: ignore[reportGeneralTypeIssues, reportCallIssue]
         """The stock builder, fed from memory."""
 
         name = stock.name

@@ -28,7 +28,7 @@ def read_prepared(name: str, directory: Path) -> Dataset:
     if not (directory / "dataset_info.json").exists():
         raise InputError(f"{directory} is not a complete TFDS directory (no dataset_info.json): {remedy}")
     try:
-        builder = tfds.builder_from_directory(directory)
+        builder: Any = tfds.builder_from_directory(directory)
         file_format = builder.info.file_format
         if file_format != tfds.core.FileFormat.ARRAY_RECORD:
             found = file_format.value if file_format else "an unknown format"

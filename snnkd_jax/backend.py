@@ -1,0 +1,91 @@
+"""What depends on the machine: compiler options, the device mesh, and how arrays lie on it.
+
+One mesh axis, "data": the state is replicated, batches are split along their first axis. Models never name an axis.
+The same code serves one device, several, and several hosts.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from snnkd_jax.errors import InputError
+
+_CPU_OPTIONS = {
+    # jax 0.10 sends convolutions to a library that is 2-4x slower at 64 channels; this keeps them with Eigen.
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE",
+}
+
+
+@functools.cache
+def compile_options() -> dict[str, str]:
+    """Options for `jax.jit(..., compiler_options=...)` that make this code fast on the default backend.
+
+    The options are experimental: they are tried once, and left out where the compiler does not know them.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda x: x + 1, compiler_options=_CPU_OPTIONS).lower(0).compile()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return dict(_CPU_OPTIONS)
+
+
+def data_mesh() -> Mesh:
+    """All devices along the axis "data"."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same whole array on every device."""
+    return NamedSharding(mesh, P())
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """The first axis divided among the devices."""
+    return NamedSharding(mesh, P("data"))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raises `InputError` unless a global batch of that size can be divided among the devices."""
+    if batch_size < 1 or batch_size % mesh.size:
+        raise InputError(f"batch_size={batch_size!r} must be a positive multiple of the number of devices, {mesh.size}")
+
+
+def put_batch(mesh: Mesh, batch: Any) -> Any:
+    """Puts a tree of host arrays `[B, ...]` (the global batch) on the devices, each taking its part.
+
+    Every process passes the same global batch, or at least has its own rows right; only those are transferred.
+    """
+    sharding = split(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), batch)
+
+
+def put_replicated(mesh: Mesh, tree: Any) -> Any:
+    """Puts a tree of arrays whole on every device."""
+    return jax.device_put(tree, replicated(mesh))
+
+
+def fingerprint(tree: Any) -> jax.Array:
+    """A checksum of the bits of all arrays, uint32 `[number of leaves]`: the same on any number of devices.
+
+    Each leaf's words are multiplied by odd numbers that depend on their place and summed modulo 2^32, in integer
+    arithmetic, whose result does not depend on the order of summation.
+    """
+
+    def one(x):
+        x = jnp.asarray(x)
+        words = x if x.dtype == jnp.uint32 else jax.lax.bitcast_convert_type(x, _UINT[x.dtype.itemsize])
+        words = words.astype(jnp.uint32).ravel()
+        odd = 2 * jnp.arange(words.size, dtype=jnp.uint32) + 1
+        return jnp.sum(words * odd, dtype=jnp.uint32)
+
+    return jnp.stack([one(x) for x in jax.tree.leaves(tree)])
+
+
+_UINT = {np.dtype(d).itemsize: d for d in (np.uint8, np.uint16, np.uint32)}

@@ -1,0 +1,150 @@
+"""Checkpoints: written by Orbax in the background, checked bit for bit when read, damaged ones set aside.
+
+A checkpoint has two parts. "network" is `{"params", "batch_stats"}` of the network alone: what is evaluated, exported
+or used as a teacher. "training" is the rest of the `TrainState`: connectors and optimiser. Each carries a fingerprint
+of its bits, so that no damage on disk passes unnoticed.
+"""
+
+import logging
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+
+from snnkd_jax.backend import fingerprint, replicated
+from snnkd_jax.errors import InputError
+from snnkd_jax.train import TrainState
+
+Tree = Any
+
+# Orbax reports every save in a dozen lines; what matters is reported here.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+class Checkpoints:
+    """The checkpoints `<directory>/<step>/` of one training; the newest `keep` are kept."""
+
+    def __init__(self, directory: Path, keep: int = 3):
+        self._directory = directory
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True),
+            item_names=("network", "training"),
+        )
+
+    def save(self, state: TrainState) -> None:
+        """Starts saving the state; returns once it is safe to go on with (and donate) `state`."""
+        step = int(state.step)
+        if step not in self._manager.all_steps():
+            parts = {name: ocp.args.StandardSave(part) for name, part in _sealed_parts(state).items()}
+            self._manager.save(step, args=ocp.args.Composite(**parts))
+
+    def restore(self, template: TrainState, mesh: Mesh) -> TrainState | None:
+        """The newest undamaged state, whole on every device of the mesh; None if there is none.
+
+        Warns of every damaged checkpoint that is newer, and of there being none left.
+
+        Args:
+            template: a state of the same structure, shapes and dtypes (arrays or `ShapeDtypeStruct`s).
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        parts = _parts(template)
+        for step in steps:
+            try:
+                read = {name: _read(self._directory / str(step) / name, part, mesh) for name, part in parts.items()}
+            except Exception as error:  # Orbax, TensorStore, JSON and the file system each raise their own
+                self._set_aside(step, error)
+                continue
+            return TrainState(
+                jax.device_put(jnp.asarray(step, jnp.int32), replicated(mesh)),
+                *({"network": read["network"][k], **read["training"][k]} for k in ("params", "batch_stats")),
+                read["training"]["opt_state"],
+            )
+        if steps:
+            warnings.warn(f"none of the {len(steps)} checkpoints in {self._directory} can be read", stacklevel=2)
+        return None
+
+    def _set_aside(self, step: int, error: Exception) -> None:
+        """Moves a damaged checkpoint out of the way, so that its step can be saved again."""
+        target = self._directory.parent / f"{self._directory.name}-damaged" / str(step)
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(exist_ok=True)
+        (self._directory / str(step)).rename(target)
+        self._manager.reload()
+        reason = (str(error).splitlines() or [""])[0][:200]
+        warnings.warn(
+            f"checkpoint {step} in {self._directory} is damaged ({type(error).__name__}: {reason}); it was moved to "
+            f"{target}, and the one before it is used",
+            stacklevel=3,
+        )
+
+    def wait(self) -> None:
+        """Returns when everything saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and releases the background threads."""
+        self._manager.close()
+
+
+def load_network(directory: Path, template: Tree, mesh: Mesh) -> Tree:
+    """The variables of the newest checkpoint in `directory`.
+
+    Args:
+        directory: of a training, as given to `Checkpoints`.
+        template: variables of the same structure, shapes and dtypes.
+
+    Raises:
+        InputError: if there is no checkpoint, or the newest is damaged or of another network.
+    """
+    steps = [int(path.name) for path in directory.glob("*") if path.name.isdigit()] if directory.is_dir() else []
+    if not steps:
+        raise InputError(f"{directory} holds no checkpoint")
+    path = directory / str(max(steps))
+    try:
+        return _read(path / "network", template, mesh)
+    except Exception as error:  # as above
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise InputError(
+            f"checkpoint {path} is damaged or of another network ({type(error).__name__}: {reason})"
+        ) from error
+
+
+def _parts(state: TrainState) -> dict[str, Tree]:
+    network = {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
+    training = {
+        "params": {name: x for name, x in state.params.items() if name != "network"},
+        "batch_stats": {name: x for name, x in state.batch_stats.items() if name != "network"},
+        "opt_state": state.opt_state,
+    }
+    return {"network": network, "training": training}
+
+
+@jax.jit
+def _sealed_parts(state: TrainState) -> dict[str, Tree]:
+    """Copies of the parts with their fingerprints: the training goes on in the original's memory while they are saved."""
+    return {name: {"tree": part, "fingerprint": fingerprint(part)} for name, part in _parts(state).items()}
+
+
+def _read(path: Path, template: Tree, mesh: Mesh) -> Tree:
+    """Reads one part and compares its fingerprint; raises one of many exceptions if anything is wrong with it."""
+    leaves = len(jax.tree.leaves(template))
+    sealed = {"tree": template, "fingerprint": jax.ShapeDtypeStruct((leaves,), jnp.uint32)}
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), sealed)
+    with ocp.StandardCheckpointer() as reader:
+        read = reader.restore(path.absolute(), target)
+    for x, expected in zip(jax.tree.leaves(read), jax.tree.leaves(target), strict=True):
+        if x.shape != expected.shape or x.dtype != expected.dtype:
+            raise ValueError(f"an array has shape {x.shape} and dtype {x.dtype}, not {expected.shape} {expected.dtype}")
+    if not np.array_equal(_fingerprint(read["tree"]), read["fingerprint"]):
+        raise ValueError("its content does not have the fingerprint with which it was saved")
+    return read["tree"]
+
+
+_fingerprint = jax.jit(fingerprint)

@@ -1,0 +1,209 @@
+"""The training and the evaluation step: pure functions, compiled once, the same on one device and on many.
+
+A step is `(state, teacher variables, batch) -> (state, metrics)`. The teacher runs in evaluation mode inside the same
+program, receives no gradient, and is not part of the state that is checkpointed. Everything random is keyed by
+`(seed, state.step)`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from snnkd_jax.augment import Augmentation, augment
+from snnkd_jax.backend import compile_options, replicated, split
+from snnkd_jax.distill import Objective, loss_terms, pair_stages, weighted_sum
+from snnkd_jax.models import Network, Variables
+from snnkd_jax.models.connector import Connectors
+
+Metrics = dict[str, Any]
+
+
+class TrainState(NamedTuple):
+    """All that changes in training, and all that a checkpoint holds.
+
+    `params` and `batch_stats` have the entries "network" and, for objectives on features, "connectors".
+    """
+
+    step: Array
+    params: Variables
+    batch_stats: Variables
+    opt_state: optax.OptState
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalisation:
+    """Pixel statistics of the training set in [0, 1], one value a channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Array) -> Array:
+        """Bytes `[..., C]` to float32 of mean 0 and standard deviation 1."""
+        return (images.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """What is constant in a training: which network, on which objective, how. `teacher` is required by some objectives.
+
+    Raises `InputError` for an objective on features if no stage of the student fits one of the teacher's.
+    """
+
+    network: Network
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    normalisation: Normalisation
+    augmentation: Augmentation
+    image_shape: tuple[int, int, int]
+    seed: int
+    teacher: Network | None = None
+
+    def __post_init__(self):
+        assert self.teacher is not None or not self.objective.needs_teacher, "this objective needs a teacher"
+        _ = self._connectors
+
+    def init(self) -> TrainState:
+        """The state before the first step, a function of the seed."""
+        network_key, connector_key = jax.random.split(jax.random.key(self.seed))
+        variables = {"network": self.network.init(network_key, self.image_shape)}
+        if self._connectors.channels:
+            stages = jax.tree.map(jnp.zeros_like, self._stage_shapes(self.network))
+            variables["connectors"] = self._connectors.init(connector_key, stages, train=False)
+        params = {name: v["params"] for name, v in variables.items()}
+        batch_stats = {name: v["batch_stats"] for name, v in variables.items()}
+        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, self.optimizer.init(params))
+
+    def step(self, state: TrainState, teacher_variables: Variables, batch: Metrics) -> tuple[TrainState, Metrics]:
+        """One update.
+
+        Args:
+            state: before the update.
+            teacher_variables: of `teacher`; an empty dict without one.
+            batch: `images` uint8 `[B, H, W, C]`, `labels` int32 `[B]`.
+
+        Returns:
+            The state after the update, and scalars: `loss`, each loss term by name, `accuracy`, `grad_norm`, and
+            under `firing_rates` the mean rate of each layer.
+        """
+        key = jax.random.fold_in(jax.random.key(self.seed), state.step)
+        images = self.normalisation(augment(self.augmentation, key, batch["images"]))
+        teacher_logits, teacher_features = None, None
+        if self.teacher is not None:
+            teacher_logits, teacher_features = jax.lax.stop_gradient(self.teacher.apply(teacher_variables, images))
+
+        def loss_fn(params):
+            variables = {"params": params["network"], "batch_stats": state.batch_stats["network"]}
+            (logits, features), network_stats = self.network.apply_train(variables, images)
+            batch_stats = {"network": network_stats}
+            pairs = None
+            if teacher_features is not None and self.objective.feature_weight:
+                connected, updates = self._connectors.apply(
+                    {"params": params["connectors"], "batch_stats": state.batch_stats["connectors"]},
+                    _time_mean(features["stages"]),
+                    train=True,
+                    mutable=["batch_stats"],
+                )
+                batch_stats["connectors"] = updates["batch_stats"]
+                pairs = [(connected[s], teacher_features["currents"][t]) for s, t in self._stage_pairs.items()]
+            logits = _with_steps(logits)
+            terms = loss_terms(self.objective, logits, batch["labels"], teacher_logits, pairs)
+            loss = weighted_sum(self.objective, terms)
+            return loss, (terms, logits, features["firing_rates"], batch_stats)
+
+        (loss, (terms, logits, rates, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            "loss": loss,
+            **{name: term.mean() for name, term in terms.items()},
+            "accuracy": _correct(logits, batch["labels"])[:, -1].mean(),
+            "grad_norm": optax.global_norm(grads),
+            "firing_rates": {name: rate.mean() for name, rate in rates.items()},
+        }
+        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+    def evaluate(self, variables: Variables, batch: Metrics) -> Metrics:
+        """Sums over the examples of a batch whose `mask` is 1.
+
+        Returns:
+            `count`; `correct` `[T]`, by the mean of the logits of the first t steps; `loss`, the cross-entropy in
+            nats by all steps; and under `firing_rates` the rate of each layer.
+        """
+        mask = batch["mask"]
+        logits, features = self.network.apply(variables, self.normalisation(batch["images"]))
+        logits = _with_steps(logits)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits.mean(axis=1), batch["labels"])
+        return {
+            "count": mask.sum(),
+            "correct": mask @ _correct(logits, batch["labels"]),
+            "loss": mask @ loss,
+            "firing_rates": {name: mask @ rate for name, rate in features["firing_rates"].items()},
+        }
+
+    @functools.cached_property
+    def _stage_pairs(self) -> dict[str, str]:
+        if not self.objective.feature_weight:
+            return {}
+        assert self.teacher is not None
+        return pair_stages(self._stage_shapes(self.network), self._stage_shapes(self.teacher))
+
+    @functools.cached_property
+    def _connectors(self) -> Connectors:
+        teacher = self._stage_shapes(self.teacher) if self._stage_pairs and self.teacher else {}
+        return Connectors(tuple((s, teacher[t].shape[-1]) for s, t in self._stage_pairs.items()))
+
+    def _stage_shapes(self, network: Network) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes `[1, H, W, C]` of a network's stage ends, without time."""
+
+        def stages(key):
+            variables = network.init(key, self.image_shape)
+            return _time_mean(network.apply(variables, jnp.zeros((1, *self.image_shape)))[1]["stages"])
+
+        return jax.eval_shape(stages, jax.random.key(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledSteps:
+    """The jitted functions of a trainer on a mesh; each is traced once."""
+
+    train: Callable[[TrainState, Variables, Metrics], tuple[TrainState, Metrics]]
+    evaluate: Callable[[Variables, Metrics], Metrics]
+
+
+def compile_steps(trainer: Trainer, mesh: Mesh) -> CompiledSteps:
+    """Jits the steps: state replicated and donated, batches split along the axis "data"."""
+    whole, parts = replicated(mesh), split(mesh)
+    return CompiledSteps(
+        train=jax.jit(
+            trainer.step,
+            in_shardings=(whole, whole, parts),
+            out_shardings=whole,
+            donate_argnums=0,
+            compiler_options=compile_options(),
+        ),
+        evaluate=jax.jit(
+            trainer.evaluate, in_shardings=(whole, parts), out_shardings=whole, compiler_options=compile_options()
+        ),
+    )
+
+
+def _time_mean(stages: dict[str, Array]) -> dict[str, Array]:
+    """Averages a spiking network's stage ends over time, `[B, T, H, W, C]` to `[B, H, W, C]`, in float32."""
+    return {name: (x.mean(axis=1) if x.ndim == 5 else x).astype(jnp.float32) for name, x in stages.items()}
+
+
+def _with_steps(logits: Array) -> Array:
+    """Logits `[B, T, K]`; those of an ordinary network, `[B, K]`, are one step."""
+    return logits if logits.ndim == 3 else logits[:, None]
+
+
+def _correct(logits: Array, labels: Array) -> Array:
+    """1.0 where the summed logits of the first t steps, `[B, t, K]`, are largest for the label: `[B, T]`."""
+    return (jnp.argmax(jnp.cumsum(logits, axis=1), axis=-1) == labels[:, None]).astype(jnp.float32)
