@@ -128,8 +128,11 @@ def _parts(state: TrainState) -> dict[str, Tree]:
 
 @jax.jit
 def _sealed_parts(state: TrainState) -> dict[str, Tree]:
-    """Copies of the parts with their fingerprints: the training goes on in the original's memory while they are saved."""
-    return {name: {"tree": part, "fingerprint": fingerprint(part)} for name, part in _parts(state).items()}
+    """Copies of the parts, with fingerprints: training goes on in the original's memory while they are saved."""
+    parts = _parts(state)
+    return {
+        name: {"tree": jax.tree.map(jnp.copy, part), "fingerprint": fingerprint(part)} for name, part in parts.items()
+    }
 
 
 def _read(path: Path, template: Tree, mesh: Mesh) -> Tree:

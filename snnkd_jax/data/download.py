@@ -28,7 +28,7 @@ def download(url: str, path: Path, size: int, sha256: str) -> None:
     try:
         with _open(url) as response, part.open("wb") as file:
             print(f"downloading {url} ...")
-            while received <= size and (block := response.read(1 << 20)):
+            while block := response.read(1 << 20):
                 digest.update(block)
                 received += len(block)
                 file.write(block)

@@ -1,0 +1,211 @@
+"""The configuration of a run: one frozen dataclass, one default each, checked before anything starts."""
+
+import dataclasses
+import difflib
+from typing import Any
+
+import jax.numpy as jnp
+
+from snnkd_jax import surrogate
+from snnkd_jax.augment import Augmentation
+from snnkd_jax.data import NAMES
+from snnkd_jax.distill import PRESETS, Objective
+from snnkd_jax.errors import InputError
+from snnkd_jax.models import Neuron, build, canonical_name
+
+SURROGATES = {
+    "atan": surrogate.atan,
+    "sigmoid": surrogate.sigmoid,
+    "triangle": surrogate.triangle,
+    "rectangle": surrogate.rectangle,
+    "fast_sigmoid": surrogate.fast_sigmoid,
+}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Distil a spiking student from an ordinary teacher on an image data set.
+
+    The defaults depend on --dataset; those below are CIFAR-10's unless --dataset is given with --help.
+    """
+
+    dataset: str = "cifar10"
+    """digits (ships with scikit-learn, needs no download), mnist, fashion_mnist, cifar10 or cifar100."""
+    teacher: str = "pyramidnet18"
+    """Architecture of the teacher: convnet, vgg11/13/16, resnet18/34/20/19, wrn-16-2, wrn-28-4 or pyramidnet18."""
+    student: str = "resnet18"
+    """Architecture of the student, from the same list."""
+    width: float = 1.0
+    """Multiplier of all channels, the student's and, without --teacher-width, the teacher's; 0.25 is cheap."""
+    teacher_width: float | None = None
+    """Multiplier of the teacher's channels; None: as --width."""
+    preset: str = "kdsnn-feature"
+    """Distillation objective: none, kdsnn-response, kdsnn-feature, kdsnn (both) or temporal."""
+    num_steps: int = 4
+    """T, the student's time steps per image."""
+    epochs: int = 200
+    """Training epochs of the student."""
+    teacher_epochs: int | None = None
+    """Training epochs of the teacher; None: as --epochs."""
+    batch_size: int = 128
+    """Images per training step, over all devices; a multiple of their number."""
+    seed: int = 0
+    """Of weights, batches, augmentation and the validation split."""
+    run_dir: str | None = None
+    """Where configuration, metrics, checkpoints and result go; None: runs/ and the run's main arguments. The same
+    command goes on where it was interrupted."""
+    teacher_checkpoint: str | None = None
+    """Run directory whose teacher is used instead of training one."""
+    baseline: bool = False
+    """Also train the same student without the teacher."""
+
+    neuron: str = "lif"
+    """lif, plif (learnable time constant) or if."""
+    tau: float = 2.0
+    """Membrane time constant in steps, >= 1 (of plif: its start, > 1)."""
+    v_threshold: float = 1.0
+    """A neuron fires when its potential reaches this."""
+    v_reset: float | None = 0.0
+    """Potential after a spike; None subtracts the threshold instead (soft reset)."""
+    decay_input: bool = True
+    """Divide the input current by tau."""
+    detach_reset: bool = False
+    """No gradient through the reset."""
+    surrogate: str = "atan"
+    """Surrogate derivative of the spike: atan, sigmoid, triangle, rectangle or fast_sigmoid."""
+    surrogate_alpha: float | None = None
+    """Its sharpness; None: 2, 4, 1, 1 and 25 in the order above."""
+    tdbn: bool = False
+    """Threshold-dependent batch norm in the student."""
+
+    ce_weight: float | None = None
+    """Weight of the cross-entropy; None: the preset's."""
+    kd_weight: float | None = None
+    """Weight of the divergence from the teacher's soft labels; None: the preset's."""
+    feature_weight: float | None = None
+    """Weight of the distance from the teacher's features; None: the preset's."""
+    temperature: float | None = None
+    """Of the soft labels; None: the preset's."""
+    label_smoothing: float = 0.0
+    """Of the cross-entropy, for teacher and student."""
+
+    optimizer: str = "sgd"
+    """sgd (Nesterov) or adamw, for teacher and student."""
+    learning_rate: float = 0.1
+    """Its peak; the schedule is a half cosine to 0."""
+    warmup_epochs: int = 5
+    """Epochs of linear warm-up."""
+    momentum: float = 0.9
+    """Of sgd."""
+    weight_decay: float = 5e-4
+    """On the weights of convolutions and dense layers, not on norms, biases and neuron parameters."""
+    clip_norm: float | None = None
+    """Largest global gradient norm; None: no clipping."""
+    crop_padding: int = 4
+    """Random shift by up to this many pixels."""
+    flip: bool = True
+    """Random mirroring."""
+    cutout: int = 8
+    """Side of the blanked square in pixels; 0: none."""
+    dtype: str = "float32"
+    """float32 or bfloat16, of convolutions and dense layers; potentials and parameters are float32 always."""
+    validation_fraction: float = 0.1
+    """Share of the training set that is held out; the test set is used once, after the last epoch."""
+
+    checkpoint_every: int | None = None
+    """Training steps between checkpoints; None: one an epoch."""
+    keep_checkpoints: int = 3
+    """Checkpoints kept for each network."""
+
+    def neurons(self) -> Neuron:
+        """The student's neurons."""
+        make = SURROGATES[_known("surrogate", self.surrogate, SURROGATES)]
+        spike = make() if self.surrogate_alpha is None else make(self.surrogate_alpha)
+        return Neuron(
+            self.neuron,  # pyright: ignore[reportArgumentType] checked by Neuron
+            self.tau,
+            self.v_threshold,
+            self.v_reset,
+            self.decay_input,
+            self.detach_reset,
+            spike,
+        )
+
+    def objective(self) -> Objective:
+        """The student's objective: the preset, with the weights that were given."""
+        given = {
+            name: getattr(self, name)
+            for name in ("ce_weight", "kd_weight", "feature_weight", "temperature")
+            if getattr(self, name) is not None
+        }
+        preset = PRESETS[_known("preset", self.preset, PRESETS)]
+        return dataclasses.replace(preset, label_smoothing=self.label_smoothing, **given)
+
+    def augmentation(self) -> Augmentation:
+        """What is done to training images."""
+        return Augmentation(self.crop_padding, self.flip, self.cutout)
+
+    def check(self) -> None:
+        """Raises `InputError` for whatever can be seen to be wrong without data and devices."""
+        _known("dataset", self.dataset, NAMES)
+        for name in ("teacher", "student"):
+            try:
+                canonical_name(getattr(self, name))
+            except InputError as error:
+                raise InputError(f"{name}: {error}") from None
+        for name in ("num_steps", "epochs", "teacher_epochs", "batch_size", "checkpoint_every", "keep_checkpoints"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name}={value!r} must be at least 1")
+        for name in ("seed", "warmup_epochs"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}={getattr(self, name)!r} must be at least 0")
+        _known("dtype", self.dtype, DTYPES)
+        build(self.student, 2, neuron=self.neurons(), num_steps=self.num_steps, width=self.width)
+        build(self.teacher, 2, width=self.width if self.teacher_width is None else self.teacher_width)
+        self.objective()
+        self.augmentation()
+
+
+def _known(name: str, value: str, choices: Any) -> str:
+    if value in choices:
+        return value
+    close = difflib.get_close_matches(value, choices, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    raise InputError(f"{name} {value!r} is unknown{hint}; choose from {', '.join(choices)}")
+
+
+_MNIST = {
+    "teacher": "convnet",
+    "student": "convnet",
+    "epochs": 20,
+    "warmup_epochs": 1,
+    "crop_padding": 2,
+    "flip": False,
+    "cutout": 0,
+}
+
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "digits": {
+        "teacher": "convnet",
+        "student": "convnet",
+        "width": 0.25,
+        "teacher_width": 1.0,
+        "preset": "temporal",
+        "epochs": 40,
+        "batch_size": 64,
+        "baseline": True,
+        "warmup_epochs": 1,
+        "crop_padding": 1,
+        "flip": False,
+        "cutout": 0,
+    },
+    "mnist": _MNIST,
+    "fashion_mnist": _MNIST | {"flip": True},
+}
+
+
+def default_config(dataset: str) -> Config:
+    """The default configuration for a data set; an unknown name gets CIFAR's, and is refused by `Config.check`."""
+    return Config(dataset=dataset, **_DEFAULTS.get(dataset, {}))

@@ -1,0 +1,313 @@
+"""A whole run: teacher, student without and with distillation, and the comparison.
+
+The run directory holds:
+
+    config.json      the configuration, versions, hardware and commit with which the run was started
+    metrics.jsonl    one line for each epoch of each network
+    teacher/, student_baseline/, student/    checkpoints, and `network.json`, which says what they are of
+    result.json      the comparison; written at the end
+
+The teacher's and the baseline's results do not depend on the student's: each network starts from its own seed.
+"""
+
+import dataclasses
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from snnkd_jax import data, provenance
+from snnkd_jax.augment import Augmentation
+from snnkd_jax.backend import check_batch_size, data_mesh
+from snnkd_jax.batches import Batch, split_validation
+from snnkd_jax.checkpoint import load_network
+from snnkd_jax.config import DTYPES, Config
+from snnkd_jax.distill import Objective
+from snnkd_jax.errors import InputError
+from snnkd_jax.fit import evaluate, fit, variables_of
+from snnkd_jax.metrics import MetricsLog
+from snnkd_jax.models import Network, Variables, build, canonical_name
+from snnkd_jax.optim import make_optimizer
+from snnkd_jax.train import Normalisation, Trainer, compile_steps
+
+# A run may be moved, and may keep more or fewer checkpoints, without becoming another run.
+_NOT_IDENTITY = ("run_dir", "keep_checkpoints")
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Carries out the run, or what is left of it, and returns what `result.json` holds.
+
+    Raises:
+        InputError: for anything the user can put right.
+        Interrupted: after SIGTERM or SIGINT, when everything has been saved.
+    """
+    config.check()
+    mesh = data_mesh()
+    check_batch_size(config.batch_size, mesh)
+    directory = open_run_dir(config)
+    dataset = data.load(config.dataset)
+    training, validation = split_validation(dataset, config.validation_fraction, config.seed)
+    if config.batch_size > len(training["labels"]):
+        raise InputError(f"batch_size={config.batch_size!r} is above the {len(training['labels'])} training images")
+    return _Run(config, directory, mesh, dataset, training, validation).carry_out()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    config: Config
+    directory: Path
+    mesh: jax.sharding.Mesh
+    dataset: data.Dataset
+    training: Batch
+    validation: Batch
+
+    def carry_out(self) -> dict[str, Any]:
+        config, start = self.config, time.perf_counter()
+        objective = config.objective()
+        teacher = self.teacher_network() if objective.needs_teacher else None
+        student = build(
+            config.student,
+            self.dataset.num_classes,
+            neuron=config.neurons(),
+            num_steps=config.num_steps,
+            width=config.width,
+            tdbn=config.tdbn,
+            dtype=DTYPES[config.dtype],
+        )
+        # Built first, so that a student that the teacher cannot guide is refused before the teacher is trained.
+        trainer = self.trainer(student, objective, config.epochs, teacher)
+        log = MetricsLog(self.directory)
+        results: dict[str, Any] = {}
+        teacher_variables: Variables = {}
+        try:
+            if teacher is not None:
+                results["teacher"], teacher_variables = self.teacher(teacher, log)
+            if config.baseline and config.preset != "none":
+                direct = self.trainer(student, Objective(label_smoothing=config.label_smoothing), config.epochs)
+                results["student_baseline"], _ = self.train("student_baseline", direct, {}, config.epochs, log)
+            results["student"], _ = self.train("student", trainer, teacher_variables, config.epochs, log)
+        finally:
+            log.close()
+        result = {
+            "test_accuracy": {name: r["accuracy"] for name, r in _in_order(results)},
+            "test_accuracy_by_step": {name: r["accuracy_by_step"] for name, r in _in_order(results)},
+            "firing_rate": {name: r["firing_rate"] for name, r in _in_order(results)},
+            "parameters": {name: r["parameters"] for name, r in _in_order(results)},
+            "seconds": time.perf_counter() - start,
+            "config": dataclasses.asdict(config),
+            **_provenance(),
+        }
+        _write_json(self.directory / "result.json", result)
+        return result
+
+    def teacher_network(self) -> Network:
+        width = self.config.width if self.config.teacher_width is None else self.config.teacher_width
+        return build(self.config.teacher, self.dataset.num_classes, width=width, dtype=DTYPES[self.config.dtype])
+
+    def trainer(self, network: Network, objective: Objective, epochs: int, teacher: Network | None = None) -> Trainer:
+        config = self.config
+        steps_per_epoch = len(self.training["labels"]) // config.batch_size
+        optimizer = make_optimizer(
+            config.optimizer,  # pyright: ignore[reportArgumentType] checked by make_optimizer
+            learning_rate=config.learning_rate,
+            num_steps=epochs * steps_per_epoch,
+            warmup_steps=min(config.warmup_epochs, epochs - 1) * steps_per_epoch,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            clip_norm=config.clip_norm,
+        )
+        augmentation: Augmentation = config.augmentation()
+        return Trainer(
+            network,
+            objective,
+            optimizer,
+            _pixel_statistics(self.dataset),
+            augmentation,
+            self.dataset.image_shape,
+            config.seed,
+            teacher,
+        )
+
+    def teacher(self, network: Network, log: MetricsLog) -> tuple[dict[str, Any], Variables]:
+        """The teacher's test result and variables, trained here or read from `teacher_checkpoint`."""
+        epochs = self.config.teacher_epochs or self.config.epochs
+        trainer = self.trainer(network, Objective(label_smoothing=self.config.label_smoothing), epochs)
+        if self.config.teacher_checkpoint is None:
+            return self.train("teacher", trainer, {}, epochs, log)
+        directory = _teacher_directory(Path(self.config.teacher_checkpoint))
+        _check_network(directory, self.description("teacher"))
+        variables = load_network(directory, variables_of(jax.eval_shape(trainer.init)), self.mesh)
+        steps = compile_steps(trainer, self.mesh)
+        return self.test(steps, variables), variables
+
+    def train(self, phase, trainer, teacher_variables, epochs, log) -> tuple[dict[str, Any], Variables]:
+        """Trains one network and returns its test result and variables."""
+        config = self.config
+        (self.directory / phase).mkdir(exist_ok=True)
+        _write_json(self.directory / phase / "network.json", self.description(phase))
+        state, steps = fit(
+            phase,
+            trainer,
+            teacher_variables,
+            self.training,
+            self.validation,
+            epochs=epochs,
+            batch_size=config.batch_size,
+            mesh=self.mesh,
+            run_dir=self.directory,
+            log=log,
+            checkpoint_every=config.checkpoint_every,
+            keep_checkpoints=config.keep_checkpoints,
+        )
+        variables = variables_of(state)
+        return self.test(steps, variables), variables
+
+    def test(self, steps, variables) -> dict[str, Any]:
+        test_set = {"images": self.dataset.test_images, "labels": self.dataset.test_labels}
+        result = evaluate(steps, variables, test_set, self.config.batch_size, self.mesh)
+        return result | {"parameters": sum(x.size for x in jax.tree.leaves(variables["params"]))}
+
+    def description(self, phase: str) -> dict[str, Any]:
+        """What `network.json` says of a network, enough to build it again and to feed it."""
+        config = self.config
+        spiking = {
+            name: getattr(config, name)
+            for name in (
+                "num_steps",
+                "neuron",
+                "tau",
+                "v_threshold",
+                "v_reset",
+                "decay_input",
+                "detach_reset",
+                "surrogate",
+                "surrogate_alpha",
+                "tdbn",
+            )
+        }
+        is_teacher = phase == "teacher"
+        return {
+            "model": canonical_name(config.teacher if is_teacher else config.student),
+            "width": config.teacher_width if is_teacher and config.teacher_width is not None else config.width,
+            "num_classes": self.dataset.num_classes,
+            "image_shape": list(self.dataset.image_shape),
+            "dataset": self.dataset.name,
+            "class_names": list(self.dataset.class_names),
+            "normalisation": dataclasses.asdict(_pixel_statistics(self.dataset)),
+            "spiking": None if is_teacher else spiking,
+        }
+
+
+def open_run_dir(config: Config) -> Path:
+    """Makes the run directory, or finds that it holds the same run.
+
+    Raises `InputError` if it cannot be written, or holds a run of another configuration.
+    """
+    name = f"{config.dataset}-{config.student}-{config.preset}-t{config.num_steps}-seed{config.seed}"
+    directory = Path("runs") / name if config.run_dir is None else Path(config.run_dir)
+    saved = directory / "config.json"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if saved.exists():
+            _check_same(directory, json.loads(saved.read_text())["config"], dataclasses.asdict(config))
+        else:
+            _write_json(saved, {"config": dataclasses.asdict(config), **_provenance()})
+    except OSError as error:
+        raise InputError(f"run_dir {directory} cannot be written ({error.strerror}); name another") from error
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{saved} is not a configuration of this program; name another run_dir") from error
+    return directory
+
+
+def _check_same(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    names = sorted((old.keys() | new.keys()) - set(_NOT_IDENTITY))
+    if differing := [name for name in names if old.get(name) != new.get(name)]:
+        changes = ", ".join(f"{name} (was {old.get(name)!r}, is {new.get(name)!r})" for name in differing)
+        raise InputError(f"run_dir {directory} holds another run; {changes}: name another run_dir, or the same values")
+
+
+def _teacher_directory(path: Path) -> Path:
+    """The directory with `network.json`: a run's teacher, or one named directly."""
+    for directory in (path / "teacher", path):
+        if (directory / "network.json").is_file():
+            return directory
+    raise InputError(f"teacher_checkpoint {path} is not a run directory with a teacher (no network.json)")
+
+
+def _check_network(directory: Path, wanted: dict[str, Any]) -> None:
+    try:
+        found = json.loads((directory / "network.json").read_text())
+        differing = [name for name in wanted if found[name] != wanted[name]]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"teacher_checkpoint {directory}: its network.json is damaged") from error
+    # Names and pixel statistics follow from the data set; to list them would hide what differs.
+    if shown := [n for n in differing if n not in ("class_names", "normalisation")] or differing:
+        changes = ", ".join(f"{name} is {found[name]!r}, not {wanted[name]!r}" for name in shown)
+        raise InputError(f"teacher_checkpoint {directory} is of another network: {changes}")
+
+
+def _pixel_statistics(dataset: data.Dataset) -> Normalisation:
+    """Of the whole training set, so that they do not depend on the seed; computed from counts, hence exactly."""
+    values = np.arange(256) / 255
+    mean, std = [], []
+    for channel in np.moveaxis(dataset.train_images, -1, 0):
+        share = np.bincount(channel.ravel(), minlength=256) / channel.size
+        mean.append(round(float(share @ values), 6))
+        std.append(round(float(np.sqrt(share @ (values - share @ values) ** 2)), 6))
+    return Normalisation(tuple(mean), tuple(std))
+
+
+def _in_order(results: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Every network's result; those that were not asked for are all None."""
+    nothing = dict.fromkeys(("accuracy", "accuracy_by_step", "firing_rate", "parameters"))
+    return [(name, results.get(name, nothing)) for name in ("teacher", "student_baseline", "student")]
+
+
+def _provenance() -> dict[str, Any]:
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "versions": provenance.versions(),
+        "hardware": provenance.hardware(),
+        "commit": provenance.commit(),
+    }
+
+
+def _write_json(path: Path, value: Any) -> None:
+    """Replaces the file in one step, so that a crash leaves the old one or the new one."""
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.replace(path)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The comparison as text: a row for each network that was trained."""
+    config = result["config"]
+    titles = {
+        "teacher": f"teacher ({config['teacher']})",
+        "student_baseline": f"student without KD ({config['student']})",
+        "student": f"student, {config['preset']} ({config['student']})",
+    }
+    rows = [("network", "T", "parameters", "firing rate", "test accuracy")]
+    for name, title in titles.items():
+        if result["test_accuracy"][name] is not None:
+            rate = result["firing_rate"][name]
+            rows.append(
+                (
+                    title,
+                    "-" if name == "teacher" else str(config["num_steps"]),
+                    f"{result['parameters'][name]:,}",
+                    "-" if rate is None else f"{rate:.3f}",
+                    f"{100 * result['test_accuracy'][name]:.2f} %",
+                )
+            )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(r, widths, strict=True)))
+        for r in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

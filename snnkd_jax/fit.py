@@ -1,0 +1,213 @@
+"""Trains one network: batches, progress, evaluation, checkpoints, interruption and resumption.
+
+The loop never waits for the step that it has just started: it reads the metrics of the one before.
+"""
+
+import time
+import warnings
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from snnkd_jax.backend import put_batch, put_replicated
+from snnkd_jax.batches import Batch, eval_batches, train_batch
+from snnkd_jax.checkpoint import Checkpoints
+from snnkd_jax.interrupt import Interrupted, StopRequest
+from snnkd_jax.metrics import MetricsLog
+from snnkd_jax.models import Variables
+from snnkd_jax.train import CompiledSteps, Trainer, TrainState, compile_steps
+
+# A layer outside this range of firing rates passes nothing on, or nothing but a constant (thresholds are a guess).
+SILENT_RATE, SATURATED_RATE = 0.001, 0.95
+
+
+def fit(
+    phase: str,
+    trainer: Trainer,
+    teacher_variables: Variables,
+    training: Batch,
+    validation: Batch,
+    *,
+    epochs: int,
+    batch_size: int,
+    mesh: Mesh,
+    run_dir: Path,
+    log: MetricsLog,
+    checkpoint_every: int | None = None,
+    keep_checkpoints: int = 3,
+) -> tuple[TrainState, CompiledSteps]:
+    """Trains to the end of the last epoch, from the newest checkpoint in `<run_dir>/<phase>` if there is one.
+
+    Args:
+        phase: names the network in logs and directories.
+        trainer: what is trained, and how.
+        teacher_variables: of the trainer's teacher; an empty dict without one.
+        training, validation: the two parts of the training set.
+        epochs, batch_size: how long; the last incomplete batch of an epoch is left out.
+        mesh: the devices.
+        run_dir, log: where checkpoints and metrics go.
+        checkpoint_every: steps between checkpoints; None saves at the end of each epoch.
+        keep_checkpoints: how many are kept.
+
+    Returns:
+        The final state, and the compiled steps, with which it can be evaluated.
+
+    Raises:
+        Interrupted: after SIGTERM or SIGINT, when the state has been saved.
+    """
+    steps = compile_steps(trainer, mesh)
+    steps_per_epoch = len(training["labels"]) // batch_size
+    num_steps = epochs * steps_per_epoch
+    checkpoints = Checkpoints(run_dir / phase, keep_checkpoints)
+    state = checkpoints.restore(jax.eval_shape(trainer.init), mesh)
+    if state is None:
+        state = put_replicated(mesh, jax.jit(trainer.init)())
+    start = int(state.step)
+    log.rewind(phase, start)
+    if 0 < start < num_steps:
+        tqdm.write(f"{phase}: resumed at step {start} of {num_steps}")
+    teacher_variables = put_replicated(mesh, teacher_variables)
+    epoch_metrics = _EpochMetrics()
+    warned: set[str] = set()
+    try:
+        with (
+            StopRequest() as stop,
+            tqdm(
+                desc=phase,
+                total=num_steps * batch_size,
+                initial=start * batch_size,
+                unit=" images",
+                unit_scale=True,
+                disable=None,  # shown on a terminal only; elsewhere the line of each epoch has to do
+                dynamic_ncols=True,
+            ) as progress,
+        ):
+            for step in range(start, num_steps):
+                batch = put_batch(mesh, train_batch(training, batch_size, trainer.seed, step))
+                state, metrics = steps.train(state, teacher_variables, batch)
+                epoch_metrics.add(metrics)
+                progress.update(batch_size)
+                if epoch_metrics.latest:
+                    progress.set_postfix(epoch=step // steps_per_epoch + 1, **_shown(epoch_metrics.latest))
+                end_of_epoch = (step + 1) % steps_per_epoch == 0
+                if end_of_epoch:
+                    entry = {
+                        "phase": phase,
+                        "epoch": (step + 1) // steps_per_epoch,
+                        "step": step + 1,
+                        **epoch_metrics.take(batch_size),
+                        "validation": evaluate(steps, variables_of(state), validation, batch_size, mesh),
+                    }
+                    log.write(entry)
+                    tqdm.write(_epoch_line(entry, epochs))
+                    _warn_of_rates(phase, entry["validation"]["firing_rates"], warned)
+                due = end_of_epoch if checkpoint_every is None else (step + 1) % checkpoint_every == 0
+                if due or stop.signal_number is not None or step + 1 == num_steps:
+                    checkpoints.save(state)
+                if stop.signal_number is not None:
+                    checkpoints.wait()
+                    message = f"{phase}: stopped at step {step + 1} of {num_steps} and saved; the same command goes on"
+                    raise Interrupted(message, stop.signal_number)
+    finally:
+        checkpoints.close()
+    return state, steps
+
+
+def variables_of(state: TrainState) -> Variables:
+    """The network's variables, without connectors."""
+    return {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
+
+
+def evaluate(steps: CompiledSteps, variables: Variables, data: Batch, batch_size: int, mesh: Mesh) -> dict[str, Any]:
+    """Evaluates on all examples of `data`.
+
+    Returns:
+        `accuracy` in [0, 1] by all steps; `accuracy_by_step`, by the first 1, 2, ..., T steps; `loss`, the mean
+        cross-entropy in nats; `firing_rate`, the mean of the layers' rates; and `firing_rates` by layer.
+    """
+    sums = None
+    for batch in eval_batches(data, batch_size):
+        part = steps.evaluate(variables, put_batch(mesh, batch))
+        sums = part if sums is None else jax.tree.map(lambda a, b: a + b, sums, part)
+    sums = jax.device_get(sums)
+    count = float(sums["count"])
+    by_step = [float(correct) / count for correct in sums["correct"]]
+    rates = {name: float(rate) / count for name, rate in sums["firing_rates"].items()}
+    return {
+        "accuracy": by_step[-1],
+        "accuracy_by_step": by_step,
+        "loss": float(sums["loss"]) / count,
+        "firing_rate": _mean(rates),
+        "firing_rates": rates,
+    }
+
+
+class _EpochMetrics:
+    """Means over an epoch; a step's metrics are read when the next step has been started."""
+
+    def __init__(self):
+        self._restart()
+        self._pending = None
+        self.latest: dict[str, Any] = {}
+
+    def _restart(self):
+        self._sums = defaultdict(float)
+        self._count = 0
+        self._started = time.perf_counter()
+
+    def add(self, metrics: Any) -> None:
+        pending, self._pending = self._pending, metrics
+        if pending is not None:
+            self._read(pending)
+
+    def _read(self, metrics: Any) -> None:
+        metrics = jax.device_get(metrics)
+        rates = {name: float(rate) for name, rate in metrics.pop("firing_rates").items()}
+        self.latest = {name: float(value) for name, value in metrics.items()} | {"firing_rate": _mean(rates)}
+        for name, value in self.latest.items():
+            if value is not None:
+                self._sums[name] += value
+        self._count += 1
+
+    def take(self, batch_size: int) -> dict[str, float]:
+        """The means since the last call, and the images per second."""
+        self.add(None)
+        seconds = time.perf_counter() - self._started
+        means = {name: value / self._count for name, value in self._sums.items()}
+        means["images_per_second"] = self._count * batch_size / seconds
+        self._restart()
+        return means
+
+
+def _mean(rates: dict[str, float]) -> float | None:
+    return float(np.mean(list(rates.values()))) if rates else None
+
+
+def _shown(metrics: dict[str, Any]) -> dict[str, str]:
+    """The progress bar's fields: losses, accuracy, mean firing rate."""
+    return {name: f"{value:.3f}" for name, value in metrics.items() if value is not None and name != "grad_norm"}
+
+
+def _epoch_line(entry: dict[str, Any], epochs: int) -> str:
+    parts = [f"{entry['phase']}: epoch {entry['epoch']}/{epochs}"]
+    hidden = ("phase", "epoch", "step", "validation", "grad_norm", "images_per_second")
+    parts += [f"{name} {value:.3f}" for name, value in entry.items() if name not in hidden]
+    parts += [f"val accuracy {entry['validation']['accuracy']:.4f}", f"{entry['images_per_second']:.0f} images/s"]
+    return "  ".join(parts)
+
+
+def _warn_of_rates(phase: str, rates: dict[str, float], warned: set[str]) -> None:
+    """Names silent and saturated layers, each once a run."""
+    for state, names in (
+        ("silent", [name for name, rate in rates.items() if rate < SILENT_RATE]),
+        ("saturated", [name for name, rate in rates.items() if rate > SATURATED_RATE]),
+    ):
+        if new := [name for name in names if name not in warned]:
+            warned.update(new)
+            listed = ", ".join(f"{name} ({rates[name]:.4f})" for name in new)
+            warnings.warn(f"{phase}: {state} layers (spikes per neuron and step): {listed}", stacklevel=3)

@@ -1,0 +1,58 @@
+"""Where a number came from: versions, hardware and commit."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import jax
+
+_PACKAGES = (
+    "snnkd-jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "tensorflow-datasets",
+    "numpy",
+    "scikit-learn",
+)
+
+
+def versions() -> dict[str, str]:
+    """Package name to installed version, Python included."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def commit() -> str | None:
+    """The git commit of the source, with "+changes" if the tree differs from it; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        return head + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def hardware() -> str:
+    """Devices and processor in words, as "1 cpu device(s) (2 x AMD EPYC ...)"."""
+    device = jax.devices()[0]
+    kind = f"{os.cpu_count()} x {_processor()}" if device.platform == "cpu" else device.device_kind
+    return f"{jax.device_count()} {device.platform} device(s) ({kind})"
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
