@@ -61,10 +61,12 @@ class Checkpoints:
             except Exception as error:  # Orbax, TensorStore, JSON and the file system each raise their own
                 self._set_aside(step, error)
                 continue
+            network, training = read["network"], read["training"]
             return TrainState(
-                jax.device_put(jnp.asarray(step, jnp.int32), replicated(mesh)),
-                *({"network": read["network"][k], **read["training"][k]} for k in ("params", "batch_stats")),
-                read["training"]["opt_state"],
+                step=jax.device_put(jnp.asarray(step, jnp.int32), replicated(mesh)),
+                params={"network": network["params"], **training["params"]},
+                batch_stats={"network": network["batch_stats"], **training["batch_stats"]},
+                opt_state=training["opt_state"],
             )
         if steps:
             warnings.warn(f"none of the {len(steps)} checkpoints in {self._directory} can be read", stacklevel=2)

@@ -164,8 +164,9 @@ class Config:
         _known("dtype", self.dtype, DTYPES)
         build(self.student, 2, neuron=self.neurons(), num_steps=self.num_steps, width=self.width)
         build(self.teacher, 2, width=self.width if self.teacher_width is None else self.teacher_width)
-        self.objective()
         self.augmentation()
+        if self.teacher_checkpoint is not None and not self.objective().needs_teacher:
+            raise InputError(f"teacher_checkpoint={self.teacher_checkpoint!r}: preset {self.preset!r} uses no teacher")
 
 
 def _known(name: str, value: str, choices: Any) -> str:

@@ -25,6 +25,8 @@ teacher's batch-norm parameters predict; it needs nothing of the teacher but its
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +80,7 @@ PRESETS: dict[str, Objective] = {
 }
 
 
-def pair_stages(student: dict[str, Array], teacher: dict[str, Array]) -> dict[str, str]:
+def pair_stages(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, str]:
     """Student stage to teacher stage by equal map size; a student stage without a partner is left out.
 
     Args:

@@ -33,7 +33,7 @@ from snnkd_jax.fit import evaluate, fit, variables_of
 from snnkd_jax.metrics import MetricsLog
 from snnkd_jax.models import Network, Variables, build, canonical_name
 from snnkd_jax.optim import make_optimizer
-from snnkd_jax.train import Normalisation, Trainer, compile_steps
+from snnkd_jax.train import CompiledSteps, Normalisation, Trainer, compile_steps
 
 # A run may be moved, and may keep more or fewer checkpoints, without becoming another run.
 _NOT_IDENTITY = ("run_dir", "keep_checkpoints")
@@ -49,12 +49,11 @@ def run(config: Config) -> dict[str, Any]:
     config.check()
     mesh = data_mesh()
     check_batch_size(config.batch_size, mesh)
-    directory = open_run_dir(config)
     dataset = data.load(config.dataset)
     training, validation = split_validation(dataset, config.validation_fraction, config.seed)
     if config.batch_size > len(training["labels"]):
         raise InputError(f"batch_size={config.batch_size!r} is above the {len(training['labels'])} training images")
-    return _Run(config, directory, mesh, dataset, training, validation).carry_out()
+    return _Run(config, run_directory(config), mesh, dataset, training, validation).carry_out()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,16 +78,25 @@ class _Run:
             tdbn=config.tdbn,
             dtype=DTYPES[config.dtype],
         )
-        # Built first, so that a student that the teacher cannot guide is refused before the teacher is trained.
         trainer = self.trainer(student, objective, config.epochs, teacher)
-        log = MetricsLog(self.directory)
-        results: dict[str, Any] = {}
+        direct = self.trainer(student, Objective(label_smoothing=config.label_smoothing), config.epochs)
         teacher_variables: Variables = {}
+        if teacher is not None and config.teacher_checkpoint is not None:
+            teacher_variables = self.load_teacher(teacher, Path(config.teacher_checkpoint))
+
+        # Only now, so that a run that cannot be carried out leaves nothing behind.
+        open_run_dir(self.directory, config)
+        results: dict[str, Any] = {}
+        log = MetricsLog(self.directory)
         try:
             if teacher is not None:
-                results["teacher"], teacher_variables = self.teacher(teacher, log)
-            if config.baseline and config.preset != "none":
-                direct = self.trainer(student, Objective(label_smoothing=config.label_smoothing), config.epochs)
+                epochs = config.teacher_epochs or config.epochs
+                alone = self.trainer(teacher, Objective(label_smoothing=config.label_smoothing), epochs)
+                if teacher_variables:
+                    results["teacher"] = self.test(compile_steps(alone, self.mesh), teacher_variables)
+                else:
+                    results["teacher"], teacher_variables = self.train("teacher", alone, {}, epochs, log)
+            if config.baseline and objective != direct.objective:
                 results["student_baseline"], _ = self.train("student_baseline", direct, {}, config.epochs, log)
             results["student"], _ = self.train("student", trainer, teacher_variables, config.epochs, log)
         finally:
@@ -133,20 +141,17 @@ class _Run:
             teacher,
         )
 
-    def teacher(self, network: Network, log: MetricsLog) -> tuple[dict[str, Any], Variables]:
-        """The teacher's test result and variables, trained here or read from `teacher_checkpoint`."""
-        epochs = self.config.teacher_epochs or self.config.epochs
-        trainer = self.trainer(network, Objective(label_smoothing=self.config.label_smoothing), epochs)
-        if self.config.teacher_checkpoint is None:
-            return self.train("teacher", trainer, {}, epochs, log)
-        directory = _teacher_directory(Path(self.config.teacher_checkpoint))
+    def load_teacher(self, network: Network, path: Path) -> Variables:
+        """The variables in the run directory `path`, checked to be of the teacher that was asked for."""
+        directory = _teacher_directory(path)
         _check_network(directory, self.description("teacher"))
-        variables = load_network(directory, variables_of(jax.eval_shape(trainer.init)), self.mesh)
-        steps = compile_steps(trainer, self.mesh)
-        return self.test(steps, variables), variables
+        template = jax.eval_shape(lambda: network.init(jax.random.key(0), self.dataset.image_shape))
+        return load_network(directory, template, self.mesh)
 
-    def train(self, phase, trainer, teacher_variables, epochs, log) -> tuple[dict[str, Any], Variables]:
-        """Trains one network and returns its test result and variables."""
+    def train(
+        self, phase: str, trainer: Trainer, teacher_variables: Variables, epochs: int, log: MetricsLog
+    ) -> tuple[dict[str, Any], Variables]:
+        """Trains one network, or what is left of it, and returns its test result and variables."""
         config = self.config
         (self.directory / phase).mkdir(exist_ok=True)
         _write_json(self.directory / phase / "network.json", self.description(phase))
@@ -167,7 +172,7 @@ class _Run:
         variables = variables_of(state)
         return self.test(steps, variables), variables
 
-    def test(self, steps, variables) -> dict[str, Any]:
+    def test(self, steps: CompiledSteps, variables: Variables) -> dict[str, Any]:
         test_set = {"images": self.dataset.test_images, "labels": self.dataset.test_labels}
         result = evaluate(steps, variables, test_set, self.config.batch_size, self.mesh)
         return result | {"parameters": sum(x.size for x in jax.tree.leaves(variables["params"]))}
@@ -203,13 +208,17 @@ class _Run:
         }
 
 
-def open_run_dir(config: Config) -> Path:
+def run_directory(config: Config) -> Path:
+    """The run directory that was given, or one named after what distinguishes most runs."""
+    name = f"{config.dataset}-{config.student}-{config.preset}-t{config.num_steps}-seed{config.seed}"
+    return Path("runs") / name if config.run_dir is None else Path(config.run_dir)
+
+
+def open_run_dir(directory: Path, config: Config) -> None:
     """Makes the run directory, or finds that it holds the same run.
 
     Raises `InputError` if it cannot be written, or holds a run of another configuration.
     """
-    name = f"{config.dataset}-{config.student}-{config.preset}-t{config.num_steps}-seed{config.seed}"
-    directory = Path("runs") / name if config.run_dir is None else Path(config.run_dir)
     saved = directory / "config.json"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -221,7 +230,6 @@ def open_run_dir(config: Config) -> Path:
         raise InputError(f"run_dir {directory} cannot be written ({error.strerror}); name another") from error
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(f"{saved} is not a configuration of this program; name another run_dir") from error
-    return directory
 
 
 def _check_same(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -92,8 +92,7 @@ def fit(
                 state, metrics = steps.train(state, teacher_variables, batch)
                 epoch_metrics.add(metrics)
                 progress.update(batch_size)
-                if epoch_metrics.latest:
-                    progress.set_postfix(epoch=step // steps_per_epoch + 1, **_shown(epoch_metrics.latest))
+                progress.set_postfix({"epoch": step // steps_per_epoch + 1} | _shown(epoch_metrics.latest))
                 end_of_epoch = (step + 1) % steps_per_epoch == 0
                 if end_of_epoch:
                     entry = {
@@ -105,7 +104,7 @@ def fit(
                     }
                     log.write(entry)
                     tqdm.write(_epoch_line(entry, epochs))
-                    _warn_of_rates(phase, entry["validation"]["firing_rates"], warned)
+                    _warn_of_rates(f"{phase}, epoch {entry['epoch']}", entry["validation"]["firing_rates"], warned)
                 due = end_of_epoch if checkpoint_every is None else (step + 1) % checkpoint_every == 0
                 if due or stop.signal_number is not None or step + 1 == num_steps:
                     checkpoints.save(state)
@@ -201,7 +200,7 @@ def _epoch_line(entry: dict[str, Any], epochs: int) -> str:
     return "  ".join(parts)
 
 
-def _warn_of_rates(phase: str, rates: dict[str, float], warned: set[str]) -> None:
+def _warn_of_rates(where: str, rates: dict[str, float], warned: set[str]) -> None:
     """Names silent and saturated layers, each once a run."""
     for state, names in (
         ("silent", [name for name, rate in rates.items() if rate < SILENT_RATE]),
@@ -210,4 +209,4 @@ def _warn_of_rates(phase: str, rates: dict[str, float], warned: set[str]) -> Non
         if new := [name for name in names if name not in warned]:
             warned.update(new)
             listed = ", ".join(f"{name} ({rates[name]:.4f})" for name in new)
-            warnings.warn(f"{phase}: {state} layers (spikes per neuron and step): {listed}", stacklevel=3)
+            warnings.warn(f"{where}: {state} layers (spikes per neuron and step): {listed}", stacklevel=3)

@@ -23,6 +23,7 @@ the dtype of the current; spikes have the dtype of the current.
 """
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -117,14 +118,15 @@ def lif(
     surrogate: Surrogate = ATAN,
     v: ArrayLike | None = None,
     return_v: bool = False,
-):
+) -> Any:
     """Leaky integrate-and-fire: currents `[B, T, ...]` to spikes in {0, 1}, `[B, T, ...]`.
 
     Args:
         current: x, `[B, T, ...]`.
         tau: membrane time constant in steps, >= 1.
         decay_input, v_threshold, v_reset, detach_reset, surrogate, v: see `integrate`.
-        return_v: return `(spikes, v)` with the final potential `[B, ...]` instead of the spikes alone.
+        return_v: return `(spikes, v)` with the final potential `[B, ...]` instead of the spikes alone; passed as `v`
+            with the continuation of the current, it goes on as if the sequence had not been cut.
 
     Raises:
         InputError: for `tau < 1`, and what `integrate` raises.
@@ -156,7 +158,7 @@ def plif(
     surrogate: Surrogate = ATAN,
     v: ArrayLike | None = None,
     return_v: bool = False,
-):
+) -> Any:
     """LIF with a learnable time constant, `1/tau = sigmoid(w)`, so that tau > 1 whatever the optimiser does.
 
     Args:
@@ -195,7 +197,7 @@ def integrate_and_fire(
     surrogate: Surrogate = ATAN,
     v: ArrayLike | None = None,
     return_v: bool = False,
-):
+) -> Any:
     """Integrate-and-fire without a leak, `h[t] = v[t-1] + x[t]`; arguments and errors as `lif`."""
     spikes, v = integrate(
         current,

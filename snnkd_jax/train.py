@@ -72,7 +72,7 @@ class Trainer:
     def init(self) -> TrainState:
         """The state before the first step, a function of the seed."""
         network_key, connector_key = jax.random.split(jax.random.key(self.seed))
-        variables = {"network": self.network.init(network_key, self.image_shape)}
+        variables: dict[str, Any] = {"network": self.network.init(network_key, self.image_shape)}
         if self._connectors.channels:
             stages = jax.tree.map(jnp.zeros_like, self._stage_shapes(self.network))
             variables["connectors"] = self._connectors.init(connector_key, stages, train=False)
@@ -98,10 +98,10 @@ class Trainer:
         if self.teacher is not None:
             teacher_logits, teacher_features = jax.lax.stop_gradient(self.teacher.apply(teacher_variables, images))
 
-        def loss_fn(params):
+        def loss_fn(params: Variables):
             variables = {"params": params["network"], "batch_stats": state.batch_stats["network"]}
             (logits, features), network_stats = self.network.apply_train(variables, images)
-            batch_stats = {"network": network_stats}
+            batch_stats: dict[str, Any] = {"network": network_stats}
             pairs = None
             if teacher_features is not None and self.objective.feature_weight:
                 connected, updates = self._connectors.apply(
@@ -119,7 +119,7 @@ class Trainer:
 
         (loss, (terms, logits, rates, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params: Any = optax.apply_updates(state.params, updates)
         metrics = {
             "loss": loss,
             **{name: term.mean() for name, term in terms.items()},

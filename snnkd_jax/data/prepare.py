@@ -113,7 +113,12 @@ def _write(name: str, contents: Contents, data_dir: Path) -> None:
 
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):
-        Builder(data_dir=data_dir, file_format="array_record").download_and_prepare()
+        builder: Any = Builder(data_dir=data_dir, file_format="array_record")
+        try:
+            builder.download_and_prepare()
+        except OSError:
+            if not builder.is_prepared():  # otherwise another process was faster, and the final renaming failed
+                raise
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -57,7 +57,7 @@ class Network:
         outputs, updates = self._run(variables, images, train=True)
         return outputs, updates["batch_stats"]
 
-    def _run(self, variables, images, train):
+    def _run(self, variables: Variables, images: Array, train: bool) -> tuple[tuple[Array, Features], Any]:
         mutable = ["firing_rates", "batch_stats"] if train else ["firing_rates"]
         (logits, stages), updates = self.body.apply(variables, self._with_time(images), train=train, mutable=mutable)
         rates = traverse_util.flatten_dict(updates.get("firing_rates", {}), sep="/")
