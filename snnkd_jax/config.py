@@ -1,7 +1,6 @@
 """The configuration of a run: one frozen dataclass, one default each, checked before anything starts."""
 
 import dataclasses
-import difflib
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ from snnkd_jax import surrogate
 from snnkd_jax.augment import Augmentation
 from snnkd_jax.data import NAMES
 from snnkd_jax.distill import PRESETS, Objective
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.models import Neuron, build, canonical_name
 
 SURROGATES = {
@@ -120,7 +119,8 @@ class Config:
 
     def neurons(self) -> Neuron:
         """The student's neurons."""
-        make = SURROGATES[_known("surrogate", self.surrogate, SURROGATES)]
+        check_choice("surrogate", self.surrogate, SURROGATES)
+        make = SURROGATES[self.surrogate]
         spike = make() if self.surrogate_alpha is None else make(self.surrogate_alpha)
         return Neuron(
             self.neuron,  # pyright: ignore[reportArgumentType] checked by Neuron
@@ -134,13 +134,13 @@ class Config:
 
     def objective(self) -> Objective:
         """The student's objective: the preset, with the weights that were given."""
+        check_choice("preset", self.preset, PRESETS)
         given = {
             name: getattr(self, name)
             for name in ("ce_weight", "kd_weight", "feature_weight", "temperature")
             if getattr(self, name) is not None
         }
-        preset = PRESETS[_known("preset", self.preset, PRESETS)]
-        return dataclasses.replace(preset, label_smoothing=self.label_smoothing, **given)
+        return dataclasses.replace(PRESETS[self.preset], label_smoothing=self.label_smoothing, **given)
 
     def augmentation(self) -> Augmentation:
         """What is done to training images."""
@@ -148,7 +148,7 @@ class Config:
 
     def check(self) -> None:
         """Raises `InputError` for whatever can be seen to be wrong without data and devices."""
-        _known("dataset", self.dataset, NAMES)
+        check_choice("dataset", self.dataset, NAMES)
         for name in ("teacher", "student"):
             try:
                 canonical_name(getattr(self, name))
@@ -161,20 +161,12 @@ class Config:
         for name in ("seed", "warmup_epochs"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name}={getattr(self, name)!r} must be at least 0")
-        _known("dtype", self.dtype, DTYPES)
+        check_choice("dtype", self.dtype, DTYPES)
         build(self.student, 2, neuron=self.neurons(), num_steps=self.num_steps, width=self.width)
         build(self.teacher, 2, width=self.width if self.teacher_width is None else self.teacher_width)
         self.augmentation()
         if self.teacher_checkpoint is not None and not self.objective().needs_teacher:
             raise InputError(f"teacher_checkpoint={self.teacher_checkpoint!r}: preset {self.preset!r} uses no teacher")
-
-
-def _known(name: str, value: str, choices: Any) -> str:
-    if value in choices:
-        return value
-    close = difflib.get_close_matches(value, choices, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
-    raise InputError(f"{name} {value!r} is unknown{hint}; choose from {', '.join(choices)}")
 
 
 _MNIST = {

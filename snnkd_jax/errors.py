@@ -1,5 +1,8 @@
 """The error of a user's input, as distinct from a defect of the program."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """An argument, file or environment that the user can put right.
@@ -7,3 +10,12 @@ class InputError(ValueError):
     The message is one line that names the argument, its value and what to do; command lines print it without a
     traceback and exit with status 2.
     """
+
+
+def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
+    """Raises `InputError`, with the nearest choice and all of them, unless `value` is one of `choices`."""
+    known = list(choices)
+    if value not in known:
+        close = difflib.get_close_matches(value, known, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise InputError(f"{argument} {value!r} is unknown{hint}; choose from {', '.join(known)}")

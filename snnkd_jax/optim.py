@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 import jax
 import optax
 
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import InputError, check_choice
 
 OptimizerName = Literal["sgd", "adamw"]
 
@@ -34,8 +34,7 @@ def make_optimizer(
     Raises:
         InputError: for an unknown name or a number out of range.
     """
-    if name not in get_args(OptimizerName):
-        raise InputError(f"optimizer {name!r} is unknown; choose from {', '.join(get_args(OptimizerName))}")
+    check_choice("optimizer", name, get_args(OptimizerName))
     if not 0 < learning_rate < float("inf"):
         raise InputError(f"learning_rate={learning_rate!r} must be a positive finite number")
     if not 0 <= weight_decay < float("inf"):

@@ -4,6 +4,6 @@
 directory under `TFDS_DATA_DIR` and prepare it first where it is missing. TensorFlow is never imported.
 """
 
-from .dataset import Dataset as Dataset
-from .loading import NAMES as NAMES
-from .loading import load as load
+from snnkd_jax.data.dataset import Dataset as Dataset
+from snnkd_jax.data.loading import NAMES as NAMES
+from snnkd_jax.data.loading import load as load

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
-from .official import OFFICIAL
+from snnkd_jax.data.official import OFFICIAL
+from snnkd_jax.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .dataset import Dataset
+from snnkd_jax.data.dataset import Dataset
 
 _TEST_SIZE = 360
 _WHITE = 16  # the stored values are counts of ink in 4x4 pixels

@@ -1,15 +1,14 @@
 """Data sets by name."""
 
-import difflib
 import os
 from pathlib import Path
 
-from ..errors import InputError
-from .dataset import Dataset
-from .digits import load_digits
-from .official import OFFICIAL
-from .prepare import prepare
-from .prepared import read_prepared
+from snnkd_jax.data.dataset import Dataset
+from snnkd_jax.data.digits import load_digits
+from snnkd_jax.data.official import OFFICIAL
+from snnkd_jax.data.prepare import prepare
+from snnkd_jax.data.prepared import read_prepared
+from snnkd_jax.errors import InputError, check_choice
 
 NAMES = ("digits", *OFFICIAL)
 
@@ -24,10 +23,7 @@ def load(name: str) -> Dataset:
         InputError: the name is unknown, the data can be had neither locally nor from the network, or files are
             damaged, of another format or not writable.
     """
-    if name not in NAMES:
-        close = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise InputError(f"--dataset {name!r} is unknown: {hint}known are {', '.join(NAMES)}")
+    check_choice("dataset", name, NAMES)
     if name == "digits":
         return load_digits()
     version = OFFICIAL[name].stock_builder().VERSION

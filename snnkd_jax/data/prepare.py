@@ -19,10 +19,10 @@ from urllib.parse import urljoin
 
 import numpy as np
 
-from ..errors import InputError
-from .archives import Contents, read_archives
-from .download import download
-from .official import OFFICIAL
+from snnkd_jax.data.archives import Contents, read_archives
+from snnkd_jax.data.download import download
+from snnkd_jax.data.official import OFFICIAL
+from snnkd_jax.errors import InputError
 
 
 def prepare(name: str, data_dir: Path) -> None:

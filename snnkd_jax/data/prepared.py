@@ -5,22 +5,24 @@ takes nearly all of the time, and threads do not shorten it: at this size an ima
 """
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
-from .dataset import Dataset
-from .official import OFFICIAL
+from snnkd_jax.data.dataset import Dataset
+from snnkd_jax.data.official import OFFICIAL
+from snnkd_jax.errors import InputError
 
 
 def read_prepared(name: str, directory: Path) -> Dataset:
     """Reads `directory` (`<data dir>/<name>/<version>`), which TFDS or `prepare` has written.
 
     Raises:
-        InputError: the directory is incomplete, damaged, in another file format, or does not hold the official
-            number of examples.
+        InputError: the directory is incomplete, damaged or in another file format.
+
+    Warns if the directory holds, by its own account, another number of examples than the official set.
     """
     import tensorflow_datasets as tfds
 
@@ -44,14 +46,16 @@ def read_prepared(name: str, directory: Path) -> Dataset:
     return Dataset(name, train_images, train_labels, test_images, test_labels, class_names)
 
 
-def _read_split(builder: Any, split: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _read_split(builder: Any, split: str, official_size: int) -> tuple[np.ndarray, np.ndarray]:
     import tensorflow_datasets as tfds
     from PIL import Image
 
     # TFDS would decode with OpenCV where that is installed, and JPEGs would then differ between machines.
     source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-    if len(source) != size:
-        raise ValueError(f"{len(source)} {split} examples instead of {size}")
+    size = len(source)
+    if size != official_size:
+        where = builder.data_dir
+        warnings.warn(f"{where} holds {size} {split} examples, the official set {official_size}", stacklevel=4)
     shape = builder.info.features["image"].shape
     num_classes = builder.info.features["label"].num_classes
     images = np.empty((size, *shape), np.uint8)

@@ -1,6 +1,5 @@
 """Network bodies by name. ReLU as the activation makes a teacher, a neuron a spiking student."""
 
-import difflib
 import functools
 import math
 from collections.abc import Callable
@@ -9,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.models.activation import Neuron, ReLU, Spike
 from snnkd_jax.models.convnet import ConvNet
 from snnkd_jax.models.layers import BatchNorm
@@ -86,11 +85,9 @@ def build(
 def canonical_name(name: str) -> str:
     """The key of `MODELS` that `name` means ("ResNet-18" is "resnet18"); raises `InputError` for an unknown one."""
     squeezed = {_squeeze(key): key for key in MODELS}
-    if _squeeze(name) in squeezed:
-        return squeezed[_squeeze(name)]
-    close = difflib.get_close_matches(_squeeze(name), squeezed, n=1)
-    hint = f" (did you mean {squeezed[close[0]]}?)" if close else ""
-    raise InputError(f"model {name!r} is unknown{hint}; choose from {', '.join(MODELS)}")
+    if _squeeze(name) not in squeezed:
+        check_choice("model", name, MODELS)
+    return squeezed[_squeeze(name)]
 
 
 def _squeeze(name: str) -> str:

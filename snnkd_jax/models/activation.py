@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.neurons import ATAN, check_tau, integrate_and_fire, lif, plif, plif_parameter
 from snnkd_jax.surrogate import Surrogate
 
@@ -42,8 +42,7 @@ class Neuron:
     surrogate: Surrogate = ATAN
 
     def __post_init__(self):
-        if self.kind not in get_args(Kind):
-            raise InputError(f"neuron {self.kind!r} is unknown; choose from {', '.join(get_args(Kind))}")
+        check_choice("neuron", self.kind, get_args(Kind))
         if self.kind == "plif":
             plif_parameter(self.tau)
         check_tau(self.tau)
