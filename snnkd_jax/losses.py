@@ -38,7 +38,7 @@ def negative_mean(x: Array) -> Array:
     """Mean of the negative values of each channel, `[..., C]` to `[C]`; 0 for a channel that has none."""
     negative = x < 0
     axes = tuple(range(x.ndim - 1))
-    return jnp.sum(jnp.where(negative, x, 0), axes) / jnp.maximum(jnp.sum(negative, axes), 1)
+    return jnp.sum(jnp.where(negative, x, 0), axes) / jnp.maximum(jnp.sum(negative, axes, dtype=x.dtype), 1)
 
 
 def margin_distance(student: Array, teacher: Array, margin: Array) -> Array:

@@ -72,7 +72,7 @@ def integrate(
     current = jnp.asarray(current)
     v_rest = 0.0 if v_reset is None else v_reset
     _check(current, v_threshold, v_rest)
-    dtype = jnp.promote_types(current.dtype, jnp.float32)
+    dtype = jnp.float64 if current.dtype == jnp.float64 else jnp.float32
     state_shape = current.shape[:1] + current.shape[2:]
     v = jnp.full(state_shape, v_rest, dtype) if v is None else jnp.asarray(v, dtype)
     if v.shape != state_shape:

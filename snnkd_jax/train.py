@@ -95,7 +95,7 @@ class Trainer:
         key = jax.random.fold_in(jax.random.key(self.seed), state.step)
         images = self.normalisation(augment(self.augmentation, key, batch["images"]))
         teacher_logits, teacher_features = None, None
-        if self.teacher is not None:
+        if self.teacher is not None and self.objective.needs_teacher:
             teacher_logits, teacher_features = jax.lax.stop_gradient(self.teacher.apply(teacher_variables, images))
 
         def loss_fn(params: Variables):
@@ -103,7 +103,7 @@ class Trainer:
             (logits, features), network_stats = self.network.apply_train(variables, images)
             batch_stats: dict[str, Any] = {"network": network_stats}
             pairs = None
-            if teacher_features is not None and self.objective.feature_weight:
+            if teacher_features is not None and self._stage_pairs:
                 connected, updates = self._connectors.apply(
                     {"params": params["connectors"], "batch_stats": state.batch_stats["connectors"]},
                     _time_mean(features["stages"]),
@@ -124,7 +124,7 @@ class Trainer:
             "loss": loss,
             **{name: term.mean() for name, term in terms.items()},
             "accuracy": _correct(logits, batch["labels"])[:, -1].mean(),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "firing_rates": {name: rate.mean() for name, rate in rates.items()},
         }
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics

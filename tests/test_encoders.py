@@ -90,7 +90,9 @@ def test_latency_keeps_the_axes_of_an_image_and_its_dtype():
     np.testing.assert_array_equal(spikes.astype(jnp.float32).sum(axis=1), np.ones((2, 3, 4, 1)))
 
 
-@pytest.mark.parametrize("encode", [direct, lambda x, n: poisson(KEY, x, n), latency], ids=["direct", "poisson", "latency"])
+@pytest.mark.parametrize(
+    "encode", [direct, lambda x, n: poisson(KEY, x, n), latency], ids=["direct", "poisson", "latency"]
+)
 @pytest.mark.parametrize("num_steps", [0, -1])
 def test_at_least_one_step_is_required(encode, num_steps):
     with pytest.raises(InputError, match="num_steps"):

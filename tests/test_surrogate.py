@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.surrogate import Surrogate, atan, fast_sigmoid, rectangle, sigmoid, triangle
@@ -26,7 +27,7 @@ def slope(surrogate: Surrogate, x: np.ndarray, step: float) -> np.ndarray:
     return (np.asarray(high) - np.asarray(low)) / (2 * step)
 
 
-def gradient(surrogate: Surrogate, x, cotangent=1.0) -> np.ndarray:
+def gradient(surrogate: Surrogate, x: ArrayLike, cotangent: ArrayLike = 1.0) -> np.ndarray:
     x = jnp.asarray(x)
     return np.asarray(jax.grad(lambda x: (jnp.asarray(cotangent, x.dtype) * surrogate(x)).sum())(x))
 

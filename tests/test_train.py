@@ -1,0 +1,260 @@
+"""The training step: what it computes, on how many devices, how often it is traced."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+
+from snnkd_jax import train
+from snnkd_jax.augment import Augmentation
+from snnkd_jax.backend import check_batch_size, data_mesh, fingerprint, put_batch, put_replicated
+from snnkd_jax.distill import PRESETS
+from snnkd_jax.errors import InputError
+from snnkd_jax.fit import evaluate, variables_of
+from snnkd_jax.models import Neuron, build
+from snnkd_jax.optim import make_optimizer
+from snnkd_jax.train import Normalisation, Trainer, compile_steps
+
+SHAPE = (8, 8, 1)
+STUDENT = build("convnet", 5, neuron=Neuron(), num_steps=3, width=0.25)
+TEACHER = build("convnet", 5, width=0.5)
+NO_AUGMENTATION = Augmentation()
+
+
+def make(preset="none", network=STUDENT, augmentation=NO_AUGMENTATION, **changes) -> Trainer:
+    return Trainer(
+        network,
+        dataclasses.replace(PRESETS[preset], **changes),
+        make_optimizer("sgd", learning_rate=0.1, num_steps=10, weight_decay=1e-3),
+        Normalisation((0.4,), (0.3,)),
+        augmentation,
+        SHAPE,
+        seed=3,
+        teacher=TEACHER,
+    )
+
+
+def batch(size=16, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 5, size, dtype=np.int32)
+    images = rng.integers(0, 200, (size, *SHAPE), dtype=np.uint8)
+    images[np.arange(size), labels] = 255  # a bright row that tells the class
+    return {"images": images, "labels": labels}
+
+
+@functools.cache
+def teacher_variables():
+    return TEACHER.init(jax.random.key(9), SHAPE)
+
+
+def one_device() -> Mesh:
+    return Mesh(np.array(jax.devices()[:1]), ("data",))
+
+
+def run(trainer, mesh, steps):
+    compiled = compile_steps(trainer, mesh)
+    state = put_replicated(mesh, trainer.init())
+    teacher = put_replicated(mesh, teacher_variables())
+    metrics = {}
+    for i in range(steps):
+        state, metrics = compiled.train(state, teacher, put_batch(mesh, batch(seed=i)))
+    return jax.device_get(state), jax.device_get(metrics)
+
+
+def assert_close(a, b, rtol):
+    """Relative to the largest value of each array."""
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * np.abs(y).max() + 1e-12), a, b)
+
+
+@pytest.mark.parametrize("preset", ["temporal", "kdsnn"])
+def test_eight_devices_give_the_update_of_one(preset):
+    """Parameters, batch statistics, momentum and metrics, augmentation included."""
+    trainer = make(preset, augmentation=Augmentation(1, True, 3))
+    assert data_mesh().size == 8
+    state, metrics = run(trainer, data_mesh(), 2)
+    expected_state, expected_metrics = run(trainer, one_device(), 2)
+    assert int(state.step) == 2
+    assert_close(state, expected_state, rtol=1e-5)
+    assert_close(metrics, expected_metrics, rtol=1e-5)
+
+
+def test_step_is_traced_once(monkeypatch):
+    traces = []
+    monkeypatch.setattr(train, "augment", lambda _, __, images: traces.append(1) or images)
+    run(make("kdsnn"), data_mesh(), 4)
+    assert len(traces) == 1
+
+
+def test_update_against_a_plain_composition():
+    """Gradient of the mean-logit cross-entropy, weight decay on kernels, Nesterov momentum from rest."""
+    trainer = make("none")
+    start = trainer.init()
+    state, metrics = run(trainer, one_device(), 1)
+    data = batch(seed=0)
+    images = (data["images"] / 255 - 0.4) / 0.3
+    images = images.astype(np.float32)
+
+    def loss(params):
+        variables = {"params": params, "batch_stats": start.batch_stats["network"]}
+        (logits, _), _ = STUDENT.apply_train(variables, images)
+        return optax.softmax_cross_entropy_with_integer_labels(logits.mean(1), data["labels"]).mean()
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(start.params["network"])
+    assert metrics["loss"] == pytest.approx(float(value), rel=1e-5)
+    assert metrics["ce"] == pytest.approx(float(value), rel=1e-5)
+
+    def expected(path, p, g):
+        if path[-1].key == "kernel":
+            g = g + 1e-3 * p
+        return p - 0.1 * (g + 0.9 * g)
+
+    new = jax.tree_util.tree_map_with_path(expected, start.params["network"], gradient)
+    assert_close(state.params["network"], new, rtol=1e-5)
+
+
+def test_loss_is_the_weighted_sum_of_the_logged_terms():
+    _, metrics = run(make("kdsnn", kd_weight=0.3, feature_weight=0.01), one_device(), 1)
+    expected = 0.5 * metrics["ce"] + 0.3 * metrics["kd"] + 0.01 * metrics["feature"]
+    assert metrics["loss"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["kd"] > 0
+    assert metrics["feature"] > 0
+
+
+def test_teacher_guides_but_is_not_part_of_the_state():
+    """Another teacher, another update; the teacher's arrays are untouched and nowhere in the state."""
+    trainer = make("kdsnn")
+    mesh = one_device()
+    compiled = compile_steps(trainer, mesh)
+    teacher = put_replicated(mesh, teacher_variables())
+    before = np.asarray(fingerprint(teacher))
+    states = []
+    for t in (teacher, jax.tree.map(lambda x: 0.5 * x, teacher)):
+        state, _ = compiled.train(put_replicated(mesh, trainer.init()), t, put_batch(mesh, batch()))
+        states.append(state)
+    assert states[0].params.keys() == {"network", "connectors"}
+    assert not np.array_equal(fingerprint(states[0].params), fingerprint(states[1].params))
+    np.testing.assert_array_equal(fingerprint(teacher), before)
+    connectors = states[0].params["connectors"]
+    assert not np.array_equal(fingerprint(connectors), fingerprint(trainer.init().params["connectors"]))
+
+
+def test_state_is_donated():
+    trainer, mesh = make("none"), one_device()
+    state = put_replicated(mesh, trainer.init())
+    compile_steps(trainer, mesh).train(state, {}, put_batch(mesh, batch()))
+    assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
+
+
+def test_augmentation_is_keyed_by_seed_and_step():
+    """The same step of the same seed repeats; the next step and the next seed differ."""
+    trainer, mesh = make("none", augmentation=Augmentation(2)), one_device()
+    compiled = compile_steps(trainer, mesh)
+    other = compile_steps(dataclasses.replace(trainer, seed=4), mesh)
+
+    def loss(steps, step):
+        state = trainer.init()._replace(step=jnp.asarray(step, jnp.int32))
+        return float(steps.train(put_replicated(mesh, state), {}, put_batch(mesh, batch()))[1]["loss"])
+
+    assert loss(compiled, 5) == loss(compiled, 5)
+    assert len({loss(compiled, 5), loss(compiled, 6), loss(other, 5)}) == 3
+
+
+def test_bfloat16_trains_in_float32_state():
+    student = build("convnet", 5, neuron=Neuron(), num_steps=2, width=0.25, dtype=jnp.bfloat16)
+    state, metrics = run(make("temporal", network=student), one_device(), 3)
+    assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype(np.float32)}
+    assert np.isfinite(metrics["loss"])
+    assert np.isfinite(metrics["grad_norm"])
+
+
+def test_evaluation_counts_every_example_once():
+    """13 examples in batches of 8: accuracy by step, loss and firing rates by NumPy on the network's own outputs."""
+    trainer, mesh = make("none"), data_mesh()
+    data = batch(13)
+    variables = variables_of(trainer.init())
+    result = evaluate(compile_steps(trainer, mesh), put_replicated(mesh, variables), data, 8, mesh)
+    images = ((data["images"] / 255 - 0.4) / 0.3).astype(np.float32)
+    logits, features = jax.device_get(jax.jit(STUDENT.apply)(variables, images))
+    for t in range(3):
+        hits = logits[:, : t + 1].mean(1).argmax(-1) == data["labels"]
+        assert result["accuracy_by_step"][t] == pytest.approx(hits.mean(), rel=1e-6)
+    assert result["accuracy"] == result["accuracy_by_step"][-1]
+    z = logits.astype(np.float64).mean(1)
+    log_p = z - np.log(np.exp(z).sum(-1, keepdims=True))
+    assert result["loss"] == pytest.approx(-log_p[np.arange(13), data["labels"]].mean(), rel=1e-5)
+    for name, rate in features["firing_rates"].items():
+        assert result["firing_rates"][name] == pytest.approx(rate.mean(), rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"), [("resnet19", "pyramidnet18"), ("wrn-16-2", "vgg11"), ("vgg11", "wrn-28-4")]
+)
+def test_any_teacher_can_guide_any_student(student, teacher):
+    """Different numbers of stages and channels: the whole feature step has the shapes it should have."""
+    trainer = Trainer(
+        build(student, 5, neuron=Neuron(), num_steps=2, width=0.1),
+        PRESETS["kdsnn"],
+        make_optimizer("sgd", learning_rate=0.1, num_steps=10),
+        Normalisation((0.5,) * 3, (0.2,) * 3),
+        Augmentation(),
+        (32, 32, 3),
+        seed=0,
+        teacher=(other := build(teacher, 5, width=0.1)),
+    )
+    variables = jax.eval_shape(lambda: other.init(jax.random.key(0), (32, 32, 3)))
+    images = jax.ShapeDtypeStruct((4, 32, 32, 3), jnp.uint8)
+    state = jax.eval_shape(trainer.init)
+    after, metrics = jax.eval_shape(
+        trainer.step, state, variables, {"images": images, "labels": jax.ShapeDtypeStruct((4,), jnp.int32)}
+    )
+    assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
+    assert metrics["feature"].shape == ()
+
+
+def test_stages_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match="no stage of the student"):
+        Trainer(
+            STUDENT,
+            PRESETS["kdsnn-feature"],
+            make_optimizer("sgd", learning_rate=0.1, num_steps=10),
+            Normalisation((0.5,), (0.2,)),
+            Augmentation(),
+            SHAPE,
+            seed=0,
+            teacher=_Elsewhere(),  # pyright: ignore[reportArgumentType]
+        )
+
+
+class _Elsewhere:
+    """A teacher whose only stage has 3x3 maps."""
+
+    def init(self, key, shape):
+        del key, shape
+        return {}
+
+    def apply(self, variables, images):
+        del variables
+        return images.mean((1, 2)), {"stages": {"stage1": images[:, :3, :3]}}
+
+
+def test_batch_size_must_fit_the_devices():
+    check_batch_size(16, data_mesh())
+    for size in (0, 12):
+        with pytest.raises(InputError, match=f"batch_size={size}.*8"):
+            check_batch_size(size, data_mesh())
+
+
+def test_fingerprint_sees_every_bit_and_every_place():
+    tree = {"a": jnp.arange(1000, dtype=jnp.float32), "b": jnp.ones((3,), jnp.bfloat16), "c": jnp.array(5)}
+    print_ = np.asarray(jax.jit(fingerprint)(tree))
+    flipped = np.asarray(tree["a"]).copy()
+    flipped.view(np.uint32)[123] ^= 1
+    assert np.flatnonzero(np.asarray(fingerprint({**tree, "a": flipped})) != print_).tolist() == [0]
+    swapped = np.asarray(tree["a"]).copy()
+    swapped[[1, 2]] = swapped[[2, 1]]
+    assert not np.array_equal(fingerprint({**tree, "a": swapped}), print_)
