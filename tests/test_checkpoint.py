@@ -99,32 +99,40 @@ def test_nothing_saved_is_none(tmp_path):
     assert restore(tmp_path / "student") is None
 
 
-def arrays(part: Path) -> Path:
-    """The file with the arrays of one part: the largest of those that TensorStore writes data to."""
-    return max((part / "ocdbt.process_0" / "d").iterdir(), key=lambda path: path.stat().st_size)
+def arrays(part: Path) -> list[Path]:
+    """The files with the arrays of one part; TensorStore keeps small ones in several places."""
+    return [path for path in part.rglob("*") if path.parent.name == "d"]
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+def cut(paths: list[Path]) -> None:
+    for path in paths:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0x55
-    path.write_bytes(data)
+def flip(paths: list[Path]) -> None:
+    for path in paths:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 0x55
+        path.write_bytes(data)
 
 
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
+def empty(paths: list[Path]) -> None:
+    for path in paths:
+        path.write_bytes(b"")
+
+
+def delete(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink()
 
 
 DAMAGE = {
     "arrays cut": lambda step: cut(arrays(step / "network")),
     "arrays flipped": lambda step: flip(arrays(step / "network")),
     "arrays empty": lambda step: empty(arrays(step / "training")),
-    "arrays gone": lambda step: arrays(step / "training").unlink(),
-    "metadata cut": lambda step: cut(step / "network" / "_METADATA"),
-    "manifest empty": lambda step: empty(step / "training" / "manifest.ocdbt"),
+    "arrays gone": lambda step: delete(arrays(step / "training")),
+    "metadata cut": lambda step: cut([step / "network" / "_METADATA"]),
+    "manifest empty": lambda step: empty([step / "training" / "manifest.ocdbt"]),
     "half of it gone": lambda step: shutil.rmtree(step / "training"),
 }
 
