@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from snnkd_jax import checkpoint
 from snnkd_jax.augment import Augmentation
 from snnkd_jax.backend import data_mesh, put_batch, put_replicated
 from snnkd_jax.checkpoint import Checkpoints, load_network
@@ -151,9 +152,18 @@ def test_none_left_is_said(copy):
     for step in copy.iterdir():
         if step.name.isdigit():
             cut(arrays(step / "network"))
-    with pytest.warns(UserWarning, match="none of the 4 checkpoints") as warned:
+    with pytest.warns(UserWarning) as warned:
         assert restore(copy) is None
-    assert len(warned) == 5
+    messages = [str(w.message) for w in warned if w.category is UserWarning]
+    assert [m.split(" in ")[0] for m in messages[:4]] == [f"checkpoint {step}" for step in (6, 5, 4, 3)]
+    assert messages[4].startswith("none of the 4 checkpoints")
+
+
+def test_content_without_its_fingerprint_is_refused(saved, monkeypatch):
+    """Damage that every layer below lets through."""
+    monkeypatch.setattr(checkpoint, "_fingerprint", lambda tree: np.zeros(len(jax.tree.leaves(tree)), np.uint32))
+    with pytest.raises(InputError, match="fingerprint"):
+        load_network(saved[0], variables_of(template()), data_mesh())
 
 
 def test_half_written_directory_is_ignored(saved, copy):
