@@ -19,7 +19,7 @@ def split_validation(dataset: Dataset, fraction: float, seed: int) -> tuple[Batc
     Raises `InputError` unless both parts have examples.
     """
     n = len(dataset.train_labels)
-    held_out = round(n * fraction)
+    held_out = round(n * fraction) if 0 < fraction < 1 else 0
     if not 0 < held_out < n:
         raise InputError(f"validation_fraction={fraction!r} leaves {held_out} of {n} examples; use a value like 0.1")
     order = np.random.default_rng([seed, 0]).permutation(n)

@@ -17,8 +17,7 @@ the batch.
 | `kdsnn-response` | KDSNN, CVPR 2023, arXiv 2304.05627; the weights and the temperature are guesses            |
 | `kdsnn-feature`  | the same; the distance is a guess at what the paper means (Heo et al. 2019)                |
 | `kdsnn`          | the sum of both                                                                            |
-| `temporal`       | temporal decoupling, ICML 2025, arXiv 2501.15925, weights as published; that no gradient   |
-|                  | flows into the mean that teaches is a guess                                                |
+| `temporal`       | temporal decoupling, ICML 2025, arXiv 2501.15925, weights as published                     |
 
 Departure from Heo et al.: the margin is the mean of the negative responses in the batch, not the one that the
 teacher's batch-norm parameters predict; it needs nothing of the teacher but its features.
@@ -28,7 +27,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -81,7 +79,7 @@ PRESETS: dict[str, Objective] = {
 
 
 def pair_stages(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, str]:
-    """Student stage to teacher stage by equal map size; a student stage without a partner is left out.
+    """Student stage to teacher stage by equal map size, the teacher's last of that size; others are left out.
 
     Args:
         student: stage outputs, `[..., H, W, C]` each (arrays or shapes).
@@ -125,8 +123,7 @@ def loss_terms(
         assert teacher_logits is not None
         terms["kd"] = kd_divergence(z, teacher_logits[:, None], objective.temperature).mean(axis=1)
     if objective.ensemble_weight:
-        target = jax.lax.stop_gradient(mean_logits)[:, None]
-        terms["ensemble"] = kd_divergence(logits, target, objective.temperature).mean(axis=1)
+        terms["ensemble"] = kd_divergence(logits, mean_logits[:, None], objective.temperature).mean(axis=1)
     if objective.feature_weight:
         assert features
         n = len(features)

@@ -80,6 +80,7 @@ class _Run:
         )
         trainer = self.trainer(student, objective, config.epochs, teacher)
         direct = self.trainer(student, Objective(label_smoothing=config.label_smoothing), config.epochs)
+        alone = None if teacher is None else self.trainer(teacher, direct.objective, self.teacher_epochs())
         teacher_variables: Variables = {}
         if teacher is not None and config.teacher_checkpoint is not None:
             teacher_variables = self.load_teacher(teacher, Path(config.teacher_checkpoint))
@@ -89,13 +90,10 @@ class _Run:
         results: dict[str, Any] = {}
         log = MetricsLog(self.directory)
         try:
-            if teacher is not None:
-                epochs = config.teacher_epochs or config.epochs
-                alone = self.trainer(teacher, Objective(label_smoothing=config.label_smoothing), epochs)
-                if teacher_variables:
-                    results["teacher"] = self.test(compile_steps(alone, self.mesh), teacher_variables)
-                else:
-                    results["teacher"], teacher_variables = self.train("teacher", alone, {}, epochs, log)
+            if alone is not None and teacher_variables:
+                results["teacher"] = self.test(compile_steps(alone, self.mesh), teacher_variables)
+            elif alone is not None:
+                results["teacher"], teacher_variables = self.train("teacher", alone, {}, self.teacher_epochs(), log)
             if config.baseline and objective != direct.objective:
                 results["student_baseline"], _ = self.train("student_baseline", direct, {}, config.epochs, log)
             results["student"], _ = self.train("student", trainer, teacher_variables, config.epochs, log)
@@ -116,6 +114,9 @@ class _Run:
     def teacher_network(self) -> Network:
         width = self.config.width if self.config.teacher_width is None else self.config.teacher_width
         return build(self.config.teacher, self.dataset.num_classes, width=width, dtype=DTYPES[self.config.dtype])
+
+    def teacher_epochs(self) -> int:
+        return self.config.epochs if self.config.teacher_epochs is None else self.config.teacher_epochs
 
     def trainer(self, network: Network, objective: Objective, epochs: int, teacher: Network | None = None) -> Trainer:
         config = self.config
@@ -250,6 +251,7 @@ def _teacher_directory(path: Path) -> Path:
 def _check_network(directory: Path, wanted: dict[str, Any]) -> None:
     try:
         found = json.loads((directory / "network.json").read_text())
+        wanted = json.loads(json.dumps(wanted))
         differing = [name for name in wanted if found[name] != wanted[name]]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(f"teacher_checkpoint {directory}: its network.json is damaged") from error

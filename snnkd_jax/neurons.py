@@ -34,6 +34,9 @@ from snnkd_jax.surrogate import Surrogate, atan
 
 ATAN = atan(2.0)
 
+# exp overflows in float32 a little below; a tau of 1e26 is no leak at all.
+_LEAST_W = -60.0
+
 # Up to here an unrolled scan is faster on CPU, because the slices of the time axis fuse into the arithmetic.
 _UNROLL_STEPS = 4
 
@@ -97,6 +100,13 @@ def _check(current: Array, v_threshold: float, v_rest: float) -> None:
         raise InputError(f"current has shape {current.shape}; it must be [B, T, ...] with T >= 1")
     if not jnp.issubdtype(current.dtype, jnp.floating):
         raise InputError(f"current has dtype {current.dtype}; convert it to a floating dtype")
+    check_potentials(v_threshold, v_rest)
+
+
+def check_potentials(v_threshold: float, v_rest: float) -> None:
+    """Raises `InputError` unless both are finite and the threshold is above the resting (and reset) potential."""
+    if not math.isfinite(v_rest):
+        raise InputError(f"v_reset={v_rest!r} must be finite, or None for the soft reset")
     if not (math.isfinite(v_threshold) and v_threshold > v_rest):
         raise InputError(f"v_threshold={v_threshold!r} must be finite and above the reset potential {v_rest!r}")
 
@@ -171,7 +181,7 @@ def plif(
     spikes, v = integrate(
         current,
         v,
-        tau=1 + jnp.exp(-jnp.asarray(w)),
+        tau=1 + jnp.exp(-jnp.maximum(w, _LEAST_W)),
         decay_input=decay_input,
         v_threshold=v_threshold,
         v_reset=v_reset,

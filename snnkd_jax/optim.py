@@ -43,6 +43,8 @@ def make_optimizer(
         raise InputError(f"momentum={momentum!r} must be in [0, 1)")
     if clip_norm is not None and not clip_norm > 0:
         raise InputError(f"clip_norm={clip_norm!r} must be positive, or None for no clipping")
+    if num_steps < 1:
+        raise InputError(f"num_steps={num_steps!r} must be at least 1")
     if not 0 <= warmup_steps < num_steps:
         raise InputError(f"the warm-up takes {warmup_steps} of {num_steps} steps; make it shorter than the training")
     schedule = optax.warmup_cosine_decay_schedule(

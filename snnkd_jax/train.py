@@ -53,7 +53,8 @@ class Normalisation:
 class Trainer:
     """What is constant in a training: which network, on which objective, how. `teacher` is required by some objectives.
 
-    Raises `InputError` for an objective on features if no stage of the student fits one of the teacher's.
+    Raises `InputError` if the network does not fit the images, or, for an objective on features, if no stage of the
+    student fits one of the teacher's.
     """
 
     network: Network
@@ -67,7 +68,7 @@ class Trainer:
 
     def __post_init__(self):
         assert self.teacher is not None or not self.objective.needs_teacher, "this objective needs a teacher"
-        _ = self._connectors
+        jax.eval_shape(self.init)
 
     def init(self) -> TrainState:
         """The state before the first step, a function of the seed."""

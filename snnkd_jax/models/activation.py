@@ -7,7 +7,6 @@ makes T steps of it.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from snnkd_jax.errors import InputError, check_choice
-from snnkd_jax.neurons import ATAN, check_tau, integrate_and_fire, lif, plif, plif_parameter
+from snnkd_jax.neurons import ATAN, check_potentials, check_tau, integrate_and_fire, lif, plif, plif_parameter
 from snnkd_jax.surrogate import Surrogate
 
 Kind = Literal["lif", "plif", "if"]
@@ -46,10 +45,7 @@ class Neuron:
         if self.kind == "plif":
             plif_parameter(self.tau)
         check_tau(self.tau)
-        if not (math.isfinite(self.v_threshold) and self.v_threshold > (self.v_reset or 0.0)):
-            raise InputError(
-                f"v_threshold={self.v_threshold!r} must be finite and above the reset potential {self.v_reset or 0.0!r}"
-            )
+        check_potentials(self.v_threshold, 0.0 if self.v_reset is None else self.v_reset)
 
 
 class ReLU(nn.Module):

@@ -1,0 +1,359 @@
+"""Whole runs through the command line: the comparison, interruption and resumption, and every wrong argument.
+
+Crashes and signals are real, on real processes.
+"""
+
+import ast
+import inspect
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from snnkd_jax import data, experiment
+from snnkd_jax.cli import main
+from snnkd_jax.config import Config, default_config
+from snnkd_jax.metrics import MetricsLog
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "experiments" / "cifar_distill.py"
+TINY = ["--dataset", "digits", "--width", "0.1", "--teacher-width", "0.1", "--num-steps", "2"]
+
+
+@pytest.fixture(autouse=True)
+def _restore_warnings(monkeypatch):
+    """The command line prints warnings its own way; here they must stay errors, but for untrained silent layers."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    warnings.filterwarnings("ignore", message=".*(silent|saturated) layers.*")
+
+
+def start(arguments: list[str], **environment: str) -> subprocess.Popen:
+    """The program in a process of its own, on one device."""
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+    )
+
+
+def logged(run_dir: Path) -> list[dict[str, Any]]:
+    """What the log says, without the times."""
+    entries = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    for entry in entries:
+        del entry["images_per_second"]
+    return entries
+
+
+def arrays(run_dir: Path, phase: str) -> list[np.ndarray]:
+    """All arrays of the last checkpoint, read by Orbax itself."""
+    import jax
+    import orbax.checkpoint as ocp
+
+    steps = [int(path.name) for path in (run_dir / phase).iterdir() if path.name.isdigit()]
+    leaves = []
+    for part in ("network", "training"):
+        with ocp.StandardCheckpointer() as reader, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of reading without being told the sharding
+            leaves += jax.tree.leaves(reader.restore((run_dir / phase / str(max(steps)) / part).absolute()))
+    return [np.asarray(x) for x in leaves]
+
+
+LONG = [
+    *TINY,
+    "--no-baseline",
+    "--preset",
+    "kdsnn",
+    "--epochs",
+    "25",
+    "--teacher-epochs",
+    "10",
+    "--checkpoint-every",
+    "7",
+]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    run_dir = tmp_path_factory.mktemp("runs") / "whole"
+    process = start([*LONG, "--run-dir", str(run_dir)])
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return run_dir
+
+
+def assert_same_run(run_dir: Path, expected: Path) -> None:
+    """Every parameter, statistic and momentum bit for bit; the same result."""
+    for phase in ("teacher", "student"):
+        for a, b in zip(arrays(run_dir, phase), arrays(expected, phase), strict=True):
+            np.testing.assert_array_equal(a, b)
+    results = [json.loads((path / "result.json").read_text()) for path in (run_dir, expected)]
+    assert results[0]["test_accuracy"] == results[1]["test_accuracy"]
+    steps = [(entry["phase"], entry["step"], entry["validation"]["loss"]) for entry in logged(run_dir)]
+    assert steps == [(entry["phase"], entry["step"], entry["validation"]["loss"]) for entry in logged(expected)]
+
+
+@pytest.mark.slow
+def test_killed_five_times_and_resumed_is_bit_identical(uninterrupted, tmp_path):
+    """SIGKILL a random time after training has started; then to the end."""
+    run_dir = tmp_path / "killed"
+    rng = random.Random(0)
+    kills = 0
+    while kills < 5:
+        process = start([*LONG, "--run-dir", str(run_dir)])
+        assert process.stdout is not None
+        for line in process.stdout:
+            if ": epoch" in line:
+                break
+        time.sleep(rng.uniform(0, 0.8))
+        assert process.poll() is None, "the run is too short to be killed five times"
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += 1
+    process = start([*LONG, "--run-dir", str(run_dir)])
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert_same_run(run_dir, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_signal_saves_and_the_same_command_goes_on(uninterrupted, tmp_path, number, status):
+    """Nothing is recomputed: the resumed run starts at the step at which the first one stopped."""
+    run_dir = tmp_path / "stopped"
+    arguments = [*LONG, "--run-dir", str(run_dir)]
+    process = start(arguments)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "student: epoch 3/" in line:
+            break
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == status, output
+    stopped = int(output.split("student: stopped at step ")[1].split()[0])
+    process = start(arguments)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert f"student: resumed at step {stopped} of" in output
+    assert_same_run(run_dir, uninterrupted)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A short run with baseline."""
+    run_dir = tmp_path_factory.mktemp("runs") / "finished"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert main([*TINY, "--epochs", "2", "--run-dir", str(run_dir)]) == 0
+    return run_dir
+
+
+def test_result_and_log(finished):
+    result = json.loads((finished / "result.json").read_text())
+    assert result["test_accuracy"].keys() == {"teacher", "student_baseline", "student"}
+    assert all(0 <= accuracy <= 1 for accuracy in result["test_accuracy"].values())
+    assert len(result["test_accuracy_by_step"]["student"]) == 2
+    assert result["versions"].keys() >= {"python", "jax", "flax", "optax"}
+    entries = logged(finished)
+    phases = ("teacher", "student_baseline", "student")
+    assert [(e["phase"], e["epoch"]) for e in entries] == [(p, i) for p in phases for i in (1, 2)]
+    assert entries[-1]["loss"] == pytest.approx(
+        entries[-1]["ce"] + 0.2 * entries[-1]["kd"] + 0.5 * entries[-1]["ensemble"], rel=1e-4
+    )
+    config = json.loads((finished / "config.json").read_text())
+    assert config["config"]["preset"] == "temporal"
+    assert config["config"]["baseline"] is True
+
+
+def test_table_shows_what_was_measured(finished):
+    result = json.loads((finished / "result.json").read_text())
+    text = experiment.table(result)
+    for name, accuracy in result["test_accuracy"].items():
+        assert f"{100 * accuracy:.2f} %" in text, name
+        assert f"{result['parameters'][name]:,}" in text
+
+
+def test_finished_run_is_not_trained_again(finished, capsys):
+    before = (finished / "metrics.jsonl").read_bytes()
+    assert main([*TINY, "--epochs", "2", "--run-dir", str(finished)]) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+def test_preset_none_trains_the_student_alone(tmp_path):
+    run_dir = tmp_path / "direct"
+    assert main([*TINY, "--preset", "none", "--epochs", "1", "--run-dir", str(run_dir)]) == 0
+    accuracy = json.loads((run_dir / "result.json").read_text())["test_accuracy"]
+    assert accuracy["teacher"] is None
+    assert accuracy["student_baseline"] is None
+    assert 0 <= accuracy["student"] <= 1
+
+
+def test_teacher_of_another_run_gives_the_same_student(finished, tmp_path):
+    """The teacher is read, not trained; the student is bit for bit the one of the run that trained it."""
+    run_dir = tmp_path / "second"
+    arguments = [*TINY, "--epochs", "2", "--no-baseline", "--teacher-checkpoint", str(finished)]
+    assert main([*arguments, "--run-dir", str(run_dir)]) == 0
+    assert {entry["phase"] for entry in logged(run_dir)} == {"student"}
+    for a, b in zip(arrays(run_dir, "student"), arrays(finished, "student"), strict=True):
+        np.testing.assert_array_equal(a, b)
+    results = [json.loads((path / "result.json").read_text())["test_accuracy"] for path in (run_dir, finished)]
+    assert results[0]["teacher"] == results[1]["teacher"]
+
+
+def refused(capsys, arguments: list[str]) -> str:
+    """The one line on stderr with which the program ends."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["--teacher", "resnet81"], ["teacher", "resnet81", "resnet18"]),
+        (["--student", "lenet"], ["student", "lenet", "convnet"]),
+        (["--dataset", "cifr10"], ["dataset", "cifr10", "did you mean cifar10"]),
+        (["--preset", "kdsn"], ["preset", "kdsn", "did you mean kdsnn"]),
+        (["--tau", "0.5"], ["tau=0.5", ">= 1"]),
+        (["--tau", "nan"], ["tau=nan"]),
+        (["--num-steps", "0"], ["num_steps=0"]),
+        (["--epochs", "0"], ["epochs=0"]),
+        (["--batch-size", "12"], ["batch_size=12", "devices, 8"]),
+        (["--batch-size", "0"], ["batch_size=0"]),
+        (["--batch-size", "8000"], ["batch_size=8000", "training images"]),
+        (["--width", "-1"], ["width=-1.0"]),
+        (["--learning-rate", "0"], ["learning_rate=0.0"]),
+        (["--optimizer", "adma"], ["optimizer", "adma", "adamw"]),
+        (["--surrogate", "relu"], ["surrogate", "relu", "atan"]),
+        (["--surrogate-alpha", "0"], ["alpha=0.0"]),
+        (["--neuron", "hh"], ["neuron", "hh", "plif"]),
+        (["--v-threshold", "0"], ["v_threshold=0.0"]),
+        (["--dtype", "float8"], ["dtype", "float8", "bfloat16"]),
+        (["--temperature", "0"], ["temperature=0.0"]),
+        (["--kd-weight", "-1"], ["kd_weight=-1.0"]),
+        (["--label-smoothing", "1"], ["label_smoothing=1.0"]),
+        (["--crop-padding", "-1"], ["crop_padding=-1"]),
+        (["--validation-fraction", "0"], ["validation_fraction=0.0"]),
+        (["--clip-norm", "0"], ["clip_norm=0.0"]),
+        (["--student", "vgg11"], ["too small"]),
+        (["--teacher-checkpoint", "nowhere"], ["teacher_checkpoint", "nowhere"]),
+        (["--preset", "none", "--teacher-checkpoint", "nowhere"], ["teacher_checkpoint", "none"]),
+    ],
+    ids=lambda value: " ".join(value) if value and value[0].startswith("--") else "",
+)
+def test_wrong_argument_ends_in_one_line_and_leaves_nothing(capsys, tmp_path, arguments, names):
+    run_dir = tmp_path / "run"
+    message = refused(capsys, [*TINY, *arguments, "--run-dir", str(run_dir)])
+    for name in names:
+        assert name in message
+    assert not run_dir.exists()
+
+
+def test_exit_status_of_the_process_and_no_traceback(tmp_path):
+    process = start([*TINY, "--tau", "0.5", "--run-dir", str(tmp_path / "run")])
+    output, _ = process.communicate()
+    assert process.returncode == 2
+    assert output.strip().splitlines() == [
+        "error: tau=0.5 must be a finite number of steps >= 1 (the decay is 1 - 1/tau)"
+    ]
+
+
+def test_unwritable_run_directory(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    message = refused(capsys, [*TINY, "--run-dir", str(tmp_path / "file" / "run")])
+    assert f"run_dir {tmp_path / 'file' / 'run'} cannot be written" in message
+
+
+def test_other_configuration_is_refused_with_its_differences(finished, capsys):
+    before = (finished / "config.json").read_bytes()
+    message = refused(capsys, [*TINY, "--epochs", "3", "--tau", "1.5", "--run-dir", str(finished)])
+    assert "epochs (was 2, is 3), tau (was 2.0, is 1.5)" in message
+    assert (finished / "config.json").read_bytes() == before
+
+
+def test_damaged_configuration_is_refused(capsys, tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    assert "config.json is not a configuration" in refused(capsys, [*TINY, "--run-dir", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        (["--teacher", "resnet20"], ["model is 'convnet', not 'resnet20'"]),
+        (["--teacher-width", "0.2"], ["width is 0.1, not 0.2"]),
+    ],
+    ids=["model", "width"],
+)
+def test_teacher_of_another_architecture(finished, capsys, tmp_path, change, names):
+    arguments = [*TINY, "--teacher-checkpoint", str(finished), *change, "--run-dir", str(tmp_path / "run")]
+    message = refused(capsys, arguments)
+    for name in ["of another network", *names]:
+        assert name in message
+
+
+def test_teacher_with_another_number_of_classes(finished, capsys, tmp_path, monkeypatch):
+    digits = data.load("digits")
+    seven = data.Dataset(
+        "digits",
+        digits.train_images,
+        np.minimum(digits.train_labels, 6),
+        digits.test_images,
+        np.minimum(digits.test_labels, 6),
+        digits.class_names[:7],
+    )
+    monkeypatch.setattr(data, "load", lambda _: seven)
+    arguments = [*TINY, "--teacher-checkpoint", str(finished), "--run-dir", str(tmp_path / "run")]
+    assert "num_classes is 10, not 7" in refused(capsys, arguments)
+
+
+def test_every_argument_is_explained(capsys):
+    """tyro takes the help from the docstrings of the fields."""
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    for field in Config.__dataclass_fields__:
+        assert f"--{field.replace('_', '-')}" in text
+    body = ast.parse(inspect.getsource(Config)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    for field, after in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign):
+            assert isinstance(after, ast.Expr), ast.unparse(field)
+
+
+def test_defaults_are_the_papers():
+    config = default_config("cifar10")
+    assert (config.dataset, config.teacher, config.student, config.num_steps) == (
+        "cifar10",
+        "pyramidnet18",
+        "resnet18",
+        4,
+    )
+    assert not config.baseline
+    assert default_config("digits").baseline
+
+
+def test_log_drops_what_will_be_written_again(tmp_path):
+    log = MetricsLog(tmp_path)
+    for phase, step in (("teacher", 10), ("teacher", 20), ("student", 10), ("student", 20)):
+        log.write({"phase": phase, "step": step, "loss": 0.5})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"phase": "student", "st')  # a crash while writing
+    log.rewind("student", 10)
+    log.close()
+    entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(e["phase"], e["step"]) for e in entries] == [("teacher", 10), ("teacher", 20), ("student", 10)]
