@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -208,7 +209,7 @@ def test_batch_norm_against_numpy():
     norm = BatchNorm(train=True, v_threshold=0.5, branches=2)
     variables = BatchNorm(train=False).init(jax.random.key(0), x)
     variables = {**variables, "params": {"scale": jnp.array([1.5, -1.0]), "bias": jnp.array([0.1, 0.2])}}
-    y, updates = norm.apply(variables, x, mutable=["batch_stats"])
+    y, updates = cast(Any, norm.apply(variables, x, mutable=["batch_stats"]))
     x64 = x.astype(np.float64)
     mean, var = x64.mean((0, 1, 2, 3)), x64.var((0, 1, 2, 3))
     gain = 0.5 / np.sqrt(2)  # tdBN: threshold over the root of the number of branches
@@ -237,7 +238,7 @@ def test_tdbn_reaches_the_residual_sum():
     def record(next_call, arguments, keywords, context):
         y = next_call(*arguments, **keywords)
         if isinstance(context.module, BatchNorm):
-            seen[context.module.name] = y.std()
+            seen[str(context.module.name)] = y.std()
         return y
 
     def stds():
@@ -264,7 +265,7 @@ def test_connectors_map_each_stage():
     connectors = Connectors((("stage1", 5), ("stage2", 7)))
     stages = {"stage1": jnp.ones((2, 4, 4, 3)), "stage2": jnp.ones((2, 2, 2, 6))}
     variables = connectors.init(jax.random.key(0), stages, train=False)
-    y = connectors.apply(variables, stages, train=False)
+    y: Any = connectors.apply(variables, stages, train=False)
     assert {name: x.shape for name, x in y.items()} == {"stage1": (2, 4, 4, 5), "stage2": (2, 2, 2, 7)}
     assert count(variables) == 3 * 5 + 2 * 5 + 6 * 7 + 2 * 7
 

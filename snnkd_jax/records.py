@@ -1,0 +1,153 @@
+"""Records: what a claim rests on, one JSON file a claim, and the tables that are made of them.
+
+A record has `name`, `command` (that of the first seed), `dataset`, `seeds`, `metrics` (each with `values` in the order
+of the seeds, `mean` and `std`, the sample standard deviation, None for one seed), `config`, `versions`, `hardware`,
+`commit`, `date` and `notes`.
+"""
+
+import dataclasses
+import datetime
+import json
+import shlex
+import statistics
+from pathlib import Path
+from typing import Any
+
+from snnkd_jax.config import Config, default_config
+from snnkd_jax.errors import InputError
+
+SEED_FIELDS = ("seed", "run_dir", "teacher_checkpoint")
+NETWORKS = {"teacher": "teacher", "student_baseline": "student without KD", "student": "student with KD"}
+
+
+def make_record(name: str, runs: list[Path], dataset: str, notes: str = "") -> dict[str, Any]:
+    """Combines finished runs that differ in their seed only.
+
+    Args:
+        name: of the record and its file.
+        runs: run directories, one a seed.
+        dataset: what the data are, in words, such as "CIFAR-10 (JPEG copy)".
+        notes: what else a reader should know.
+
+    Raises:
+        InputError: if a run is not finished, or the runs are not of one configuration and version.
+    """
+    results = []
+    for run in runs:
+        path = run / "result.json"
+        if not path.is_file():
+            raise InputError(f"run {run} has no result.json: it is not finished")
+        results.append(json.loads(path.read_text()))
+    results.sort(key=lambda result: result["config"]["seed"])
+    seeds = [result["config"]["seed"] for result in results]
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"runs {', '.join(map(str, runs))} repeat a seed: {seeds}")
+    for field in ("config", "versions", "hardware", "commit"):
+        values = [_without_seed(result[field]) for result in results]
+        if any(value != values[0] for value in values):
+            raise InputError(f"runs {', '.join(map(str, runs))} differ in {field}; a record needs the same")
+    first = results[0]
+    metrics = {}
+    for network in NETWORKS:
+        if first["test_accuracy"][network] is None:
+            continue
+        metrics[f"{network}/test_accuracy"] = [r["test_accuracy"][network] for r in results]
+        metrics[f"{network}/parameters"] = [r["parameters"][network] for r in results]
+        if first["firing_rate"][network] is not None:
+            metrics[f"{network}/firing_rate"] = [r["firing_rate"][network] for r in results]
+            for t in range(len(first["test_accuracy_by_step"][network])):
+                by_step = [r["test_accuracy_by_step"][network][t] for r in results]
+                metrics[f"{network}/test_accuracy_at_{t + 1}"] = by_step
+    metrics["seconds"] = [r["seconds"] for r in results]
+    return {
+        "name": name,
+        "command": command(Config(**first["config"])),
+        "dataset": dataset,
+        "seeds": seeds,
+        "metrics": {key: _summary(values) for key, values in metrics.items()},
+        "config": _without_seed(first["config"]),
+        "versions": first["versions"],
+        "hardware": first["hardware"],
+        "commit": first["commit"],
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "notes": notes,
+    }
+
+
+def command(config: Config) -> str:
+    """The command line of a configuration: what differs from the defaults of its data set."""
+    default = default_config(config.dataset)
+    arguments = ["--dataset", config.dataset]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in ("dataset", "run_dir") or (value == getattr(default, field.name) and field.name != "seed"):
+            continue
+        flag = field.name.replace("_", "-")
+        arguments += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return shlex.join(["python", "experiments/cifar_distill.py", *arguments])
+
+
+def tables(records: list[dict[str, Any]]) -> str:
+    """The README's result section: a row for each record, and below it the commands."""
+    lines = [
+        "| data | student | preset | T | seeds | teacher | student without KD | student with KD |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for record in records:
+        config = record["config"]
+        cells = [
+            record["dataset"],
+            f"{config['student']}, width {config['width']:g} ({_millions(record)})",
+            config["preset"],
+            str(config["num_steps"]),
+            str(len(record["seeds"])),
+            *(_percent(record["metrics"].get(f"{network}/test_accuracy")) for network in NETWORKS),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "Test accuracy in % after the last epoch, mean ± standard deviation over seeds. Each row again:", ""]
+    for record in records:
+        minutes = record["metrics"]["seconds"]["mean"] / 60
+        seeds = ", ".join(map(str, record["seeds"]))
+        lines += [
+            f"- [{record['name']}](experiments/results/{record['name']}.json): `{record['command']}`; seeds {seeds}, "
+            f"{minutes:.1f} min each on {record['hardware']}, jax {record['versions']['jax']}. {record['notes']}".rstrip()
+        ]
+    return "\n".join(lines) + "\n"
+
+
+BEGIN, END = "<!-- results: written by experiments/make_tables.py -->\n", "<!-- end of results -->\n"
+
+
+def with_tables(readme: str, records: list[dict[str, Any]]) -> str:
+    """The README with the text between its two markers replaced by `tables(records)`."""
+    before, _, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise InputError(f"the README lacks the lines {BEGIN.strip()!r} and {END.strip()!r}")
+    return before + BEGIN + "\n" + tables(records) + "\n" + END + after
+
+
+def read_records(directory: Path) -> list[dict[str, Any]]:
+    """All records in a folder, by name."""
+    return [json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))]
+
+
+def _without_seed(value: Any) -> Any:
+    return {k: v for k, v in value.items() if k not in SEED_FIELDS} if isinstance(value, dict) else value
+
+
+def _summary(values: list[float]) -> dict[str, Any]:
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return {"values": values, "mean": statistics.fmean(values), "std": std}
+
+
+def _percent(metric: dict[str, Any] | None) -> str:
+    if metric is None:
+        return "–"
+    spread = "" if metric["std"] is None else f" ± {100 * metric['std']:.2f}"
+    return f"{100 * metric['mean']:.2f}{spread}"
+
+
+def _millions(record: dict[str, Any]) -> str:
+    n = record["metrics"]["student/parameters"]["mean"]
+    return f"{n / 1e6:.2f} M" if n >= 1e5 else f"{n / 1e3:.1f} k"
