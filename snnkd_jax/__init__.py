@@ -1,1 +1,7 @@
 """Train spiking neural networks by knowledge distillation from ordinary networks, in JAX."""
+
+from snnkd_jax import distill, encoders, losses, models, neurons, surrogate
+from snnkd_jax.errors import InputError
+
+__all__ = ["InputError", "distill", "encoders", "losses", "models", "neurons", "surrogate"]
+__version__ = "0.1.0"

@@ -5,8 +5,11 @@ or used as a teacher. "training" is the rest of the `TrainState`: connectors and
 of its bits, so that no damage on disk passes unnoticed.
 """
 
+import gc
 import logging
 import shutil
+import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -58,8 +61,8 @@ class Checkpoints:
         for step in steps:
             try:
                 read = {name: _read(self._directory / str(step) / name, part, mesh) for name, part in parts.items()}
-            except Exception as error:  # Orbax, TensorStore, JSON and the file system each raise their own
-                self._set_aside(step, error)
+            except DamagedCheckpoint as damage:
+                self._set_aside(step, damage)
                 continue
             network, training = read["network"], read["training"]
             return TrainState(
@@ -72,17 +75,16 @@ class Checkpoints:
             warnings.warn(f"none of the {len(steps)} checkpoints in {self._directory} can be read", stacklevel=2)
         return None
 
-    def _set_aside(self, step: int, error: Exception) -> None:
+    def _set_aside(self, step: int, damage: "DamagedCheckpoint") -> None:
         """Moves a damaged checkpoint out of the way, so that its step can be saved again."""
         target = self._directory.parent / f"{self._directory.name}-damaged" / str(step)
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(exist_ok=True)
         (self._directory / str(step)).rename(target)
         self._manager.reload()
-        reason = (str(error).splitlines() or [""])[0][:200]
         warnings.warn(
-            f"checkpoint {step} in {self._directory} is damaged ({type(error).__name__}: {reason}); it was moved to "
-            f"{target}, and the one before it is used",
+            f"checkpoint {step} in {self._directory} is damaged ({damage}); it was moved to {target}, and the one "
+            "before it is used",
             stacklevel=3,
         )
 
@@ -111,11 +113,8 @@ def load_network(directory: Path, template: Tree, mesh: Mesh) -> Tree:
     path = directory / str(max(steps))
     try:
         return _read(path / "network", template, mesh)
-    except Exception as error:  # as above
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise InputError(
-            f"checkpoint {path} is damaged or of another network ({type(error).__name__}: {reason})"
-        ) from error
+    except DamagedCheckpoint as damage:
+        raise InputError(f"checkpoint {path} is damaged or of another network ({damage})") from damage
 
 
 def _parts(state: TrainState) -> dict[str, Tree]:
@@ -137,8 +136,29 @@ def _sealed_parts(state: TrainState) -> dict[str, Tree]:
     }
 
 
+class DamagedCheckpoint(Exception):
+    """A checkpoint that cannot be read, or that does not have the content with which it was saved."""
+
+
 def _read(path: Path, template: Tree, mesh: Mesh) -> Tree:
-    """Reads one part and compares its fingerprint; raises one of many exceptions if anything is wrong with it."""
+    """Reads one part; raises `DamagedCheckpoint` if anything is wrong with it."""
+    # After a first failure the reads that are still under way report theirs, with tracebacks, through these hooks.
+    hooks = sys.excepthook, sys.unraisablehook
+    sys.excepthook = sys.unraisablehook = lambda *_: None
+    try:
+        try:
+            return _read_verified(path, template, mesh)
+        except Exception as error:  # Orbax, TensorStore, JSON and the file system each raise their own
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:150]}"
+        for _ in range(2):
+            gc.collect()
+            time.sleep(0.2)
+    finally:
+        sys.excepthook, sys.unraisablehook = hooks
+    raise DamagedCheckpoint(reason)
+
+
+def _read_verified(path: Path, template: Tree, mesh: Mesh) -> Tree:
     leaves = len(jax.tree.leaves(template))
     sealed = {"tree": template, "fingerprint": jax.ShapeDtypeStruct((leaves,), jnp.uint32)}
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), sealed)

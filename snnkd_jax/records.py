@@ -108,9 +108,10 @@ def tables(records: list[dict[str, Any]]) -> str:
     for record in records:
         minutes = record["metrics"]["seconds"]["mean"] / 60
         seeds = ", ".join(map(str, record["seeds"]))
+        machine = f"{record['hardware']}, jax {record['versions']['jax']}"
         lines += [
             f"- [{record['name']}](experiments/results/{record['name']}.json): `{record['command']}`; seeds {seeds}, "
-            f"{minutes:.1f} min each on {record['hardware']}, jax {record['versions']['jax']}. {record['notes']}".rstrip()
+            f"{minutes:.1f} min each on {machine}. {record['notes']}".rstrip()
         ]
     return "\n".join(lines) + "\n"
 

@@ -22,9 +22,6 @@ from snnkd_jax.train import Normalisation, Trainer, TrainState, compile_steps
 SHAPE = (8, 8, 1)
 LAST = 6
 
-# Where reading fails half-way, TensorStore's other reads end as unhandled coroutines.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 @functools.cache
 def trainer() -> Trainer:

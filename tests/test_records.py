@@ -1,0 +1,119 @@
+"""Records: what they hold, and that the README says what they say."""
+
+import dataclasses
+import json
+import re
+import shlex
+import statistics
+from pathlib import Path
+
+import pytest
+import tyro
+
+from snnkd_jax.config import Config, default_config
+from snnkd_jax.errors import InputError
+from snnkd_jax.records import command, make_record, read_records, tables, with_tables
+
+ROOT = Path(__file__).parent.parent
+RECORDS = ROOT / "experiments" / "results"
+
+
+def finish(directory: Path, seed: int, accuracy: float, **changes) -> Path:
+    """A run directory as a run leaves it."""
+    directory.mkdir()
+    config = dataclasses.replace(default_config("digits"), seed=seed, run_dir=str(directory), **changes)
+    by_network = {"teacher": 0.99, "student_baseline": None, "student": accuracy}
+    result = {
+        "test_accuracy": by_network,
+        "test_accuracy_by_step": {"teacher": [0.99], "student_baseline": None, "student": [0.5, accuracy]},
+        "firing_rate": {"teacher": None, "student_baseline": None, "student": 0.2},
+        "parameters": {"teacher": 1000, "student_baseline": None, "student": 123_456},
+        "seconds": 90.0,
+        "config": dataclasses.asdict(config),
+        "versions": {"jax": "0.10.2", "python": "3.11.7"},
+        "hardware": "1 cpu device(s) (2 x Somebody's)",
+        "commit": "0" * 40,
+    }
+    (directory / "result.json").write_text(json.dumps(result))
+    return directory
+
+
+def test_mean_and_std_over_seeds(tmp_path):
+    """Sample standard deviation of 0.90, 0.92, 0.97, by hand: sqrt(0.0013)."""
+    runs = [finish(tmp_path / str(s), s, a) for s, a in ((2, 0.97), (0, 0.90), (1, 0.92))]
+    record = make_record("x", runs, "digits")
+    assert record["seeds"] == [0, 1, 2]
+    metric = record["metrics"]["student/test_accuracy"]
+    assert metric["values"] == [0.90, 0.92, 0.97]
+    assert metric["mean"] == pytest.approx(0.93)
+    assert metric["std"] == pytest.approx(0.0013**0.5)
+    assert record["metrics"]["student/test_accuracy_at_1"]["mean"] == 0.5
+    assert "student_baseline/test_accuracy" not in record["metrics"]
+    row = tables([record]).splitlines()[2]
+    assert row == (
+        "| digits | convnet, width 0.25 (0.12 M) | temporal | "
+        f"{default_config('digits').num_steps} | 3 | 99.00 ± 0.00 | – | 93.00 ± 3.61 |"
+    )
+
+
+def test_one_seed_has_no_standard_deviation(tmp_path):
+    record = make_record("x", [finish(tmp_path / "0", 0, 0.9)], "digits")
+    assert record["metrics"]["student/test_accuracy"]["std"] is None
+
+
+def test_runs_that_do_not_belong_together_are_refused(tmp_path):
+    a = finish(tmp_path / "a", 0, 0.9)
+    with pytest.raises(InputError, match="repeat a seed"):
+        make_record("x", [a, finish(tmp_path / "b", 0, 0.9)], "digits")
+    with pytest.raises(InputError, match="differ in config"):
+        make_record("x", [a, finish(tmp_path / "c", 1, 0.9, tau=3.0)], "digits")
+    (tmp_path / "d").mkdir()
+    with pytest.raises(InputError, match="not finished"):
+        make_record("x", [a, tmp_path / "d"], "digits")
+
+
+@pytest.mark.parametrize("dataset", ["digits", "cifar10"])
+def test_command_gives_the_configuration_again(dataset):
+    config = dataclasses.replace(
+        default_config(dataset),
+        seed=3,
+        preset="kdsnn",
+        v_reset=None,
+        decay_input=False,
+        baseline=not default_config(dataset).baseline,
+        clip_norm=1.0,
+    )
+    words = shlex.split(command(config))
+    assert words[:2] == ["python", "experiments/cifar_distill.py"]
+    assert tyro.cli(Config, args=words[2:], default=default_config(dataset)) == config
+
+
+def test_markers_are_needed():
+    with pytest.raises(InputError, match="lacks the lines"):
+        with_tables("no markers", [])
+
+
+@pytest.mark.parametrize("path", sorted(RECORDS.glob("*.json")), ids=lambda path: path.stem)
+def test_committed_record(path):
+    record = json.loads(path.read_text())
+    assert record["name"] == path.stem
+    assert record.keys() >= {"command", "dataset", "seeds", "versions", "hardware", "commit", "date", "notes"}
+    assert re.fullmatch(r"[0-9a-f]{40}", record["commit"]), "made from a tree that was not committed"
+    for metric in record["metrics"].values():
+        assert len(metric["values"]) == len(record["seeds"])
+        assert metric["mean"] == pytest.approx(statistics.fmean(metric["values"]))
+        if len(metric["values"]) > 1:
+            assert metric["std"] == pytest.approx(statistics.stdev(metric["values"]))
+
+
+def test_readme_shows_the_records():
+    readme = (ROOT / "README.md").read_text()
+    assert readme == with_tables(readme, read_records(RECORDS))
+
+
+def test_readme_has_two_quick_start_commands():
+    section = (ROOT / "README.md").read_text().split("## Quick start")[1].split("\n## ")[0]
+    blocks = re.findall(r"```(\w*)\n(.*?)```", section, re.DOTALL)
+    assert [language for language, _ in blocks] == ["bash", "bash"]
+    assert "experiments/cifar_distill.py" in blocks[0][1]
+    assert "pytest" in blocks[1][1]
