@@ -94,7 +94,7 @@ class Config:
     learning_rate: float = 0.1
     """Its peak; the schedule is a half cosine to 0."""
     warmup_epochs: int = 5
-    """Epochs of linear warm-up."""
+    """Epochs of linear warm-up; at most all epochs but one."""
     momentum: float = 0.9
     """Of sgd."""
     weight_decay: float = 5e-4

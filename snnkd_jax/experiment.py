@@ -1,19 +1,9 @@
 """A whole run: teacher, student without and with distillation, and the comparison.
 
-The run directory holds:
-
-    config.json      the configuration, versions, hardware and commit with which the run was started
-    metrics.jsonl    one line for each epoch of each network
-    teacher/, student_baseline/, student/    checkpoints, and `network.json`, which says what they are of
-    result.json      the comparison; written at the end
-
 The teacher's and the baseline's results do not depend on the student's: each network starts from its own seed.
 """
 
 import dataclasses
-import json
-import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,8 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from snnkd_jax import data, provenance
-from snnkd_jax.augment import Augmentation
+from snnkd_jax import data
 from snnkd_jax.backend import check_batch_size, data_mesh
 from snnkd_jax.batches import Batch, split_validation
 from snnkd_jax.checkpoint import load_network
@@ -33,10 +22,8 @@ from snnkd_jax.fit import evaluate, fit, variables_of
 from snnkd_jax.metrics import MetricsLog
 from snnkd_jax.models import Network, Variables, build, canonical_name
 from snnkd_jax.optim import make_optimizer
+from snnkd_jax.run_dir import check_network, open_run_dir, origin, run_directory, teacher_directory, write_json
 from snnkd_jax.train import CompiledSteps, Normalisation, Trainer, compile_steps
-
-# A run may be moved, and may keep more or fewer checkpoints, without becoming another run.
-_NOT_IDENTITY = ("run_dir", "keep_checkpoints")
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -106,9 +93,9 @@ class _Run:
             "parameters": {name: r["parameters"] for name, r in _in_order(results)},
             "seconds": time.perf_counter() - start,
             "config": dataclasses.asdict(config),
-            **_provenance(),
+            **origin(),
         }
-        _write_json(self.directory / "result.json", result)
+        write_json(self.directory / "result.json", result)
         return result
 
     def teacher_network(self) -> Network:
@@ -130,13 +117,12 @@ class _Run:
             weight_decay=config.weight_decay,
             clip_norm=config.clip_norm,
         )
-        augmentation: Augmentation = config.augmentation()
         return Trainer(
             network,
             objective,
             optimizer,
             _pixel_statistics(self.dataset),
-            augmentation,
+            config.augmentation(),
             self.dataset.image_shape,
             config.seed,
             teacher,
@@ -144,8 +130,8 @@ class _Run:
 
     def load_teacher(self, network: Network, path: Path) -> Variables:
         """The variables in the run directory `path`, checked to be of the teacher that was asked for."""
-        directory = _teacher_directory(path)
-        _check_network(directory, self.description("teacher"))
+        directory = teacher_directory(path)
+        check_network(directory, self.description("teacher"))
         template = jax.eval_shape(lambda: network.init(jax.random.key(0), self.dataset.image_shape))
         return load_network(directory, template, self.mesh)
 
@@ -154,8 +140,6 @@ class _Run:
     ) -> tuple[dict[str, Any], Variables]:
         """Trains one network, or what is left of it, and returns its test result and variables."""
         config = self.config
-        (self.directory / phase).mkdir(exist_ok=True)
-        _write_json(self.directory / phase / "network.json", self.description(phase))
         state, steps = fit(
             phase,
             trainer,
@@ -170,6 +154,8 @@ class _Run:
             checkpoint_every=config.checkpoint_every,
             keep_checkpoints=config.keep_checkpoints,
         )
+        # Written last: a network without it is not trained to its end.
+        write_json(self.directory / phase / "network.json", self.description(phase))
         variables = variables_of(state)
         return self.test(steps, variables), variables
 
@@ -209,58 +195,6 @@ class _Run:
         }
 
 
-def run_directory(config: Config) -> Path:
-    """The run directory that was given, or one named after what distinguishes most runs."""
-    name = f"{config.dataset}-{config.student}-{config.preset}-t{config.num_steps}-seed{config.seed}"
-    return Path("runs") / name if config.run_dir is None else Path(config.run_dir)
-
-
-def open_run_dir(directory: Path, config: Config) -> None:
-    """Makes the run directory, or finds that it holds the same run.
-
-    Raises `InputError` if it cannot be written, or holds a run of another configuration.
-    """
-    saved = directory / "config.json"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        if saved.exists():
-            _check_same(directory, json.loads(saved.read_text())["config"], dataclasses.asdict(config))
-        else:
-            _write_json(saved, {"config": dataclasses.asdict(config), **_provenance()})
-    except OSError as error:
-        raise InputError(f"run_dir {directory} cannot be written ({error.strerror}); name another") from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"{saved} is not a configuration of this program; name another run_dir") from error
-
-
-def _check_same(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    names = sorted((old.keys() | new.keys()) - set(_NOT_IDENTITY))
-    if differing := [name for name in names if old.get(name) != new.get(name)]:
-        changes = ", ".join(f"{name} (was {old.get(name)!r}, is {new.get(name)!r})" for name in differing)
-        raise InputError(f"run_dir {directory} holds another run; {changes}: name another run_dir, or the same values")
-
-
-def _teacher_directory(path: Path) -> Path:
-    """The directory with `network.json`: a run's teacher, or one named directly."""
-    for directory in (path / "teacher", path):
-        if (directory / "network.json").is_file():
-            return directory
-    raise InputError(f"teacher_checkpoint {path} is not a run directory with a teacher (no network.json)")
-
-
-def _check_network(directory: Path, wanted: dict[str, Any]) -> None:
-    try:
-        found = json.loads((directory / "network.json").read_text())
-        wanted = json.loads(json.dumps(wanted))
-        differing = [name for name in wanted if found[name] != wanted[name]]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"teacher_checkpoint {directory}: its network.json is damaged") from error
-    # Names and pixel statistics follow from the data set; to list them would hide what differs.
-    if shown := [n for n in differing if n not in ("class_names", "normalisation")] or differing:
-        changes = ", ".join(f"{name} is {found[name]!r}, not {wanted[name]!r}" for name in shown)
-        raise InputError(f"teacher_checkpoint {directory} is of another network: {changes}")
-
-
 def _pixel_statistics(dataset: data.Dataset) -> Normalisation:
     """Of the whole training set, so that they do not depend on the seed; computed from counts, hence exactly."""
     values = np.arange(256) / 255
@@ -276,48 +210,3 @@ def _in_order(results: dict[str, Any]) -> list[tuple[str, Any]]:
     """Every network's result; those that were not asked for are all None."""
     nothing = dict.fromkeys(("accuracy", "accuracy_by_step", "firing_rate", "parameters"))
     return [(name, results.get(name, nothing)) for name in ("teacher", "student_baseline", "student")]
-
-
-def _provenance() -> dict[str, Any]:
-    return {
-        "command": shlex.join(["python", *sys.argv]),
-        "versions": provenance.versions(),
-        "hardware": provenance.hardware(),
-        "commit": provenance.commit(),
-    }
-
-
-def _write_json(path: Path, value: Any) -> None:
-    """Replaces the file in one step, so that a crash leaves the old one or the new one."""
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)
-
-
-def table(result: dict[str, Any]) -> str:
-    """The comparison as text: a row for each network that was trained."""
-    config = result["config"]
-    titles = {
-        "teacher": f"teacher ({config['teacher']})",
-        "student_baseline": f"student without KD ({config['student']})",
-        "student": f"student, {config['preset']} ({config['student']})",
-    }
-    rows = [("network", "T", "parameters", "firing rate", "test accuracy")]
-    for name, title in titles.items():
-        if result["test_accuracy"][name] is not None:
-            rate = result["firing_rate"][name]
-            rows.append(
-                (
-                    title,
-                    "-" if name == "teacher" else str(config["num_steps"]),
-                    f"{result['parameters'][name]:,}",
-                    "-" if rate is None else f"{rate:.3f}",
-                    f"{100 * result['test_accuracy'][name]:.2f} %",
-                )
-            )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(r, widths, strict=True)))
-        for r in rows
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,8 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from snnkd_jax import data, experiment
-from snnkd_jax.cli import main
+from snnkd_jax import data
+from snnkd_jax.cli import main, table
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.metrics import MetricsLog
 
@@ -177,7 +178,7 @@ def test_result_and_log(finished):
 
 def test_table_shows_what_was_measured(finished):
     result = json.loads((finished / "result.json").read_text())
-    text = experiment.table(result)
+    text = table(result)
     for name, accuracy in result["test_accuracy"].items():
         assert f"{100 * accuracy:.2f} %" in text, name
         assert f"{result['parameters'][name]:,}" in text
@@ -357,3 +358,11 @@ def test_log_drops_what_will_be_written_again(tmp_path):
     log.close()
     entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(e["phase"], e["step"]) for e in entries] == [("teacher", 10), ("teacher", 20), ("student", 10)]
+
+
+def test_unfinished_teacher_is_refused(finished, capsys, tmp_path):
+    """A run that was stopped in the middle of its teacher's training has checkpoints, but no teacher."""
+    shutil.copytree(finished, tmp_path / "unfinished")
+    (tmp_path / "unfinished" / "teacher" / "network.json").unlink()
+    arguments = [*TINY, "--teacher-checkpoint", str(tmp_path / "unfinished"), "--run-dir", str(tmp_path / "run")]
+    assert "trained teacher" in refused(capsys, arguments)
