@@ -29,6 +29,7 @@ def main(name: str, dataset: str, runs: list[Path], notes: str = "") -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
     return 0
 

@@ -14,8 +14,8 @@ class Augmentation:
     """What is done to training images, in this order: shift, flip, cutout.
 
     `crop_padding` p shifts by up to p pixels each way (zero-padding by p and cropping at random), `flip` mirrors left
-    to right with probability 1/2, `cutout` blanks a square of that side centred anywhere in the image (DeVries &
-    Taylor 2017, arXiv 1708.04552); 0 switches off.
+    to right with probability 1/2, `cutout` blanks a square of that side centred anywhere in the image; 0 switches off.
+    Blank is black, as in the padding, where DeVries & Taylor 2017 (arXiv 1708.04552) fill with the mean.
     """
 
     crop_padding: int = 0

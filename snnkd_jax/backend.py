@@ -1,10 +1,11 @@
 """What depends on the machine: compiler options, the device mesh, and how arrays lie on it.
 
 One mesh axis, "data": the state is replicated, batches are split along their first axis. Models never name an axis.
-The same code serves one device, several, and several hosts.
+The same code serves one device and several.
 """
 
 import functools
+import os
 from typing import Any
 
 import jax
@@ -37,7 +38,12 @@ def compile_options() -> dict[str, str]:
 
 
 def data_mesh() -> Mesh:
-    """All devices along the axis "data"."""
+    """All devices along the axis "data"; raises `InputError` if the backend that JAX is told to use is not there."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter for a plugin without its device
+        asked = os.environ.get("JAX_PLATFORMS")
+        raise InputError(f"JAX_PLATFORMS={asked!r} cannot be used ({error}); unset it or name another") from error
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
@@ -74,16 +80,18 @@ def put_replicated(mesh: Mesh, tree: Any) -> Any:
 def fingerprint(tree: Any) -> jax.Array:
     """A checksum of the bits of all arrays, uint32 `[number of leaves]`: the same on any number of devices.
 
-    Each leaf's words are multiplied by odd numbers that depend on their place and summed modulo 2^32, in integer
-    arithmetic, whose result does not depend on the order of summation.
+    Each word of a leaf is hashed together with its place (the finaliser of MurmurHash3), and the hashes are summed
+    modulo 2^32, in integer arithmetic, whose result does not depend on the order of summation.
     """
 
     def one(x):
         x = jnp.asarray(x)
         words = x if x.dtype == jnp.uint32 else jax.lax.bitcast_convert_type(x, _UINT[x.dtype.itemsize])
-        words = words.astype(jnp.uint32).ravel()
-        odd = 2 * jnp.arange(words.size, dtype=jnp.uint32) + 1
-        return jnp.sum(words * odd, dtype=jnp.uint32)
+        h = words.astype(jnp.uint32).ravel()
+        h = h + jnp.arange(1, h.size + 1, dtype=jnp.uint32) * np.uint32(0x9E3779B9)
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+            h = (h ^ (h >> shift)) * np.uint32(factor)
+        return jnp.sum(h, dtype=jnp.uint32)
 
     return jnp.stack([one(x) for x in jax.tree.leaves(tree)])
 

@@ -1,11 +1,15 @@
 """From a command line to a run: parsing, one-line errors, exit statuses."""
 
+import contextlib
+import io
+import itertools
 import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import tyro
+from tqdm import tqdm
 
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
@@ -20,9 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     warnings.showwarning = _show_warning
-    config = tyro.cli(Config, args=arguments, default=default_config(_dataset(arguments)))
     try:
-        result = run(config)
+        result = run(_parse(arguments))
+    except KeyboardInterrupt:
+        print("interrupted before anything was trained", file=sys.stderr)
+        return 130
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -73,5 +79,19 @@ def _dataset(arguments: Sequence[str]) -> str:
     return name
 
 
+def _parse(arguments: Sequence[str]) -> Config:
+    """The configuration; raises `InputError` where tyro would print a box."""
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(Config, args=arguments, default=default_config(_dataset(arguments)))
+    except SystemExit as stop:
+        if not stop.code:
+            raise  # --help
+        lines = [line.strip("│ ") for line in box.getvalue().splitlines() if line.startswith("│")]
+        message = " ".join(itertools.takewhile(lambda line: not line.startswith("─"), lines))
+        raise InputError(f"{message or box.getvalue()}; --help explains every argument") from None
+
+
 def _show_warning(message, *_, **__) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    tqdm.write(f"warning: {message}", file=sys.stderr)

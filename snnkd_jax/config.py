@@ -1,6 +1,7 @@
 """The configuration of a run: one frozen dataclass, one default each, checked before anything starts."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,6 +20,20 @@ SURROGATES = {
     "rectangle": surrogate.rectangle,
     "fast_sigmoid": surrogate.fast_sigmoid,
 }
+SPIKING_FIELDS = (
+    "num_steps",
+    "neuron",
+    "tau",
+    "v_threshold",
+    "v_reset",
+    "decay_input",
+    "detach_reset",
+    "surrogate",
+    "surrogate_alpha",
+    "tdbn",
+)
+"""What only a spiking network has."""
+
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -146,27 +161,41 @@ class Config:
         """What is done to training images."""
         return Augmentation(self.crop_padding, self.flip, self.cutout)
 
-    def check(self) -> None:
-        """Raises `InputError` for whatever can be seen to be wrong without data and devices."""
+    def of_teacher(self) -> "Config":
+        """The same with the teacher's width and epochs in the place of the student's."""
+        width = self.width if self.teacher_width is None else self.teacher_width
+        epochs = self.epochs if self.teacher_epochs is None else self.teacher_epochs
+        return dataclasses.replace(self, width=width, epochs=epochs)
+
+    def checked(self) -> "Config":
+        """The same with names and paths in one spelling.
+
+        Raises `InputError` for whatever can be seen to be wrong without data and devices.
+        """
         check_choice("dataset", self.dataset, NAMES)
+        spelled: dict[str, Any] = {}
         for name in ("teacher", "student"):
             try:
-                canonical_name(getattr(self, name))
+                spelled[name] = canonical_name(getattr(self, name))
             except InputError as error:
                 raise InputError(f"{name}: {error}") from None
+        if self.teacher_checkpoint is not None:
+            spelled["teacher_checkpoint"] = str(Path(self.teacher_checkpoint).absolute())
         for name in ("num_steps", "epochs", "teacher_epochs", "batch_size", "checkpoint_every", "keep_checkpoints"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name}={value!r} must be at least 1")
-        for name in ("seed", "warmup_epochs"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}={getattr(self, name)!r} must be at least 0")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed={self.seed!r} must be in [0, 2^32)")
+        if self.warmup_epochs < 0:
+            raise InputError(f"warmup_epochs={self.warmup_epochs!r} must be at least 0")
         check_choice("dtype", self.dtype, DTYPES)
         build(self.student, 2, neuron=self.neurons(), num_steps=self.num_steps, width=self.width)
-        build(self.teacher, 2, width=self.width if self.teacher_width is None else self.teacher_width)
+        build(self.teacher, 2, width=self.of_teacher().width)
         self.augmentation()
         if self.teacher_checkpoint is not None and not self.objective().needs_teacher:
             raise InputError(f"teacher_checkpoint={self.teacher_checkpoint!r}: preset {self.preset!r} uses no teacher")
+        return dataclasses.replace(self, **spelled)
 
 
 _MNIST = {

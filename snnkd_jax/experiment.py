@@ -4,7 +4,6 @@ The teacher's and the baseline's results do not depend on the student's: each ne
 """
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,15 @@ from snnkd_jax import data
 from snnkd_jax.backend import check_batch_size, data_mesh
 from snnkd_jax.batches import Batch, split_validation
 from snnkd_jax.checkpoint import load_network
-from snnkd_jax.config import DTYPES, Config
+from snnkd_jax.config import DTYPES, SPIKING_FIELDS, Config
 from snnkd_jax.distill import Objective
 from snnkd_jax.errors import InputError
 from snnkd_jax.fit import evaluate, fit, variables_of
+from snnkd_jax.interrupt import StopRequest
 from snnkd_jax.metrics import MetricsLog
-from snnkd_jax.models import Network, Variables, build, canonical_name
+from snnkd_jax.models import Network, Variables, build
 from snnkd_jax.optim import make_optimizer
-from snnkd_jax.run_dir import check_network, open_run_dir, origin, run_directory, teacher_directory, write_json
+from snnkd_jax.run_dir import check_network, open_run_dir, read_json, run_directory, teacher_directory, write_json
 from snnkd_jax.train import CompiledSteps, Normalisation, Trainer, compile_steps
 
 
@@ -33,14 +33,16 @@ def run(config: Config) -> dict[str, Any]:
         InputError: for anything the user can put right.
         Interrupted: after SIGTERM or SIGINT, when everything has been saved.
     """
-    config.check()
+    directory = run_directory(config)
+    config = config.checked()
     mesh = data_mesh()
     check_batch_size(config.batch_size, mesh)
-    dataset = data.load(config.dataset)
-    training, validation = split_validation(dataset, config.validation_fraction, config.seed)
-    if config.batch_size > len(training["labels"]):
-        raise InputError(f"batch_size={config.batch_size!r} is above the {len(training['labels'])} training images")
-    return _Run(config, run_directory(config), mesh, dataset, training, validation).carry_out()
+    with StopRequest() as stop:
+        dataset = data.load(config.dataset)
+        training, validation = split_validation(dataset, config.validation_fraction, config.seed)
+        if config.batch_size > len(training["labels"]):
+            raise InputError(f"batch_size={config.batch_size!r} is above the {len(training['labels'])} training images")
+        return _Run(config, directory, mesh, dataset, training, validation, stop).carry_out()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +53,10 @@ class _Run:
     dataset: data.Dataset
     training: Batch
     validation: Batch
+    stop: StopRequest
 
     def carry_out(self) -> dict[str, Any]:
-        config, start = self.config, time.perf_counter()
+        config = self.config
         objective = config.objective()
         teacher = self.teacher_network() if objective.needs_teacher else None
         student = build(
@@ -65,22 +68,25 @@ class _Run:
             tdbn=config.tdbn,
             dtype=DTYPES[config.dtype],
         )
-        trainer = self.trainer(student, objective, config.epochs, teacher)
-        direct = self.trainer(student, Objective(label_smoothing=config.label_smoothing), config.epochs)
-        alone = None if teacher is None else self.trainer(teacher, direct.objective, self.teacher_epochs())
+        trainer = self.trainer("student", student, objective, config.epochs, teacher)
+        direct = self.trainer("student", student, Objective(label_smoothing=config.label_smoothing), config.epochs)
+        teacher_epochs = config.of_teacher().epochs
+        alone = None if teacher is None else self.trainer("teacher", teacher, direct.objective, teacher_epochs)
         teacher_variables: Variables = {}
         if teacher is not None and config.teacher_checkpoint is not None:
             teacher_variables = self.load_teacher(teacher, Path(config.teacher_checkpoint))
 
         # Only now, so that a run that cannot be carried out leaves nothing behind.
         open_run_dir(self.directory, config)
+        if (self.directory / "result.json").exists():
+            return read_json(self.directory / "result.json")
         results: dict[str, Any] = {}
         log = MetricsLog(self.directory)
         try:
             if alone is not None and teacher_variables:
                 results["teacher"] = self.test(compile_steps(alone, self.mesh), teacher_variables)
             elif alone is not None:
-                results["teacher"], teacher_variables = self.train("teacher", alone, {}, self.teacher_epochs(), log)
+                results["teacher"], teacher_variables = self.train("teacher", alone, {}, teacher_epochs, log)
             if config.baseline and objective != direct.objective:
                 results["student_baseline"], _ = self.train("student_baseline", direct, {}, config.epochs, log)
             results["student"], _ = self.train("student", trainer, teacher_variables, config.epochs, log)
@@ -91,21 +97,19 @@ class _Run:
             "test_accuracy_by_step": {name: r["accuracy_by_step"] for name, r in _in_order(results)},
             "firing_rate": {name: r["firing_rate"] for name, r in _in_order(results)},
             "parameters": {name: r["parameters"] for name, r in _in_order(results)},
-            "seconds": time.perf_counter() - start,
-            "config": dataclasses.asdict(config),
-            **origin(),
+            "seconds": log.seconds(),
+            **read_json(self.directory / "config.json"),
         }
         write_json(self.directory / "result.json", result)
         return result
 
     def teacher_network(self) -> Network:
-        width = self.config.width if self.config.teacher_width is None else self.config.teacher_width
-        return build(self.config.teacher, self.dataset.num_classes, width=width, dtype=DTYPES[self.config.dtype])
+        config = self.config.of_teacher()
+        return build(config.teacher, self.dataset.num_classes, width=config.width, dtype=DTYPES[config.dtype])
 
-    def teacher_epochs(self) -> int:
-        return self.config.epochs if self.config.teacher_epochs is None else self.config.teacher_epochs
-
-    def trainer(self, network: Network, objective: Objective, epochs: int, teacher: Network | None = None) -> Trainer:
+    def trainer(
+        self, role: str, network: Network, objective: Objective, epochs: int, teacher: Network | None = None
+    ) -> Trainer:
         config = self.config
         steps_per_epoch = len(self.training["labels"]) // config.batch_size
         optimizer = make_optimizer(
@@ -117,23 +121,29 @@ class _Run:
             weight_decay=config.weight_decay,
             clip_norm=config.clip_norm,
         )
-        return Trainer(
-            network,
-            objective,
-            optimizer,
-            _pixel_statistics(self.dataset),
-            config.augmentation(),
-            self.dataset.image_shape,
-            config.seed,
-            teacher,
-        )
+        try:
+            return Trainer(
+                network,
+                objective,
+                optimizer,
+                _pixel_statistics(self.dataset),
+                config.augmentation(),
+                self.dataset.image_shape,
+                config.seed,
+                teacher,
+            )
+        except InputError as error:
+            raise InputError(f"{role} {getattr(config, role)!r}: {error}") from error
 
     def load_teacher(self, network: Network, path: Path) -> Variables:
         """The variables in the run directory `path`, checked to be of the teacher that was asked for."""
         directory = teacher_directory(path)
         check_network(directory, self.description("teacher"))
         template = jax.eval_shape(lambda: network.init(jax.random.key(0), self.dataset.image_shape))
-        return load_network(directory, template, self.mesh)
+        try:
+            return load_network(directory, template, self.mesh)
+        except InputError as error:
+            raise InputError(f"teacher_checkpoint: {error}") from error
 
     def train(
         self, phase: str, trainer: Trainer, teacher_variables: Variables, epochs: int, log: MetricsLog
@@ -151,6 +161,7 @@ class _Run:
             mesh=self.mesh,
             run_dir=self.directory,
             log=log,
+            stop=self.stop,
             checkpoint_every=config.checkpoint_every,
             keep_checkpoints=config.keep_checkpoints,
         )
@@ -166,32 +177,17 @@ class _Run:
 
     def description(self, phase: str) -> dict[str, Any]:
         """What `network.json` says of a network, enough to build it again and to feed it."""
-        config = self.config
-        spiking = {
-            name: getattr(config, name)
-            for name in (
-                "num_steps",
-                "neuron",
-                "tau",
-                "v_threshold",
-                "v_reset",
-                "decay_input",
-                "detach_reset",
-                "surrogate",
-                "surrogate_alpha",
-                "tdbn",
-            )
-        }
         is_teacher = phase == "teacher"
+        config = self.config.of_teacher() if is_teacher else self.config
         return {
-            "model": canonical_name(config.teacher if is_teacher else config.student),
-            "width": config.teacher_width if is_teacher and config.teacher_width is not None else config.width,
+            "model": config.teacher if is_teacher else config.student,
+            "width": config.width,
             "num_classes": self.dataset.num_classes,
             "image_shape": list(self.dataset.image_shape),
             "dataset": self.dataset.name,
             "class_names": list(self.dataset.class_names),
             "normalisation": dataclasses.asdict(_pixel_statistics(self.dataset)),
-            "spiking": None if is_teacher else spiking,
+            "spiking": None if is_teacher else {name: getattr(config, name) for name in SPIKING_FIELDS},
         }
 
 

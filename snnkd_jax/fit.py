@@ -3,22 +3,21 @@
 The loop never waits for the step that it has just started: it reads the metrics of the one before.
 """
 
-import time
+import math
 import warnings
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from snnkd_jax.backend import put_batch, put_replicated
 from snnkd_jax.batches import Batch, eval_batches, train_batch
 from snnkd_jax.checkpoint import Checkpoints
+from snnkd_jax.errors import InputError
 from snnkd_jax.interrupt import Interrupted, StopRequest
-from snnkd_jax.metrics import MetricsLog
+from snnkd_jax.metrics import EpochMetrics, MetricsLog, mean_rate
 from snnkd_jax.models import Variables
 from snnkd_jax.train import CompiledSteps, Trainer, TrainState, compile_steps
 
@@ -38,6 +37,7 @@ def fit(
     mesh: Mesh,
     run_dir: Path,
     log: MetricsLog,
+    stop: StopRequest,
     checkpoint_every: int | None = None,
     keep_checkpoints: int = 3,
 ) -> tuple[TrainState, CompiledSteps]:
@@ -51,6 +51,7 @@ def fit(
         epochs, batch_size: how long; the last incomplete batch of an epoch is left out.
         mesh: the devices.
         run_dir, log: where checkpoints and metrics go.
+        stop: looked at after every step.
         checkpoint_every: steps between checkpoints; None saves at the end of each epoch.
         keep_checkpoints: how many are kept.
 
@@ -58,6 +59,7 @@ def fit(
         The final state, and the compiled steps, with which it can be evaluated.
 
     Raises:
+        InputError: if the loss is no longer finite.
         Interrupted: after SIGTERM or SIGINT, when the state has been saved.
     """
     steps = compile_steps(trainer, mesh)
@@ -72,21 +74,18 @@ def fit(
     if 0 < start < num_steps:
         tqdm.write(f"{phase}: resumed at step {start} of {num_steps}")
     teacher_variables = put_replicated(mesh, teacher_variables)
-    epoch_metrics = _EpochMetrics()
+    epoch_metrics = EpochMetrics()
     warned: set[str] = set()
     try:
-        with (
-            StopRequest() as stop,
-            tqdm(
-                desc=phase,
-                total=num_steps * batch_size,
-                initial=start * batch_size,
-                unit=" images",
-                unit_scale=True,
-                disable=None,  # shown on a terminal only; elsewhere the line of each epoch has to do
-                dynamic_ncols=True,
-            ) as progress,
-        ):
+        with tqdm(
+            desc=phase,
+            total=num_steps * batch_size,
+            initial=start * batch_size,
+            unit=" images",
+            unit_scale=True,
+            disable=None,  # shown on a terminal only; elsewhere the line of each epoch has to do
+            dynamic_ncols=True,
+        ) as progress:
             for step in range(start, num_steps):
                 batch = put_batch(mesh, train_batch(training, batch_size, trainer.seed, step))
                 state, metrics = steps.train(state, teacher_variables, batch)
@@ -95,11 +94,20 @@ def fit(
                 progress.set_postfix({"epoch": step // steps_per_epoch + 1} | _shown(epoch_metrics.latest))
                 end_of_epoch = (step + 1) % steps_per_epoch == 0
                 if end_of_epoch:
+                    means, averaged, seconds = epoch_metrics.take()
+                    if not math.isfinite(means["loss"]):
+                        raise InputError(
+                            f"{phase} diverged: the mean loss of epoch {(step + 1) // steps_per_epoch} is "
+                            f"{means['loss']}; try a lower learning_rate or clip_norm=1, in another run_dir"
+                        )
                     entry = {
                         "phase": phase,
                         "epoch": (step + 1) // steps_per_epoch,
                         "step": step + 1,
-                        **epoch_metrics.take(batch_size),
+                        "averaged_steps": averaged,  # fewer than an epoch's where it was resumed in the middle
+                        **means,
+                        "seconds": seconds,
+                        "images_per_second": averaged * batch_size / seconds,
                         "validation": evaluate(steps, variables_of(state), validation, batch_size, mesh),
                     }
                     log.write(entry)
@@ -141,50 +149,9 @@ def evaluate(steps: CompiledSteps, variables: Variables, data: Batch, batch_size
         "accuracy": by_step[-1],
         "accuracy_by_step": by_step,
         "loss": float(sums["loss"]) / count,
-        "firing_rate": _mean(rates),
+        "firing_rate": mean_rate(rates),
         "firing_rates": rates,
     }
-
-
-class _EpochMetrics:
-    """Means over an epoch; a step's metrics are read when the next step has been started."""
-
-    def __init__(self):
-        self._restart()
-        self._pending = None
-        self.latest: dict[str, Any] = {}
-
-    def _restart(self):
-        self._sums = defaultdict(float)
-        self._count = 0
-        self._started = time.perf_counter()
-
-    def add(self, metrics: Any) -> None:
-        pending, self._pending = self._pending, metrics
-        if pending is not None:
-            self._read(pending)
-
-    def _read(self, metrics: Any) -> None:
-        metrics = jax.device_get(metrics)
-        rates = {name: float(rate) for name, rate in metrics.pop("firing_rates").items()}
-        self.latest = {name: float(value) for name, value in metrics.items()} | {"firing_rate": _mean(rates)}
-        for name, value in self.latest.items():
-            if value is not None:
-                self._sums[name] += value
-        self._count += 1
-
-    def take(self, batch_size: int) -> dict[str, float]:
-        """The means since the last call, and the images per second."""
-        self.add(None)
-        seconds = time.perf_counter() - self._started
-        means = {name: value / self._count for name, value in self._sums.items()}
-        means["images_per_second"] = self._count * batch_size / seconds
-        self._restart()
-        return means
-
-
-def _mean(rates: dict[str, float]) -> float | None:
-    return float(np.mean(list(rates.values()))) if rates else None
 
 
 def _shown(metrics: dict[str, Any]) -> dict[str, str]:
@@ -194,7 +161,7 @@ def _shown(metrics: dict[str, Any]) -> dict[str, str]:
 
 def _epoch_line(entry: dict[str, Any], epochs: int) -> str:
     parts = [f"{entry['phase']}: epoch {entry['epoch']}/{epochs}"]
-    hidden = ("phase", "epoch", "step", "validation", "grad_norm", "images_per_second")
+    hidden = ("phase", "epoch", "step", "averaged_steps", "validation", "grad_norm", "seconds", "images_per_second")
     parts += [f"{name} {value:.3f}" for name, value in entry.items() if name not in hidden]
     parts += [f"val accuracy {entry['validation']['accuracy']:.4f}", f"{entry['images_per_second']:.0f} images/s"]
     return "  ".join(parts)

@@ -35,7 +35,8 @@ def kd_divergence(student_logits: Array, teacher_logits: Array, temperature: flo
 
 
 def negative_mean(x: Array) -> Array:
-    """Mean of the negative values of each channel, `[..., C]` to `[C]`; 0 for a channel that has none."""
+    """Mean of the negative values of each channel, `[..., C]` to float32 `[C]`; 0 for a channel that has none."""
+    x = x.astype(jnp.float32)
     negative = x < 0
     axes = tuple(range(x.ndim - 1))
     return jnp.sum(jnp.where(negative, x, 0), axes) / jnp.maximum(jnp.sum(negative, axes, dtype=x.dtype), 1)
@@ -53,10 +54,10 @@ def margin_distance(student: Array, teacher: Array, margin: Array) -> Array:
         margin: m, `[C]`; Heo et al. take the expectation of the negative responses.
 
     Returns:
-        d, `[B]`.
+        d, float32 `[B]`.
 
     Reference: Heo et al., ICCV 2019, arXiv 1904.01866, eq. 2-4.
     """
-    t = jax.lax.stop_gradient(jnp.maximum(teacher, margin))
+    t = jax.lax.stop_gradient(jnp.maximum(teacher.astype(jnp.float32), margin))
     counts = (student > t) | (t > 0)
     return jnp.sum(jnp.where(counts, jnp.square(student - t), 0), axis=(1, 2, 3))

@@ -1,10 +1,15 @@
-"""The log of a run, `metrics.jsonl`: one JSON object a line, one line for each epoch of each network."""
+"""Metrics over an epoch, and the log of a run, `metrics.jsonl`: one JSON object for each epoch of each network."""
 
 import importlib.util
 import json
 import os
+import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
+
+import jax
+import numpy as np
 
 
 class MetricsLog:
@@ -20,19 +25,24 @@ class MetricsLog:
 
     def rewind(self, phase: str, step: int) -> None:
         """Drops what `phase` logged after `step`, and a line cut off by a crash: both will be written again."""
-        if not self._path.exists():
-            return
         kept = [
             line
-            for line in self._path.read_text().splitlines()
+            for line in self._lines()
             if (entry := _parse(line)) is not None and not (entry["phase"] == phase and entry["step"] > step)
         ]
         replacement = self._path.with_suffix(".tmp")
         replacement.write_text("".join(line + "\n" for line in kept))
         replacement.replace(self._path)
 
+    def seconds(self) -> float:
+        """The time that all epochs took, those of earlier sessions included."""
+        return sum(entry["seconds"] for line in self._lines() if (entry := _parse(line)) is not None)
+
+    def _lines(self) -> list[str]:
+        return self._path.read_text(errors="replace").splitlines() if self._path.exists() else []
+
     def write(self, entry: dict[str, Any]) -> None:
-        """Writes one entry; it has "phase" and "step", numbers, and dictionaries of numbers."""
+        """Writes one entry; it has "phase", "step" and "seconds", numbers, and dictionaries of numbers."""
         with self._path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
             file.flush()
@@ -50,9 +60,10 @@ class MetricsLog:
 
 def _parse(line: str) -> dict[str, Any] | None:
     try:
-        return json.loads(line)
+        entry = json.loads(line)
     except json.JSONDecodeError:
         return None
+    return entry if isinstance(entry, dict) and entry.keys() >= {"phase", "step", "seconds"} else None
 
 
 def _flat(entry: dict[str, Any], prefix: str = "") -> dict[str, float]:
@@ -63,3 +74,47 @@ def _flat(entry: dict[str, Any], prefix: str = "") -> dict[str, float]:
         elif isinstance(value, int | float) and name not in ("step", "epoch"):
             flat[prefix + name] = value
     return flat
+
+
+class EpochMetrics:
+    """Means over an epoch; a step's metrics are read when the next step has been started."""
+
+    def __init__(self):
+        self._restart()
+        self._pending = None
+        self.latest: dict[str, Any] = {}
+
+    def _restart(self):
+        self._sums = defaultdict(float)
+        self._count = 0
+        self._started = time.perf_counter()
+
+    def add(self, metrics: Any) -> None:
+        """Takes the metrics of a step that has just been started; reads those of the step before."""
+        pending, self._pending = self._pending, metrics
+        if pending is not None:
+            self._read(pending)
+
+    def _read(self, metrics: Any) -> None:
+        metrics = jax.device_get(metrics)
+        rates = {name: float(rate) for name, rate in metrics.pop("firing_rates").items()}
+        self.latest = {name: float(value) for name, value in metrics.items()} | {"firing_rate": mean_rate(rates)}
+        for name, value in self.latest.items():
+            if value is not None:
+                self._sums[name] += value
+        self._count += 1
+
+    def take(self) -> tuple[dict[str, float], int, float]:
+        """The means since the last call, the number of steps that they are of, and the seconds that went by."""
+        self.add(None)
+        taken = {name: value / self._count for name, value in self._sums.items()}, self._count, self._elapsed()
+        self._restart()
+        return taken
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._started
+
+
+def mean_rate(rates: dict[str, float]) -> float | None:
+    """The mean over layers; None for an ordinary network."""
+    return float(np.mean(list(rates.values()))) if rates else None

@@ -15,6 +15,7 @@ from typing import Any
 
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
+from snnkd_jax.run_dir import read_json
 
 SEED_FIELDS = ("seed", "run_dir", "teacher_checkpoint")
 NETWORKS = {"teacher": "teacher", "student_baseline": "student without KD", "student": "student with KD"}
@@ -34,10 +35,9 @@ def make_record(name: str, runs: list[Path], dataset: str, notes: str = "") -> d
     """
     results = []
     for run in runs:
-        path = run / "result.json"
-        if not path.is_file():
+        if not (run / "result.json").is_file():
             raise InputError(f"run {run} has no result.json: it is not finished")
-        results.append(json.loads(path.read_text()))
+        results.append(read_json(run / "result.json"))
     results.sort(key=lambda result: result["config"]["seed"])
     seeds = [result["config"]["seed"] for result in results]
     if len(set(seeds)) < len(seeds):

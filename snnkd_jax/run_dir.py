@@ -10,6 +10,8 @@ import dataclasses
 import json
 import shlex
 import sys
+import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +37,21 @@ def open_run_dir(directory: Path, config: Config) -> None:
     saved = directory / "config.json"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        if saved.exists():
-            _check_same(directory, json.loads(saved.read_text())["config"], dataclasses.asdict(config))
-        else:
-            write_json(saved, {"config": dataclasses.asdict(config), **origin()})
+        with tempfile.TemporaryFile(dir=directory):
+            pass
     except OSError as error:
         raise InputError(f"run_dir {directory} cannot be written ({error.strerror}); name another") from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"{saved} is not a configuration of this program; name another run_dir") from error
+    if not saved.exists():
+        if found := [name for name in ("teacher", "student_baseline", "student") if (directory / name).exists()]:
+            raise InputError(f"run_dir {directory} has {', '.join(found)} but no config.json; name another")
+        write_json(saved, {"config": dataclasses.asdict(config), **origin()})
+    started = read_json(saved)
+    if not isinstance(started.get("config"), dict):
+        raise InputError(f"{saved} is not a configuration of this program; name another run_dir")
+    _check_same(directory, started["config"], json.loads(json.dumps(dataclasses.asdict(config))))
+    now = origin()
+    if differing := [name for name in ("versions", "commit") if started.get(name) != now[name]]:
+        warnings.warn(f"run_dir {directory} was started with other {' and '.join(differing)}", stacklevel=2)
 
 
 def _check_same(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -62,12 +71,11 @@ def teacher_directory(path: Path) -> Path:
 
 def check_network(directory: Path, wanted: dict[str, Any]) -> None:
     """Raises `InputError`, with the differences, unless `network.json` says what is `wanted`."""
-    try:
-        found = json.loads((directory / "network.json").read_text())
-        wanted = json.loads(json.dumps(wanted))
-        differing = [name for name in wanted if found[name] != wanted[name]]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"teacher_checkpoint {directory}: its network.json is damaged") from error
+    found = read_json(directory / "network.json")
+    wanted = json.loads(json.dumps(wanted))
+    if found.keys() != wanted.keys():
+        raise InputError(f"teacher_checkpoint {directory}: its network.json is damaged")
+    differing = [name for name in wanted if found[name] != wanted[name]]
     # Names and pixel statistics follow from the data set; to list them would hide what differs.
     if shown := [n for n in differing if n not in ("class_names", "normalisation")] or differing:
         changes = ", ".join(f"{name} is {found[name]!r}, not {wanted[name]!r}" for name in shown)
@@ -82,6 +90,17 @@ def origin() -> dict[str, Any]:
         "hardware": provenance.hardware(),
         "commit": provenance.commit(),
     }
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; raises `InputError` if it cannot be read or is something else."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} does not hold a JSON object")
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:

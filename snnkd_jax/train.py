@@ -23,6 +23,7 @@ from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.connector import Connectors
 
 Metrics = dict[str, Any]
+Batch = dict[str, Array]
 
 
 class TrainState(NamedTuple):
@@ -81,7 +82,7 @@ class Trainer:
         batch_stats = {name: v["batch_stats"] for name, v in variables.items()}
         return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, self.optimizer.init(params))
 
-    def step(self, state: TrainState, teacher_variables: Variables, batch: Metrics) -> tuple[TrainState, Metrics]:
+    def step(self, state: TrainState, teacher_variables: Variables, batch: Batch) -> tuple[TrainState, Metrics]:
         """One update.
 
         Args:
@@ -130,7 +131,7 @@ class Trainer:
         }
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
-    def evaluate(self, variables: Variables, batch: Metrics) -> Metrics:
+    def evaluate(self, variables: Variables, batch: Batch) -> Metrics:
         """Sums over the examples of a batch whose `mask` is 1.
 
         Returns:
@@ -174,8 +175,8 @@ class Trainer:
 class CompiledSteps:
     """The jitted functions of a trainer on a mesh; each is traced once."""
 
-    train: Callable[[TrainState, Variables, Metrics], tuple[TrainState, Metrics]]
-    evaluate: Callable[[Variables, Metrics], Metrics]
+    train: Callable[[TrainState, Variables, Batch], tuple[TrainState, Metrics]]
+    evaluate: Callable[[Variables, Batch], Metrics]
 
 
 def compile_steps(trainer: Trainer, mesh: Mesh) -> CompiledSteps:

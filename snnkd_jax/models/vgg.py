@@ -39,5 +39,6 @@ class VGG(nn.Module):
                 current = norm(name=f"norm{i}_{j}")(x)
                 x = self.activation(name=f"act{i}_{j}")(current)
             stages.add(current, x)
-            x = avg_pool(x)
+            if i < len(self.stage_sizes):  # the last pooling is part of the global one
+                x = avg_pool(x)
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages
