@@ -298,3 +298,11 @@ def test_stages_are_paired_by_the_size_of_their_maps():
     assert pair_stages(student, teacher) == {"b": "x", "c": "y"}
     with pytest.raises(InputError, match="stage"):
         pair_stages(shapes(a=(2, 32, 32, 8)), teacher)
+
+
+def test_margin_of_bfloat16_features_is_computed_in_float32():
+    """The count of negatives would saturate at 256 in bfloat16."""
+    x = np.random.default_rng(0).normal(size=(20_000, 2)).astype(np.float32)
+    low = jnp.asarray(x, jnp.bfloat16)
+    np.testing.assert_allclose(negative_mean(low), negative_mean(jnp.asarray(x)), rtol=1e-2)
+    assert margin_distance(low[None, :, None], low[None, :, None], negative_mean(low)).dtype == jnp.float32

@@ -52,7 +52,7 @@ def logged(run_dir: Path) -> list[dict[str, Any]]:
     """What the log says, without the times."""
     entries = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     for entry in entries:
-        del entry["images_per_second"]
+        del entry["images_per_second"], entry["seconds"]
     return entries
 
 
@@ -251,7 +251,10 @@ def refused(capsys, arguments: list[str]) -> str:
         (["--crop-padding", "-1"], ["crop_padding=-1"]),
         (["--validation-fraction", "0"], ["validation_fraction=0.0"]),
         (["--clip-norm", "0"], ["clip_norm=0.0"]),
-        (["--student", "vgg11"], ["too small"]),
+        (["--student", "vgg11"], ["student 'vgg11'", "too small"]),
+        (["--seed", "-1"], ["seed=-1"]),
+        (["--num-steps", "four"], ["--num-steps", "four"]),
+        (["--colour", "red"], ["--colour"]),
         (["--teacher-checkpoint", "nowhere"], ["teacher_checkpoint", "nowhere"]),
         (["--preset", "none", "--teacher-checkpoint", "nowhere"], ["teacher_checkpoint", "none"]),
     ],
@@ -287,9 +290,24 @@ def test_other_configuration_is_refused_with_its_differences(finished, capsys):
     assert (finished / "config.json").read_bytes() == before
 
 
-def test_damaged_configuration_is_refused(capsys, tmp_path):
-    (tmp_path / "config.json").write_text("{")
-    assert "config.json is not a configuration" in refused(capsys, [*TINY, "--run-dir", str(tmp_path)])
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff", b'{"config": null}', b"{}"], ids=str)
+def test_damaged_configuration_is_refused(capsys, tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    assert "config.json" in refused(capsys, [*TINY, "--run-dir", str(tmp_path)])
+    assert (tmp_path / "config.json").read_bytes() == content
+
+
+def test_checkpoints_of_an_unknown_run_are_refused(finished, capsys, tmp_path):
+    shutil.copytree(finished / "student", tmp_path / "run" / "student")
+    assert "has student but no config.json" in refused(capsys, [*TINY, "--run-dir", str(tmp_path / "run")])
+
+
+def test_divergence_ends_the_run(capsys, tmp_path):
+    run_dir = tmp_path / "run"
+    arguments = [*TINY, "--preset", "none", "--epochs", "2", "--learning-rate", "1e38"]
+    message = refused(capsys, [*arguments, "--warmup-epochs", "0", "--run-dir", str(run_dir)])
+    assert "student diverged" in message
+    assert "learning_rate" in message
 
 
 @pytest.mark.parametrize(
@@ -351,10 +369,12 @@ def test_defaults_are_the_papers():
 def test_log_drops_what_will_be_written_again(tmp_path):
     log = MetricsLog(tmp_path)
     for phase, step in (("teacher", 10), ("teacher", 20), ("student", 10), ("student", 20)):
-        log.write({"phase": phase, "step": step, "loss": 0.5})
+        log.write({"phase": phase, "step": step, "seconds": 2.5, "loss": 0.5})
     with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"phase": "student", "st')  # a crash while writing
+        file.write('{}\n1\n{"phase": "student", "st')  # a crash while writing, and what is no entry
+    assert log.seconds() == 10
     log.rewind("student", 10)
+    assert log.seconds() == 7.5
     log.close()
     entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(e["phase"], e["step"]) for e in entries] == [("teacher", 10), ("teacher", 20), ("student", 10)]
