@@ -76,7 +76,10 @@ def assert_close(a, b, rtol):
 
 @pytest.mark.parametrize("preset", ["temporal", "kdsnn"])
 def test_eight_devices_give_the_update_of_one(preset):
-    """Parameters, batch statistics, momentum and metrics, augmentation included; then the rounding of step 2 as well."""
+    """Parameters, batch statistics and momentum, augmentation included; step 2 sees the rounding of step 1 as well.
+
+    Metrics are compared less closely: a KL divergence is a small difference of logarithms.
+    """
     trainer = make(preset, augmentation=Augmentation(1, True, 3))
     assert data_mesh().size == 8
     for steps, rtol in ((1, 1e-5), (2, 1e-4)):
@@ -84,7 +87,7 @@ def test_eight_devices_give_the_update_of_one(preset):
         expected_state, expected_metrics = run(trainer, one_device(), steps)
         assert int(state.step) == steps
         assert_close(state, expected_state, rtol)
-        assert_close(metrics, expected_metrics, rtol)
+        assert_close(metrics, expected_metrics, 1e-4)
 
 
 def test_step_is_traced_once(monkeypatch):
