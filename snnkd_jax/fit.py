@@ -94,7 +94,7 @@ def fit(
                 progress.set_postfix({"epoch": step // steps_per_epoch + 1} | _shown(epoch_metrics.latest))
                 end_of_epoch = (step + 1) % steps_per_epoch == 0
                 if end_of_epoch:
-                    means, averaged, seconds = epoch_metrics.take()
+                    means = epoch_metrics.take(batch_size)
                     if not math.isfinite(means["loss"]):
                         raise InputError(
                             f"{phase} diverged: the mean loss of epoch {(step + 1) // steps_per_epoch} is "
@@ -104,10 +104,7 @@ def fit(
                         "phase": phase,
                         "epoch": (step + 1) // steps_per_epoch,
                         "step": step + 1,
-                        "averaged_steps": averaged,  # fewer than an epoch's where it was resumed in the middle
                         **means,
-                        "seconds": seconds,
-                        "images_per_second": averaged * batch_size / seconds,
                         "validation": evaluate(steps, variables_of(state), validation, batch_size, mesh),
                     }
                     log.write(entry)

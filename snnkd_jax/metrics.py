@@ -81,16 +81,19 @@ class EpochMetrics:
 
     def __init__(self):
         self._restart()
+        self._last_call = time.perf_counter()
         self._pending = None
         self.latest: dict[str, Any] = {}
 
     def _restart(self):
         self._sums = defaultdict(float)
         self._count = 0
-        self._started = time.perf_counter()
+        self._first_step: float | None = None
 
     def add(self, metrics: Any) -> None:
         """Takes the metrics of a step that has just been started; reads those of the step before."""
+        if self._first_step is None:
+            self._first_step = time.perf_counter()
         pending, self._pending = self._pending, metrics
         if pending is not None:
             self._read(pending)
@@ -104,15 +107,23 @@ class EpochMetrics:
                 self._sums[name] += value
         self._count += 1
 
-    def take(self) -> tuple[dict[str, float], int, float]:
-        """The means since the last call, the number of steps that they are of, and the seconds that went by."""
+    def take(self, batch_size: int) -> dict[str, float]:
+        """The means since the last call, the number of steps that they are of, their time and their speed.
+
+        `seconds` since the last call, compilation and evaluation included; `images_per_second` without them, from
+        the start of the second step on.
+        """
         self.add(None)
-        taken = {name: value / self._count for name, value in self._sums.items()}, self._count, self._elapsed()
+        now = time.perf_counter()
+        assert self._first_step is not None
+        taken = {name: value / self._count for name, value in self._sums.items()} | {
+            "averaged_steps": self._count,  # fewer than an epoch's where it was resumed in the middle
+            "seconds": now - self._last_call,
+            "images_per_second": max(self._count - 1, 1) * batch_size / (now - self._first_step),
+        }
+        self._last_call = now
         self._restart()
         return taken
-
-    def _elapsed(self) -> float:
-        return time.perf_counter() - self._started
 
 
 def mean_rate(rates: dict[str, float]) -> float | None:

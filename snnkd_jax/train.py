@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from snnkd_jax.augment import Augmentation, augment
 from snnkd_jax.backend import compile_options, replicated, split
 from snnkd_jax.distill import Objective, loss_terms, pair_stages, weighted_sum
+from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.connector import Connectors
 
@@ -54,8 +55,8 @@ class Normalisation:
 class Trainer:
     """What is constant in a training: which network, on which objective, how. `teacher` is required by some objectives.
 
-    Raises `InputError` if the network does not fit the images, or, for an objective on features, if no stage of the
-    student fits one of the teacher's.
+    Raises `InputError` if the network does not fit the images, if a teacher is missing, or, for an objective on
+    features, if no stage of the student fits one of the teacher's.
     """
 
     network: Network
@@ -68,7 +69,8 @@ class Trainer:
     teacher: Network | None = None
 
     def __post_init__(self):
-        assert self.teacher is not None or not self.objective.needs_teacher, "this objective needs a teacher"
+        if self.teacher is None and self.objective.needs_teacher:
+            raise InputError("this objective needs a teacher; give one, or kd_weight=0 and feature_weight=0")
         jax.eval_shape(self.init)
 
     def init(self) -> TrainState:
