@@ -15,8 +15,7 @@ from snnkd_jax.models import MODELS, Neuron, build
 from snnkd_jax.models.connector import Connectors
 from snnkd_jax.models.layers import BatchNorm, avg_pool
 
-# Counted layer by layer from the papers' tables (weights and biases of convolutions, norms, dense layers), 10 classes,
-# 32x32x3 images. WRN: Zagoruyko & Komodakis; ResNet-18/34 and VGG: the usual CIFAR versions, convolutions without bias.
+# Weights and biases for 10 classes and 32x32x3 images, convolutions without bias; derived by hand below.
 PARAMETERS = {
     "convnet": 545_322,
     "vgg11": 9_228_362,
@@ -36,15 +35,44 @@ def conv_count(kernel: int, *channels: int) -> int:
     return sum(kernel**2 * a * b + 2 * b for a, b in itertools.pairwise(channels))
 
 
-def test_golden_counts_follow_from_the_tables():
-    """The less usual totals, from the architecture's definition."""
-    assert PARAMETERS["convnet"] == conv_count(3, 3, 32, 64) + 8 * 8 * 64 * 128 + 2 * 128 + 128 * 10 + 10
-    blocks = 6 * [128] + 6 * [256] + 4 * [512]
-    resnet19 = conv_count(3, 3, 128, *blocks) + conv_count(1, 128, 256) + conv_count(1, 256, 512)
-    assert PARAMETERS["resnet19"] == resnet19 + 512 * 256 + 256 + 256 * 10 + 10
+def resnet_count(sizes, widths) -> int:
+    convolutions = [c for size, c in zip(sizes, widths, strict=True) for _ in range(2 * size)]
+    projections = sum(conv_count(1, a, b) for a, b in itertools.pairwise(widths))
+    return conv_count(3, 3, widths[0], *convolutions) + projections
+
+
+def wrn_count(blocks, widen) -> int:
+    ends = [16] + [16 * widen * 2**i for i in range(3) for _ in range(blocks)]
+    total = 9 * 3 * 16
+    for a, b in itertools.pairwise(ends):
+        total += 2 * a + 9 * a * b + 2 * b + 9 * b * b + (a * b if a != b else 0)
+    return total + 2 * ends[-1] + head(ends[-1])
+
+
+def head(features: int) -> int:
+    return features * 10 + 10
+
+
+def test_golden_counts_follow_from_the_definitions():
+    def vgg(*sizes):
+        widths = [c for size, c in zip(sizes, (64, 128, 256, 512, 512), strict=True) for _ in range(size)]
+        return conv_count(3, 3, *widths) + head(512)
+
     ends = [64 + 56 * k for k in range(9)]
     pyramid = conv_count(3, 3, 64) + sum(2 * a + conv_count(3, a, b, b) for a, b in itertools.pairwise(ends))
-    assert PARAMETERS["pyramidnet18"] == pyramid + 2 * 512 + 512 * 10 + 10
+    assert {
+        "convnet": conv_count(3, 3, 32, 64) + 8 * 8 * 64 * 128 + 2 * 128 + head(128),
+        "vgg11": vgg(1, 1, 2, 2, 2),
+        "vgg13": vgg(2, 2, 2, 2, 2),
+        "vgg16": vgg(2, 2, 3, 3, 3),
+        "resnet18": resnet_count((2, 2, 2, 2), (64, 128, 256, 512)) + head(512),
+        "resnet34": resnet_count((3, 4, 6, 3), (64, 128, 256, 512)) + head(512),
+        "resnet20": resnet_count((3, 3, 3), (16, 32, 64)) + head(64),
+        "resnet19": resnet_count((3, 3, 2), (128, 256, 512)) + 512 * 256 + 256 + head(256),
+        "wrn-16-2": wrn_count(2, 2),
+        "wrn-28-4": wrn_count(4, 4),
+        "pyramidnet18": pyramid + 2 * 512 + head(512),
+    } == PARAMETERS
 
 
 def shapes(network, image_shape=(32, 32, 3)):
