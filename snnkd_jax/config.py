@@ -11,7 +11,7 @@ from snnkd_jax.augment import Augmentation
 from snnkd_jax.data import NAMES
 from snnkd_jax.distill import PRESETS, Objective
 from snnkd_jax.errors import InputError, check_choice
-from snnkd_jax.models import Neuron, build, canonical_name
+from snnkd_jax.models import Network, Neuron, build, canonical_name
 
 SURROGATES = {
     "atan": surrogate.atan,
@@ -31,8 +31,9 @@ SPIKING_FIELDS = (
     "surrogate",
     "surrogate_alpha",
     "tdbn",
+    "pool",
 )
-"""What only a spiking network has."""
+"""What `network.json` says of a student beyond what it says of a teacher, whose pooling is by means."""
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -92,6 +93,10 @@ class Config:
     """Its sharpness; None: 2, 4, 1, 1 and 25 in the order above."""
     tdbn: bool = False
     """Threshold-dependent batch norm in the student."""
+    pool: str = "avg"
+    """avg or max pooling in the student, where it pools between stages (convnet and vgg)."""
+    backprop: str = "bptt"
+    """bptt, or rate: one backward pass for all time steps, in less time and memory, approximate (see models/rate.py)."""
 
     ce_weight: float | None = None
     """Weight of the cross-entropy; None: the preset's."""
@@ -147,6 +152,25 @@ class Config:
             spike,
         )
 
+    def build_student(self, num_classes: int) -> Network:
+        """The spiking network."""
+        return build(
+            self.student,
+            num_classes,
+            neuron=self.neurons(),
+            num_steps=self.num_steps,
+            width=self.width,
+            tdbn=self.tdbn,
+            pool=self.pool,  # pyright: ignore[reportArgumentType] checked by build
+            backprop=self.backprop,  # pyright: ignore[reportArgumentType] checked by build
+            dtype=DTYPES[self.dtype],
+        )
+
+    def build_teacher(self, num_classes: int) -> Network:
+        """The ordinary network."""
+        config = self.of_teacher()
+        return build(config.teacher, num_classes, width=config.width, dtype=DTYPES[config.dtype])
+
     def objective(self) -> Objective:
         """The student's objective: the preset, with the weights that were given."""
         check_choice("preset", self.preset, PRESETS)
@@ -190,8 +214,8 @@ class Config:
         if self.warmup_epochs < 0:
             raise InputError(f"warmup_epochs={self.warmup_epochs!r} must be at least 0")
         check_choice("dtype", self.dtype, DTYPES)
-        build(self.student, 2, neuron=self.neurons(), num_steps=self.num_steps, width=self.width)
-        build(self.teacher, 2, width=self.of_teacher().width)
+        self.build_student(2)
+        self.build_teacher(2)
         self.augmentation()
         if self.teacher_checkpoint is not None and not self.objective().needs_teacher:
             raise InputError(f"teacher_checkpoint={self.teacher_checkpoint!r}: preset {self.preset!r} uses no teacher")

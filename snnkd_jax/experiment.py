@@ -14,13 +14,13 @@ from snnkd_jax import data
 from snnkd_jax.backend import check_batch_size, data_mesh
 from snnkd_jax.batches import Batch, split_validation
 from snnkd_jax.checkpoint import load_network
-from snnkd_jax.config import DTYPES, SPIKING_FIELDS, Config
+from snnkd_jax.config import SPIKING_FIELDS, Config
 from snnkd_jax.distill import Objective
 from snnkd_jax.errors import InputError
 from snnkd_jax.fit import evaluate, fit, variables_of
 from snnkd_jax.interrupt import StopRequest
 from snnkd_jax.metrics import MetricsLog
-from snnkd_jax.models import Network, Variables, build
+from snnkd_jax.models import Network, Variables
 from snnkd_jax.optim import make_optimizer
 from snnkd_jax.run_dir import check_network, open_run_dir, read_json, run_directory, teacher_directory, write_json
 from snnkd_jax.train import CompiledSteps, Normalisation, Trainer, compile_steps
@@ -58,16 +58,8 @@ class _Run:
     def carry_out(self) -> dict[str, Any]:
         config = self.config
         objective = config.objective()
-        teacher = self.teacher_network() if objective.needs_teacher else None
-        student = build(
-            config.student,
-            self.dataset.num_classes,
-            neuron=config.neurons(),
-            num_steps=config.num_steps,
-            width=config.width,
-            tdbn=config.tdbn,
-            dtype=DTYPES[config.dtype],
-        )
+        teacher = config.build_teacher(self.dataset.num_classes) if objective.needs_teacher else None
+        student = config.build_student(self.dataset.num_classes)
         trainer = self.trainer("student", student, objective, config.epochs, teacher)
         direct = self.trainer("student", student, Objective(label_smoothing=config.label_smoothing), config.epochs)
         teacher_epochs = config.of_teacher().epochs
@@ -102,10 +94,6 @@ class _Run:
         }
         write_json(self.directory / "result.json", result)
         return result
-
-    def teacher_network(self) -> Network:
-        config = self.config.of_teacher()
-        return build(config.teacher, self.dataset.num_classes, width=config.width, dtype=DTYPES[config.dtype])
 
     def trainer(
         self, role: str, network: Network, objective: Objective, epochs: int, teacher: Network | None = None

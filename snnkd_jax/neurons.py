@@ -121,7 +121,8 @@ def integrate(
     v = _initial(current, v, v_threshold, v_reset)
     constant, tau = _constant(tau, v.dtype)
     dynamics = _Dynamics(constant, decay_input, v_threshold, v_reset, detach_reset, surrogate)
-    return _integrate(dynamics, current, v, tau)
+    # Compiled even outside jit, so that a sequence and its pieces are rounded alike.
+    return jax.jit(_integrate, static_argnums=0)(dynamics, current, v, tau)
 
 
 def _constant(tau: ArrayLike, dtype: DTypeLike) -> tuple[float | None, Array | None]:
@@ -141,12 +142,26 @@ def _initial(current: Array, v: ArrayLike | None, v_threshold: float, v_reset: f
     return v
 
 
-def _scan(step: Callable, carry: Any, x: Any, reverse: bool = False) -> tuple[Any, Any]:
-    """`lax.scan` over axis 1 of the arrays in `x`, `[B, T, ...]` each."""
-    x = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), x)
-    num_steps = jax.tree.leaves(x)[0].shape[0]
-    carry, y = lax.scan(step, carry, x, reverse=reverse, unroll=num_steps if num_steps <= _UNROLL_STEPS else 1)
-    return carry, jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), y)
+def _scan(step: Callable, carry: Any, *x: Array, reverse: bool = False) -> tuple[Any, Array]:
+    """`lax.scan` of `step(carry, *x[t]) -> (carry, y[t])` over axis 1 of the arrays x, `[B, T, ...]` each.
+
+    The outputs have the shape and dtype of the last of the arrays and take its place, step by step: a buffer of their own
+    would be allocated, for every layer, before the network starts.
+    """
+    num_steps = x[-1].shape[1]
+    if num_steps <= _UNROLL_STEPS:
+        y: dict[int, Array] = {}
+        for t in reversed(range(num_steps)) if reverse else range(num_steps):
+            carry, y[t] = step(carry, *(a[:, t] for a in x))
+        return carry, jnp.stack([y[t] for t in range(num_steps)], axis=1)
+
+    def write(state, t):
+        carry, buffer = state
+        at_t = [lax.dynamic_index_in_dim(a, t, axis=1, keepdims=False) for a in (*x[:-1], buffer)]
+        carry, y = step(carry, *at_t)
+        return (carry, lax.dynamic_update_index_in_dim(buffer, y, t, axis=1)), None
+
+    return lax.scan(write, (carry, x[-1]), jnp.arange(num_steps), reverse=reverse)[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -167,16 +182,15 @@ def _integrate_backward(dynamics, residuals, cotangents):
     """The chain rule through `dynamics.step`, from the last step to the first."""
     current, v, tau = residuals
     spikes_bar, v_bar = cotangents
-    _, before = _scan(lambda v, x: (dynamics.step(v, x, tau)[1], v), v, current)
+    _, before = _scan(lambda v, x: (dynamics.step(v, x, tau)[1], v), v, current.astype(v.dtype))
 
-    def step(carry, at):
+    def step(carry, v, x, s_bar):
         v_bar, tau_bar = carry
-        v, x, s_bar = at
         v_bar, x_bar, tau_bar_t = jax.vjp(dynamics.step, v, x, tau)[1]((s_bar, v_bar))
         return (v_bar, jax.tree.map(jnp.add, tau_bar, tau_bar_t)), x_bar
 
     carry = v_bar, jax.tree.map(jnp.zeros_like, tau)
-    (v_bar, tau_bar), x_bar = _scan(step, carry, (before, current, spikes_bar), reverse=True)
+    (v_bar, tau_bar), x_bar = _scan(step, carry, before, current, spikes_bar, reverse=True)
     return x_bar, v_bar, tau_bar
 
 

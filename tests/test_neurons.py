@@ -11,7 +11,7 @@ import pytest
 
 from snnkd_jax import surrogate
 from snnkd_jax.errors import InputError
-from snnkd_jax.neurons import integrate, integrate_and_fire, lif, plif, plif_parameter
+from snnkd_jax.neurons import integrate, integrate_and_fire, integrate_with_slopes, lif, plif, plif_parameter, plif_tau
 
 SIGMOID = surrogate.sigmoid(4.0)
 
@@ -137,9 +137,9 @@ CASES = [
     for decay_input in ((False,) if neuron == "integrate_and_fire" else (True, False))
 ]
 # Short and long scans are compiled differently; a cycle of 5 meets every value of the constants, which have 2 or 3.
-CASES = [dataclasses.replace(case, num_steps=(3, 7, 4, 1, 5)[i % 5]) for i, case in enumerate(CASES)]
-CASES += [Case("plif", None, surrogate=name, num_steps=t) for name, t in zip(SURROGATES, (4, 5, 4, 5, 4), strict=True)]
-CASES += [Case("plif", 0.3, num_steps=t, decay_input=False) for t in (4, 5)]
+CASES = [dataclasses.replace(case, num_steps=(3, 9, 4, 1, 12)[i % 5]) for i, case in enumerate(CASES)]
+CASES += [Case("plif", None, surrogate=name, num_steps=t) for name, t in zip(SURROGATES, (4, 9, 4, 9, 4), strict=True)]
+CASES += [Case("plif", 0.3, num_steps=t, decay_input=False) for t in (4, 9)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -149,7 +149,49 @@ def test_spikes_potential_and_gradients_agree_with_a_float64_loop(case):
 
 def test_float64_currents_are_integrated_in_float64():
     with jax.enable_x64(True):
-        assert_agrees(Case("plif", -0.4, surrogate="atan", num_steps=7), np.float64, rtol=1e-12)
+        assert_agrees(Case("plif", -0.4, surrogate="atan", num_steps=9), np.float64, rtol=1e-12)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_slopes_of_the_mean_spike_count_agree_with_the_float64_loop(case):
+    """kappa is what the loop's backward pass gives for a cotangent of 1/T at every step, summed over the inputs."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(0.8, 1, (3, case.num_steps, 40)).astype(np.float32).astype(np.float64)
+    rest = np.full((3, 40), case.v_reset or 0.0)
+    kappa, kappa_tau = np.zeros((3, 40)), np.zeros((3, 40))
+    for i, j in np.ndindex(3, 40):  # a neuron at a time, because the loop returns the sum over neurons for tau
+        arguments = x[i : i + 1, :, j : j + 1], rest[i : i + 1, j : j + 1]
+        cotangents = np.full((1, case.num_steps, 1), 1 / case.num_steps), np.zeros((1, 1))
+        spikes, _, distance, dx, _, dtau = reference(case, *arguments, *cotangents)
+        assert min(np.abs(np.abs(distance) - kink).min() for kink in (0, 0.5, 1)) > 1e-5
+        kappa[i, j], kappa_tau[i, j] = dx.sum(), dtau
+    found = jax.jit(
+        lambda x, w: integrate_with_slopes(
+            x,
+            tau=plif_tau(w) if case.neuron == "plif" else case.tau,
+            decay_input=case.decay_input and case.neuron != "integrate_and_fire",
+            v_threshold=case.v_threshold,
+            v_reset=case.v_reset,
+            detach_reset=case.detach_reset,
+            surrogate=SURROGATES[case.surrogate][0],
+        )
+    )(jnp.asarray(x, jnp.float32), jnp.float32(0.7))
+    v0 = np.broadcast_to(rest, (3, 40))
+    spikes = reference(case, x, v0, np.zeros_like(x), np.zeros((3, 40)))[0]
+    np.testing.assert_array_equal(found[0], spikes)
+    np.testing.assert_allclose(found[1], kappa, rtol=1e-5, atol=1e-5 * np.abs(kappa).max())
+    if case.neuron == "plif":
+        np.testing.assert_allclose(found[2], kappa_tau, rtol=1e-5, atol=1e-5 * np.abs(kappa_tau).max())
+    else:
+        assert found[2] is None
+
+
+@pytest.mark.parametrize("num_steps", [4, 16])
+def test_only_the_current_is_kept_for_the_backward_pass(num_steps):
+    """And the initial potential, which is one step's worth."""
+    current = jnp.ones((2, num_steps, 10))
+    _, pullback = jax.vjp(lambda x: lif(x), current)
+    assert sum(x.size for x in jax.tree.leaves(pullback)) <= current.size + 20
 
 
 @pytest.mark.parametrize(

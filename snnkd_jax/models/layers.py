@@ -177,8 +177,6 @@ class MaxPool(nn.Module):
         return y
 
 
-
-
 def avg_pool(x: Array, window: int = 2) -> Array:
     """Means over windows that do not overlap: `[..., H, W, C]` to `[..., H // window, W // window, C]`.
 
