@@ -4,13 +4,17 @@ One mesh axis, "data": the state is replicated, batches are split along their fi
 The same code serves one device and several.
 """
 
+import contextlib
 import functools
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache as compilation_cache_module
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -35,6 +39,22 @@ def compile_options() -> dict[str, str]:
     except jax.errors.JaxRuntimeError:
         return {}
     return dict(_CPU_OPTIONS)
+
+
+@contextlib.contextmanager
+def compilation_cache(directory: Path) -> Iterator[None]:
+    """Keeps compiled programs in `directory`, so that the same step is not compiled again when a run is resumed."""
+    names = {"jax_compilation_cache_dir": str(directory), "jax_persistent_cache_min_compile_time_secs": 0.5}
+    before = {name: getattr(jax.config, name) for name in names}
+    for name, value in names.items():
+        jax.config.update(name, value)
+    compilation_cache_module.reset_cache()  # it is opened once a process, where the first program found it
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache_module.reset_cache()
 
 
 def data_mesh() -> Mesh:

@@ -96,7 +96,7 @@ class Config:
     pool: str = "avg"
     """avg or max pooling in the student, where it pools between stages (convnet and vgg)."""
     backprop: str = "bptt"
-    """bptt, or rate: one backward pass for all time steps, in less time and memory, approximate (see models/rate.py)."""
+    """bptt, exact, or rate: one backward pass for all time steps, in less time and memory (see models/rate.py)."""
 
     ce_weight: float | None = None
     """Weight of the cross-entropy; None: the preset's."""
@@ -136,6 +136,8 @@ class Config:
     """Training steps between checkpoints; None: one an epoch."""
     keep_checkpoints: int = 3
     """Checkpoints kept for each network."""
+    profile: bool = False
+    """Write a trace of a few training steps of the student to <run_dir>/profile, for TensorBoard or Perfetto."""
 
     def neurons(self) -> Neuron:
         """The student's neurons."""

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from snnkd_jax import data
-from snnkd_jax.backend import check_batch_size, data_mesh
+from snnkd_jax.backend import check_batch_size, compilation_cache, data_mesh
 from snnkd_jax.batches import Batch, split_validation
 from snnkd_jax.checkpoint import load_network
 from snnkd_jax.config import SPIKING_FIELDS, Config
@@ -42,7 +42,8 @@ def run(config: Config) -> dict[str, Any]:
         training, validation = split_validation(dataset, config.validation_fraction, config.seed)
         if config.batch_size > len(training["labels"]):
             raise InputError(f"batch_size={config.batch_size!r} is above the {len(training['labels'])} training images")
-        return _Run(config, directory, mesh, dataset, training, validation, stop).carry_out()
+        with compilation_cache(directory / "compilation-cache"):
+            return _Run(config, directory, mesh, dataset, training, validation, stop).carry_out()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +153,7 @@ class _Run:
             stop=self.stop,
             checkpoint_every=config.checkpoint_every,
             keep_checkpoints=config.keep_checkpoints,
+            profile=config.profile and phase == "student",
         )
         # Written last: a network without it is not trained to its end.
         write_json(self.directory / phase / "network.json", self.description(phase))

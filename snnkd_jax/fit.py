@@ -24,6 +24,9 @@ from snnkd_jax.train import CompiledSteps, Trainer, TrainState, compile_steps
 # A layer outside this range of firing rates passes nothing on, or nothing but a constant (thresholds are a guess).
 SILENT_RATE, SATURATED_RATE = 0.001, 0.95
 
+# Steps after the start of a phase that `profile` traces: not the first ones, which compile and fill caches.
+PROFILED_STEPS = range(5, 10)
+
 
 def fit(
     phase: str,
@@ -40,6 +43,7 @@ def fit(
     stop: StopRequest,
     checkpoint_every: int | None = None,
     keep_checkpoints: int = 3,
+    profile: bool = False,
 ) -> tuple[TrainState, CompiledSteps]:
     """Trains to the end of the last epoch, from the newest checkpoint in `<run_dir>/<phase>` if there is one.
 
@@ -54,6 +58,7 @@ def fit(
         stop: looked at after every step.
         checkpoint_every: steps between checkpoints; None saves at the end of each epoch.
         keep_checkpoints: how many are kept.
+        profile: write a trace of a few steps to `<run_dir>/profile`.
 
     Returns:
         The final state, and the compiled steps, with which it can be evaluated.
@@ -88,7 +93,16 @@ def fit(
         ) as progress:
             for step in range(start, num_steps):
                 batch = put_batch(mesh, train_batch(training, batch_size, trainer.seed, step))
-                state, metrics = steps.train(state, teacher_variables, batch)
+                if profile and step == start + PROFILED_STEPS.start:
+                    jax.profiler.start_trace(run_dir / "profile", create_perfetto_trace=True)
+                with jax.transfer_guard("disallow"), jax.profiler.StepTraceAnnotation(phase, step_num=step):
+                    state, metrics = steps.train(state, teacher_variables, batch)
+                if profile and step == start + PROFILED_STEPS.stop - 1:
+                    jax.block_until_ready(metrics)
+                    jax.profiler.stop_trace()
+                    tqdm.write(
+                        f"{phase}: trace of steps {start + PROFILED_STEPS.start} to {step} in {run_dir / 'profile'}"
+                    )
                 epoch_metrics.add(metrics)
                 progress.update(batch_size)
                 progress.set_postfix({"epoch": step // steps_per_epoch + 1} | _shown(epoch_metrics.latest))

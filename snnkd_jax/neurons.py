@@ -66,10 +66,11 @@ class _Dynamics:
 
     def charge(self, v: Array, x: Array, tau: Array | None) -> Array:
         """h[t] of v[t-1] and x[t]."""
-        tau = self.tau if tau is None else tau
+        time_constant = self.tau if tau is None else tau
+        assert time_constant is not None
         if self.decay_input:
-            return v + (x - (v - self.v_rest)) / tau
-        return v - (v - self.v_rest) / tau + x
+            return v + (x - (v - self.v_rest)) / time_constant
+        return v - (v - self.v_rest) / time_constant + x
 
     def fire(self, h: Array) -> tuple[Array, Array]:
         """s[t] and v[t] of h[t]."""
@@ -119,10 +120,10 @@ def integrate(
     """
     current = jnp.asarray(current)
     v = _initial(current, v, v_threshold, v_reset)
-    constant, tau = _constant(tau, v.dtype)
+    constant, array = _constant(tau, v.dtype)
     dynamics = _Dynamics(constant, decay_input, v_threshold, v_reset, detach_reset, surrogate)
     # Compiled even outside jit, so that a sequence and its pieces are rounded alike.
-    return jax.jit(_integrate, static_argnums=0)(dynamics, current, v, tau)
+    return jax.jit(_integrate, static_argnums=0)(dynamics, current, v, array)
 
 
 def _constant(tau: ArrayLike, dtype: DTypeLike) -> tuple[float | None, Array | None]:
@@ -145,8 +146,8 @@ def _initial(current: Array, v: ArrayLike | None, v_threshold: float, v_reset: f
 def _scan(step: Callable, carry: Any, *x: Array, reverse: bool = False) -> tuple[Any, Array]:
     """`lax.scan` of `step(carry, *x[t]) -> (carry, y[t])` over axis 1 of the arrays x, `[B, T, ...]` each.
 
-    The outputs have the shape and dtype of the last of the arrays and take its place, step by step: a buffer of their own
-    would be allocated, for every layer, before the network starts.
+    The outputs have the shape and dtype of the last of the arrays and take its place, step by step: XLA would allocate
+    buffers of their own for all layers at once, before the network starts.
     """
     num_steps = x[-1].shape[1]
     if num_steps <= _UNROLL_STEPS:
@@ -226,22 +227,22 @@ def integrate_with_slopes(
     """
     current = jnp.asarray(current)
     v = _initial(current, None, v_threshold, v_reset)
-    constant, tau = _constant(tau, v.dtype)
+    constant, array = _constant(tau, v.dtype)
     dynamics = _Dynamics(constant, decay_input, v_threshold, v_reset, detach_reset, surrogate)
     zero, one = jnp.zeros_like(v), jnp.ones_like(v)
     # (dx[t], dtau) along each of the directions; a constant tau has none.
-    directions = [(one, jax.tree.map(jnp.zeros_like, tau))]
-    if tau is not None:
-        directions.append((zero, jnp.ones_like(tau)))
+    directions = [(one, jax.tree.map(jnp.zeros_like, array))]
+    if array is not None:
+        directions.append((zero, jnp.ones_like(array)))
 
     def step(carry, x):
         v, slopes, sums = carry
         x = x.astype(v.dtype)
-        h = dynamics.charge(v, x, tau)
+        h = dynamics.charge(v, x, array)
         (s, after), pull = jax.vjp(dynamics.fire, h)
         (ds_dh,), (dv_dh,) = pull((one, zero)), pull((zero, one))
         dh = [
-            jax.jvp(dynamics.charge, (v, x, tau), (slope, *direction))[1]
+            jax.jvp(dynamics.charge, (v, x, array), (slope, *direction))[1]
             for slope, direction in zip(slopes, directions, strict=True)
         ]
         slopes = [dv_dh * e for e in dh]
@@ -251,7 +252,7 @@ def integrate_with_slopes(
     zeros = [zero] * len(directions)
     (_, _, sums), spikes = _scan(step, (v, zeros, zeros), current)
     means = [total / current.shape[1] for total in sums]
-    return spikes, means[0], None if tau is None else means[1]
+    return spikes, means[0], None if array is None else means[1]
 
 
 def _check(current: Array, v_threshold: float, v_rest: float) -> None:

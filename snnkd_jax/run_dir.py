@@ -19,8 +19,8 @@ from snnkd_jax import provenance
 from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError
 
-# A run may be moved, and may keep more or fewer checkpoints, without becoming another run.
-_NOT_IDENTITY = ("run_dir", "keep_checkpoints")
+# A run may be moved, traced, and may keep more or fewer checkpoints, without becoming another run.
+_NOT_IDENTITY = ("run_dir", "keep_checkpoints", "profile")
 
 
 def run_directory(config: Config) -> Path:

@@ -85,8 +85,9 @@ class ReLU(nn.Module):
 class Spike(nn.Module):
     """A layer of neurons: currents `[B, T, ...]`, or `[B, 1, ...]` if constant, to spikes `[B, num_steps, ...]`.
 
-    Records the firing rate of each example, `[B]`, spikes per neuron and step, in the collection "firing_rates", and,
-    if the collection "rates" is mutable, what `snnkd_jax.models.rate` needs of the layer.
+    Records the firing rate of each example, `[B]`, spikes per neuron and step, in the collection "firing_rates". If
+    they are mutable, "potentials" takes up the potential after the last step, `[B, ...]`, from which the next call
+    starts, and "rates" what `snnkd_jax.models.rate` needs of the layer.
     """
 
     neuron: Neuron
@@ -106,7 +107,11 @@ class Spike(nn.Module):
             if kappa_tau is not None:
                 self.put_variable("rates", "kappa_tau", kappa_tau[:, None])
         else:
-            spikes, _ = integrate(current, tau=tau, **self.neuron.constants())
-        rate = spikes.astype(jnp.float32).mean(axis=tuple(range(1, spikes.ndim)))
-        self.sow("firing_rates", "rate", rate, reduce_fn=lambda _, new: new, init_fn=lambda: None)
+            v = self.get_variable("potentials", "v") if self.has_variable("potentials", "v") else None
+            spikes, v = integrate(current, v, tau=tau, **self.neuron.constants())
+            if self.is_mutable_collection("potentials"):
+                self.put_variable("potentials", "v", v)
+        if self.is_mutable_collection("firing_rates"):
+            rate = spikes.astype(jnp.float32).mean(axis=tuple(range(1, spikes.ndim)))
+            self.put_variable("firing_rates", "rate", rate)
         return spikes

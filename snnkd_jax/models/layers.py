@@ -107,7 +107,7 @@ class BatchNorm(nn.Module):
         mu, var = running_mean.value, running_var.value
         return ((y - mu) * (gamma * lax.rsqrt(var + self.eps)) + beta).astype(x.dtype)
 
-    def affine(self, size: tuple[int]) -> tuple[Array, Array]:
+    def affine(self, size: tuple[int, ...]) -> tuple[Array, Array]:
         """`gain gamma` and `beta`."""
         gain = 1.0 if self.v_threshold is None else self.v_threshold / self.branches**0.5
         gamma = self.param("scale", nn.initializers.ones, size, jnp.float32)

@@ -59,6 +59,23 @@ class Network:
         outputs, _ = self._run(variables, images, train=False)
         return outputs
 
+    def apply_from(
+        self, variables: Variables, images: Array, potentials: Variables | None
+    ) -> tuple[tuple[Array, Features], Variables]:
+        """`apply` as the continuation of an earlier call: a spiking network's steps in pieces.
+
+        Args:
+            variables, images: as in `apply`; the images make `num_steps` further steps.
+            potentials: what the call before returned; None starts from rest.
+
+        Returns:
+            `((logits, features), potentials)`, the membrane potentials after the last step, `[B, ...]` for each layer.
+        """
+        if potentials is not None:
+            variables = variables | {"potentials": potentials}
+        outputs, updates = self._run(variables, images, train=False, mutable=("potentials",))
+        return outputs, updates["potentials"]
+
     def apply_train(self, variables: Variables, images: Array) -> tuple[tuple[Array, Features], Variables]:
         """Training: batch norm by the statistics of the batch; returns `((logits, features), new batch_stats)`."""
         if self.rate_body is not None:
@@ -74,7 +91,8 @@ class Network:
         )
         means = self._with_time(images).mean(axis=1, keepdims=True)
         variables = {"params": variables["params"], "rates": jax.lax.stop_gradient(updates["rates"])}
-        mean_logits, stages = rate_body.apply(variables, means, train=True)
+        outputs: Any = rate_body.apply(variables, means, train=True)
+        mean_logits, stages = outputs
         features |= {"stages": stages.outputs, "currents": stages.currents}
         return (with_mean_of(logits, mean_logits.astype(jnp.float32)), features), updates["batch_stats"]
 

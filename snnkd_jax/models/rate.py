@@ -1,18 +1,18 @@
 """Rate-based backpropagation: T spiking forward passes without a tape, one backward pass for all of them.
 
-Reference: Yu et al., NeurIPS 2024, arXiv 2410.11488. Backpropagation through time sends a cotangent `ds[t]` back through
-every step. Assume that the loss needs no more of a layer than the mean of its spikes over time, `r = (1/T) sum_t s[t]`.
-Then `ds[t] = dr / T` is the same at every step, and a layer answers one question: how does the mean of my output move if
-my input moves by the same amount at all steps?
+Reference: Yu et al., NeurIPS 2024, arXiv 2410.11488. Backpropagation through time sends a cotangent `ds[t]` back
+through every step. Assume that the loss needs no more of a layer than the mean of its spikes over time,
+`r = (1/T) sum_t s[t]`. Then `ds[t] = dr / T` is the same at every step, and a layer answers one question: how does the
+mean of my output move if my input moves by the same amount at all steps?
 
-    convolution, dense        mean_t (W s[t] + b) = W r + b: the same layer on the means, exact. Its value is the mean
-    average pooling, sums     of what the spiking pass computed, so that it is not computed again.
-    batch norm                gamma (mean_t x[t] - mu) / sigma + beta with mu, sigma of the spiking pass, which are taken
-                              over batch and time. A shift of x moves mu as it moves the mean of mean_t x[t], and sigma^2
-                              as it moves their variance (the variance within time stays): exact.
-    max pooling               sum_i routes_i x_i, routes_i the fraction of steps at which x_i was the first maximum.
-    neuron                    dr = kappa dx, kappa of `neurons.integrate_with_slopes`: exact for a shift of x. What
-                              is lost is that a spike of the layer before moves its own step more than the others.
+    convolution, dense     mean_t (W s[t] + b) = W r + b: the same layer on the means, exact. Its value is the mean of
+    mean pooling, sums     what the spiking pass computed, so that it is not computed again.
+    batch norm             gamma (mean_t x[t] - mu) / sigma + beta with mu, sigma of the spiking pass, which are taken
+                           over batch and time. A shift of x moves mu as it moves the mean of mean_t x[t], and sigma^2
+                           as it moves their variance (the variance within time stays): exact.
+    max pooling            sum_i routes_i x_i, routes_i the fraction of steps at which x_i was the first maximum.
+    neuron                 dr = kappa dx, kappa of `neurons.integrate_with_slopes`: exact for a shift of x. What is
+                           lost is that a spike of the layer before moves its own and later steps, not all alike.
 
 So there are two bodies with the same parameters. The spiking one runs with its gradients stopped and records, in the
 collection "rates", one value an element instead of one an element and step; the one made of the modules of this file

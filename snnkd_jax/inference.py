@@ -1,0 +1,121 @@
+"""Inference that stops when it is sure: easy images take one time step, hard ones all of them.
+
+A spiking network's answer after t steps is the mean of its logits so far. An image whose largest class probability
+reaches a threshold by then leaves the batch; the others go on from their membrane potentials, in a smaller batch.
+
+Source: Li et al., "SEENN", NeurIPS 2023, arXiv 2304.01230 (the criterion).
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from snnkd_jax.backend import compile_options
+from snnkd_jax.errors import InputError
+from snnkd_jax.models import Network, Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyExit:
+    """Classifies in at most `max_steps` time steps.
+
+    `network` makes one step at a call (`num_steps=1`); `threshold` in [0, 1] is the probability of the likeliest class
+    that ends the computation: 0 stops after the first step, above 1 never. Raises `InputError` for other values.
+    """
+
+    network: Network
+    max_steps: int
+    threshold: float
+
+    def __post_init__(self):
+        if self.network.num_steps != 1:
+            raise InputError(f"network makes {self.network.num_steps} steps at a time; build it with num_steps=1")
+        if self.max_steps < 1:
+            raise InputError(f"max_steps={self.max_steps!r} must be at least 1")
+        if not self.threshold >= 0:
+            raise InputError(f"threshold={self.threshold!r} must be a probability, or above 1 for no early exit")
+
+    def __call__(self, variables: Variables, images: Array) -> tuple[NDArray, NDArray]:
+        """Logits float32 `[B, K]`, means over the steps that were made, and their number int32 `[B]`.
+
+        Args:
+            variables: of the network, whatever number of steps it was trained with.
+            images: normalised, static `[B, H, W, C]`, or one frame a step, `[B, max_steps, H, W, C]`.
+        """
+        size = images.shape[0]
+        frames = images[:, None] if images.ndim == 4 else images
+        if frames.shape[1] not in (1, self.max_steps):
+            raise InputError(f"images have {frames.shape[1]} frames, but max_steps={self.max_steps}")
+        sums, steps = None, np.zeros(size, np.int32)
+        left = np.arange(size)  # indices of the images that are not classified yet
+        rows, potentials = left, None  # rows[i] is the image in row i of the running batch, which may be filled up
+        total: Any = 0.0
+        for t in range(self.max_steps):
+            frame = frames[rows, min(t, frames.shape[1] - 1)]
+            total, confidence, potentials = self._step(variables, frame, potentials, total, np.float32(t + 1))
+            confidence = np.asarray(confidence)[: len(left)]
+            done = (confidence >= self.threshold) if t + 1 < self.max_steps else np.ones(len(left), bool)
+            sums = np.zeros((size, total.shape[-1]), np.float32) if sums is None else sums
+            sums[left[done]] = np.asarray(total)[: len(left)][done]
+            steps[left[done]] = t + 1
+            kept = np.flatnonzero(~done)
+            if not len(kept):
+                break
+            if len(kept) == len(rows):
+                continue
+            left = left[kept]
+            kept = np.resize(kept, _batch_size(len(kept), len(rows)))  # filled up with images that are computed twice
+            rows = rows[kept]
+            total, potentials = _take((total, potentials), kept)
+        assert sums is not None
+        return sums / steps[:, None], steps
+
+    @functools.cached_property
+    def _step(self):
+        def step(variables, frame, potentials, total, steps):
+            (logits, _), potentials = self.network.apply_from(variables, frame, potentials)
+            total = total + logits[:, 0]
+            return total, jax.nn.softmax(total / steps).max(-1), potentials
+
+        return jax.jit(step, compiler_options=compile_options())
+
+
+def choose_threshold(logits: NDArray, labels: NDArray, tolerance: float) -> tuple[float, float]:
+    """The lowest threshold that costs no more than `tolerance` of the accuracy of all steps.
+
+    Args:
+        logits: of each step, `[N, T, K]`, of images that are not the test set's.
+        labels: `[N]`.
+        tolerance: accuracy that may be lost, in [0, 1].
+
+    Returns:
+        The threshold, and the mean number of steps that it takes on these images.
+    """
+    num_steps = logits.shape[1]
+    means = np.cumsum(logits, axis=1) / np.arange(1, num_steps + 1)[:, None]
+    correct = means.argmax(-1) == labels[:, None]
+    confidence = np.asarray(jax.nn.softmax(means).max(-1))
+    for threshold in np.linspace(0, 1, 1001):
+        done = confidence >= threshold
+        done[:, -1] = True
+        last = done.argmax(axis=1)  # the first step that is sure
+        if correct[np.arange(len(labels)), last].mean() >= correct[:, -1].mean() - tolerance:
+            return float(threshold), float(last.mean() + 1)
+    return 1.001, float(num_steps)
+
+
+@jax.jit
+def _take(tree: Any, rows: Array) -> Any:
+    return jax.tree.map(lambda x: x[rows], tree)
+
+
+def _batch_size(left: int, full: int) -> int:
+    """The smallest of full, full / 2, full / 4, ... that holds what is left, so that few programs are compiled."""
+    while full % 2 == 0 and full // 2 >= left:
+        full //= 2
+    return full

@@ -1,0 +1,94 @@
+"""Early exit: the answer of fixed T for those who stay, and a batch that shrinks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from snnkd_jax.errors import InputError
+from snnkd_jax.inference import EarlyExit, choose_threshold
+from snnkd_jax.models import Neuron, build
+
+T = 4
+IMAGES = jax.random.normal(jax.random.key(1), (13, 8, 8, 1)) * jnp.linspace(0.2, 3, 13)[:, None, None, None]
+NEURON = Neuron(decay_input=False, v_threshold=0.3)
+WHOLE, ONE = (build("convnet", 5, neuron=NEURON, num_steps=t, width=0.25) for t in (T, 1))
+VARIABLES = WHOLE.init(jax.random.key(0), (8, 8, 1))
+VARIABLES["params"]["head"]["kernel"] *= 12  # confident, as after training
+
+
+def logits_of(images):
+    return np.asarray(jax.jit(WHOLE.apply)(VARIABLES, images)[0])
+
+
+def test_steps_in_pieces_are_the_whole():
+    """`apply_from`, one step at a time and one frame a step, against the network that makes all of them."""
+    frames = jax.random.normal(jax.random.key(2), (5, T, 8, 8, 1))
+    potentials, pieces = None, []
+    for t in range(T):
+        (logits, features), potentials = jax.jit(ONE.apply_from)(VARIABLES, frames[:, t], potentials)
+        pieces.append(logits)
+        assert features["firing_rates"].keys() == potentials.keys()
+    np.testing.assert_allclose(jnp.concatenate(pieces, axis=1), logits_of(frames), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 0.7, 1.1])
+def test_every_image_gets_the_mean_of_the_steps_that_it_took(threshold):
+    """Against the logits of all steps, from which the step at which each image leaves is worked out."""
+    logits = logits_of(IMAGES)
+    means = np.cumsum(logits, axis=1) / np.arange(1, T + 1)[:, None]
+    p = np.exp(means) / np.exp(means).sum(-1, keepdims=True)
+    sure = p.max(-1) >= threshold
+    sure[:, -1] = True
+    expected = sure.argmax(1) + 1
+    found, steps = EarlyExit(ONE, T, threshold)(VARIABLES, IMAGES)
+    np.testing.assert_array_equal(steps, expected)
+    np.testing.assert_allclose(found, means[np.arange(13), expected - 1], rtol=1e-5, atol=1e-5)
+    if threshold == 0.7:
+        assert len(set(steps)) >= 3, "the case does not test leaving at different steps"
+
+
+def test_frames_are_taken_one_a_step():
+    frames = jax.random.normal(jax.random.key(2), (4, T, 8, 8, 1))
+    found, _ = EarlyExit(ONE, T, 1.1)(VARIABLES, frames)
+    np.testing.assert_allclose(found, logits_of(frames).mean(1), rtol=1e-5, atol=1e-5)
+
+
+def test_the_batch_shrinks(monkeypatch):
+    """To the next of 16, 8, 4, ... that holds those who are left."""
+    seen = []
+    apply_from = type(ONE).apply_from
+
+    def spy(network, variables, images, potentials):
+        seen.append(images.shape[0])
+        return apply_from(network, variables, images, potentials)
+
+    monkeypatch.setattr(type(ONE), "apply_from", spy)
+    images = jnp.concatenate([IMAGES, IMAGES[:3]])
+    _, steps = EarlyExit(ONE, T, 0.7)(VARIABLES, images)
+    left = [int((steps > t).sum()) for t in range(T) if (steps > t).any()]
+    sizes = [min(size for size in (1, 2, 4, 8, 16) if size >= n) for n in left]
+    assert seen == [16, *sorted(set(sizes[1:]), reverse=True)]  # traced once from rest, then once for each size
+    assert min(seen) < 16
+
+
+def test_threshold_is_the_lowest_that_keeps_the_accuracy():
+    """Two classes, two steps: the first is right when it is sure (p = 0.9), wrong when it is not (0.6)."""
+    sure, unsure = np.log([0.9, 0.1]), np.log([0.4, 0.6])
+    logits = np.stack([np.stack([sure, sure]), np.stack([unsure, 3 * sure])])
+    labels = np.zeros(2, int)
+    threshold, steps = choose_threshold(logits, labels, 0.0)
+    assert threshold == pytest.approx(0.601)
+    assert steps == 1.5
+    assert choose_threshold(logits, labels, 0.5) == (0.0, 1.0)
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(InputError, match="makes 4 steps at a time"):
+        EarlyExit(WHOLE, T, 0.5)
+    with pytest.raises(InputError, match="max_steps=0"):
+        EarlyExit(ONE, 0, 0.5)
+    with pytest.raises(InputError, match="threshold=-1"):
+        EarlyExit(ONE, T, -1)
+    with pytest.raises(InputError, match=r"2 frames, but max_steps=4"):
+        EarlyExit(ONE, T, 0.5)(VARIABLES, jnp.zeros((3, 2, 8, 8, 1)))
