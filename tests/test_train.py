@@ -5,6 +5,7 @@ import functools
 
 import chex
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -23,6 +24,7 @@ from snnkd_jax.train import Normalisation, Trainer, compile_steps
 
 SHAPE = (8, 8, 1)
 STUDENT = build("convnet", 5, neuron=Neuron(), num_steps=3, width=0.25)
+RATE_STUDENT = build("convnet", 5, neuron=Neuron(), num_steps=3, width=0.25, backprop="rate")
 TEACHER = build("convnet", 5, width=0.5)
 NO_AUGMENTATION = Augmentation()
 
@@ -74,13 +76,15 @@ def assert_close(a, b, rtol):
     chex.assert_trees_all_close(*scaled, rtol=0, atol=rtol)
 
 
-@pytest.mark.parametrize("preset", ["temporal", "kdsnn"])
-def test_eight_devices_give_the_update_of_one(preset):
+@pytest.mark.parametrize(
+    ("preset", "network"), [("temporal", STUDENT), ("kdsnn", STUDENT), ("kdsnn", RATE_STUDENT)], ids=["", "", "rate"]
+)
+def test_eight_devices_give_the_update_of_one(preset, network):
     """Parameters, batch statistics and momentum, augmentation included; step 2 sees the rounding of step 1 as well.
 
     Metrics are compared less closely: a KL divergence is a small difference of logarithms.
     """
-    trainer = make(preset, augmentation=Augmentation(1, True, 3))
+    trainer = make(preset, network, augmentation=Augmentation(1, True, 3))
     assert data_mesh().size == 8
     for steps, rtol in ((1, 1e-5), (2, 1e-4)):
         state, metrics = run(trainer, data_mesh(), steps)
@@ -90,10 +94,50 @@ def test_eight_devices_give_the_update_of_one(preset):
         assert_close(metrics, expected_metrics, 1e-4)
 
 
-def test_step_is_traced_once(monkeypatch):
+@pytest.mark.parametrize("network", [STUDENT, RATE_STUDENT], ids=["bptt", "rate"])
+def test_step_is_traced_once_and_copies_nothing(monkeypatch, network):
+    """Under a guard that lets neither the host's arrays in nor the device's out."""
     chex.clear_trace_counter()
     monkeypatch.setattr(train, "augment", chex.assert_max_traces(train.augment, n=1))
-    run(make("kdsnn"), data_mesh(), 4)
+    trainer, mesh = make("kdsnn", network), data_mesh()
+    compiled = compile_steps(trainer, mesh)
+    state, teacher = put_replicated(mesh, trainer.init()), put_replicated(mesh, teacher_variables())
+    batches = [put_batch(mesh, batch(seed=i)) for i in range(4)]
+    with jax.transfer_guard("disallow_explicit"):
+        for data in batches:
+            state, _ = compiled.train(state, teacher, data)
+    assert int(state.step) == 4
+
+
+def test_the_transfer_guard_would_see_a_copy():
+    compiled = compile_steps(make("none"), one_device())
+    state = put_replicated(one_device(), make("none").init())
+    with jax.transfer_guard("disallow"), pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device"):
+        compiled.train(state, {}, batch())
+
+
+@pytest.mark.parametrize("network", [STUDENT, RATE_STUDENT], ids=["bptt", "rate"])
+@pytest.mark.parametrize("preset", ["kdsnn", "temporal"])
+def test_the_same_step_is_lowered_for_every_platform(preset, network):
+    """Through `jax.export`, which needs none of the devices, with the compiler options of this one."""
+    trainer = make(preset, network)
+    shapes = jax.eval_shape(trainer.init), jax.eval_shape(teacher_variables), batch()
+    step = compile_steps(trainer, one_device()).train
+    exported = jax.export.export(step, platforms=["cuda", "tpu", "cpu"])(*shapes)
+    assert exported.platforms == ("cuda", "tpu", "cpu")
+    after = jax.tree.leaves(shapes[0])
+    assert [x.shape for x in exported.out_avals[: len(after)]] == [x.shape for x in after]
+    assert len(exported.mlir_module()) > 10_000
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_reaches_every_parameter_through_rates(preset):
+    trainer = make(preset, RATE_STUDENT)
+    before = trainer.init()
+    state, metrics = run(trainer, one_device(), 1)
+    assert np.isfinite(metrics["loss"])
+    moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max() > 0, state.params, before.params)
+    assert all(jax.tree.leaves(moved))
 
 
 def test_update_against_a_plain_composition():
