@@ -22,12 +22,16 @@ of steps they would only add parameters. The potential is computed in float32 (f
 the dtype of the current; spikes have the dtype of the current.
 """
 
+import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.surrogate import Surrogate, atan
@@ -37,8 +41,46 @@ ATAN = atan(2.0)
 # exp overflows in float32 a little below; a tau of 1e26 is no leak at all.
 _LEAST_W = -60.0
 
-# Up to here an unrolled scan is faster on CPU, because the slices of the time axis fuse into the arithmetic.
-_UNROLL_STEPS = 4
+# Up to here an unrolled scan is faster on CPU, because the slices of the time axis fuse into the arithmetic; its work
+# grows with the square of T, because each step's output recomputes the steps before it.
+_UNROLL_STEPS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class _Dynamics:
+    """The constants of the equations above, and one time step of them.
+
+    `tau` is None if it is not a constant; then it is the last argument of `charge` and `step`, which is None otherwise.
+    """
+
+    tau: float | None
+    decay_input: bool
+    v_threshold: float
+    v_reset: float | None
+    detach_reset: bool
+    surrogate: Surrogate
+
+    @property
+    def v_rest(self) -> float:
+        return 0.0 if self.v_reset is None else self.v_reset
+
+    def charge(self, v: Array, x: Array, tau: Array | None) -> Array:
+        """h[t] of v[t-1] and x[t]."""
+        tau = self.tau if tau is None else tau
+        if self.decay_input:
+            return v + (x - (v - self.v_rest)) / tau
+        return v - (v - self.v_rest) / tau + x
+
+    def fire(self, h: Array) -> tuple[Array, Array]:
+        """s[t] and v[t] of h[t]."""
+        s = self.surrogate(h - self.v_threshold)
+        r = lax.stop_gradient(s) if self.detach_reset else s
+        return s, h - r * self.v_threshold if self.v_reset is None else r * self.v_reset + (1 - r) * h
+
+    def step(self, v: Array, x: Array, tau: Array | None) -> tuple[Array, Array]:
+        """s[t], of the dtype of x, and v[t]."""
+        s, v = self.fire(self.charge(v, x.astype(v.dtype), tau))
+        return s.astype(x.dtype), v
 
 
 def integrate(
@@ -54,10 +96,13 @@ def integrate(
 ) -> tuple[Array, Array]:
     """Runs the equations above over the time axis; every neuron is a case of this function.
 
+    The backward pass keeps nothing but the current: it computes the potentials once more.
+
     Args:
         current: input current x, `[B, T, ...]`, of a floating dtype.
         v: potential before the first step, `[B, ...]`; None is the resting potential.
-        tau: membrane time constant in steps, a scalar or `[...]`; not checked, because it may be traced.
+        tau: membrane time constant in steps, a constant or an array of shape `[]` or `[...]`, with respect to which the
+            result can be differentiated; not checked, because it may be traced.
         decay_input: divide the current by tau as well.
         v_threshold: a spike is fired at `h >= v_threshold`.
         v_reset: potential after a spike and at rest; None subtracts the threshold instead (soft reset).
@@ -73,6 +118,19 @@ def integrate(
             threshold that is not above the reset potential.
     """
     current = jnp.asarray(current)
+    v = _initial(current, v, v_threshold, v_reset)
+    constant, tau = _constant(tau, v.dtype)
+    dynamics = _Dynamics(constant, decay_input, v_threshold, v_reset, detach_reset, surrogate)
+    return _integrate(dynamics, current, v, tau)
+
+
+def _constant(tau: ArrayLike, dtype: DTypeLike) -> tuple[float | None, Array | None]:
+    """`(tau, None)` for a number, `(None, tau)` for an array."""
+    return (float(tau), None) if isinstance(tau, int | float) else (None, jnp.asarray(tau, dtype))
+
+
+def _initial(current: Array, v: ArrayLike | None, v_threshold: float, v_reset: float | None) -> Array:
+    """The potential before the first step, in float32 or float64; raises what `integrate` raises."""
     v_rest = 0.0 if v_reset is None else v_reset
     _check(current, v_threshold, v_rest)
     dtype = jnp.float64 if current.dtype == jnp.float64 else jnp.float32
@@ -80,19 +138,106 @@ def integrate(
     v = jnp.full(state_shape, v_rest, dtype) if v is None else jnp.asarray(v, dtype)
     if v.shape != state_shape:
         raise InputError(f"v has shape {v.shape}; the current {current.shape} needs {state_shape} (no time axis)")
+    return v
 
+
+def _scan(step: Callable, carry: Any, x: Any, reverse: bool = False) -> tuple[Any, Any]:
+    """`lax.scan` over axis 1 of the arrays in `x`, `[B, T, ...]` each."""
+    x = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), x)
+    num_steps = jax.tree.leaves(x)[0].shape[0]
+    carry, y = lax.scan(step, carry, x, reverse=reverse, unroll=num_steps if num_steps <= _UNROLL_STEPS else 1)
+    return carry, jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), y)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _integrate(dynamics: _Dynamics, current: Array, v: Array, tau: Array | None) -> tuple[Array, Array]:
     def step(v, x):
-        x = x.astype(dtype)
-        h = v + (x - (v - v_rest)) / tau if decay_input else v - (v - v_rest) / tau + x
-        s = surrogate(h - v_threshold)
-        r = lax.stop_gradient(s) if detach_reset else s
-        v = h - r * v_threshold if v_reset is None else r * v_reset + (1 - r) * h
-        return v, s.astype(current.dtype)
+        s, v = dynamics.step(v, x, tau)
+        return v, s
 
-    num_steps = current.shape[1]
-    x = jnp.moveaxis(current, 1, 0)
-    v, spikes = lax.scan(step, v, x, unroll=num_steps if num_steps <= _UNROLL_STEPS else 1)
-    return jnp.moveaxis(spikes, 0, 1), v
+    v, spikes = _scan(step, v, current)
+    return spikes, v
+
+
+def _integrate_forward(dynamics, current, v, tau):
+    return _integrate(dynamics, current, v, tau), (current, v, tau)
+
+
+def _integrate_backward(dynamics, residuals, cotangents):
+    """The chain rule through `dynamics.step`, from the last step to the first."""
+    current, v, tau = residuals
+    spikes_bar, v_bar = cotangents
+    _, before = _scan(lambda v, x: (dynamics.step(v, x, tau)[1], v), v, current)
+
+    def step(carry, at):
+        v_bar, tau_bar = carry
+        v, x, s_bar = at
+        v_bar, x_bar, tau_bar_t = jax.vjp(dynamics.step, v, x, tau)[1]((s_bar, v_bar))
+        return (v_bar, jax.tree.map(jnp.add, tau_bar, tau_bar_t)), x_bar
+
+    carry = v_bar, jax.tree.map(jnp.zeros_like, tau)
+    (v_bar, tau_bar), x_bar = _scan(step, carry, (before, current, spikes_bar), reverse=True)
+    return x_bar, v_bar, tau_bar
+
+
+_integrate.defvjp(_integrate_forward, _integrate_backward)
+
+
+def integrate_with_slopes(
+    current: Array,
+    *,
+    tau: ArrayLike,
+    decay_input: bool,
+    v_threshold: float = 1.0,
+    v_reset: float | None = 0.0,
+    detach_reset: bool = False,
+    surrogate: Surrogate = ATAN,
+) -> tuple[Array, Array, Array | None]:
+    """Spikes from rest, and how their mean over time moves with the current and with tau, without a tape.
+
+        kappa     = (1/T) sum_t s'[t] e[t]      e[t] = dh[t]/dx      for one and the same change of x at all steps
+        kappa_tau = (1/T) sum_t s'[t] u[t]      u[t] = dh[t]/dtau
+
+    s'[t] is the surrogate derivative at h[t] - v_threshold. e and u obey the charge equation, linearised, and reach the
+    next step through dv[t]/dh[t], which holds the surrogate derivative too unless `detach_reset`. They are summed up
+    while the neuron runs, so nothing of `[B, T, ...]` is kept for a backward pass: this is the neuron's part of
+    rate-based backpropagation (`snnkd_jax.models.rate`).
+
+    Args:
+        current: x, `[B, T, ...]`.
+        tau, decay_input, v_threshold, v_reset, detach_reset, surrogate: see `integrate`, as are the errors.
+
+    Returns:
+        Spikes `[B, T, ...]`, kappa and kappa_tau, `[B, ...]` each; kappa_tau is None for a constant tau.
+    """
+    current = jnp.asarray(current)
+    v = _initial(current, None, v_threshold, v_reset)
+    constant, tau = _constant(tau, v.dtype)
+    dynamics = _Dynamics(constant, decay_input, v_threshold, v_reset, detach_reset, surrogate)
+    zero, one = jnp.zeros_like(v), jnp.ones_like(v)
+    # (dx[t], dtau) along each of the directions; a constant tau has none.
+    directions = [(one, jax.tree.map(jnp.zeros_like, tau))]
+    if tau is not None:
+        directions.append((zero, jnp.ones_like(tau)))
+
+    def step(carry, x):
+        v, slopes, sums = carry
+        x = x.astype(v.dtype)
+        h = dynamics.charge(v, x, tau)
+        (s, after), pull = jax.vjp(dynamics.fire, h)
+        (ds_dh,), (dv_dh,) = pull((one, zero)), pull((zero, one))
+        dh = [
+            jax.jvp(dynamics.charge, (v, x, tau), (slope, *direction))[1]
+            for slope, direction in zip(slopes, directions, strict=True)
+        ]
+        slopes = [dv_dh * e for e in dh]
+        sums = [total + ds_dh * e for total, e in zip(sums, dh, strict=True)]
+        return (after, slopes, sums), s.astype(current.dtype)
+
+    zeros = [zero] * len(directions)
+    (_, _, sums), spikes = _scan(step, (v, zeros, zeros), current)
+    means = [total / current.shape[1] for total in sums]
+    return spikes, means[0], None if tau is None else means[1]
 
 
 def _check(current: Array, v_threshold: float, v_rest: float) -> None:
@@ -181,7 +326,7 @@ def plif(
     spikes, v = integrate(
         current,
         v,
-        tau=1 + jnp.exp(-jnp.maximum(w, _LEAST_W)),
+        tau=plif_tau(w),
         decay_input=decay_input,
         v_threshold=v_threshold,
         v_reset=v_reset,
@@ -189,6 +334,11 @@ def plif(
         surrogate=surrogate,
     )
     return (spikes, v) if return_v else spikes
+
+
+def plif_tau(w: ArrayLike) -> Array:
+    """The time constant of `plif`, `1 + exp(-w)` steps."""
+    return 1 + jnp.exp(-jnp.maximum(w, _LEAST_W))
 
 
 def plif_parameter(tau: float) -> float:

@@ -1,8 +1,10 @@
 """Network bodies by name. ReLU as the activation makes a teacher, a neuron a spiking student."""
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,9 +13,10 @@ from jax.typing import DTypeLike
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.models.activation import Neuron, ReLU, Spike
 from snnkd_jax.models.convnet import ConvNet
-from snnkd_jax.models.layers import BatchNorm
+from snnkd_jax.models.layers import BatchNorm, MaxPool
 from snnkd_jax.models.network import Features, Network, Variables
 from snnkd_jax.models.pyramidnet import PyramidNet
+from snnkd_jax.models.rate import Rate, RateBatchNorm, RateMaxPool
 from snnkd_jax.models.resnet import ResNet
 from snnkd_jax.models.vgg import VGG
 from snnkd_jax.models.wide_resnet import WideResNet
@@ -36,6 +39,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 MAX_WIDTH = 8.0
 
+Backprop = Literal["bptt", "rate"]
+Pool = Literal["avg", "max"]
+
 
 def build(
     name: str,
@@ -45,6 +51,8 @@ def build(
     num_steps: int = 4,
     width: float = 1.0,
     tdbn: bool = False,
+    pool: Pool = "avg",
+    backprop: Backprop = "bptt",
     dtype: DTypeLike = jnp.float32,
 ) -> Network:
     """The network of that name.
@@ -56,6 +64,9 @@ def build(
         num_steps: T of a spiking network.
         width: multiplier of all channels but the logits, in (0, 8].
         tdbn: threshold-dependent batch norm, for spiking networks.
+        pool: means or maxima, in the bodies that pool between stages (convnet and vgg).
+        backprop: how a spiking network is differentiated in training: exactly through time, or through firing rates
+            (`snnkd_jax.models.rate`), in less time and memory.
         dtype: of convolutions and dense layers; parameters, norms, potentials and logits are float32.
 
     Raises:
@@ -67,19 +78,24 @@ def build(
         raise InputError(f"num_classes={num_classes!r} must be at least 2")
     if num_steps < 1 or num_steps != math.floor(num_steps):
         raise InputError(f"num_steps={num_steps!r} must be a whole number of at least 1")
-    body = MODELS[canonical_name(name)]
-    activation = ReLU if neuron is None else functools.partial(Spike, neuron, num_steps)
+    check_choice("pool", pool, get_args(Pool))
+    if pool == "max" and "pool" not in inspect.signature(MODELS[canonical_name(name)]).parameters:
+        raise InputError(f"pool={pool!r}: {name!r} does not pool between its stages; use pool='avg', or a VGG")
+    check_choice("backprop", backprop, get_args(Backprop))
+    name = canonical_name(name)
+    constants: dict[str, Any] = {"num_classes": num_classes, "width": width, "dtype": dtype}
     v_threshold = neuron.v_threshold if tdbn and neuron is not None else None
-    return Network(
-        body(
-            num_classes=num_classes,
-            activation=activation,
-            norm=functools.partial(BatchNorm, v_threshold=v_threshold),
-            width=width,
-            dtype=dtype,
-        ),
-        None if neuron is None else num_steps,
-    )
+
+    def body(activation, norm, max_pool):
+        layers = {"activation": activation, "norm": functools.partial(norm, v_threshold=v_threshold)}
+        if pool == "max":
+            layers["pool"] = max_pool
+        return MODELS[name](**layers, **constants)
+
+    if neuron is None:
+        return Network(body(ReLU, BatchNorm, MaxPool), None)
+    rate_body = body(functools.partial(Rate, neuron), RateBatchNorm, RateMaxPool) if backprop == "rate" else None
+    return Network(body(functools.partial(Spike, neuron, num_steps), BatchNorm, MaxPool), num_steps, rate_body)
 
 
 def canonical_name(name: str) -> str:

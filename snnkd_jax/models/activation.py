@@ -7,15 +7,24 @@ makes T steps of it.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
 from snnkd_jax.errors import InputError, check_choice
-from snnkd_jax.neurons import ATAN, check_potentials, check_tau, integrate_and_fire, lif, plif, plif_parameter
+from snnkd_jax.neurons import (
+    ATAN,
+    check_potentials,
+    check_tau,
+    integrate,
+    integrate_with_slopes,
+    plif_parameter,
+    plif_tau,
+)
 from snnkd_jax.surrogate import Surrogate
 
 Kind = Literal["lif", "plif", "if"]
@@ -47,6 +56,22 @@ class Neuron:
         check_tau(self.tau)
         check_potentials(self.v_threshold, 0.0 if self.v_reset is None else self.v_reset)
 
+    def tau_of(self, module: nn.Module) -> float | Array:
+        """The time constant in steps; the kind "plif" keeps its parameter `w` in `module`."""
+        if self.kind == "plif":
+            return plif_tau(module.param("w", nn.initializers.constant(plif_parameter(self.tau)), (), jnp.float32))
+        return math.inf if self.kind == "if" else self.tau
+
+    def constants(self) -> dict[str, Any]:
+        """The arguments of `neurons.integrate` other than tau."""
+        return {
+            "decay_input": self.decay_input and self.kind != "if",
+            "v_threshold": self.v_threshold,
+            "v_reset": self.v_reset,
+            "detach_reset": self.detach_reset,
+            "surrogate": self.surrogate,
+        }
+
 
 class ReLU(nn.Module):
     """max(0, x), of any shape."""
@@ -60,7 +85,8 @@ class ReLU(nn.Module):
 class Spike(nn.Module):
     """A layer of neurons: currents `[B, T, ...]`, or `[B, 1, ...]` if constant, to spikes `[B, num_steps, ...]`.
 
-    Records the firing rate of each example, `[B]`, spikes per neuron and step, in the collection "firing_rates".
+    Records the firing rate of each example, `[B]`, spikes per neuron and step, in the collection "firing_rates", and,
+    if the collection "rates" is mutable, what `snnkd_jax.models.rate` needs of the layer.
     """
 
     neuron: Neuron
@@ -72,20 +98,15 @@ class Spike(nn.Module):
         if current.shape[1] not in (1, self.num_steps):
             raise InputError(f"num_steps={self.num_steps}, but the input has {current.shape[1]} steps")
         current = jnp.broadcast_to(current, (current.shape[0], self.num_steps, *current.shape[2:]))
-        n = self.neuron
-        constants = {
-            "v_threshold": n.v_threshold,
-            "v_reset": n.v_reset,
-            "detach_reset": n.detach_reset,
-            "surrogate": n.surrogate,
-        }
-        if n.kind == "if":
-            spikes = integrate_and_fire(current, **constants)
-        elif n.kind == "plif":
-            w = self.param("w", nn.initializers.constant(plif_parameter(n.tau)), (), jnp.float32)
-            spikes = plif(current, w, decay_input=n.decay_input, **constants)
+        tau = self.neuron.tau_of(self)
+        if self.is_mutable_collection("rates"):
+            spikes, kappa, kappa_tau = integrate_with_slopes(current, tau=tau, **self.neuron.constants())
+            self.put_variable("rates", "rate", spikes.mean(axis=1, keepdims=True))
+            self.put_variable("rates", "kappa", kappa[:, None])
+            if kappa_tau is not None:
+                self.put_variable("rates", "kappa_tau", kappa_tau[:, None])
         else:
-            spikes = lif(current, tau=n.tau, decay_input=n.decay_input, **constants)
+            spikes, _ = integrate(current, tau=tau, **self.neuron.constants())
         rate = spikes.astype(jnp.float32).mean(axis=tuple(range(1, spikes.ndim)))
         self.sow("firing_rates", "rate", rate, reduce_fn=lambda _, new: new, init_fn=lambda: None)
         return spikes

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.features import Stages
-from snnkd_jax.models.layers import BatchNorm, Conv, Norm, avg_pool, channels
+from snnkd_jax.models.layers import AvgPool, BatchNorm, Conv, Norm, Pooling, channels
 
 
 class ConvNet(nn.Module):
@@ -18,6 +18,7 @@ class ConvNet(nn.Module):
     num_classes: int
     activation: Activation
     norm: Norm = BatchNorm
+    pool: Pooling = AvgPool
     depth: int = 2
     width: float = 1.0
     dtype: DTypeLike = jnp.float32
@@ -32,7 +33,7 @@ class ConvNet(nn.Module):
             current = norm(name=f"norm{i}")(x)
             x = self.activation(name=f"act{i}")(current)
             stages.add(current, x)
-            x = avg_pool(x)
+            x = self.pool(name=f"pool{i}")(x)
         x = x.reshape(*x.shape[:-3], -1)
         x = nn.Dense(channels(128, self.width), use_bias=False, dtype=self.dtype, name="hidden")(x)
         x = norm(name="norm_hidden")(x)

@@ -3,9 +3,12 @@
 Paddings are explicit integers: "same" with a stride pads unevenly on even sizes, which neuromorphic formats cannot say.
 """
 
-from collections.abc import Callable
+import functools
+import itertools
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
@@ -40,8 +43,26 @@ class Conv(nn.Module):
             use_bias=False,
             dtype=self.dtype,
             kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+            conv_general_dilated=convolve,
             name="conv",
         )(x)
+
+
+def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], **options) -> Array:
+    """`lax.conv_general_dilated` in NHWC and HWIO, but a matrix product where the map is smaller than the kernel.
+
+    XLA's CPU backend has no fast path for those: a 3x3 kernel on a 2x2 map with 512 channels takes it 100 times longer.
+    The options are those that `flax.linen.Conv` passes; dilations and groups are not supported in that case.
+    """
+    h, w = x.shape[1:3]
+    kh, kw = kernel.shape[:2]
+    if h >= kh and w >= kw:
+        return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    rows = [slice(i, x.shape[1] - kh + 1 + i, strides[0]) for i in range(kh)]
+    columns = [slice(j, x.shape[2] - kw + 1 + j, strides[1]) for j in range(kw)]
+    patches = jnp.concatenate([x[:, r, c] for r in rows for c in columns], axis=-1)
+    return patches @ kernel.reshape(-1, kernel.shape[-1])
 
 
 class BatchNorm(nn.Module):
@@ -54,7 +75,8 @@ class BatchNorm(nn.Module):
     With tdBN, currents reach the neurons with the scale of their threshold; `branches` is the number of normalised
     signals that are summed before the neuron. In training mu and sigma^2 (biased) are the batch's, and their running
     means, of decay `momentum`, are kept for evaluation. Under `jit` with a sharded batch they are those of the whole
-    batch. Computed in float32 whatever the dtype of x.
+    batch. Computed in float32 whatever the dtype of x. If the collection "rates" is mutable, what
+    `snnkd_jax.models.rate` needs of the layer is recorded in it.
     """
 
     train: bool
@@ -67,11 +89,10 @@ class BatchNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         """The normalised `x`, of its shape and dtype."""
         size = x.shape[-1:]
-        gamma = self.param("scale", nn.initializers.ones, size, jnp.float32)
-        beta = self.param("bias", nn.initializers.zeros, size, jnp.float32)
+        gamma, beta = self.affine(size)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, size, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, size, jnp.float32)
-        y = x.astype(jnp.float32)
+        y = lax.stop_gradient(x.astype(jnp.float32)) if self.train else x.astype(jnp.float32)
         if self.train:
             axes = tuple(range(x.ndim - 1))
             mu = y.mean(axes)
@@ -79,10 +100,83 @@ class BatchNorm(nn.Module):
             if not self.is_initializing():
                 running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mu
                 running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
-        else:
-            mu, var = running_mean.value, running_var.value
+            if self.is_mutable_collection("rates"):
+                for name, value in (("input", y.mean(axis=1, keepdims=True)), ("mean", mu), ("var", var)):
+                    self.put_variable("rates", name, value)
+            return normalise(x, mu, var + self.eps, gamma, beta)
+        mu, var = running_mean.value, running_var.value
+        return ((y - mu) * (gamma * lax.rsqrt(var + self.eps)) + beta).astype(x.dtype)
+
+    def affine(self, size: tuple[int]) -> tuple[Array, Array]:
+        """`gain gamma` and `beta`."""
         gain = 1.0 if self.v_threshold is None else self.v_threshold / self.branches**0.5
-        return ((y - mu) * (gain * gamma * lax.rsqrt(var + self.eps)) + beta).astype(x.dtype)
+        gamma = self.param("scale", nn.initializers.ones, size, jnp.float32)
+        return gain * gamma, self.param("bias", nn.initializers.zeros, size, jnp.float32)
+
+
+@jax.custom_vjp
+def normalise(x: Array, mu: Array, var: Array, gamma: Array, beta: Array) -> Array:
+    """`gamma (x - mu) / sqrt(var) + beta`, where mu and var are the moments of x itself over all axes but the last.
+
+        dx = gamma / sqrt(var) (dy - mean dy - x' mean(dy x')),  x' = (x - mu) / sqrt(var)
+
+    is the gradient with the dependence of the moments on x in it; that with respect to `mu` and `var` is 0. Only x is
+    kept for it. A constant may have been added to the variance of x: it changes nothing in the derivation.
+
+    Args:
+        x: `[..., C]`, of any floating dtype; y has its dtype, and all is computed in float32.
+        mu, var, gamma, beta: float32 `[C]`.
+
+    Source: Ioffe & Szegedy 2015, section 3.
+    """
+    return ((x.astype(jnp.float32) - mu) * (gamma * lax.rsqrt(var)) + beta).astype(x.dtype)
+
+
+def _normalise_forward(x, mu, var, gamma, beta):
+    return normalise(x, mu, var, gamma, beta), (x, mu, var, gamma)
+
+
+def _normalise_backward(residuals, dy):
+    x, mu, var, gamma = residuals
+    axes = tuple(range(x.ndim - 1))
+    dy = dy.astype(jnp.float32)
+    normalised = (x.astype(jnp.float32) - mu) * lax.rsqrt(var)
+    dbeta, dgamma = dy.sum(axes), (dy * normalised).sum(axes)
+    n = x.size // x.shape[-1]
+    dx = gamma * lax.rsqrt(var) * (dy - dbeta / n - normalised * (dgamma / n))
+    return dx.astype(x.dtype), jnp.zeros_like(mu), jnp.zeros_like(var), dgamma, dbeta
+
+
+normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+Pooling = Callable[..., nn.Module]
+"""Makes one 2x2 pooling layer: `pool(name="pool1")(x)`."""
+
+
+class AvgPool(nn.Module):
+    """`avg_pool` of 2x2 windows."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[..., H, W, C]` to `[..., H // 2, W // 2, C]`."""
+        return avg_pool(x)
+
+
+class MaxPool(nn.Module):
+    """`max_pool` of 2x2 windows; if the collection "rates" is mutable, records what `snnkd_jax.models.rate` needs."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[..., H, W, C]` to `[..., H // 2, W // 2, C]`."""
+        y = max_pool(x)
+        if self.is_mutable_collection("rates"):
+            routes = jax.vjp(max_pool, x)[1](jnp.ones_like(y))[0]
+            self.put_variable("rates", "output", y.mean(axis=1, keepdims=True))
+            self.put_variable("rates", "routes", routes.mean(axis=1, keepdims=True))
+        return y
+
+
 
 
 def avg_pool(x: Array, window: int = 2) -> Array:
@@ -90,12 +184,55 @@ def avg_pool(x: Array, window: int = 2) -> Array:
 
     Raises `InputError` if the map is smaller than the window: the network has more poolings than the image allows.
     """
+    x = _whole_windows(x, window)
     h, w, c = x.shape[-3:]
-    if min(h, w) < window:
-        raise InputError(f"a {h}x{w} map cannot be pooled by {window}: the images are too small for this model")
-    x = x[..., : h - h % window, : w - w % window, :]
     x = x.reshape(*x.shape[:-3], h // window, window, w // window, window, c)
     return x.mean(axis=(-4, -2))
+
+
+def max_pool(x: Array, window: int = 2) -> Array:
+    """Maxima over windows that do not overlap; shapes and errors as `avg_pool`.
+
+    The gradient goes to the first maximum of each window, row by row, as in torch and in XLA's `reduce_window`: spikes
+    tie constantly, and `jnp.maximum` would split it.
+    """
+    return _max_pool(window, _whole_windows(x, window))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _max_pool(window: int, x: Array) -> Array:
+    return functools.reduce(jnp.maximum, _strided(x, window))
+
+
+def _max_pool_forward(window, x):
+    y = _max_pool(window, x)
+    return y, (x, y)
+
+
+def _max_pool_backward(window, residuals, dy):
+    x, y = residuals
+    parts, taken = [], jnp.zeros(y.shape, bool)
+    for part in _strided(x, window):
+        first = (part == y) & ~taken
+        taken |= first
+        parts.append(jnp.where(first, dy, 0))
+    rows = [jnp.stack(parts[i : i + window], axis=-2) for i in range(0, len(parts), window)]  # [..., h, w, window, C]
+    return (jnp.stack(rows, axis=-4).reshape(x.shape),)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def _strided(x: Array, window: int) -> list[Array]:
+    """The first, second, ... element of every window, row by row, `[..., H // window, W // window, C]` each."""
+    return [x[..., i::window, j::window, :] for i, j in itertools.product(range(window), repeat=2)]
+
+
+def _whole_windows(x: Array, window: int) -> Array:
+    h, w = x.shape[-3:-1]
+    if min(h, w) < window:
+        raise InputError(f"a {h}x{w} map cannot be pooled by {window}: the images are too small for this model")
+    return x[..., : h - h % window, : w - w % window, :]
 
 
 def global_avg_pool(x: Array) -> Array:

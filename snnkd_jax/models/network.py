@@ -8,6 +8,8 @@
 | `features["stages"]`        | `[B, H, W, C]`    | `[B, T, H, W, C]`, stage ends, after act   |
 | `features["currents"]`      | `[B, H, W, C]`    | `[B, T or 1, H, W, C]`, stage ends, before |
 | `features["firing_rates"]`  | empty             | layer name to `[B]`, spikes/neuron/step    |
+
+In training by rate-based backpropagation, stages and currents are means over time, `[B, 1, H, W, C]`.
 """
 
 import dataclasses
@@ -21,6 +23,7 @@ from flax import traverse_util
 from jax import Array
 
 from snnkd_jax.errors import InputError
+from snnkd_jax.models.rate import with_mean_of
 
 Variables = dict[str, Any]
 Features = dict[str, dict[str, Array]]
@@ -28,10 +31,14 @@ Features = dict[str, dict[str, Array]]
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A body with its activation; `num_steps` is T of a spiking network and None for an ordinary one."""
+    """A body with its activation; `num_steps` is T of a spiking network and None for an ordinary one.
+
+    `rate_body`, the same with the layers of `snnkd_jax.models.rate`, makes training differentiate rates.
+    """
 
     body: nn.Module
     num_steps: int | None
+    rate_body: nn.Module | None = None
 
     def init(self, key: Array, image_shape: tuple[int, int, int]) -> Variables:
         """Fresh variables for images `[H, W, C]`."""
@@ -54,12 +61,29 @@ class Network:
 
     def apply_train(self, variables: Variables, images: Array) -> tuple[tuple[Array, Features], Variables]:
         """Training: batch norm by the statistics of the batch; returns `((logits, features), new batch_stats)`."""
-        outputs, updates = self._run(variables, images, train=True)
+        if self.rate_body is not None:
+            return self._run_rates(self.rate_body, variables, images)
+        outputs, updates = self._run(variables, images, train=True, mutable=("batch_stats",))
         return outputs, updates["batch_stats"]
 
-    def _run(self, variables: Variables, images: Array, train: bool) -> tuple[tuple[Array, Features], Any]:
-        mutable = ["firing_rates", "batch_stats"] if train else ["firing_rates"]
-        (logits, stages), updates = self.body.apply(variables, self._with_time(images), train=train, mutable=mutable)
+    def _run_rates(
+        self, rate_body: nn.Module, variables: Variables, images: Array
+    ) -> tuple[tuple[Array, Features], Variables]:
+        (logits, features), updates = self._run(
+            *jax.lax.stop_gradient((variables, images)), train=True, mutable=("batch_stats", "rates")
+        )
+        means = self._with_time(images).mean(axis=1, keepdims=True)
+        variables = {"params": variables["params"], "rates": jax.lax.stop_gradient(updates["rates"])}
+        mean_logits, stages = rate_body.apply(variables, means, train=True)
+        features |= {"stages": stages.outputs, "currents": stages.currents}
+        return (with_mean_of(logits, mean_logits.astype(jnp.float32)), features), updates["batch_stats"]
+
+    def _run(
+        self, variables: Variables, images: Array, train: bool, mutable: tuple[str, ...] = ()
+    ) -> tuple[tuple[Array, Features], Any]:
+        (logits, stages), updates = self.body.apply(
+            variables, self._with_time(images), train=train, mutable=["firing_rates", *mutable]
+        )
         rates = traverse_util.flatten_dict(updates.get("firing_rates", {}), sep="/")
         features = {
             "stages": stages.outputs,

@@ -1,8 +1,7 @@
 """VGG with batch norm, as used on CIFAR: conv stages with pooling, one linear read-out.
 
-Reference: Simonyan & Zisserman 2015, configurations A (11), B (13) and D (16). Average
-pooling replaces max pooling, and the two hidden layers of 4096 units are left out, as in nearly all work on 32x32
-images.
+Reference: Simonyan & Zisserman 2015, configurations A (11), B (13) and D (16). The two hidden layers of 4096 units are
+left out, as in nearly all work on 32x32 images, and pooling takes means unless maxima are asked for.
 """
 
 import functools
@@ -14,7 +13,7 @@ from jax.typing import DTypeLike
 
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.features import Stages
-from snnkd_jax.models.layers import BatchNorm, Conv, Norm, avg_pool, channels, global_avg_pool
+from snnkd_jax.models.layers import AvgPool, BatchNorm, Conv, Norm, Pooling, channels, global_avg_pool
 
 
 class VGG(nn.Module):
@@ -23,6 +22,7 @@ class VGG(nn.Module):
     num_classes: int
     activation: Activation
     norm: Norm = BatchNorm
+    pool: Pooling = AvgPool
     stage_sizes: tuple[int, ...] = (1, 1, 2, 2, 2)
     width: float = 1.0
     dtype: DTypeLike = jnp.float32
@@ -40,5 +40,5 @@ class VGG(nn.Module):
                 x = self.activation(name=f"act{i}_{j}")(current)
             stages.add(current, x)
             if i < len(self.stage_sizes):  # the last pooling is part of the global one
-                x = avg_pool(x)
+                x = self.pool(name=f"pool{i}")(x)
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages
