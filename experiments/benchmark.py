@@ -11,7 +11,6 @@ same rounds. `peers/workload.py` says what is computed; an absent library is lef
 
 import dataclasses
 import datetime
-import importlib.metadata
 import json
 import os
 import shlex
@@ -91,7 +90,8 @@ class Settings:
             raise InputError(f"threads={self.threads!r}: this process may use {available} processors only")
         changes: dict[str, Any] = {}
         if self.quick:
-            changes = {"width": 0.125, "batch_size": 4, "num_steps": (2,), "models": ("vgg11",)}
+            changes = {"width": 0.125, "batch_size": 4, "num_steps": (2,)}
+            changes |= {"models": ("vgg11",)} if self.models == tuple(BATCH_SIZES) else {}
             changes |= {"rounds": 1, "round_seconds": 0.2, "entry_seconds": 2.0}
         if self.libraries is None:
             changes["libraries"] = tuple(name for name, library in LIBRARIES.items() if library.installed)
@@ -311,7 +311,7 @@ class Benchmark:
 def table(entries: list[dict[str, Any]]) -> str:
     """The measurements as text, a row each."""
     heads = ("model", "T", "task", "library", "images/s", "(min-max)", "of peak", "memory MB", "first step s", "loss")
-    rows = [heads]
+    rows: list[tuple[str, ...]] = [heads]
     for e in sorted(entries, key=lambda e: (e["model"], e["num_steps"], e["task"])):
         speed = e["images_per_second"]
         rows.append(
@@ -331,12 +331,6 @@ def table(entries: list[dict[str, Any]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
-
-
-def versions(libraries: tuple[str, ...]) -> dict[str, str]:
-    """Of this project's dependencies and of the libraries that were measured."""
-    names = dict.fromkeys(name for library in libraries for name in LIBRARIES[library].distributions)
-    return provenance.versions() | {name: importlib.metadata.version(name) for name in names}
 
 
 def command(settings: Settings) -> str:
@@ -369,7 +363,7 @@ def main(asked: Settings) -> int:
     benchmark.run()
     libraries = settings.libraries or ()
     absent = [] if asked.libraries else [name for name in LIBRARIES if name not in libraries]
-    found = versions(libraries)
+    found = provenance.versions(dict.fromkeys(d for name in libraries for d in LIBRARIES[name].distributions))
     print(table(benchmark.entries))
     peaks = [m["flops_per_second"] / 1e9 for m in benchmark.matmul]
     if peaks:

@@ -12,9 +12,6 @@ from snnkd_jax.losses import cross_entropy, kd_divergence
 
 from .workload import CE_WEIGHT, KD_WEIGHT, LEARNING_RATE, MOMENTUM, TEMPERATURE, Step, batch, normalised
 
-Forward = Callable[[Any, Any, Array], tuple[Array, Any]]
-"""(parameters, batch statistics, images `[B, H, W, C]`) to (mean logits `[B, K]`, new batch statistics)."""
-
 
 def count(params: Any) -> int:
     """How many numbers a tree holds."""
@@ -53,7 +50,7 @@ def make_jax_step(
     batch_size: int,
     params: Any,
     stats: Any,
-    forward: Forward,
+    forward: Callable[..., tuple[Array, Any]],
     teacher: Callable[[Array], Array],
     *,
     stem_steps: int,
@@ -65,7 +62,7 @@ def make_jax_step(
         batch_size: B.
         params: what is trained.
         stats: batch statistics, what the forward pass changes.
-        forward: the network in the mode that the task needs.
+        forward: (params, stats, images `[B, H, W, C]`) to (mean logits `[B, K]`, new stats), in the task's mode.
         teacher: images to the frozen teacher's logits `[B, K]`; called in `kd` only.
         stem_steps: see `Step`.
     """
@@ -73,7 +70,7 @@ def make_jax_step(
     images, labels = jnp.asarray(normalised(raw)), jnp.asarray(classes)
     if task == "inference":
         return jax_step(
-            lambda state, images: (state, forward(*state, images)[0].mean()),
+            lambda state, images: (state, forward(state[0], state[1], images)[0].mean()),
             (params, stats),
             (images,),
             parameters=count(params),

@@ -7,7 +7,7 @@ import torch  # pyright: ignore[reportMissingImports]
 from norse.torch import LIFBoxCell, LIFBoxParameters  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
 
-from .torch_step import Body, Layers, make_torch_step, time_loop
+from .torch_step import Body, Layers, make_torch_step, time_loop, to_channels_last
 from .workload import ALPHA, TAU, V_THRESHOLD, Step
 
 
@@ -30,7 +30,7 @@ class Neuron(nn.Module):
 
 def make_step(task: str, model: str, num_steps: int, width: float, batch_size: int) -> Step:
     """The step."""
-    network = Body(Layers(Neuron), model, width).to(memory_format=torch.channels_last)
+    network = to_channels_last(Body(Layers(Neuron), model, width))
     network.train(task != "inference")
     neurons = [module for module in network.modules() if isinstance(module, Neuron)]
 

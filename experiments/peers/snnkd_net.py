@@ -36,8 +36,8 @@ IMAGE_SHAPE = (SIZE, SIZE, CHANNELS)
 
 def make_step(task: str, model: str, num_steps: int, width: float, batch_size: int) -> Step:
     """The step, metrics included; bytes are normalised inside."""
-    backprop = {"backprop": "rate"} if task in ("rate", "kd-rate") else {}
-    network = build(model, NUM_CLASSES, neuron=NEURON, num_steps=num_steps, width=width, **backprop)
+    backprop = "rate" if task in ("rate", "kd-rate") else "bptt"
+    network = build(model, NUM_CLASSES, neuron=NEURON, num_steps=num_steps, width=width, backprop=backprop)
     normalisation = Normalisation((MEAN,) * CHANNELS, (STD,) * CHANNELS)
     raw, classes = batch(batch_size)
     images = jnp.asarray(raw)

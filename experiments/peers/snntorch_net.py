@@ -6,9 +6,8 @@ spikes). Batch norm sees one step at a time.
 
 import snntorch  # pyright: ignore[reportMissingImports]
 import snntorch.surrogate  # pyright: ignore[reportMissingImports]
-import torch  # pyright: ignore[reportMissingImports]
 
-from .torch_step import Body, Layers, make_torch_step, time_loop
+from .torch_step import Body, Layers, make_torch_step, time_loop, to_channels_last
 from .workload import ALPHA, TAU, V_THRESHOLD, Step
 
 
@@ -24,7 +23,7 @@ def make_step(task: str, model: str, num_steps: int, width: float, batch_size: i
             init_hidden=True,
         )
 
-    network = Body(Layers(leaky), model, width).to(memory_format=torch.channels_last)
+    network = to_channels_last(Body(Layers(leaky), model, width))
     network.train(task != "inference")
     neurons = [module for module in network.modules() if isinstance(module, snntorch.Leaky)]
 

@@ -7,8 +7,9 @@ import functools
 
 import torch  # pyright: ignore[reportMissingImports]
 from spikingjelly.activation_based import functional, layer, neuron, surrogate  # pyright: ignore[reportMissingImports]
+from spikingjelly.activation_based.functional import conv_bn_fusion  # pyright: ignore[reportMissingImports]
 
-from .torch_step import Body, Layers, make_torch_step
+from .torch_step import Body, Layers, make_torch_step, to_channels_last
 from .workload import ALPHA, TAU, V_THRESHOLD, Step
 
 
@@ -22,10 +23,10 @@ def make_step(task: str, model: str, num_steps: int, width: float, batch_size: i
         norm=functools.partial(layer.BatchNorm2d, step_mode="m"),
         pool=functools.partial(layer.AvgPool2d, step_mode="m"),
     )
-    network = Body(layers, model, width).to(memory_format=torch.channels_last)
+    network = to_channels_last(Body(layers, model, width))
     parameters = sum(p.numel() for p in network.parameters())
     if task == "inference":
-        network = functional.fuse_conv_bn_eval_modules(network.eval()).to(memory_format=torch.channels_last)
+        network = to_channels_last(conv_bn_fusion.fuse_conv_bn_eval_modules(network.eval()))
     call = torch.compile(network) if compiled else network
 
     def forward(images):

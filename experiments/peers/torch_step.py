@@ -78,6 +78,11 @@ class Body(nn.Module):
         return self.head(self.body(x).mean((-2, -1)))
 
 
+def to_channels_last(network: Any) -> Any:
+    """The network with its convolutions' weights in channels_last, which makes their outputs so."""
+    return network.to(memory_format=torch.channels_last)
+
+
 def time_loop(network: nn.Module, reset: Callable[[], None], num_steps: int) -> Callable[[Any], Any]:
     """The mean logits of a stateful one-step network that is called T times: images `[B, C, H, W]` to `[B, K]`."""
 
@@ -123,7 +128,7 @@ def make_torch_step(
 
     teacher = None
     if task == "kd":
-        teacher = Body(Layers(nn.ReLU), model, width).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        teacher = to_channels_last(Body(Layers(nn.ReLU), model, width)).eval().requires_grad_(False)
     optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, fused=True)
 
     def train() -> float:
