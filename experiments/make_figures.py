@@ -1,6 +1,6 @@
 """Draw `experiments/figures/speed.svg` from the records of speed; needs matplotlib (extra `bench`).
 
-Bars: images/s in training of each library, at the T that most of them have. Lines, if a record has several T: time and
+Bars: images/s in training of each library, at the T that most of them have, 4 if there is a choice. Lines, if a record has several T: time and
 memory of a training step against T. The same records give the same bytes.
 """
 
@@ -58,7 +58,7 @@ def series(records: list[dict[str, Any]], tasks: tuple[str, ...]) -> dict[str, d
 def draw_bars(axes: Any, model: str, libraries: dict[str, dict[int, dict[str, Any]]]) -> None:
     """Images per second with least and greatest."""
     counts = [t for by_t in libraries.values() for t in by_t]
-    num_steps = max(sorted(set(counts)), key=counts.count)
+    num_steps = max(set(counts), key=lambda t: (counts.count(t), t == 4, t))
     shown = {name: by_t[num_steps] for name, by_t in libraries.items() if num_steps in by_t}
     speeds = [entry["images_per_second"] for entry in shown.values()]
     medians = [s["median"] for s in speeds]
@@ -94,8 +94,8 @@ def draw_lines(axes: Any, libraries: dict[str, dict[int, dict[str, Any]]], quant
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
+        axes.legend(frameon=False, fontsize=10)
     axes.grid(color="#dddddd")
-    axes.legend(frameon=False, fontsize=9)
 
 
 def draw(records: list[dict[str, Any]], path: Path) -> None:

@@ -145,7 +145,7 @@ def speed_tables(records: list[dict[str, Any]]) -> str:
     """The README's section on speed: for each record a row a network, T and library, and below it the command."""
     if not records:
         return "No measurement is committed yet.\n"
-    parts = []
+    parts = ["![Images per second in training, a bar for each library.](experiments/figures/speed.svg)\n"]
     for record in records:
         lines = [
             f"| network | T | library | {' | '.join(SPEED_COLUMNS)} | memory, GB | first step, s | of peak |",
@@ -165,8 +165,8 @@ def speed_tables(records: list[dict[str, Any]]) -> str:
         peak = max((m["flops_per_second"] for m in record["matmul"]), default=0.0) / 1e9
         lines += [
             "",
-            f"[{record['name']}](experiments/results/benchmark/{record['name']}.json): `{record['command']}`; images/s, "
-            f"median (least to greatest) over {record['settings']['rounds']} interleaved rounds, "
+            f"[{record['name']}](experiments/results/benchmark/{record['name']}.json): `{record['command']}`; "
+            f"images/s, median (least to greatest) over {record['settings']['rounds']} interleaved rounds, "
             f"{record['settings']['threads']} threads, width {record['settings']['width']:g}, float32, on "
             f"{record['hardware']}, whose matrix product reaches {peak:.0f} GFLOP/s. Memory (what the process needed "
             f"beyond its imports, compiler included), first step and share of that peak are those of training. "

@@ -120,7 +120,7 @@ def test_speed_has_a_row_for_each_library_and_one_for_rates():
         "notes": "",
     }
     text = speed_tables([record])
-    assert text.splitlines()[2:5] == [
+    assert text.splitlines()[4:7] == [
         "| resnet18, batch 16 | 4 | snnkd_jax | 20 (19–21) | – | 80 (79–81) | 1.50 | 12.3 | 50 % |",
         "| resnet18, batch 16 | 4 | snnkd_jax, rate-based | 40 (39–41) | – | – | 1.50 | 12.3 | 50 % |",
         "| resnet18, batch 16 | 4 | norse | 10 (9–11) | – | – | 1.50 | 12.3 | 50 % |",
