@@ -1,7 +1,7 @@
 """Draw `experiments/figures/speed.svg` from the records of speed; needs matplotlib (extra `bench`).
 
-Bars: images/s in training of each library, at the T that most of them have, 4 if there is a choice. Lines, if a record has several T: time and
-memory of a training step against T. The same records give the same bytes.
+Bars: images/s in training of each library, at the T that most of them have, 4 if there is a choice. Lines, if a record
+has several T: time and memory of a training step against T. The same records give the same bytes.
 """
 
 import sys

@@ -50,9 +50,8 @@ def test_wrong_input_is_told_in_one_line():
 
 def test_a_named_library_that_is_absent_is_refused(monkeypatch):
     script = importlib.import_module("benchmark")
-    monkeypatch.setitem(
-        script.LIBRARIES, "norse", script.LIBRARIES["norse"].__class__("x", ("no_such_package",), "pip x")
-    )
+    absent = dataclasses.replace(script.LIBRARIES["norse"], packages=("no_such_package",), install="pip x")
+    monkeypatch.setitem(script.LIBRARIES, "norse", absent)
     with pytest.raises(script.InputError, match=r"'norse' is not installed; run pip x"):
         script.Settings(libraries=("norse",), threads=1).resolved()
     assert "norse" not in script.Settings(threads=1).resolved().libraries
