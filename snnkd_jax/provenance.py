@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -21,9 +22,10 @@ _PACKAGES = (
 )
 
 
-def versions() -> dict[str, str]:
-    """Package name to installed version, Python included."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES}
+def versions(others: Iterable[str] = ()) -> dict[str, str]:
+    """Package name to installed version, of Python, of what this project needs, and of `others`."""
+    names = (*_PACKAGES, *others)
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
 
 
 def commit() -> str | None:

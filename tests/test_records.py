@@ -12,7 +12,7 @@ import tyro
 
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
-from snnkd_jax.records import command, make_record, read_records, tables, with_tables
+from snnkd_jax.records import command, make_record, read_records, speed_tables, tables, with_tables
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "experiments" / "results"
@@ -88,9 +88,49 @@ def test_command_gives_the_configuration_again(dataset):
     assert tyro.cli(Config, args=words[2:], default=default_config(dataset)) == config
 
 
+def speed_entry(library: str, task: str, median: float) -> dict:
+    return {
+        "library": library,
+        "task": task,
+        "model": "resnet18",
+        "num_steps": 4,
+        "batch_size": 16,
+        "images_per_second": {"median": median, "min": median - 1, "max": median + 1},
+        "peak_bytes": 1_500_000_000,
+        "first_step_seconds": 12.34,
+        "utilisation": 0.5,
+    }
+
+
+def test_speed_has_a_row_for_each_library_and_one_for_rates():
+    record = {
+        "name": "x",
+        "command": "python experiments/benchmark.py",
+        "settings": {"libraries": ["snnkd_jax", "norse"], "rounds": 7, "threads": 2, "width": 1.0},
+        "entries": [
+            speed_entry("norse", "train", 10.0),
+            speed_entry("snnkd_jax", "rate", 40.0),
+            speed_entry("snnkd_jax", "train", 20.0),
+            speed_entry("snnkd_jax", "inference", 80.0),
+        ],
+        "matmul": [{"flops_per_second": 3.9e11}],
+        "failed": [],
+        "versions": {"jax": "0.10.2", "numpy": "2"},
+        "hardware": "1 cpu device(s) (2 x Somebody's)",
+        "notes": "",
+    }
+    text = speed_tables([record])
+    assert text.splitlines()[4:7] == [
+        "| resnet18, batch 16 | 4 | snnkd_jax | 20 (19–21) | – | 80 (79–81) | 1.50 | 12.3 | 50 % |",
+        "| resnet18, batch 16 | 4 | snnkd_jax, rate-based | 40 (39–41) | – | – | 1.50 | 12.3 | 50 % |",
+        "| resnet18, batch 16 | 4 | norse | 10 (9–11) | – | – | 1.50 | 12.3 | 50 % |",
+    ]
+    assert "390 GFLOP/s" in text
+
+
 def test_markers_are_needed():
     with pytest.raises(InputError, match="lacks the lines"):
-        with_tables("no markers", [])
+        with_tables("no markers", [], [])
 
 
 @pytest.mark.parametrize("path", sorted(RECORDS.glob("*.json")), ids=lambda path: path.stem)
@@ -106,9 +146,22 @@ def test_committed_record(path):
             assert metric["std"] == pytest.approx(statistics.stdev(metric["values"]))
 
 
+@pytest.mark.parametrize("path", sorted((RECORDS / "benchmark").glob("*.json")), ids=lambda path: path.stem)
+def test_committed_record_of_speed(path):
+    record = json.loads(path.read_text())
+    assert record["name"] == path.stem
+    assert re.fullmatch(r"[0-9a-f]{40}", record["commit"]), "made from a tree that was not committed"
+    for entry in record["entries"]:
+        seconds = [statistics.median(samples) for samples in entry["rounds"]]
+        assert entry["seconds"]["median"] == pytest.approx(statistics.median(seconds))
+        assert entry["images_per_second"]["median"] == pytest.approx(
+            statistics.median(entry["batch_size"] / s for s in seconds)
+        )
+
+
 def test_readme_shows_the_records():
     readme = (ROOT / "README.md").read_text()
-    assert readme == with_tables(readme, read_records(RECORDS))
+    assert readme == with_tables(readme, read_records(RECORDS), read_records(RECORDS / "benchmark"))
 
 
 def test_readme_has_two_quick_start_commands():

@@ -123,7 +123,7 @@ def test_the_same_step_is_lowered_for_every_platform(preset, network):
     trainer = make(preset, network)
     shapes = jax.eval_shape(trainer.init), jax.eval_shape(teacher_variables), batch()
     step = compile_steps(trainer, one_device()).train
-    exported = jax.export.export(step, platforms=["cuda", "tpu", "cpu"])(*shapes)
+    exported = jax.export.export(step, platforms=["cuda", "tpu", "cpu"])(*shapes)  # pyright: ignore[reportArgumentType]
     assert exported.platforms == ("cuda", "tpu", "cpu")
     after = jax.tree.leaves(shapes[0])
     assert [x.shape for x in exported.out_avals[: len(after)]] == [x.shape for x in after]

@@ -1,0 +1,54 @@
+"""The networks of `experiments/benchmark.py`, written for each library with its public interface only.
+
+One module a library, each with `make_step(task, model, num_steps, width, batch_size) -> Step`. They are imported by
+name in the worker process that measures them, so that none needs to be installed.
+"""
+
+import dataclasses
+import importlib.util
+
+from .workload import TASKS, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Library:
+    """Where a library's entry is and what it needs.
+
+    Attributes:
+        module: in this package, with `make_step`.
+        packages: importable names without which the entry cannot run.
+        install: the command that installs what is missing.
+        tasks: those that it has.
+        distributions: names under which versions are recorded.
+    """
+
+    module: str
+    packages: tuple[str, ...] = ()
+    install: str = ""
+    tasks: tuple[Task, ...] = ("train", "kd", "inference")
+    distributions: tuple[str, ...] = ()
+
+    @property
+    def installed(self) -> bool:
+        """Whether all its packages can be imported."""
+        return all(importlib.util.find_spec(name) is not None for name in self.packages)
+
+
+_BENCH = "pip install '.[bench]'"
+_SPIKINGJELLY = Library(
+    module="spikingjelly_net",
+    packages=("torch", "spikingjelly"),
+    install=f"{_BENCH} && pip install --no-deps 'spikingjelly>=2,<3'",
+    distributions=("torch", "spikingjelly"),
+)
+
+LIBRARIES: dict[str, Library] = {
+    "snnkd_jax": Library("snnkd_net", tasks=TASKS),
+    "spikingjelly": _SPIKINGJELLY,
+    "spikingjelly-compile": dataclasses.replace(_SPIKINGJELLY, module="spikingjelly_compiled_net"),
+    "snntorch": Library("snntorch_net", ("torch", "snntorch"), _BENCH, distributions=("torch", "snntorch")),
+    "norse": Library("norse_net", ("torch", "norse"), _BENCH, distributions=("torch", "norse")),
+    "spyx": Library("spyx_net", ("spyx",), _BENCH, distributions=("spyx",)),
+    "naive-jax": Library("naive_jax_net"),
+}
+"""Library name, as in `--libraries`, to its entry."""

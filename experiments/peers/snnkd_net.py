@@ -1,0 +1,79 @@
+"""This project: `models.build` and the step of `train.Trainer`, compiled as `train.compile_steps` does."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from snnkd_jax.augment import Augmentation
+from snnkd_jax.backend import compile_options
+from snnkd_jax.distill import Objective
+from snnkd_jax.models import Neuron, build
+from snnkd_jax.surrogate import atan
+from snnkd_jax.train import Normalisation, Trainer
+
+from .jax_step import count, jax_step
+from .workload import (
+    ALPHA,
+    CE_WEIGHT,
+    CHANNELS,
+    KD_WEIGHT,
+    LEARNING_RATE,
+    MEAN,
+    MOMENTUM,
+    NUM_CLASSES,
+    SIZE,
+    STD,
+    TAU,
+    TEMPERATURE,
+    V_THRESHOLD,
+    Step,
+    batch,
+)
+
+NEURON = Neuron(tau=TAU, v_threshold=V_THRESHOLD, surrogate=atan(ALPHA))
+IMAGE_SHAPE = (SIZE, SIZE, CHANNELS)
+
+
+def make_step(task: str, model: str, num_steps: int, width: float, batch_size: int) -> Step:
+    """The step, metrics included; bytes are normalised inside."""
+    backprop = "rate" if task in ("rate", "kd-rate") else "bptt"
+    network = build(model, NUM_CLASSES, neuron=NEURON, num_steps=num_steps, width=width, backprop=backprop)
+    normalisation = Normalisation((MEAN,) * CHANNELS, (STD,) * CHANNELS)
+    raw, classes = batch(batch_size)
+    images = jnp.asarray(raw)
+    if task == "inference":
+        variables = network.init(jax.random.key(0), IMAGE_SHAPE)
+        return jax_step(
+            lambda variables, images: (variables, network.apply(variables, normalisation(images))[0].mean()),
+            variables,
+            (images,),
+            parameters=count(variables["params"]),
+            stem_steps=1,
+            compiler_options=compile_options(),
+        )
+    kd = task in ("kd", "kd-rate")
+    trainer = Trainer(
+        network,
+        Objective(CE_WEIGHT, KD_WEIGHT, temperature=TEMPERATURE) if kd else Objective(),
+        optax.sgd(LEARNING_RATE, MOMENTUM),
+        normalisation,
+        Augmentation(),
+        IMAGE_SHAPE,
+        seed=0,
+        teacher=build(model, NUM_CLASSES, width=width) if kd else None,
+    )
+    teacher_variables = trainer.teacher.init(jax.random.key(1), IMAGE_SHAPE) if trainer.teacher is not None else {}
+    state = trainer.init()
+
+    def train(state, teacher_variables, batch):
+        state, metrics = trainer.step(state, teacher_variables, batch)
+        return state, metrics["loss"], metrics
+
+    return jax_step(
+        train,
+        state,
+        (teacher_variables, {"images": images, "labels": jnp.asarray(classes)}),
+        parameters=count(state.params),
+        stem_steps=1,
+        compiler_options=compile_options(),
+    )

@@ -1,0 +1,38 @@
+"""SpikingJelly 2: multi-step mode (time folded into the batch by its layers), its fused LIF, channels_last.
+
+Inference fuses convolution and norm. The image is repeated T times before the first convolution.
+"""
+
+import functools
+
+import torch  # pyright: ignore[reportMissingImports]
+from spikingjelly.activation_based import functional, layer, neuron, surrogate  # pyright: ignore[reportMissingImports]
+from spikingjelly.activation_based.functional import conv_bn_fusion  # pyright: ignore[reportMissingImports]
+
+from .torch_step import Body, Layers, make_torch_step, to_channels_last
+from .workload import ALPHA, TAU, V_THRESHOLD, Step
+
+
+def make_step(task: str, model: str, num_steps: int, width: float, batch_size: int, *, compiled: bool = False) -> Step:
+    """The step; `compiled` passes the network through torch.compile, which needs a C++ compiler."""
+    layers = Layers(
+        neuron=lambda: neuron.LIFNode(
+            tau=TAU, v_threshold=V_THRESHOLD, surrogate_function=surrogate.ATan(ALPHA), step_mode="m"
+        ),
+        conv=functools.partial(layer.Conv2d, step_mode="m"),
+        norm=functools.partial(layer.BatchNorm2d, step_mode="m"),
+        pool=functools.partial(layer.AvgPool2d, step_mode="m"),
+    )
+    network = to_channels_last(Body(layers, model, width))
+    parameters = sum(p.numel() for p in network.parameters())
+    if task == "inference":
+        network = to_channels_last(conv_bn_fusion.fuse_conv_bn_eval_modules(network.eval()))
+    call = torch.compile(network) if compiled else network
+
+    def forward(images):
+        functional.reset_net(network)
+        return call(images.unsqueeze(0).repeat(num_steps, 1, 1, 1, 1)).mean(0)
+
+    step = make_torch_step(task, model, width, batch_size, network, forward, stem_steps=num_steps)
+    step.parameters = parameters  # before the fusion
+    return step

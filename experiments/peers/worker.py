@@ -1,0 +1,111 @@
+"""A process that holds one step ready: `python -m peers.worker`, told by JSON lines on stdin, answering on stdout.
+
+    {"do": "build", "library": ..., "task": ..., "model": ..., "num_steps": ..., "width": ..., "batch_size": ...,
+     "threads": ...}
+    {"do": "run", "n": ...}
+    {"do": "finish"}
+
+The library "matmul" multiplies float32 matrices instead; it measures the machine.
+"""
+
+import importlib
+import importlib.util
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+MATRIX = 2048
+
+
+def make_matmul() -> Any:
+    """A product of two float32 matrices `[2048, 2048]`, as the step of a library."""
+    import jax
+    import jax.numpy as jnp
+
+    from .workload import Step
+
+    a, b = (jax.random.normal(jax.random.key(i), (MATRIX, MATRIX), jnp.float32) for i in range(2))
+    multiply = jax.jit(lambda a, b: jnp.dot(a, b, precision="highest"))
+
+    def advance() -> float:
+        jax.block_until_ready(multiply(a, b))
+        return 0.0
+
+    return Step(0, advance, 0)
+
+
+def memory(field: str) -> int:
+    """Bytes of a field of /proc/self/status, such as "VmRSS" or "VmHWM"; 0 where there is no such file."""
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith(f"{field}:"):
+            return 1024 * int(line.split()[1])
+    return 0
+
+
+def limit_threads(threads: int) -> None:
+    """Keeps the process on `threads` processors, if it may use more; to be called before a library is imported."""
+    if hasattr(os, "sched_setaffinity"):
+        allowed = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, allowed[:threads])
+
+
+class Worker:
+    """Answers one request after the other."""
+
+    step: Any = None
+    baseline = 0
+
+    def build(self, threads: int, library: str, **arguments: Any) -> dict[str, Any]:
+        """Imports the library, makes the step and runs it once."""
+        limit_threads(threads)
+        from . import LIBRARIES
+
+        if library == "matmul":
+            make_step = make_matmul
+        else:
+            entry = LIBRARIES[library]
+            make_step = importlib.import_module(f".{entry.module}", __package__).make_step
+            if "torch" in entry.packages:
+                importlib.import_module("torch").set_num_threads(threads)
+        self.baseline = memory("VmRSS")
+        start = time.perf_counter()
+        self.step = make_step(**arguments)
+        (first,) = self.step.run(1)
+        return {
+            "parameters": self.step.parameters,
+            "stem_steps": self.step.stem_steps,
+            "build_seconds": time.perf_counter() - start - first,
+            "first_step_seconds": first,
+        }
+
+    def run(self, n: int) -> dict[str, Any]:
+        """The seconds of n steps."""
+        return {"seconds": self.step.run(n)}
+
+    def finish(self) -> dict[str, Any]:
+        """What is known at the end; bytes."""
+        return {
+            "peak_bytes": memory("VmHWM") - self.baseline,
+            "baseline_bytes": self.baseline,
+            "temp_bytes": self.step.temp_bytes(),
+            "losses": [self.step.losses[0], self.step.losses[-1]],
+        }
+
+
+def main() -> None:
+    """Serves until stdin ends; only answers are written to the original stdout."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    worker = Worker()
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer = getattr(worker, request.pop("do"))(**request)
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
