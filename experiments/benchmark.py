@@ -4,9 +4,9 @@
     python experiments/benchmark.py --quick                  # does it run? the numbers mean nothing
     python experiments/benchmark.py --models resnet18 --tasks train rate --num-steps 1 2 4 8 16 --record time-steps
 
-Each (library, task, model, T) is a process of its own that has built and compiled its step. They take turns in rounds,
-so that all see the same state of the machine, and another one measures the machine's float32 matrix product in the
-same rounds. `peers/workload.py` says what is computed; an absent library is left out, and named.
+Each (library, task) of a model and T is a process of its own that has built and compiled its step. They take turns in
+rounds, so that all see the same state of the machine, and another one measures the machine's float32 matrix product in
+the same rounds. `peers/workload.py` says what is computed; an absent library is left out, and named.
 """
 
 import dataclasses
@@ -103,10 +103,11 @@ class Failure(Exception):
 
 
 class Entry:
-    """One library's worker process and what it has measured."""
+    """One library's worker process for one task, and what it has measured."""
 
-    def __init__(self, library: str, settings: Settings):
+    def __init__(self, library: str, task: str, settings: Settings):
         self.library = library
+        self.task = task
         self.rounds: list[list[float]] = []
         self.built: dict[str, Any] = {}
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process)
@@ -152,11 +153,11 @@ class Entry:
         n = max(1, min(1000, round(settings.round_seconds / step)))
         self.rounds.append(self.ask("run", n=n)["seconds"])
 
-    def start(self, settings: Settings, task: str, model: str, num_steps: int, batch_size: int) -> None:
+    def start(self, settings: Settings, model: str, num_steps: int, batch_size: int) -> None:
         """Builds, compiles, and runs once more without compilation."""
         arguments: dict[str, Any] = {}
         if self.library != MATMUL:
-            arguments = {"task": task, "model": model, "num_steps": num_steps}
+            arguments = {"task": self.task, "model": model, "num_steps": num_steps}
             arguments |= {"width": settings.width, "batch_size": batch_size}
         self.built = self.ask("build", threads=settings.threads, library=self.library, **arguments)
         (self.warm_seconds,) = self.ask("run", n=1)["seconds"]
@@ -199,75 +200,73 @@ class Benchmark:
         self.failed: list[dict[str, Any]] = []
 
     def run(self) -> None:
-        """All groups, in the order of model, T and task."""
+        """All groups, in the order of model and T."""
         for model in self.settings.models:
             for num_steps in self.settings.num_steps:
-                for task in self.settings.tasks:
-                    names = [n for n in self.settings.libraries or () if task in LIBRARIES[n].tasks]
-                    self._group(task, model, num_steps, names)
+                self._group(model, num_steps)
 
-    def _group(self, task: str, model: str, num_steps: int, names: list[str]) -> None:
-        """Measures these libraries against each other; as many at once as memory allows."""
+    def _group(self, model: str, num_steps: int) -> None:
+        """Measures all libraries and tasks against each other; as many at once as memory allows."""
         batch_size = self.settings.batch_size or BATCH_SIZES[model]
-        pending = list(names)
+        libraries = self.settings.libraries or ()
+        pending = [(n, task) for task in self.settings.tasks for n in libraries if task in LIBRARIES[n].tasks]
         while pending:
             alive = []
             try:
                 largest = 0
-                for name in [MATMUL, *pending]:
+                for name, task in [(MATMUL, MATMUL), *pending]:
                     free = available_memory()
                     if len(alive) > 1 and free is not None and free < 1.5 * largest + 2**30:
                         break  # the others get a turn of their own, without these
                     if name != MATMUL:
-                        pending.remove(name)
-                    entry = Entry(name, self.settings)
+                        pending.remove((name, task))
+                    entry = Entry(name, task, self.settings)
                     alive.append(entry)
-                    print(f"{task} {model} T={num_steps}: building {name}", file=sys.stderr)
-                    if self._attempt(entry, task, model, num_steps, batch_size):
+                    print(f"{model} T={num_steps}: building {name} {task}", file=sys.stderr)
+                    if self._attempt(entry, model, num_steps, batch_size):
                         after = available_memory()
                         largest = max(largest, free - after) if free is not None and after is not None else largest
                     else:
                         alive.remove(entry)
-                self._rounds(alive, task, model, num_steps)
-                self._collect(alive, task, model, num_steps, batch_size)
+                self._rounds(alive, model, num_steps)
+                self._collect(alive, model, num_steps, batch_size)
             finally:
                 for entry in alive:
                     entry.close()
 
-    def _attempt(self, entry: Entry, task: str, model: str, num_steps: int, batch_size: int) -> bool:
+    def _attempt(self, entry: Entry, model: str, num_steps: int, batch_size: int) -> bool:
         try:
-            entry.start(self.settings, task, model, num_steps, batch_size)
+            entry.start(self.settings, model, num_steps, batch_size)
         except Failure as error:
-            self._fail(entry, task, model, num_steps, error)
+            self._fail(entry, model, num_steps, error)
             entry.close()
             return False
         return True
 
-    def _rounds(self, alive: list[Entry], task: str, model: str, num_steps: int) -> None:
+    def _rounds(self, alive: list[Entry], model: str, num_steps: int) -> None:
         """Every entry in turn, beginning with another one each round."""
         for i in range(self.settings.rounds):
-            print(f"{task} {model} T={num_steps}: round {i + 1} of {self.settings.rounds}", file=sys.stderr)
+            print(f"{model} T={num_steps}: round {i + 1} of {self.settings.rounds}", file=sys.stderr)
             k = i % max(len(alive), 1)
             for entry in alive[k:] + alive[:k]:
                 try:
                     entry.take_turn(self.settings)
                 except Failure as error:
-                    self._fail(entry, task, model, num_steps, error)
+                    self._fail(entry, model, num_steps, error)
                     alive.remove(entry)
                     entry.close()
 
-    def _fail(self, entry: Entry, task: str, model: str, num_steps: int, error: Failure) -> None:
-        self.failed.append(
-            {"library": entry.library, "task": task, "model": model, "num_steps": num_steps, "error": str(error)}
-        )
-        print(f"{entry.library} {task} {model} T={num_steps} failed: {error}", file=sys.stderr)
+    def _fail(self, entry: Entry, model: str, num_steps: int, error: Failure) -> None:
+        where = {"library": entry.library, "task": entry.task, "model": model, "num_steps": num_steps}
+        self.failed.append({**where, "error": str(error)})
+        print(f"{entry.library} {entry.task} {model} T={num_steps} failed: {error}", file=sys.stderr)
 
-    def _collect(self, alive: list[Entry], task: str, model: str, num_steps: int, batch_size: int) -> None:
-        where = {"task": task, "model": model, "num_steps": num_steps}
+    def _collect(self, alive: list[Entry], model: str, num_steps: int, batch_size: int) -> None:
         peak = None
         parameters: dict[str, int] = {}
         for entry in alive:
             result = entry.ask("finish")
+            where = {"task": entry.task, "model": model, "num_steps": num_steps}
             seconds = [statistics.median(r) for r in entry.rounds]
             samples = {"seconds": spread(seconds), "rounds": entry.rounds}
             if entry.library == MATMUL:
@@ -277,7 +276,7 @@ class Benchmark:
                 continue
             parameters[entry.library] = entry.built["parameters"]
             flops = step_flops(
-                task, model, num_steps, self.settings.width, batch_size, stem_steps=entry.built["stem_steps"]
+                entry.task, model, num_steps, self.settings.width, batch_size, stem_steps=entry.built["stem_steps"]
             )
             self.entries.append(
                 {

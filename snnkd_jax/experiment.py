@@ -115,7 +115,7 @@ class _Run:
                 network,
                 objective,
                 optimizer,
-                _pixel_statistics(self.dataset),
+                pixel_statistics(self.dataset),
                 config.augmentation(),
                 self.dataset.image_shape,
                 config.seed,
@@ -176,12 +176,12 @@ class _Run:
             "image_shape": list(self.dataset.image_shape),
             "dataset": self.dataset.name,
             "class_names": list(self.dataset.class_names),
-            "normalisation": dataclasses.asdict(_pixel_statistics(self.dataset)),
+            "normalisation": dataclasses.asdict(pixel_statistics(self.dataset)),
             "spiking": None if is_teacher else {name: getattr(config, name) for name in SPIKING_FIELDS},
         }
 
 
-def _pixel_statistics(dataset: data.Dataset) -> Normalisation:
+def pixel_statistics(dataset: data.Dataset) -> Normalisation:
     """Of the whole training set, so that they do not depend on the seed; computed from counts, hence exactly."""
     values = np.arange(256) / 255
     mean, std = [], []

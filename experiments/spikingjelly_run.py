@@ -1,0 +1,127 @@
+"""The recipe of `cifar_distill.py --preset none` in SpikingJelly, for the time that it takes to an accuracy.
+
+    python experiments/spikingjelly_run.py --dataset cifar10 --student vgg11 --width 0.25 ... --run-dir runs/sj-0
+
+Takes the arguments of `cifar_distill.py`, and uses its data, split, order of batches, augmentation, schedule, weight
+decay and batch size; initial weights have the same distribution. PyTorch runs with its threads and channels_last.
+"""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import torch  # pyright: ignore[reportMissingImports]
+import tyro
+from peers.spikingjelly_net import body
+from peers.torch_step import to_channels_last
+from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
+
+from snnkd_jax import data
+from snnkd_jax.augment import augment
+from snnkd_jax.batches import eval_batches, split_validation, train_batch
+from snnkd_jax.config import Config
+from snnkd_jax.errors import InputError
+from snnkd_jax.experiment import pixel_statistics
+from snnkd_jax.run_dir import open_run_dir, write_json
+
+
+def to_torch(images: Any) -> Any:
+    """`[B, H, W, C]` to `[B, C, H, W]` in channels_last, without moving a value."""
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
+
+
+def initialise(network: Any) -> None:
+    """Convolutions He-normal by fan-out, the read-out LeCun-normal, its bias 0, as in `snnkd_jax.models`."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, torch.nn.Linear):
+            torch.nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
+            torch.nn.init.zeros_(module.bias)
+
+
+def main(config: Config) -> int:
+    """Trains and evaluates; writes metrics.jsonl and result.json to the run directory."""
+    config = config.checked()
+    if config.run_dir is None or config.preset != "none" or config.neuron != "lif" or config.optimizer != "sgd":
+        raise InputError("this script needs run_dir, preset none, neuron lif and optimizer sgd")
+    directory = Path(config.run_dir)
+    open_run_dir(directory, config)
+    torch.manual_seed(config.seed)
+    dataset = data.load(config.dataset)
+    training, validation = split_validation(dataset, config.validation_fraction, config.seed)
+    normalisation = pixel_statistics(dataset)
+    network = to_channels_last(body(config.student, config.width, config.neurons()))
+    initialise(network)
+    weights = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim == 1]
+    groups = [{"params": weights, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=True, fused=True)
+
+    @jax.jit
+    def prepare(images, step):
+        key = jax.random.fold_in(jax.random.key(config.seed), step)
+        return normalisation(augment(config.augmentation(), key, images))
+
+    normalise = jax.jit(normalisation)
+
+    def logits_of(images):
+        from spikingjelly.activation_based import functional  # pyright: ignore[reportMissingImports]
+
+        functional.reset_net(network)
+        return network(images.unsqueeze(0).repeat(config.num_steps, 1, 1, 1, 1)).mean(0)
+
+    def accuracy(examples) -> float:
+        network.eval()
+        correct = 0.0
+        with torch.inference_mode():
+            for batch in eval_batches(examples, config.batch_size):
+                hits = logits_of(to_torch(normalise(batch["images"]))).argmax(1).numpy() == batch["labels"]
+                correct += float((hits * batch["mask"]).sum())
+        network.train()
+        return correct / len(examples["labels"])
+
+    steps_per_epoch = len(training["labels"]) // config.batch_size
+    num_steps = config.epochs * steps_per_epoch
+    warmup = min(config.warmup_epochs, config.epochs - 1) * steps_per_epoch
+    start = time.perf_counter()
+    for step in range(num_steps):
+        after = (step - warmup) / (num_steps - warmup)
+        factor = step / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * after))
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * factor
+        batch = train_batch(training, config.batch_size, config.seed, step)
+        optimizer.zero_grad(set_to_none=True)
+        labels = torch.from_numpy(batch["labels"]).long()
+        loss = F.cross_entropy(logits_of(to_torch(prepare(batch["images"], step))), labels)
+        loss.backward()
+        optimizer.step()
+        if (step + 1) % steps_per_epoch == 0:
+            entry: dict[str, Any] = {
+                "phase": "student",
+                "epoch": (step + 1) // steps_per_epoch,
+                "step": step + 1,
+                "loss": loss.item(),
+                "validation": {"accuracy": accuracy(validation)},
+            }
+            entry["seconds"], start = time.perf_counter() - start, time.perf_counter()
+            print(entry, flush=True)
+            with (directory / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+    test = accuracy({"images": dataset.test_images, "labels": dataset.test_labels})
+    write_json(directory / "result.json", {"test_accuracy": {"student": test}})
+    print(f"test accuracy {100 * test:.2f} %")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(tyro.cli(Config)))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
