@@ -97,6 +97,8 @@ class Config:
     """avg or max pooling in the student, where it pools between stages (convnet and vgg)."""
     backprop: str = "bptt"
     """bptt, exact, or rate: one backward pass for all time steps, in less time and memory (see models/rate.py)."""
+    bptt_epochs: int = 0
+    """With --backprop rate: so many epochs at the end are differentiated through time."""
 
     ce_weight: float | None = None
     """Weight of the cross-entropy; None: the preset's."""
@@ -215,6 +217,10 @@ class Config:
             raise InputError(f"seed={self.seed!r} must be in [0, 2^32)")
         if self.warmup_epochs < 0:
             raise InputError(f"warmup_epochs={self.warmup_epochs!r} must be at least 0")
+        if not 0 <= self.bptt_epochs <= self.epochs or (self.bptt_epochs and self.backprop != "rate"):
+            raise InputError(
+                f"bptt_epochs={self.bptt_epochs!r} must be at most epochs={self.epochs}, and goes with backprop='rate'"
+            )
         check_choice("dtype", self.dtype, DTYPES)
         self.build_student(2)
         self.build_teacher(2)

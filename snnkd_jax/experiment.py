@@ -154,6 +154,7 @@ class _Run:
             checkpoint_every=config.checkpoint_every,
             keep_checkpoints=config.keep_checkpoints,
             profile=config.profile and phase == "student",
+            bptt_epochs=0 if phase == "teacher" else config.bptt_epochs,
         )
         # Written last: a network without it is not trained to its end.
         write_json(self.directory / phase / "network.json", self.description(phase))

@@ -3,6 +3,7 @@
 The loop never waits for the step that it has just started: it reads the metrics of the one before.
 """
 
+import dataclasses
 import math
 import warnings
 from pathlib import Path
@@ -44,6 +45,7 @@ def fit(
     checkpoint_every: int | None = None,
     keep_checkpoints: int = 3,
     profile: bool = False,
+    bptt_epochs: int = 0,
 ) -> tuple[TrainState, CompiledSteps]:
     """Trains to the end of the last epoch, from the newest checkpoint in `<run_dir>/<phase>` if there is one.
 
@@ -59,6 +61,7 @@ def fit(
         checkpoint_every: steps between checkpoints; None saves at the end of each epoch.
         keep_checkpoints: how many are kept.
         profile: write a trace of a few steps to `<run_dir>/profile`.
+        bptt_epochs: so many epochs at the end differentiate a network of rates through time.
 
     Returns:
         The final state, and the compiled steps, with which it can be evaluated.
@@ -68,6 +71,9 @@ def fit(
         Interrupted: after SIGTERM or SIGINT, when the state has been saved.
     """
     steps = compile_steps(trainer, mesh)
+    exact = steps
+    if bptt_epochs:
+        exact = compile_steps(dataclasses.replace(trainer, network=trainer.network.through_time()), mesh)
     steps_per_epoch = len(training["labels"]) // batch_size
     num_steps = epochs * steps_per_epoch
     checkpoints = Checkpoints(run_dir / phase, keep_checkpoints)
@@ -96,7 +102,8 @@ def fit(
                 if profile and step == start + PROFILED_STEPS.start:
                     jax.profiler.start_trace(run_dir / "profile", create_perfetto_trace=True)
                 with jax.transfer_guard("disallow"), jax.profiler.StepTraceAnnotation(phase, step_num=step):
-                    state, metrics = steps.train(state, teacher_variables, batch)
+                    finishing = step >= num_steps - bptt_epochs * steps_per_epoch
+                    state, metrics = (exact if finishing else steps).train(state, teacher_variables, batch)
                 if profile and step == start + PROFILED_STEPS.stop - 1:
                     jax.block_until_ready(metrics)
                     jax.profiler.stop_trace()

@@ -46,6 +46,10 @@ class Network:
         variables = jax.jit(functools.partial(self.body.init, train=False))(key, images)
         return {name: variables[name] for name in ("params", "batch_stats")}
 
+    def through_time(self) -> "Network":
+        """The same network, differentiated through time."""
+        return dataclasses.replace(self, rate_body=None)
+
     def apply(self, variables: Variables, images: Array) -> tuple[Array, Features]:
         """Evaluation: batch norm by its running statistics.
 
