@@ -93,8 +93,8 @@ def command(config: Config) -> str:
 def tables(records: list[dict[str, Any]]) -> str:
     """The README's result section: a row for each record, and below it the commands."""
     lines = [
-        "| data | student | preset | T | seeds | teacher | student without KD | student with KD |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| data | student | preset | T | backprop | seeds | teacher | student without KD | student with KD |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for record in records:
         config = record["config"]
@@ -103,8 +103,9 @@ def tables(records: list[dict[str, Any]]) -> str:
             f"{config['student']}, width {config['width']:g} ({_millions(record)})",
             config["preset"],
             str(config["num_steps"]),
+            _backprop(config),
             str(len(record["seeds"])),
-            *(_percent(record["metrics"].get(f"{network}/test_accuracy")) for network in NETWORKS),
+            *(_percent(record["metrics"].get(f"{network}/test_accuracy")) for network in _columns(config)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "Test accuracy in % after the last epoch, mean ± standard deviation over seeds. Each row again:", ""]
@@ -117,6 +118,17 @@ def tables(records: list[dict[str, Any]]) -> str:
             f"{minutes:.1f} min each on {machine}. {record['notes']}".rstrip()
         ]
     return "\n".join(lines) + "\n"
+
+
+def _backprop(config: dict[str, Any]) -> str:
+    """How the student was differentiated; records older than the choice are of backpropagation through time."""
+    backprop, finish = config.get("backprop", "bptt"), config.get("bptt_epochs", 0)
+    return f"{backprop}, last {finish} of {config['epochs']} epochs bptt" if finish else backprop
+
+
+def _columns(config: dict[str, Any]) -> list[str]:
+    """The networks in the order of the table; with the preset `none` the student is the one without KD."""
+    return ["teacher", "student", ""] if config["preset"] == "none" else list(NETWORKS)
 
 
 SECTIONS = {

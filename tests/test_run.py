@@ -4,6 +4,7 @@ Crashes and signals are real, on real processes.
 """
 
 import ast
+import gzip
 import inspect
 import json
 import os
@@ -23,6 +24,7 @@ import pytest
 from snnkd_jax import data
 from snnkd_jax.cli import main, table
 from snnkd_jax.config import Config, default_config
+from snnkd_jax.fit import PROFILED_STEPS
 from snnkd_jax.metrics import MetricsLog
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +84,23 @@ LONG = [
     "--checkpoint-every",
     "7",
 ]
+
+
+def test_rates_first_then_through_time_with_a_profile(tmp_path):
+    """The first epochs are those of a purely rate-based run, the last is not; the trace names the steps."""
+    rates = [*TINY, "--preset", "none", "--epochs", "3", "--warmup-epochs", "0", "--backprop", "rate"]
+    for name, more in (("rate", ()), ("both", ("--bptt-epochs", "1", "--profile"))):
+        assert main([*rates, *more, "--run-dir", str(tmp_path / name)]) == 0
+    pure, mixed = logged(tmp_path / "rate"), logged(tmp_path / "both")
+    assert mixed[:2] == pure[:2]
+    assert mixed[2] != pure[2]
+    (trace,) = (tmp_path / "both" / "profile").rglob("perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    assert sum(event.get("name") == "student" for event in events) == len(PROFILED_STEPS)
+    assert list((tmp_path / "both" / "profile").rglob("*.xplane.pb"))  # what TensorBoard reads
+    assert not (tmp_path / "rate" / "profile").exists()
+    for name in ("rate", "both"):
+        assert any((tmp_path / name / "compilation-cache").iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +258,11 @@ def refused(capsys, arguments: list[str]) -> str:
         (["--batch-size", "8000"], ["batch_size=8000", "training images"]),
         (["--width", "-1"], ["width=-1.0"]),
         (["--learning-rate", "0"], ["learning_rate=0.0"]),
+        (["--backprop", "tbptt"], ["backprop", "tbptt", "did you mean bptt"]),
+        (["--bptt-epochs", "1"], ["bptt_epochs=1", "backprop='rate'"]),
+        (["--backprop", "rate", "--bptt-epochs", "99"], ["bptt_epochs=99", "epochs=60"]),
+        (["--pool", "min"], ["pool", "min", "avg"]),
+        (["--student", "resnet18", "--pool", "max"], ["pool='max'", "resnet18"]),
         (["--optimizer", "adma"], ["optimizer", "adma", "adamw"]),
         (["--surrogate", "relu"], ["surrogate", "relu", "atan"]),
         (["--surrogate-alpha", "0"], ["alpha=0.0"]),

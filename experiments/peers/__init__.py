@@ -35,10 +35,11 @@ class Library:
 
 
 _BENCH = "pip install '.[bench]'"
+_WITHOUT_DEPENDENCIES = "pip install --no-deps 'spikingjelly>=2,<3' 'norse>=1.1,<2' nirtorch"
 _SPIKINGJELLY = Library(
     module="spikingjelly_net",
     packages=("torch", "spikingjelly"),
-    install=f"{_BENCH} && pip install --no-deps 'spikingjelly>=2,<3'",
+    install=f"{_BENCH} && {_WITHOUT_DEPENDENCIES}",
     distributions=("torch", "spikingjelly"),
 )
 
@@ -47,7 +48,9 @@ LIBRARIES: dict[str, Library] = {
     "spikingjelly": _SPIKINGJELLY,
     "spikingjelly-compile": dataclasses.replace(_SPIKINGJELLY, module="spikingjelly_compiled_net"),
     "snntorch": Library("snntorch_net", ("torch", "snntorch"), _BENCH, distributions=("torch", "snntorch")),
-    "norse": Library("norse_net", ("torch", "norse"), _BENCH, distributions=("torch", "norse")),
+    "norse": Library(
+        "norse_net", ("torch", "norse"), f"{_BENCH} && {_WITHOUT_DEPENDENCIES}", distributions=("torch", "norse")
+    ),
     "spyx": Library("spyx_net", ("spyx",), _BENCH, distributions=("spyx",)),
     "naive-jax": Library("naive_jax_net"),
 }
