@@ -31,7 +31,7 @@ from snnkd_jax import provenance
 from snnkd_jax.errors import InputError, check_choice
 
 HERE = Path(__file__).resolve().parent
-RESULTS = HERE / "results" / "benchmark"
+RESULTS = HERE / "results" / "speed"
 BATCH_SIZES = {"resnet18": 16, "vgg11": 32}
 HUGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184"
 MATMUL = "matmul"
@@ -66,7 +66,7 @@ class Settings:
     quick: bool = False
     """Width 0.125, batch 4, T = 2, one short round of vgg11; for tests."""
     record: str | None = None
-    """Write experiments/results/benchmark/<record>.json."""
+    """Write experiments/results/speed/<record>.json."""
     notes: str = ""
     """What a reader of the record should know."""
 

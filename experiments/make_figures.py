@@ -118,7 +118,8 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    speed = read_records(HERE / "results" / "benchmark")
+    speed = read_records(HERE / "results" / "speed")
+    speed = [record for record in speed if record["kind"] == "benchmark"]
     if not speed:
-        sys.exit("error: experiments/results/benchmark has no record; run experiments/benchmark.py --record NAME")
+        sys.exit("error: experiments/results/speed has no record; run experiments/benchmark.py --record NAME")
     draw(speed, HERE / "figures" / "speed.svg")

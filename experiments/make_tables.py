@@ -2,11 +2,19 @@
 
 from pathlib import Path
 
-from snnkd_jax.records import read_records, with_tables
+from snnkd_jax.records import read_records, tables, with_sections
+from snnkd_jax.speed_records import speed_section
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
 
+
+def written(readme: str) -> str:
+    """The README with its generated sections as the records have them."""
+    sections = {"results": tables(read_records(RESULTS)), "speed": speed_section(read_records(RESULTS / "speed"))}
+    return with_sections(readme, sections)
+
+
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(with_tables(readme.read_text(), read_records(RESULTS), read_records(RESULTS / "benchmark")))
+    path = ROOT / "README.md"
+    path.write_text(written(path.read_text()))

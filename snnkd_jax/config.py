@@ -156,13 +156,13 @@ class Config:
             spike,
         )
 
-    def build_student(self, num_classes: int) -> Network:
-        """The spiking network."""
+    def build_student(self, num_classes: int, num_steps: int | None = None) -> Network:
+        """The spiking network; `num_steps` in the place of that which it is trained with."""
         return build(
             self.student,
             num_classes,
             neuron=self.neurons(),
-            num_steps=self.num_steps,
+            num_steps=self.num_steps if num_steps is None else num_steps,
             width=self.width,
             tdbn=self.tdbn,
             pool=self.pool,  # pyright: ignore[reportArgumentType] checked by build

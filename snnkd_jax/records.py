@@ -131,89 +131,17 @@ def _columns(config: dict[str, Any]) -> list[str]:
     return ["teacher", "student", ""] if config["preset"] == "none" else list(NETWORKS)
 
 
-SECTIONS = {
-    "results": ("<!-- results: written by experiments/make_tables.py -->\n", "<!-- end of results -->\n"),
-    "speed": ("<!-- speed: written by experiments/make_tables.py -->\n", "<!-- end of speed -->\n"),
-}
-
-
-def with_tables(readme: str, records: list[dict[str, Any]], speed: list[dict[str, Any]]) -> str:
-    """The README with the text between its markers replaced by `tables(records)` and `speed_tables(speed)`."""
-    for name, text in (("results", tables(records)), ("speed", speed_tables(speed))):
-        begin, end = SECTIONS[name]
+def with_sections(readme: str, sections: dict[str, str]) -> str:
+    """The README with the text between the two markers of each section, `<!-- name: ... -->`, replaced."""
+    for name, text in sections.items():
+        begin = f"<!-- {name}: written by experiments/make_tables.py -->\n"
+        end = f"<!-- end of {name} -->\n"
         before, _, rest = readme.partition(begin)
         _, found, after = rest.partition(end)
         if not found:
             raise InputError(f"the README lacks the lines {begin.strip()!r} and {end.strip()!r}")
         readme = before + begin + "\n" + text + "\n" + end + after
     return readme
-
-
-SPEED_COLUMNS = {"train": ("train", "rate"), "train with KD": ("kd", "kd-rate"), "inference": ("inference", None)}
-"""Column to its task, by backpropagation through time and by rate-based backpropagation."""
-
-
-def speed_tables(records: list[dict[str, Any]]) -> str:
-    """The README's section on speed: for each record a row a network, T and library, and below it the command."""
-    if not records:
-        return "No measurement is committed yet.\n"
-    parts = ["![Images per second in training, a bar for each library.](experiments/figures/speed.svg)\n"]
-    for record in records:
-        lines = [
-            f"| network | T | library | {' | '.join(SPEED_COLUMNS)} | memory, GB | first step, s | of peak |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        ]
-        for (model, num_steps, library, rate), tasks in sorted(_by_row(record).items(), key=lambda item: item[0][:2]):
-            first = next(iter(tasks.values()))
-            trained = tasks.get(SPEED_COLUMNS["train"][rate] or "")
-            columns = [_images_per_second(tasks.get(names[rate] or "")) for names in SPEED_COLUMNS.values()]
-            name = f"{library}, rate-based" if rate else library
-            cells = [f"{model}, batch {first['batch_size']}", str(num_steps), name, *columns, *_costs(trained)]
-            lines.append(f"| {' | '.join(cells)} |")
-        versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items() if k in _SPEED_VERSIONS)
-        missing = "".join(
-            f" {f['library']} failed at {f['task']} of {f['model']}, T = {f['num_steps']}." for f in record["failed"]
-        )
-        peak = max((m["flops_per_second"] for m in record["matmul"]), default=0.0) / 1e9
-        lines += [
-            "",
-            f"[{record['name']}](experiments/results/benchmark/{record['name']}.json): `{record['command']}`; "
-            f"images/s, median (least to greatest) over {record['settings']['rounds']} interleaved rounds, "
-            f"{record['settings']['threads']} threads, width {record['settings']['width']:g}, float32, on "
-            f"{record['hardware']}, whose matrix product reaches {peak:.0f} GFLOP/s. Memory (what the process needed "
-            f"beyond its imports, compiler included), first step and share of that peak are those of training. "
-            f"{versions}.{missing} {record['notes']}".rstrip(),
-        ]
-        parts.append("\n".join(lines) + "\n")
-    return "\n".join(parts)
-
-
-_SPEED_VERSIONS = ("snnkd-jax", "jax", "torch", "spikingjelly", "snntorch", "norse", "spyx")
-
-
-def _by_row(record: dict[str, Any]) -> dict[tuple[str, int, str, bool], dict[str, Any]]:
-    """(model, T, library, by rates or not) to the entries of its tasks, in the order of the record."""
-    rows: dict[tuple[str, int, str, bool], dict[str, Any]] = {}
-    order = list(record["settings"]["libraries"])
-    for e in sorted(record["entries"], key=lambda e: (order.index(e["library"]), e["task"] in ("rate", "kd-rate"))):
-        key = (e["model"], e["num_steps"], e["library"], e["task"] in ("rate", "kd-rate"))
-        rows.setdefault(key, {})[e["task"]] = e
-    return rows
-
-
-def _images_per_second(entry: dict[str, Any] | None) -> str:
-    if entry is None:
-        return "–"
-    speed = entry["images_per_second"]
-    return f"{speed['median']:.3g} ({speed['min']:.3g}–{speed['max']:.3g})"
-
-
-def _costs(entry: dict[str, Any] | None) -> list[str]:
-    """Memory in GB, seconds of the first step, share of the machine's peak."""
-    if entry is None:
-        return ["–", "–", "–"]
-    share = "–" if entry["utilisation"] is None else f"{100 * entry['utilisation']:.0f} %"
-    return [f"{entry['peak_bytes'] / 1e9:.2f}", f"{entry['first_step_seconds']:.1f}", share]
 
 
 def read_records(directory: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Records: what they hold, and that the README says what they say."""
 
 import dataclasses
+import importlib
 import json
 import re
 import shlex
@@ -12,7 +13,8 @@ import tyro
 
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
-from snnkd_jax.records import command, make_record, read_records, speed_tables, tables, with_tables
+from snnkd_jax.records import command, make_record, tables, with_sections
+from snnkd_jax.speed_records import benchmark_tables, early_exit_table, time_table
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "experiments" / "results"
@@ -125,8 +127,8 @@ def test_speed_has_a_row_for_each_library_and_one_for_rates():
         "hardware": "1 cpu device(s) (2 x Somebody's)",
         "notes": "",
     }
-    text = speed_tables([record])
-    assert text.splitlines()[4:7] == [
+    text = benchmark_tables([record])
+    assert text.splitlines()[2:5] == [
         "| resnet18, batch 16 | 4 | snnkd_jax | 20 (19–21) | – | 80 (79–81) | 1.50 | 12.3 | 50 % |",
         "| resnet18, batch 16 | 4 | snnkd_jax, rate-based | 40 (39–41) | – | – | 1.50 | 12.3 | 50 % |",
         "| resnet18, batch 16 | 4 | norse | 10 (9–11) | – | – | 1.50 | 12.3 | 50 % |",
@@ -134,9 +136,49 @@ def test_speed_has_a_row_for_each_library_and_one_for_rates():
     assert "390 GFLOP/s" in text
 
 
+def test_time_to_accuracy_has_mean_and_std_over_seeds():
+    """Standard deviation of 10, 12, 14 by hand: 2."""
+    record = {
+        "name": "x",
+        "command": "python x",
+        "dataset": "CIFAR-10",
+        "target": 0.6,
+        "seeds": {"snnkd_jax": [0, 1, 2], "SpikingJelly": [0]},
+        "found": {
+            "snnkd_jax": {"seconds": [10.0, 12.0, 14.0], "epochs": [2, 2, 2], "epoch": [5.0, 6.0, 7.0]},
+            "SpikingJelly": {"seconds": [30.0], "epochs": [3], "epoch": [10.0]},
+        },
+        "config": {"student": "vgg11", "width": 0.25, "num_steps": 4},
+        "hardware": "2 x Somebody's",
+        "notes": "",
+    }
+    rows = time_table([record]).splitlines()[2:4]
+    assert rows == [
+        "| CIFAR-10, vgg11, width 0.25 | 4 | snnkd_jax | 3 | 60 % | 12 ± 2 | 2.0 ± 0.0 | 6.0 ± 1.0 |",
+        "| CIFAR-10, vgg11, width 0.25 | 4 | SpikingJelly | 1 | 60 % | 30 | 3.0 | 10.0 |",
+    ]
+
+
+def test_early_exit_row():
+    record = {
+        "name": "x",
+        "config": {"dataset": "mnist", "student": "convnet", "width": 1.0, "preset": "none"},
+        "num_steps": 4,
+        "accuracy": {"full": 0.99, "early": 0.989},
+        "mean_steps": {"test": 1.25},
+        "images_per_second": {"full": 1000.4, "early": 2000.4},
+        "speed_up": 2.0,
+        "tolerance": 0.002,
+        "batch_size": 100,
+        "hardware": "2 x Somebody's",
+    }
+    row = early_exit_table([record]).splitlines()[2]
+    assert row == "| mnist, convnet, width 1, none | 4 | 99.00 | 98.90 | 1.25 | 1000 | 2000 | 2.00 |"
+
+
 def test_markers_are_needed():
     with pytest.raises(InputError, match="lacks the lines"):
-        with_tables("no markers", [], [])
+        with_sections("no markers", {"results": ""})
 
 
 @pytest.mark.parametrize("path", sorted(RECORDS.glob("*.json")), ids=lambda path: path.stem)
@@ -152,12 +194,12 @@ def test_committed_record(path):
             assert metric["std"] == pytest.approx(statistics.stdev(metric["values"]))
 
 
-@pytest.mark.parametrize("path", sorted((RECORDS / "benchmark").glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((RECORDS / "speed").glob("*.json")), ids=lambda path: path.stem)
 def test_committed_record_of_speed(path):
     record = json.loads(path.read_text())
     assert record["name"] == path.stem
     assert re.fullmatch(r"[0-9a-f]{40}", record["commit"]), "made from a tree that was not committed"
-    for entry in record["entries"]:
+    for entry in record.get("entries", []):
         seconds = [statistics.median(samples) for samples in entry["rounds"]]
         assert entry["seconds"]["median"] == pytest.approx(statistics.median(seconds))
         assert entry["images_per_second"]["median"] == pytest.approx(
@@ -165,9 +207,11 @@ def test_committed_record_of_speed(path):
         )
 
 
-def test_readme_shows_the_records():
+def test_readme_shows_the_records(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    make_tables = importlib.import_module("make_tables")
     readme = (ROOT / "README.md").read_text()
-    assert readme == with_tables(readme, read_records(RECORDS), read_records(RECORDS / "benchmark"))
+    assert readme == make_tables.written(readme)
 
 
 def test_readme_has_two_quick_start_commands():

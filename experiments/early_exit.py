@@ -1,0 +1,106 @@
+"""Speed of a trained student that stops when it is sure, against the same student at its full number of steps.
+
+    python experiments/early_exit.py RUN --record NAME
+
+The threshold is chosen on the validation split, as the lowest that loses at most --tolerance of accuracy there; speed
+and accuracy are those of the test set. Batches of the two take turns; compilation is not counted.
+"""
+
+import datetime
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from snnkd_jax import data, provenance
+from snnkd_jax.backend import compile_options, data_mesh
+from snnkd_jax.batches import eval_batches, split_validation
+from snnkd_jax.checkpoint import load_network
+from snnkd_jax.config import Config
+from snnkd_jax.errors import InputError
+from snnkd_jax.experiment import pixel_statistics
+from snnkd_jax.inference import EarlyExit, choose_threshold
+from snnkd_jax.run_dir import read_json, write_json
+
+RESULTS = Path(__file__).parent / "results" / "speed"
+
+
+def main(run: tyro.conf.Positional[Path], tolerance: float = 0.002, batch_size: int = 100, record: str | None = None):
+    """Measure early exit.
+
+    Args:
+        run: Directory of a finished run.
+        tolerance: Accuracy that may be lost on the validation split, in [0, 1].
+        batch_size: Images that are classified together.
+        record: Write experiments/results/speed/<record>.json.
+    """
+    config = Config(**read_json(run / "config.json")["config"])
+    dataset = data.load(config.dataset)
+    whole = config.build_student(dataset.num_classes)
+    one = config.build_student(dataset.num_classes, num_steps=1)
+    template = jax.eval_shape(lambda: whole.init(jax.random.key(0), dataset.image_shape))
+    variables = load_network(run / "student", template, data_mesh())
+    normalise = jax.jit(pixel_statistics(dataset))
+    at_full = jax.jit(lambda variables, images: whole.apply(variables, images)[0], compiler_options=compile_options())
+
+    _, validation = split_validation(dataset, config.validation_fraction, config.seed)
+    batches = list(eval_batches(validation, batch_size))
+    logits = np.concatenate([np.asarray(at_full(variables, normalise(batch["images"]))) for batch in batches])
+    kept = np.concatenate([batch["mask"] for batch in batches]) == 1
+    threshold, expected_steps = choose_threshold(logits[kept], validation["labels"], tolerance)
+    early = EarlyExit(one, config.num_steps, threshold)
+
+    test = {"images": dataset.test_images, "labels": dataset.test_labels}
+    correct, steps, seconds = [], [], []
+    for again in range(2):  # the first pass compiles for every size of the batch
+        correct, steps, seconds = [], [], []
+        for batch in eval_batches(test, batch_size):
+            images = jax.block_until_ready(normalise(batch["images"]))
+            real = batch["mask"] == 1
+            start = time.perf_counter()
+            full = np.asarray(at_full(variables, images)).mean(1)
+            middle = time.perf_counter()
+            answer, taken = early(variables, images)
+            seconds.append((middle - start, time.perf_counter() - middle))
+            correct.append([(z.argmax(-1) == batch["labels"])[real] for z in (full, answer)])
+            steps.append(taken[real])
+        print(f"pass {again + 1} of 2: {np.concatenate(steps).mean():.2f} steps", file=sys.stderr)
+    accuracy = [float(np.concatenate(hits).mean()) for hits in zip(*correct, strict=True)]
+    at_full_seconds, early_seconds = (statistics.median(s) for s in zip(*seconds, strict=True))
+    result: dict[str, Any] = {
+        "num_steps": config.num_steps,
+        "threshold": threshold,
+        "accuracy": {"full": accuracy[0], "early": accuracy[1]},
+        "mean_steps": {"validation": expected_steps, "test": float(np.concatenate(steps).mean())},
+        "images_per_second": {"full": batch_size / at_full_seconds, "early": batch_size / early_seconds},
+        "speed_up": sum(s for s, _ in seconds) / sum(s for _, s in seconds),
+    }
+    print(json.dumps(result, indent=2))
+    if record is not None:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        result |= {
+            "kind": "early-exit",
+            "name": record,
+            "config": read_json(run / "config.json")["config"] | {"run_dir": None},
+            "batch_size": batch_size,
+            "tolerance": tolerance,
+            "versions": provenance.versions(),
+            "hardware": provenance.hardware(),
+            "commit": provenance.commit(),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        }
+        write_json(RESULTS / f"{record}.json", result)
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,97 @@
+"""How long trainings took to a validation accuracy, from their run directories.
+
+    python experiments/time_to_accuracy.py --bptt runs/a-0 runs/a-1 --rate runs/b-0 runs/b-1 \
+        --spikingjelly runs/c-0 runs/c-1 --target 0.62 --dataset "CIFAR-10 (JPEG copy)" --record time
+
+The runs must have one recipe: those of this library are `cifar_distill.py`'s, SpikingJelly's `spikingjelly_run.py`'s.
+Times are those of whole epochs, data, evaluation and compilation included.
+"""
+
+import datetime
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from snnkd_jax.errors import InputError
+from snnkd_jax.run_dir import read_json, write_json
+
+RESULTS = Path(__file__).parent / "results" / "speed"
+MAY_DIFFER = ("seed", "run_dir", "backprop", "bptt_epochs", "keep_checkpoints", "profile")
+
+
+def reached(run: Path, target: float) -> dict[str, float]:
+    """Seconds and epochs to the first epoch with the validation accuracy `target`, and the median epoch in seconds."""
+    entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    total = 0.0
+    for entry in entries:
+        total += entry["seconds"]
+        if entry["validation"]["accuracy"] >= target:
+            epoch = statistics.median(e["seconds"] for e in entries)
+            return {"seconds": total, "epochs": entry["epoch"], "epoch": epoch}
+    raise InputError(f"run {run} never has a validation accuracy of {target:g}; lower the target")
+
+
+def main(
+    bptt: list[Path],
+    rate: list[Path],
+    spikingjelly: list[Path],
+    target: float,
+    dataset: str,
+    record: str | None = None,
+    notes: str = "",
+) -> int:
+    """Compare trainings by their time to an accuracy.
+
+    Args:
+        bptt: Runs of this library, through time.
+        rate: Runs of this library, through rates.
+        spikingjelly: Runs of spikingjelly_run.py.
+        target: Validation accuracy, in [0, 1].
+        dataset: What the data are, in words.
+        record: Write experiments/results/speed/<record>.json.
+        notes: What a reader should know.
+    """
+    runs = {"snnkd_jax": bptt, "snnkd_jax, rate-based": rate, "SpikingJelly": spikingjelly}
+    started = {run: read_json(run / "config.json") for group in runs.values() for run in group}
+    first = next(iter(started.values()))
+    for run, other in started.items():
+        config, expected = other["config"], first["config"]
+        if differing := [n for n in expected if n not in MAY_DIFFER and config.get(n) != expected[n]]:
+            raise InputError(f"run {run} has another {', '.join(differing)}: the recipes must be the same")
+    found: dict[str, dict[str, list[float]]] = {}
+    for name, group in runs.items():
+        if group:
+            each = [reached(run, target) for run in group]
+            found[name] = {key: [e[key] for e in each] for key in each[0]}
+    result: dict[str, Any] = {
+        "kind": "time",
+        "name": record,
+        "command": f"python experiments/time_to_accuracy.py --target {target:g}",
+        "dataset": dataset,
+        "target": target,
+        "seeds": {name: [started[run]["config"]["seed"] for run in group] for name, group in runs.items()},
+        "found": found,
+        "config": {n: v for n, v in first["config"].items() if n not in MAY_DIFFER},
+        "versions": first["versions"],
+        "hardware": first["hardware"],
+        "commit": first["commit"],
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "notes": notes,
+    }
+    print(json.dumps(found, indent=2))
+    if record is not None:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        write_json(RESULTS / f"{record}.json", result)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(tyro.cli(main))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,149 @@
+"""What the README says about speed, from the records in `experiments/results/speed/`.
+
+| kind         | written by                                                                       |
+| ------------ | -------------------------------------------------------------------------------- |
+| `benchmark`  | `experiments/benchmark.py`: steps per second of this library and of others       |
+| `time`       | `experiments/time_to_accuracy.py`: whole trainings, to an accuracy               |
+| `early-exit` | `experiments/early_exit.py`: a student that stops when it is sure                |
+"""
+
+import statistics
+from typing import Any
+
+SPEED_COLUMNS = {"train": ("train", "rate"), "train with KD": ("kd", "kd-rate"), "inference": ("inference", None)}
+"""Column to its task, by backpropagation through time and by rate-based backpropagation."""
+
+
+def speed_section(records: list[dict[str, Any]]) -> str:
+    """The README's section on speed, from records of the three kinds."""
+    by_kind = {kind: [r for r in records if r["kind"] == kind] for kind in ("benchmark", "time", "early-exit")}
+    parts = ["![Images per second in training, a bar for each library.](experiments/figures/speed.svg)\n"]
+    parts += [text for kind in by_kind if (text := _WRITERS[kind](by_kind[kind]))]
+    return "\n".join(parts)
+
+
+def benchmark_tables(records: list[dict[str, Any]]) -> str:
+    """For each record a row a network, T and library, and below it the command."""
+    parts = []
+    for record in records:
+        lines = [
+            f"| network | T | library | {' | '.join(SPEED_COLUMNS)} | memory, GB | first step, s | of peak |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for (model, num_steps, library, rate), tasks in sorted(_by_row(record).items(), key=lambda item: item[0][:2]):
+            first = next(iter(tasks.values()))
+            trained = tasks.get(SPEED_COLUMNS["train"][rate] or "")
+            columns = [_images_per_second(tasks.get(names[rate] or "")) for names in SPEED_COLUMNS.values()]
+            name = f"{library}, rate-based" if rate else library
+            cells = [f"{model}, batch {first['batch_size']}", str(num_steps), name, *columns, *_costs(trained)]
+            lines.append(f"| {' | '.join(cells)} |")
+        versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items() if k in _SPEED_VERSIONS)
+        missing = "".join(
+            f" {f['library']} failed at {f['task']} of {f['model']}, T = {f['num_steps']}." for f in record["failed"]
+        )
+        peak = max((m["flops_per_second"] for m in record["matmul"]), default=0.0) / 1e9
+        lines += [
+            "",
+            f"[{record['name']}](experiments/results/speed/{record['name']}.json): `{record['command']}`; "
+            f"images/s, median (least to greatest) over {record['settings']['rounds']} interleaved rounds, "
+            f"{record['settings']['threads']} threads, width {record['settings']['width']:g}, float32, on "
+            f"{record['hardware']}, whose matrix product reaches {peak:.0f} GFLOP/s. Memory (what the process needed "
+            f"beyond its imports, compiler included), first step and share of that peak are those of training. "
+            f"{versions}.{missing} {record['notes']}".rstrip(),
+        ]
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+_SPEED_VERSIONS = ("snnkd-jax", "jax", "torch", "spikingjelly", "snntorch", "norse", "spyx")
+
+
+def _by_row(record: dict[str, Any]) -> dict[tuple[str, int, str, bool], dict[str, Any]]:
+    """(model, T, library, by rates or not) to the entries of its tasks, in the order of the record."""
+    rows: dict[tuple[str, int, str, bool], dict[str, Any]] = {}
+    order = list(record["settings"]["libraries"])
+    for e in sorted(record["entries"], key=lambda e: (order.index(e["library"]), e["task"] in ("rate", "kd-rate"))):
+        key = (e["model"], e["num_steps"], e["library"], e["task"] in ("rate", "kd-rate"))
+        rows.setdefault(key, {})[e["task"]] = e
+    return rows
+
+
+def _images_per_second(entry: dict[str, Any] | None) -> str:
+    if entry is None:
+        return "–"
+    speed = entry["images_per_second"]
+    return f"{speed['median']:.3g} ({speed['min']:.3g}–{speed['max']:.3g})"
+
+
+def _costs(entry: dict[str, Any] | None) -> list[str]:
+    """Memory in GB, seconds of the first step, share of the machine's peak."""
+    if entry is None:
+        return ["–", "–", "–"]
+    share = "–" if entry["utilisation"] is None else f"{100 * entry['utilisation']:.0f} %"
+    return [f"{entry['peak_bytes'] / 1e9:.2f}", f"{entry['first_step_seconds']:.1f}", share]
+
+
+def time_table(records: list[dict[str, Any]]) -> str:
+    """A row for each record and library: the time to a validation accuracy."""
+    if not records:
+        return ""
+    lines = [
+        "| data, network | T | trained by | seeds | validation accuracy | reached after, s | epochs | s an epoch |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for record in records:
+        config = record["config"]
+        for name, found in record["found"].items():
+            cells = [
+                f"{record['dataset']}, {config['student']}, width {config['width']:g}",
+                str(config["num_steps"]),
+                name,
+                str(len(record["seeds"][name])),
+                f"{100 * record['target']:g} %",
+                *(_mean_and_std(found[key], digits) for key, digits in (("seconds", 0), ("epochs", 1), ("epoch", 1))),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    lines.append("")
+    for record in records:
+        lines.append(
+            f"[{record['name']}](experiments/results/speed/{record['name']}.json): `{record['command']}`, evaluation "
+            f"included, on {record['hardware']}. {record['notes']}".rstrip()
+        )
+    return "\n".join(lines) + "\n"
+
+
+def early_exit_table(records: list[dict[str, Any]]) -> str:
+    """A row for each record: a student at its full number of steps and with early exit."""
+    if not records:
+        return ""
+    lines = [
+        "| student | T | test accuracy at T | with early exit | mean steps | images/s at T | with early exit | ratio |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in records:
+        config, accuracy, speed = r["config"], r["accuracy"], r["images_per_second"]
+        cells = [
+            f"{config['dataset']}, {config['student']}, width {config['width']:g}, {config['preset']}",
+            str(r["num_steps"]),
+            *(f"{100 * accuracy[k]:.2f}" for k in ("full", "early")),
+            f"{r['mean_steps']['test']:.2f}",
+            *(f"{speed[k]:.0f}" for k in ("full", "early")),
+            f"{r['speed_up']:.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    names = ", ".join(f"[{r['name']}](experiments/results/speed/{r['name']}.json)" for r in records)
+    tolerance = 100 * records[0]["tolerance"]
+    lines += [
+        "",
+        f"{names}: `python experiments/early_exit.py RUN`; the threshold is the lowest that loses at most {tolerance:g} "
+        f"points on the validation split; batches of {records[0]['batch_size']}, in turns, on {records[0]['hardware']}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_WRITERS = {"benchmark": benchmark_tables, "time": time_table, "early-exit": early_exit_table}
+
+
+def _mean_and_std(values: list[float], digits: int) -> str:
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{spread}"
