@@ -88,7 +88,7 @@ def time_table(records: list[dict[str, Any]]) -> str:
     if not records:
         return ""
     lines = [
-        "| data, network | T | trained by | seeds | validation accuracy | reached after, s | epochs | s an epoch |",
+        "| data, network | T | trained by | seeds | validation accuracy | seconds to it | epochs | s an epoch |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for record in records:
@@ -117,7 +117,7 @@ def early_exit_table(records: list[dict[str, Any]]) -> str:
     if not records:
         return ""
     lines = [
-        "| student | T | test accuracy at T | with early exit | mean steps | images/s at T | with early exit | ratio |",
+        "| student | T | test accuracy at T | early exit | mean steps | images/s at T | early exit | ratio |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for r in records:
@@ -135,8 +135,9 @@ def early_exit_table(records: list[dict[str, Any]]) -> str:
     tolerance = 100 * records[0]["tolerance"]
     lines += [
         "",
-        f"{names}: `python experiments/early_exit.py RUN`; the threshold is the lowest that loses at most {tolerance:g} "
-        f"points on the validation split; batches of {records[0]['batch_size']}, in turns, on {records[0]['hardware']}.",
+        f"{names}: `python experiments/early_exit.py RUN`; the threshold is the lowest that loses at most "
+        f"{tolerance:g} points on the validation split; batches of {records[0]['batch_size']}, in turns, on "
+        f"{records[0]['hardware']}.",
     ]
     return "\n".join(lines) + "\n"
 
