@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import tyro
 from peers import LIBRARIES
 from peers.worker import MATRIX
@@ -29,6 +30,7 @@ from peers.workload import TASKS, step_flops
 
 from snnkd_jax import provenance
 from snnkd_jax.errors import InputError, check_choice
+from snnkd_jax.models import build
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "speed"
@@ -298,10 +300,6 @@ class Benchmark:
 
     def _parameters(self, model: str) -> int:
         """Those of this project's network, from shapes alone."""
-        import jax
-
-        from snnkd_jax.models import build
-
         network = build(model, 10, width=self.settings.width)
         shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), (32, 32, 3)))
         return sum(x.size for x in jax.tree.leaves(shapes["params"]))
@@ -358,6 +356,7 @@ def notices(absent: list[str], failed: list[dict[str, Any]]) -> Iterator[str]:
 def main(asked: Settings) -> int:
     """Measures, prints, and writes the record; returns the exit status, 1 if a library failed."""
     settings = asked.resolved()
+    jax.config.update("jax_platforms", "cpu")  # as in the workers
     benchmark = Benchmark(settings)
     benchmark.run()
     libraries = settings.libraries or ()
@@ -370,7 +369,6 @@ def main(asked: Settings) -> int:
     print(", ".join(f"{name} {version}" for name, version in found.items()))
     print(*notices(absent, benchmark.failed), sep="\n")
     if settings.record is not None:
-        os.environ["JAX_PLATFORMS"] = "cpu"
         record = {
             "kind": "benchmark",
             "name": settings.record,

@@ -31,7 +31,9 @@ from snnkd_jax.run_dir import read_json, write_json
 RESULTS = Path(__file__).parent / "results" / "speed"
 
 
-def main(run: tyro.conf.Positional[Path], tolerance: float = 0.002, batch_size: int = 100, record: str | None = None):
+def main(
+    run: tyro.conf.Positional[Path], tolerance: float = 0.002, batch_size: int = 100, record: str | None = None
+) -> None:
     """Measure early exit.
 
     Args:
@@ -72,14 +74,14 @@ def main(run: tyro.conf.Positional[Path], tolerance: float = 0.002, batch_size: 
             steps.append(taken[real])
         print(f"pass {again + 1} of 2: {np.concatenate(steps).mean():.2f} steps", file=sys.stderr)
     accuracy = [float(np.concatenate(hits).mean()) for hits in zip(*correct, strict=True)]
-    at_full_seconds, early_seconds = (statistics.median(s) for s in zip(*seconds, strict=True))
+    at_full_seconds, early_seconds = (statistics.fmean(s) for s in zip(*seconds, strict=True))
     result: dict[str, Any] = {
         "num_steps": config.num_steps,
         "threshold": threshold,
         "accuracy": {"full": accuracy[0], "early": accuracy[1]},
         "mean_steps": {"validation": expected_steps, "test": float(np.concatenate(steps).mean())},
         "images_per_second": {"full": batch_size / at_full_seconds, "early": batch_size / early_seconds},
-        "speed_up": sum(s for s, _ in seconds) / sum(s for _, s in seconds),
+        "speed_up": at_full_seconds / early_seconds,
     }
     print(json.dumps(result, indent=2))
     if record is not None:

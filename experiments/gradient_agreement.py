@@ -53,7 +53,8 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None) -> 
     exact, rate = (jax.tree_util.tree_leaves_with_path(gradient(network)) for network in networks)
     rows = [("/".join(key.key for key in path), a, b) for (path, a), (_, b) in zip(exact, rate, strict=True)]
     rows = [row for row in rows if row[0].endswith("kernel")]
-    rows.append(("all", *(jnp.concatenate([x.ravel() for _, x in leaves]) for leaves in (exact, rate))))
+    flat = [jnp.concatenate([x.ravel() for _, x in leaves]) for leaves in (exact, rate)]
+    rows.append(("all", flat[0], flat[1]))
     for name, a, b in rows:
         norms = jnp.linalg.norm(a.ravel()), jnp.linalg.norm(b.ravel())
         print(f"{name:40} cosine {float(a.ravel() @ b.ravel() / norms[0] / norms[1]):6.3f}", end="")

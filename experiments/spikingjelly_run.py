@@ -3,7 +3,7 @@
     python experiments/spikingjelly_run.py --dataset cifar10 --student vgg11 --width 0.25 ... --run-dir runs/sj-0
 
 Takes the arguments of `cifar_distill.py`, and uses its data, split, order of batches, augmentation, schedule, weight
-decay and batch size; initial weights have the same distribution. PyTorch runs with its threads and channels_last.
+decay and batch size; initial weights have the same variances. PyTorch runs with its threads and channels_last.
 """
 
 import json
@@ -19,15 +19,30 @@ import torch  # pyright: ignore[reportMissingImports]
 import tyro
 from peers.spikingjelly_net import body
 from peers.torch_step import to_channels_last
+from spikingjelly.activation_based import functional  # pyright: ignore[reportMissingImports]
 from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
 from snnkd_jax import data
 from snnkd_jax.augment import augment
 from snnkd_jax.batches import eval_batches, split_validation, train_batch
 from snnkd_jax.config import Config
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.experiment import pixel_statistics
 from snnkd_jax.run_dir import open_run_dir, write_json
+
+# What is implemented of the options that change the training.
+ONLY = {
+    "preset": "none",
+    "neuron": "lif",
+    "surrogate": "atan",
+    "optimizer": "sgd",
+    "backprop": "bptt",
+    "pool": "avg",
+    "tdbn": False,
+    "dtype": "float32",
+    "label_smoothing": 0.0,
+    "clip_norm": None,
+}
 
 
 def to_torch(images: Any) -> Any:
@@ -36,21 +51,27 @@ def to_torch(images: Any) -> Any:
 
 
 def initialise(network: Any) -> None:
-    """Convolutions He-normal by fan-out, the read-out LeCun-normal, its bias 0, as in `snnkd_jax.models`."""
+    """Convolutions He-normal by fan-out, the read-out of variance 1 / fan-in and bias 0, as in `snnkd_jax.models`."""
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, torch.nn.Linear):
-            torch.nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
+            torch.nn.init.normal_(module.weight, std=module.in_features**-0.5)
             torch.nn.init.zeros_(module.bias)
 
 
 def main(config: Config) -> int:
     """Trains and evaluates; writes metrics.jsonl and result.json to the run directory."""
     config = config.checked()
-    if config.run_dir is None or config.preset != "none" or config.neuron != "lif" or config.optimizer != "sgd":
-        raise InputError("this script needs run_dir, preset none, neuron lif and optimizer sgd")
+    if config.run_dir is None:
+        raise InputError("run_dir=None: name a directory")
+    for name, value in ONLY.items():
+        if getattr(config, name) != value:
+            raise InputError(f"{name}={getattr(config, name)!r}: this script has only {value!r}")
+    check_choice("student", config.student, ("vgg11", "resnet18"))
     directory = Path(config.run_dir)
+    if (directory / "metrics.jsonl").exists():
+        raise InputError(f"run_dir {directory} holds a run already, and this script cannot resume it; name another")
     open_run_dir(directory, config)
     torch.manual_seed(config.seed)
     dataset = data.load(config.dataset)
@@ -71,8 +92,6 @@ def main(config: Config) -> int:
     normalise = jax.jit(normalisation)
 
     def logits_of(images):
-        from spikingjelly.activation_based import functional  # pyright: ignore[reportMissingImports]
-
         functional.reset_net(network)
         return network(images.unsqueeze(0).repeat(config.num_steps, 1, 1, 1, 1)).mean(0)
 
@@ -102,6 +121,7 @@ def main(config: Config) -> int:
         loss.backward()
         optimizer.step()
         if (step + 1) % steps_per_epoch == 0:
+            now = time.perf_counter()  # as snnkd_jax's log: an epoch's evaluation counts for the next one
             entry: dict[str, Any] = {
                 "phase": "student",
                 "epoch": (step + 1) // steps_per_epoch,
@@ -109,7 +129,7 @@ def main(config: Config) -> int:
                 "loss": loss.item(),
                 "validation": {"accuracy": accuracy(validation)},
             }
-            entry["seconds"], start = time.perf_counter() - start, time.perf_counter()
+            entry["seconds"], start = now - start, now
             print(entry, flush=True)
             with (directory / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(entry) + "\n")

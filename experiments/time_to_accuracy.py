@@ -4,7 +4,7 @@
         --spikingjelly runs/c-0 runs/c-1 --target 0.62 --dataset "CIFAR-10 (JPEG copy)" --record time
 
 The runs must have one recipe: those of this library are `cifar_distill.py`'s, SpikingJelly's `spikingjelly_run.py`'s.
-Times are those of whole epochs, data, evaluation and compilation included.
+Times are those of whole epochs, data, compilation and the evaluations before the one that reaches it included.
 """
 
 import datetime
@@ -25,7 +25,8 @@ MAY_DIFFER = ("seed", "run_dir", "backprop", "bptt_epochs", "keep_checkpoints", 
 
 def reached(run: Path, target: float) -> dict[str, float]:
     """Seconds and epochs to the first epoch with the validation accuracy `target`, and the median epoch in seconds."""
-    entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    entries = [entry for line in lines if (entry := json.loads(line))["phase"] == "student"]
     total = 0.0
     for entry in entries:
         total += entry["seconds"]

@@ -43,9 +43,15 @@ def compile_options() -> dict[str, str]:
 
 @contextlib.contextmanager
 def compilation_cache(directory: Path) -> Iterator[None]:
-    """Keeps compiled programs in `directory`, so that the same step is not compiled again when a run is resumed."""
+    """Keeps compiled programs in `directory`, so that the same step is not compiled again when a run is resumed.
+
+    A cache that the user has set up (`JAX_COMPILATION_CACHE_DIR`) is left in its place.
+    """
     names = {"jax_compilation_cache_dir": str(directory), "jax_persistent_cache_min_compile_time_secs": 0.5}
     before = {name: getattr(jax.config, name) for name in names}
+    if before["jax_compilation_cache_dir"] is not None:
+        yield
+        return
     for name, value in names.items():
         jax.config.update(name, value)
     compilation_cache_module.reset_cache()  # it is opened once a process, where the first program found it

@@ -98,7 +98,7 @@ class Config:
     backprop: str = "bptt"
     """bptt, exact, or rate: one backward pass for all time steps, in less time and memory (see models/rate.py)."""
     bptt_epochs: int = 0
-    """With --backprop rate: so many epochs at the end are differentiated through time."""
+    """With --backprop rate: so many epochs at the end are differentiated through time, and need the memory for it."""
 
     ce_weight: float | None = None
     """Weight of the cross-entropy; None: the preset's."""
@@ -219,7 +219,7 @@ class Config:
             raise InputError(f"warmup_epochs={self.warmup_epochs!r} must be at least 0")
         if not 0 <= self.bptt_epochs <= self.epochs or (self.bptt_epochs and self.backprop != "rate"):
             raise InputError(
-                f"bptt_epochs={self.bptt_epochs!r} must be at most epochs={self.epochs}, and goes with backprop='rate'"
+                f"bptt_epochs={self.bptt_epochs!r} must be in 0 to epochs={self.epochs}, and goes with backprop='rate'"
             )
         check_choice("dtype", self.dtype, DTYPES)
         self.build_student(2)

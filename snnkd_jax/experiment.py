@@ -3,6 +3,7 @@
 The teacher's and the baseline's results do not depend on the student's: each network starts from its own seed.
 """
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,7 @@ def run(config: Config) -> dict[str, Any]:
         training, validation = split_validation(dataset, config.validation_fraction, config.seed)
         if config.batch_size > len(training["labels"]):
             raise InputError(f"batch_size={config.batch_size!r} is above the {len(training['labels'])} training images")
-        with compilation_cache(directory / "compilation-cache"):
-            return _Run(config, directory, mesh, dataset, training, validation, stop).carry_out()
+        return _Run(config, directory, mesh, dataset, training, validation, stop).carry_out()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ class _Run:
             return read_json(self.directory / "result.json")
         results: dict[str, Any] = {}
         log = MetricsLog(self.directory)
-        try:
+        with contextlib.closing(log), compilation_cache(self.directory / "compilation-cache"):
             if alone is not None and teacher_variables:
                 results["teacher"] = self.test(compile_steps(alone, self.mesh), teacher_variables)
             elif alone is not None:
@@ -83,8 +83,6 @@ class _Run:
             if config.baseline and objective != direct.objective:
                 results["student_baseline"], _ = self.train("student_baseline", direct, {}, config.epochs, log)
             results["student"], _ = self.train("student", trainer, teacher_variables, config.epochs, log)
-        finally:
-            log.close()
         result = {
             "test_accuracy": {name: r["accuracy"] for name, r in _in_order(results)},
             "test_accuracy_by_step": {name: r["accuracy_by_step"] for name, r in _in_order(results)},

@@ -20,13 +20,11 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.interrupt import Interrupted, StopRequest
 from snnkd_jax.metrics import EpochMetrics, MetricsLog, mean_rate
 from snnkd_jax.models import Variables
+from snnkd_jax.profiling import Profiler
 from snnkd_jax.train import CompiledSteps, Trainer, TrainState, compile_steps
 
 # A layer outside this range of firing rates passes nothing on, or nothing but a constant (thresholds are a guess).
 SILENT_RATE, SATURATED_RATE = 0.001, 0.95
-
-# Steps after the start of a phase that `profile` traces: not the first ones, which compile and fill caches.
-PROFILED_STEPS = range(5, 10)
 
 
 def fit(
@@ -88,28 +86,25 @@ def fit(
     epoch_metrics = EpochMetrics()
     warned: set[str] = set()
     try:
-        with tqdm(
-            desc=phase,
-            total=num_steps * batch_size,
-            initial=start * batch_size,
-            unit=" images",
-            unit_scale=True,
-            disable=None,  # shown on a terminal only; elsewhere the line of each epoch has to do
-            dynamic_ncols=True,
-        ) as progress:
+        with (
+            Profiler(run_dir / "profile" if profile else None, start, num_steps) as profiler,
+            tqdm(
+                desc=phase,
+                total=num_steps * batch_size,
+                initial=start * batch_size,
+                unit=" images",
+                unit_scale=True,
+                disable=None,  # shown on a terminal only; elsewhere the line of each epoch has to do
+                dynamic_ncols=True,
+            ) as progress,
+        ):
             for step in range(start, num_steps):
                 batch = put_batch(mesh, train_batch(training, batch_size, trainer.seed, step))
-                if profile and step == start + PROFILED_STEPS.start:
-                    jax.profiler.start_trace(run_dir / "profile", create_perfetto_trace=True)
+                profiler.before(step)
                 with jax.transfer_guard("disallow"), jax.profiler.StepTraceAnnotation(phase, step_num=step):
                     finishing = step >= num_steps - bptt_epochs * steps_per_epoch
                     state, metrics = (exact if finishing else steps).train(state, teacher_variables, batch)
-                if profile and step == start + PROFILED_STEPS.stop - 1:
-                    jax.block_until_ready(metrics)
-                    jax.profiler.stop_trace()
-                    tqdm.write(
-                        f"{phase}: trace of steps {start + PROFILED_STEPS.start} to {step} in {run_dir / 'profile'}"
-                    )
+                profiler.after(step, metrics)
                 epoch_metrics.add(metrics)
                 progress.update(batch_size)
                 progress.set_postfix({"epoch": step // steps_per_epoch + 1} | _shown(epoch_metrics.latest))

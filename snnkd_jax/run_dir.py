@@ -3,6 +3,8 @@
 config.json      the configuration, versions, hardware and commit with which the run was started
 metrics.jsonl    one line for each epoch of each network
 teacher/, student_baseline/, student/    checkpoints, and in the end `network.json`: what they are of
+compilation-cache/    compiled programs, which a resumed run need not compile again; may be deleted
+profile/         traces, if they were asked for
 result.json      the comparison; written at the end
 """
 
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from snnkd_jax import provenance
-from snnkd_jax.config import Config
+from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
 
 # A run may be moved, traced, and may keep more or fewer checkpoints, without becoming another run.
@@ -55,6 +57,8 @@ def open_run_dir(directory: Path, config: Config) -> None:
 
 
 def _check_same(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    default = json.loads(json.dumps(dataclasses.asdict(default_config(str(new["dataset"])))))
+    old = default | old  # a run that is older than an option was run with its default
     names = sorted((old.keys() | new.keys()) - set(_NOT_IDENTITY))
     if differing := [name for name in names if old.get(name) != new.get(name)]:
         changes = ", ".join(f"{name} (was {old.get(name)!r}, is {new.get(name)!r})" for name in differing)

@@ -17,7 +17,8 @@ SPEED_COLUMNS = {"train": ("train", "rate"), "train with KD": ("kd", "kd-rate"),
 def speed_section(records: list[dict[str, Any]]) -> str:
     """The README's section on speed, from records of the three kinds."""
     by_kind = {kind: [r for r in records if r["kind"] == kind] for kind in ("benchmark", "time", "early-exit")}
-    parts = ["![Images per second in training, a bar for each library.](experiments/figures/speed.svg)\n"]
+    figure = "![Images per second in training, a bar for each library.](experiments/figures/speed.svg)\n"
+    parts = [figure] if by_kind["benchmark"] else []
     parts += [text for kind in by_kind if (text := _WRITERS[kind](by_kind[kind]))]
     return "\n".join(parts)
 
@@ -45,7 +46,7 @@ def benchmark_tables(records: list[dict[str, Any]]) -> str:
         lines += [
             "",
             f"[{record['name']}](experiments/results/speed/{record['name']}.json): `{record['command']}`; "
-            f"images/s, median (least to greatest) over {record['settings']['rounds']} interleaved rounds, "
+            f"images/s, median (least to greatest) over {_rounds(record)} interleaved rounds, "
             f"{record['settings']['threads']} threads, width {record['settings']['width']:g}, float32, on "
             f"{record['hardware']}, whose matrix product reaches {peak:.0f} GFLOP/s. Memory (what the process needed "
             f"beyond its imports, compiler included), first step and share of that peak are those of training. "
@@ -83,6 +84,12 @@ def _costs(entry: dict[str, Any] | None) -> list[str]:
     return [f"{entry['peak_bytes'] / 1e9:.2f}", f"{entry['first_step_seconds']:.1f}", share]
 
 
+def _rounds(record: dict[str, Any]) -> str:
+    """How many turns the entries had: slow ones have fewer."""
+    counts = sorted({len(entry["rounds"]) for entry in record["entries"]})
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
 def time_table(records: list[dict[str, Any]]) -> str:
     """A row for each record and library: the time to a validation accuracy."""
     if not records:
@@ -106,8 +113,8 @@ def time_table(records: list[dict[str, Any]]) -> str:
     lines.append("")
     for record in records:
         lines.append(
-            f"[{record['name']}](experiments/results/speed/{record['name']}.json): `{record['command']}`, evaluation "
-            f"included, on {record['hardware']}. {record['notes']}".rstrip()
+            f"[{record['name']}](experiments/results/speed/{record['name']}.json): `{record['command']}` "
+            f"with the runs, on {record['hardware']}. {record['notes']}".rstrip()
         )
     return "\n".join(lines) + "\n"
 

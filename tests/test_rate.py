@@ -143,11 +143,27 @@ def test_a_loss_on_single_steps_sends_the_sum_of_its_gradients():
 
 
 def test_frames_reach_the_stem_as_their_mean():
-    """One frame a step: for tau = 1 and a loss on mean logits, the stem's gradient through time is known."""
+    """One frame a step: equal ones are a static image, and ones of mean 0 leave the stem without a gradient."""
     network = both(Neuron(decay_input=False), 3, stage_sizes=(1,), width=0.1)[1]
     variables = network.init(jax.random.key(0), (16, 16, 3))
     frames = jnp.repeat(IMAGES[:, None], 3, axis=1)
-    assert_trees_close(train_outputs(network, variables, frames)[3], train_outputs(network, variables)[3], 1e-4)
+    expected = train_outputs(network, variables)[3]
+    assert_trees_close(train_outputs(network, variables, frames)[3], expected, 1e-4)
+    opposite = frames * jnp.array([1.0, -1.0, 0.0])[:, None, None, None]
+    found = train_outputs(network, variables, opposite)[3]
+    np.testing.assert_array_equal(found["conv1_1"]["conv"]["kernel"], 0 * expected["conv1_1"]["conv"]["kernel"])
+    assert np.abs(found["head"]["kernel"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["lif", "plif"])
+def test_half_precision_convolutions_keep_float32_gradients(kind):
+    network = build(
+        "vgg11", 5, neuron=Neuron(kind), num_steps=2, width=0.1, pool="max", backprop="rate", dtype="bfloat16"
+    )
+    variables = network.init(jax.random.key(0), (16, 16, 3))
+    gradients = jax.tree.leaves(train_outputs(network, variables)[3])
+    assert {x.dtype for x in gradients} == {np.dtype(np.float32)}
+    assert all(np.isfinite(x).all() for x in gradients)
 
 
 def compiled(backprop, num_steps):

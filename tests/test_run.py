@@ -24,8 +24,8 @@ import pytest
 from snnkd_jax import data
 from snnkd_jax.cli import main, table
 from snnkd_jax.config import Config, default_config
-from snnkd_jax.fit import PROFILED_STEPS
 from snnkd_jax.metrics import MetricsLog
+from snnkd_jax.profiling import PROFILED_STEPS, Profiler
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "experiments" / "cifar_distill.py"
@@ -86,11 +86,31 @@ LONG = [
 ]
 
 
+def test_a_trace_that_is_cut_short_is_written_and_too_few_steps_are_told(tmp_path):
+    def interrupted():
+        with Profiler(tmp_path, 0, 100) as profiler:
+            for step in range(8):
+                profiler.before(step)
+                profiler.after(step, ())
+            raise KeyboardInterrupt
+
+    for _ in range(2):  # the second would fail if the first trace were still open
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+    assert len(list(tmp_path.rglob("*.xplane.pb"))) >= 1
+    with pytest.warns(UserWarning, match="no trace: 3 steps are left"):
+        Profiler(tmp_path, 97, 100)
+
+
 def test_rates_first_then_through_time_with_a_profile(tmp_path):
     """The first epochs are those of a purely rate-based run, the last is not; the trace names the steps."""
     rates = [*TINY, "--preset", "none", "--epochs", "3", "--warmup-epochs", "0", "--backprop", "rate"]
-    for name, more in (("rate", ()), ("both", ("--bptt-epochs", "1", "--profile"))):
-        assert main([*rates, *more, "--run-dir", str(tmp_path / name)]) == 0
+    both = [*rates, "--bptt-epochs", "1"]
+    assert main([*rates, "--run-dir", str(tmp_path / "rate")]) == 0
+    assert main([*both, "--profile", "--run-dir", str(tmp_path / "both")]) == 0
+    assert (
+        main([*both, "--epochs", "3", "--run-dir", str(tmp_path / "both")]) == 0
+    )  # finished, and known to be the same
     pure, mixed = logged(tmp_path / "rate"), logged(tmp_path / "both")
     assert mixed[:2] == pure[:2]
     assert mixed[2] != pure[2]

@@ -29,11 +29,11 @@ TEACHER = build("convnet", 5, width=0.5)
 NO_AUGMENTATION = Augmentation()
 
 
-def make(preset="none", network=STUDENT, augmentation=NO_AUGMENTATION, **changes) -> Trainer:
+def make(preset="none", network=STUDENT, augmentation=NO_AUGMENTATION, weight_decay=1e-3, **changes) -> Trainer:
     return Trainer(
         network,
         dataclasses.replace(PRESETS[preset], **changes),
-        make_optimizer("sgd", learning_rate=0.1, num_steps=10, weight_decay=1e-3),
+        make_optimizer("sgd", learning_rate=0.1, num_steps=10, weight_decay=weight_decay),
         Normalisation((0.4,), (0.3,)),
         augmentation,
         SHAPE,
@@ -77,7 +77,9 @@ def assert_close(a, b, rtol):
 
 
 @pytest.mark.parametrize(
-    ("preset", "network"), [("temporal", STUDENT), ("kdsnn", STUDENT), ("kdsnn", RATE_STUDENT)], ids=["", "", "rate"]
+    ("preset", "network"),
+    [("temporal", STUDENT), ("kdsnn", STUDENT), ("kdsnn", RATE_STUDENT)],
+    ids=["temporal", "kdsnn", "kdsnn through rates"],
 )
 def test_eight_devices_give_the_update_of_one(preset, network):
     """Parameters, batch statistics and momentum, augmentation included; step 2 sees the rounding of step 1 as well.
@@ -132,7 +134,7 @@ def test_the_same_step_is_lowered_for_every_platform(preset, network):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_reaches_every_parameter_through_rates(preset):
-    trainer = make(preset, RATE_STUDENT)
+    trainer = make(preset, RATE_STUDENT, weight_decay=0.0)
     before = trainer.init()
     state, metrics = run(trainer, one_device(), 1)
     assert np.isfinite(metrics["loss"])

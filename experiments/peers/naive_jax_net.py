@@ -1,6 +1,7 @@
 """JAX the obvious way: this project's bodies, called once a time step inside `lax.scan`, differentiated by JAX.
 
-The carry holds the membrane potentials and the batch statistics; the compiler's options are its defaults.
+The carry holds the membrane potentials and the batch statistics; the compiler's options are its defaults. Batch norm
+sees one step at a time. Norm and convolution are this project's, with their gradients: naive is the scan alone.
 """
 
 import flax.linen as nn
@@ -34,10 +35,10 @@ def make_step(task: str, model: str, num_steps: int, width: float, batch_size: i
     """The step."""
     train = task != "inference"
     body = MODELS[model](num_classes=NUM_CLASSES, activation=Neuron, width=width)
-    teacher = build(model, NUM_CLASSES, width=width)
+    teacher = build(model, NUM_CLASSES, width=width)  # in the program of the task `kd` only
     shape = (SIZE, SIZE, CHANNELS)
     variables = jax.jit(lambda key: body.init(key, jnp.zeros((1, *shape)), train=False))(jax.random.key(0))
-    teacher_variables = teacher.init(jax.random.key(1), shape)
+    teacher_variables = teacher.init(jax.random.key(1), shape) if task == "kd" else {}
 
     def forward(params, stats, images):
         def step(carry, x):

@@ -1,7 +1,7 @@
 """snnTorch 1: the whole network is called once a time step, channels_last.
 
 Departures of `snn.Leaky`: the input is not divided by tau, the reset happens at the start of the next step (the same
-spikes). Batch norm sees one step at a time.
+spikes) and lets no gradient through. Batch norm sees one step at a time.
 """
 
 import snntorch  # pyright: ignore[reportMissingImports]

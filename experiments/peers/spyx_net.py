@@ -1,7 +1,8 @@
 """Spyx 1: an NNX module of Spyx neurons, run over time with `spyx.nn.run`, a `lax.scan` of the whole network.
 
 Departures of `spyx.nn.LIF`: a spike lowers the potential by the threshold, and is sent one step later; the input is
-not divided by tau. Batch statistics, which a scan cannot change in place, travel in the state.
+not divided by tau. Batch norm sees one step at a time; its statistics, which a scan cannot change in place, travel in
+the state.
 """
 
 import jax.numpy as jnp
@@ -96,7 +97,10 @@ class Body(nnx.Module):
 def make_step(task: str, model: str, num_steps: int, width: float, batch_size: int) -> Step:
     """The step."""
     network = Body(model, width, True, nnx.Rngs(0))
-    network.eval() if task == "inference" else network.train()
+    if task == "inference":
+        network.eval()
+    else:
+        network.train()
     is_trained = nnx.All(nnx.Param, nnx.Not(nnx.PathContains("beta")))
     graph, params, stats, constants = nnx.split(network, is_trained, nnx.BatchStat, ...)
     teacher = Body(model, width, False, nnx.Rngs(1))

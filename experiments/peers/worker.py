@@ -9,7 +9,6 @@ The library "matmul" multiplies float32 matrices instead; it measures the machin
 """
 
 import importlib
-import importlib.util
 import json
 import os
 import sys

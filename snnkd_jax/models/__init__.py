@@ -78,11 +78,11 @@ def build(
         raise InputError(f"num_classes={num_classes!r} must be at least 2")
     if num_steps < 1 or num_steps != math.floor(num_steps):
         raise InputError(f"num_steps={num_steps!r} must be a whole number of at least 1")
+    name = canonical_name(name)
     check_choice("pool", pool, get_args(Pool))
-    if pool == "max" and "pool" not in inspect.signature(MODELS[canonical_name(name)]).parameters:
+    if pool == "max" and "pool" not in inspect.signature(MODELS[name]).parameters:
         raise InputError(f"pool={pool!r}: {name!r} does not pool between its stages; use pool='avg', or a VGG")
     check_choice("backprop", backprop, get_args(Backprop))
-    name = canonical_name(name)
     constants: dict[str, Any] = {"num_classes": num_classes, "width": width, "dtype": dtype}
     v_threshold = neuron.v_threshold if tdbn and neuron is not None else None
 

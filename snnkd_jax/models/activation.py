@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from snnkd_jax.errors import InputError, check_choice
+from snnkd_jax.models.features import records
 from snnkd_jax.neurons import (
     ATAN,
     check_potentials,
@@ -100,7 +101,7 @@ class Spike(nn.Module):
             raise InputError(f"num_steps={self.num_steps}, but the input has {current.shape[1]} steps")
         current = jnp.broadcast_to(current, (current.shape[0], self.num_steps, *current.shape[2:]))
         tau = self.neuron.tau_of(self)
-        if self.is_mutable_collection("rates"):
+        if records(self, "rates"):
             spikes, kappa, kappa_tau = integrate_with_slopes(current, tau=tau, **self.neuron.constants())
             self.put_variable("rates", "rate", spikes.mean(axis=1, keepdims=True))
             self.put_variable("rates", "kappa", kappa[:, None])
@@ -109,9 +110,9 @@ class Spike(nn.Module):
         else:
             v = self.get_variable("potentials", "v") if self.has_variable("potentials", "v") else None
             spikes, v = integrate(current, v, tau=tau, **self.neuron.constants())
-            if self.is_mutable_collection("potentials"):
+            if records(self, "potentials"):
                 self.put_variable("potentials", "v", v)
-        if self.is_mutable_collection("firing_rates"):
+        if records(self, "firing_rates"):
             rate = spikes.astype(jnp.float32).mean(axis=tuple(range(1, spikes.ndim)))
             self.put_variable("firing_rates", "rate", rate)
         return spikes

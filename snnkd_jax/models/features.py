@@ -2,7 +2,13 @@
 
 import dataclasses
 
+import flax.linen as nn
 from jax import Array
+
+
+def records(module: nn.Module, collection: str) -> bool:
+    """Whether a layer is to leave its entry in a collection: the caller asked for it (`init` asks for all of them)."""
+    return module.is_mutable_collection(collection) and not module.is_initializing()
 
 
 @dataclasses.dataclass

@@ -14,6 +14,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from snnkd_jax.errors import InputError
+from snnkd_jax.models.features import records
 
 Norm = Callable[..., nn.Module]
 """Makes one normalisation layer: `norm(name="norm1", branches=2)(x)`."""
@@ -52,11 +53,14 @@ def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[
     """`lax.conv_general_dilated` in NHWC and HWIO, but a matrix product where the map is smaller than the kernel.
 
     XLA's CPU backend has no fast path for those: a 3x3 kernel on a 2x2 map with 512 channels takes it 100 times longer.
-    The options are those that `flax.linen.Conv` passes; dilations and groups are not supported in that case.
+    `options` are the others of `lax.conv_general_dilated`; with dilations or groups it is called for every map.
     """
     h, w = x.shape[1:3]
     kh, kw = kernel.shape[:2]
-    if h >= kh and w >= kw:
+    plain = kernel.shape[2] == x.shape[3] and all(
+        set(options.get(name) or (1,)) == {1} for name in ("lhs_dilation", "rhs_dilation")
+    )
+    if not plain or (h >= kh and w >= kw):
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     rows = [slice(i, x.shape[1] - kh + 1 + i, strides[0]) for i in range(kh)]
@@ -100,7 +104,7 @@ class BatchNorm(nn.Module):
             if not self.is_initializing():
                 running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mu
                 running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
-            if self.is_mutable_collection("rates"):
+            if records(self, "rates"):
                 for name, value in (("input", y.mean(axis=1, keepdims=True)), ("mean", mu), ("var", var)):
                     self.put_variable("rates", name, value)
             return normalise(x, mu, var + self.eps, gamma, beta)
@@ -170,7 +174,7 @@ class MaxPool(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`[..., H, W, C]` to `[..., H // 2, W // 2, C]`."""
         y = max_pool(x)
-        if self.is_mutable_collection("rates"):
+        if records(self, "rates"):
             routes = jax.vjp(max_pool, x)[1](jnp.ones_like(y))[0]
             self.put_variable("rates", "output", y.mean(axis=1, keepdims=True))
             self.put_variable("rates", "routes", routes.mean(axis=1, keepdims=True))

@@ -5,8 +5,8 @@ through every step. Assume that the loss needs no more of a layer than the mean 
 `r = (1/T) sum_t s[t]`. Then `ds[t] = dr / T` is the same at every step, and a layer answers one question: how does the
 mean of my output move if my input moves by the same amount at all steps?
 
-    convolution, dense     mean_t (W s[t] + b) = W r + b: the same layer on the means, exact. Its value is the mean of
-    mean pooling, sums     what the spiking pass computed, so that it is not computed again.
+    convolution, dense,    mean_t (W s[t] + b) = W r + b: the same layer on the means, exact. (Its value is known from
+    mean pooling, sums     the spiking pass, and is not computed again.)
     batch norm             gamma (mean_t x[t] - mu) / sigma + beta with mu, sigma of the spiking pass, which are taken
                            over batch and time. A shift of x moves mu as it moves the mean of mean_t x[t], and sigma^2
                            as it moves their variance (the variance within time stays): exact.
@@ -18,7 +18,9 @@ So there are two bodies with the same parameters. The spiking one runs with its 
 collection "rates", one value an element instead of one an element and step; the one made of the modules of this file
 runs on arrays `[B, 1, ...]`, gives every layer the value that was recorded, and is differentiated. For T = 1 the
 gradient is that of backpropagation through time. A loss on single steps, as of `z[t]`, has the gradient of the mean
-logits in every step: the sum over t of its derivatives with respect to `z[t]`.
+logits in every step: the sum over t of its derivatives with respect to `z[t]`. Of the preset `temporal` that leaves
+little: its per-step terms act nearly as those on the mean logits, and its ensemble term, which pulls the steps towards
+their mean, hardly at all.
 
 Costs, in forward passes of one step: T + 2, where backpropagation through time costs 3 T.
 """
@@ -44,7 +46,7 @@ def linearise(value: Array, x: Array, slope: ArrayLike) -> Array:
 def _(primals, tangents):
     value, _, slope = primals
     value_dot, x_dot, _ = tangents
-    return value, value_dot + slope * x_dot
+    return value, value_dot + (slope * x_dot).astype(value_dot.dtype)
 
 
 class Rate(nn.Module):
