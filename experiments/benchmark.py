@@ -147,13 +147,17 @@ class Entry:
         return json.loads(answer)
 
     def take_turn(self, settings: Settings) -> None:
-        """One round's steps, unless the entry has had its time; the first turn is short if a step is long."""
+        """One round's steps, unless the entry has had its time.
+
+        One more before them is not counted: an idle process may have lost its place in caches, and to some machines'
+        memory management even its pages.
+        """
         used = sum(map(sum, self.rounds))
         if len(self.rounds) >= 2 and used > settings.entry_seconds:
             return
         step = statistics.median(self.rounds[-1]) if self.rounds else self.warm_seconds
         n = max(1, min(1000, round(settings.round_seconds / step)))
-        self.rounds.append(self.ask("run", n=n)["seconds"])
+        self.rounds.append(self.ask("run", n=n + 1)["seconds"][1:])
 
     def start(self, settings: Settings, model: str, num_steps: int, batch_size: int) -> None:
         """Builds, compiles, and runs once more without compilation."""
