@@ -92,6 +92,8 @@ def draw_lines(axes: Any, libraries: dict[str, dict[int, dict[str, Any]]], quant
     axes.set_ylabel("s a step" if quantity == "time" else "peak memory, GB")
     if quantity == "time":
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
     else:
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False, fontsize=10)
@@ -119,7 +121,12 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
 
 if __name__ == "__main__":
     speed = read_records(HERE / "results" / "speed")
-    speed = [record for record in speed if record["kind"] == "benchmark"]
+    # Of one size only: bars and lines of different widths or batches say nothing beside each other.
+    speed = [
+        r
+        for r in speed
+        if r["kind"] == "benchmark" and r["settings"]["width"] == 1 and r["settings"]["batch_size"] is None
+    ]
     if not speed:
         sys.exit("error: experiments/results/speed has no record; run experiments/benchmark.py --record NAME")
     draw(speed, HERE / "figures" / "speed.svg")
