@@ -54,7 +54,7 @@ def both(neuron: Neuron, num_steps: int, **body) -> tuple[Network, Network]:
     return Network(spiking, num_steps), Network(spiking, num_steps, rates)
 
 
-@pytest.mark.parametrize("name", ["convnet", "vgg11", "resnet20", "resnet19", "wrn-16-2", "pyramidnet18"])
+@pytest.mark.parametrize("name", ["convnet", "vgg11", "resnet19", "wrn-16-2", "pyramidnet18"])
 def test_one_step_is_backpropagation_through_time(name):
     """Every body (the other names are deeper ones of these), with a learnable time constant, tdBN and a soft reset."""
     kind = {"neuron": Neuron("plif", v_reset=None), "num_steps": 1, "width": 0.1, "tdbn": True}
@@ -166,6 +166,7 @@ def test_half_precision_convolutions_keep_float32_gradients(kind):
     assert all(np.isfinite(x).all() for x in gradients)
 
 
+@functools.cache
 def compiled(backprop, num_steps):
     network = build("resnet20", 5, neuron=Neuron(), num_steps=num_steps, backprop=backprop)
     variables = jax.eval_shape(lambda: network.init(jax.random.key(0), (32, 32, 3)))

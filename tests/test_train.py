@@ -119,7 +119,7 @@ def test_the_transfer_guard_would_see_a_copy():
 
 
 @pytest.mark.parametrize("network", [STUDENT, RATE_STUDENT], ids=["bptt", "rate"])
-@pytest.mark.parametrize("preset", ["kdsnn", "temporal"])
+@pytest.mark.parametrize("preset", ["kdsnn"])
 def test_the_same_step_is_lowered_for_every_platform(preset, network):
     """Through `jax.export`, which needs none of the devices, with the compiler options of this one."""
     trainer = make(preset, network)
@@ -132,7 +132,7 @@ def test_the_same_step_is_lowered_for_every_platform(preset, network):
     assert len(exported.mlir_module()) > 10_000
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", ["kdsnn", "temporal"])  # between them all terms
 def test_every_preset_reaches_every_parameter_through_rates(preset):
     trainer = make(preset, RATE_STUDENT, weight_decay=0.0)
     before = trainer.init()
