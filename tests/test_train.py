@@ -59,14 +59,20 @@ def one_device() -> Mesh:
     return Mesh(np.array(jax.devices()[:1]), ("data",))
 
 
-def run(trainer, mesh, steps):
+def after_each_step(trainer, mesh, steps):
+    """State and metrics on the host, after each of the steps."""
     compiled = compile_steps(trainer, mesh)
     state = put_replicated(mesh, trainer.init())
     teacher = put_replicated(mesh, teacher_variables())
-    metrics = {}
+    found = []
     for i in range(steps):
         state, metrics = compiled.train(state, teacher, put_batch(mesh, batch(seed=i)))
-    return jax.device_get(state), jax.device_get(metrics)
+        found.append(jax.tree.map(np.array, jax.device_get((state, metrics))))
+    return found
+
+
+def run(trainer, mesh, steps):
+    return after_each_step(trainer, mesh, steps)[-1]
 
 
 def assert_close(a, b, rtol):
@@ -88,10 +94,10 @@ def test_eight_devices_give_the_update_of_one(preset, network):
     """
     trainer = make(preset, network, augmentation=Augmentation(1, True, 3))
     assert data_mesh().size == 8
-    for steps, rtol in ((1, 1e-5), (2, 1e-4)):
-        state, metrics = run(trainer, data_mesh(), steps)
-        expected_state, expected_metrics = run(trainer, one_device(), steps)
-        assert int(state.step) == steps
+    found, expected = (after_each_step(trainer, mesh, 2) for mesh in (data_mesh(), one_device()))
+    for i, rtol in enumerate((1e-5, 1e-4)):
+        (state, metrics), (expected_state, expected_metrics) = found[i], expected[i]
+        assert int(state.step) == i + 1
         assert_close(state, expected_state, rtol)
         assert_close(metrics, expected_metrics, 1e-4)
 
