@@ -19,14 +19,13 @@ import numpy as np
 import tyro
 
 from snnkd_jax import data, provenance
-from snnkd_jax.backend import compile_options, data_mesh
+from snnkd_jax.backend import compile_options
 from snnkd_jax.batches import eval_batches, split_validation
-from snnkd_jax.checkpoint import load_network
 from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError
-from snnkd_jax.experiment import pixel_statistics
 from snnkd_jax.inference import EarlyExit, choose_threshold
 from snnkd_jax.run_dir import read_json, write_json
+from snnkd_jax.trained import load_trained
 
 RESULTS = Path(__file__).parent / "results" / "speed"
 
@@ -44,11 +43,9 @@ def main(
     """
     config = Config(**read_json(run / "config.json")["config"])
     dataset = data.load(config.dataset)
-    whole = config.build_student(dataset.num_classes)
-    one = config.build_student(dataset.num_classes, num_steps=1)
-    template = jax.eval_shape(lambda: whole.init(jax.random.key(0), dataset.image_shape))
-    variables = load_network(run / "student", template, data_mesh())
-    normalise = jax.jit(pixel_statistics(dataset))
+    student = load_trained(run)
+    whole, one, variables = student.network, student.with_steps(1), student.variables
+    normalise = jax.jit(student.normalisation)
     at_full = jax.jit(lambda variables, images: whole.apply(variables, images)[0], compiler_options=compile_options())
 
     _, validation = split_validation(dataset, config.validation_fraction, config.seed)

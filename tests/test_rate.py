@@ -175,18 +175,18 @@ def compiled(backprop, num_steps):
     def loss(params, rest, images):
         return jnp.square(network.apply_train(rest | {"params": params}, images)[0][0].mean(1)).sum()
 
-    return jax.jit(jax.grad(loss)).lower(variables["params"], variables, images).compile()
+    return quick_jit(jax.grad(loss)).lower(variables["params"], variables, images).compile()
 
 
-def test_memory_hardly_grows_with_the_number_of_steps():
-    """Temporary memory at T = 16 against T = 4: at most twice as much; through time it is about four times."""
+def test_memory_of_a_further_step_is_a_fraction_of_that_through_time():
+    """Nothing is kept of a step but what the layer at hand computes; through time every layer keeps its current."""
     memory = {}
     for backprop, t in itertools.product(("bptt", "rate"), (4, 16)):
         analysis = compiled(backprop, t).memory_analysis()
         assert analysis is not None, "this backend does not tell"
         memory[backprop, t] = analysis.temp_size_in_bytes
-    assert memory["rate", 16] <= 2 * memory["rate", 4]
-    assert memory["bptt", 16] > 3 * memory["bptt", 4]
+    growth = {backprop: memory[backprop, 16] - memory[backprop, 4] for backprop in ("bptt", "rate")}
+    assert growth["rate"] < 0.2 * growth["bptt"]
     assert memory["rate", 16] < 0.25 * memory["bptt", 16]
 
 
