@@ -6,7 +6,6 @@ The threshold is chosen on the validation split, as the lowest that loses at mos
 and accuracy are those of the test set. Batches of the two take turns; compilation is not counted.
 """
 
-import datetime
 import json
 import statistics
 import sys
@@ -18,13 +17,14 @@ import jax
 import numpy as np
 import tyro
 
-from snnkd_jax import data, provenance
+from snnkd_jax import data
 from snnkd_jax.backend import compile_options
 from snnkd_jax.batches import eval_batches, split_validation
 from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference import EarlyExit, choose_threshold
-from snnkd_jax.run_dir import read_json, write_json
+from snnkd_jax.records import write_record
+from snnkd_jax.run_dir import read_json
 from snnkd_jax.trained import load_trained
 
 RESULTS = Path(__file__).parent / "results" / "speed"
@@ -82,19 +82,8 @@ def main(
     }
     print(json.dumps(result, indent=2))
     if record is not None:
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        result |= {
-            "kind": "early-exit",
-            "name": record,
-            "config": read_json(run / "config.json")["config"] | {"run_dir": None},
-            "batch_size": batch_size,
-            "tolerance": tolerance,
-            "versions": provenance.versions(),
-            "hardware": provenance.hardware(),
-            "commit": provenance.commit(),
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        }
-        write_json(RESULTS / f"{record}.json", result)
+        result["config"] = read_json(run / "config.json")["config"] | {"run_dir": None}
+        write_record(RESULTS, "early-exit", record, result | {"batch_size": batch_size, "tolerance": tolerance})
 
 
 if __name__ == "__main__":

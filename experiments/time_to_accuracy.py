@@ -7,17 +7,16 @@ The runs must have one recipe: those of this library are `cifar_distill.py`'s, S
 Times are those of whole epochs, data, compilation and the evaluations before the one that reaches it included.
 """
 
-import datetime
 import json
 import statistics
 import sys
 from pathlib import Path
-from typing import Any
 
 import tyro
 
 from snnkd_jax.errors import InputError
-from snnkd_jax.run_dir import read_json, write_json
+from snnkd_jax.records import write_record
+from snnkd_jax.run_dir import read_json
 
 RESULTS = Path(__file__).parent / "results" / "speed"
 MAY_DIFFER = ("seed", "run_dir", "backprop", "bptt_epochs", "keep_checkpoints", "profile")
@@ -68,25 +67,18 @@ def main(
         if group:
             each = [reached(run, target) for run in group]
             found[name] = {key: [e[key] for e in each] for key in each[0]}
-    result: dict[str, Any] = {
-        "kind": "time",
-        "name": record,
-        "command": f"python experiments/time_to_accuracy.py --target {target:g}",
-        "dataset": dataset,
-        "target": target,
-        "seeds": {name: [started[run]["config"]["seed"] for run in group] for name, group in runs.items()},
-        "found": found,
-        "config": {n: v for n, v in first["config"].items() if n not in MAY_DIFFER},
-        "versions": first["versions"],
-        "hardware": first["hardware"],
-        "commit": first["commit"],
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "notes": notes,
-    }
     print(json.dumps(found, indent=2))
     if record is not None:
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        write_json(RESULTS / f"{record}.json", result)
+        result = {
+            "dataset": dataset,
+            "target": target,
+            "seeds": {name: [started[run]["config"]["seed"] for run in group] for name, group in runs.items()},
+            "found": found,
+            "config": {n: v for n, v in first["config"].items() if n not in MAY_DIFFER},
+            "started": {name: first[name] for name in ("versions", "hardware", "commit")},
+            "notes": notes,
+        }
+        write_record(RESULTS, "time", record, result, versions=("torch", "spikingjelly"))
     return 0
 
 

@@ -48,7 +48,8 @@ class Config:
     dataset: str = "cifar10"
     """digits (ships with scikit-learn, needs no download), mnist, fashion_mnist, cifar10 or cifar100."""
     teacher: str = "pyramidnet18"
-    """Architecture of the teacher: convnet, vgg11/13/16, resnet18/34/20/19, wrn-16-2, wrn-28-4 or pyramidnet18."""
+    """Architecture of the teacher: convnet, vgg11/13/16, resnet18/34/20/19, wrn-16-2, wrn-28-4,
+    pyramidnet18 or airbench94/95."""
     student: str = "resnet18"
     """Architecture of the student, from the same list."""
     width: float = 1.0
@@ -72,6 +73,11 @@ class Config:
     command goes on where it was interrupted."""
     teacher_checkpoint: str | None = None
     """Run directory whose teacher is used instead of training one."""
+    teacher_levels: int | None = None
+    """Levels of quantised activations (QCFS) in the teacher, so that experiments/convert.py can convert it into a
+    spiking network of few steps; None: ReLU."""
+    teacher_only: bool = False
+    """Train the teacher and stop; other runs take it as their --teacher-checkpoint."""
     baseline: bool = False
     """Also train the same student without the teacher."""
 
@@ -94,7 +100,7 @@ class Config:
     tdbn: bool = False
     """Threshold-dependent batch norm in the student."""
     pool: str = "avg"
-    """avg or max pooling in the student, where it pools between stages (convnet and vgg)."""
+    """avg or max pooling in the student, where it pools (convnet, vgg and airbench)."""
     backprop: str = "bptt"
     """bptt, exact, or rate: one backward pass for all time steps, in less time and memory (see models/rate.py)."""
     bptt_epochs: int = 0
@@ -173,7 +179,9 @@ class Config:
     def build_teacher(self, num_classes: int) -> Network:
         """The ordinary network."""
         config = self.of_teacher()
-        return build(config.teacher, num_classes, width=config.width, dtype=DTYPES[config.dtype])
+        return build(
+            config.teacher, num_classes, width=config.width, levels=config.teacher_levels, dtype=DTYPES[config.dtype]
+        )
 
     def objective(self) -> Objective:
         """The student's objective: the preset, with the weights that were given."""
@@ -225,6 +233,10 @@ class Config:
         self.build_student(2)
         self.build_teacher(2)
         self.augmentation()
+        if self.teacher_only and (self.teacher_checkpoint is not None or not self.objective().needs_teacher):
+            raise InputError(
+                "teacher_only: this run trains no teacher; use a preset with one, and no teacher_checkpoint"
+            )
         if self.teacher_checkpoint is not None and not self.objective().needs_teacher:
             raise InputError(f"teacher_checkpoint={self.teacher_checkpoint!r}: preset {self.preset!r} uses no teacher")
         return dataclasses.replace(self, **spelled)

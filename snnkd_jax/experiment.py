@@ -80,9 +80,10 @@ class _Run:
                 results["teacher"] = self.test(compile_steps(alone, self.mesh), teacher_variables)
             elif alone is not None:
                 results["teacher"], teacher_variables = self.train("teacher", alone, {}, teacher_epochs, log)
-            if config.baseline and objective != direct.objective:
+            if config.baseline and objective != direct.objective and not config.teacher_only:
                 results["student_baseline"], _ = self.train("student_baseline", direct, {}, config.epochs, log)
-            results["student"], _ = self.train("student", trainer, teacher_variables, config.epochs, log)
+            if not config.teacher_only:
+                results["student"], _ = self.train("student", trainer, teacher_variables, config.epochs, log)
         result = {
             "test_accuracy": {name: r["accuracy"] for name, r in _in_order(results)},
             "test_accuracy_by_step": {name: r["accuracy_by_step"] for name, r in _in_order(results)},
@@ -171,6 +172,7 @@ class _Run:
         return {
             "model": config.teacher if is_teacher else config.student,
             "width": config.width,
+            "levels": config.teacher_levels if is_teacher else None,
             "num_classes": self.dataset.num_classes,
             "image_shape": list(self.dataset.image_shape),
             "dataset": self.dataset.name,

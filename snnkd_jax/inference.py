@@ -1,4 +1,4 @@
-"""Inference that stops when it is sure: easy images take one time step, hard ones all of them.
+"""Inference at any number of time steps, and inference that stops when it is sure.
 
 A spiking network's answer after t steps is the mean of its logits so far. An image whose largest class probability
 reaches a threshold by then leaves the batch; the others go on from their membrane potentials, in a smaller batch.
@@ -16,8 +16,12 @@ from jax import Array
 from numpy.typing import NDArray
 
 from snnkd_jax.backend import compile_options
+from snnkd_jax.batches import eval_batches
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Variables
+from snnkd_jax.train import Normalisation
+
+BATCH_SIZE = 100  # of evaluation on the test sets, which are multiples of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +89,64 @@ class EarlyExit:
         return jax.jit(step, compiler_options=compile_options())
 
 
+def logits_by_step(
+    network: Network, variables: Variables, normalisation: Normalisation, images: NDArray, num_steps: int
+) -> NDArray:
+    """Logits float32 `[N, num_steps, K]` of each time step, of any number of images and of steps.
+
+    Args:
+        network: spiking; its `num_steps` is how many steps are computed at a time.
+        variables: of the network, whatever number of steps it was trained with.
+        normalisation: of pixels.
+        images: bytes `[N, H, W, C]`.
+        num_steps: a multiple of the network's.
+
+    Raises:
+        InputError: for an ordinary network, or a number of steps that is not a multiple.
+    """
+    if network.num_steps is None or num_steps < 1 or num_steps % network.num_steps:
+        raise InputError(
+            f"num_steps={num_steps!r} must be a multiple of the {network.num_steps} of the spiking network"
+        )
+    run = jax.jit(
+        lambda variables, images, potentials: network.apply_from(variables, normalisation(images), potentials),
+        compiler_options=compile_options(),
+    )
+    found = []
+    for batch in eval_batches({"images": images, "labels": np.zeros(len(images), np.int32)}, BATCH_SIZE):
+        potentials, parts = None, []
+        for _ in range(num_steps // network.num_steps):
+            (logits, _), potentials = run(variables, batch["images"], potentials)
+            parts.append(np.asarray(logits))
+        found.append(np.concatenate(parts, axis=1)[batch["mask"] == 1])
+    return np.concatenate(found)
+
+
+def accuracy_by_step(logits: NDArray, labels: NDArray) -> NDArray:
+    """The accuracy `[T]` by the mean of the logits `[N, T, K]` of the first 1, 2, ..., T steps; labels `[N]`."""
+    return (np.cumsum(logits, axis=1).argmax(-1) == labels[:, None]).mean(axis=0)
+
+
+def exit_steps(logits: NDArray, threshold: float) -> NDArray:
+    """The number of steps `[N]` after which the mean of the logits `[N, T, K]` so far is sure, at most T."""
+    done = _confidence(logits) >= threshold
+    done[:, -1] = True
+    return done.argmax(axis=1) + 1
+
+
+def _confidence(logits: NDArray) -> NDArray:
+    """The probability of the likeliest class by the first 1, 2, ..., T steps, `[N, T]`."""
+    steps = np.arange(1, logits.shape[1] + 1)
+    return np.asarray(jax.nn.softmax(np.cumsum(logits, axis=1) / steps[:, None]).max(-1))
+
+
+def accuracy_with_exit(logits: NDArray, labels: NDArray, threshold: float) -> tuple[float, float]:
+    """The accuracy, and the mean number of steps, with an early exit at `threshold`; shapes as above."""
+    steps = exit_steps(logits, threshold)
+    answers = np.cumsum(logits, axis=1)[np.arange(len(labels)), steps - 1].argmax(-1)
+    return float((answers == labels).mean()), float(steps.mean())
+
+
 def choose_threshold(logits: NDArray, labels: NDArray, tolerance: float) -> tuple[float, float]:
     """The lowest threshold that costs no more than `tolerance` of the accuracy of all steps.
 
@@ -96,17 +158,12 @@ def choose_threshold(logits: NDArray, labels: NDArray, tolerance: float) -> tupl
     Returns:
         The threshold, and the mean number of steps that it takes on these images.
     """
-    num_steps = logits.shape[1]
-    means = np.cumsum(logits, axis=1) / np.arange(1, num_steps + 1)[:, None]
-    correct = means.argmax(-1) == labels[:, None]
-    confidence = np.asarray(jax.nn.softmax(means).max(-1))
+    least = accuracy_by_step(logits, labels)[-1] - tolerance
     for threshold in np.linspace(0, 1, 1001):
-        done = confidence >= threshold
-        done[:, -1] = True
-        last = done.argmax(axis=1)  # the first step that is sure
-        if correct[np.arange(len(labels)), last].mean() >= correct[:, -1].mean() - tolerance:
-            return float(threshold), float(last.mean() + 1)
-    return 1.001, float(num_steps)
+        accuracy, steps = accuracy_with_exit(logits, labels, threshold)
+        if accuracy >= least:
+            return float(threshold), steps
+    return 1.001, float(logits.shape[1])
 
 
 @jax.jit

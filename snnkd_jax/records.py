@@ -13,12 +13,14 @@ import datetime
 import json
 import shlex
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from snnkd_jax import provenance
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
-from snnkd_jax.run_dir import read_json
+from snnkd_jax.run_dir import origin, read_json, write_json
 
 SEED_FIELDS = ("seed", "run_dir", "teacher_checkpoint")
 NETWORKS = {"teacher": "teacher", "student_baseline": "student without KD", "student": "student with KD"}
@@ -75,6 +77,23 @@ def make_record(name: str, runs: list[Path], dataset: str, notes: str = "") -> d
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "notes": notes,
     }
+
+
+def write_record(directory: Path, kind: str, name: str, content: dict[str, Any], versions: Iterable[str] = ()) -> None:
+    """Writes what a script found, with its command, versions (of `versions` too), hardware, commit and date.
+
+    Args:
+        directory: of the records of that kind; made if it is not there.
+        kind: what `experiments/make_tables.py` knows the record by.
+        name: of the record and its file.
+        content: what was found, and of what.
+        versions: further packages whose versions matter.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    record = {"kind": kind, "name": name, **content, **origin(), "date": date}
+    record["versions"] = provenance.versions(versions)
+    write_json(directory / f"{name}.json", record)
 
 
 def command(config: Config) -> str:
@@ -151,6 +170,12 @@ def read_records(directory: Path) -> list[dict[str, Any]]:
 
 def _without_seed(value: Any) -> Any:
     return {k: v for k, v in value.items() if k not in SEED_FIELDS} if isinstance(value, dict) else value
+
+
+def mean_and_std(values: list[float], digits: int) -> str:
+    """Mean ± sample standard deviation, the mean alone of one value."""
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{spread}"
 
 
 def _summary(values: list[float]) -> dict[str, Any]:

@@ -7,8 +7,9 @@
 | `early-exit` | `experiments/early_exit.py`: a student that stops when it is sure                |
 """
 
-import statistics
 from typing import Any
+
+from snnkd_jax.records import mean_and_std
 
 SPEED_COLUMNS = {"train": ("train", "rate"), "train with KD": ("kd", "kd-rate"), "inference": ("inference", None)}
 """Column to its task, by backpropagation through time and by rate-based backpropagation."""
@@ -107,7 +108,7 @@ def time_table(records: list[dict[str, Any]]) -> str:
                 name,
                 str(len(record["seeds"][name])),
                 f"{100 * record['target']:g} %",
-                *(_mean_and_std(found[key], digits) for key, digits in (("seconds", 0), ("epochs", 1), ("epoch", 1))),
+                *(mean_and_std(found[key], digits) for key, digits in (("seconds", 0), ("epochs", 1), ("epoch", 1))),
             ]
             lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
@@ -150,8 +151,3 @@ def early_exit_table(records: list[dict[str, Any]]) -> str:
 
 
 _WRITERS = {"benchmark": benchmark_tables, "time": time_table, "early-exit": early_exit_table}
-
-
-def _mean_and_std(values: list[float], digits: int) -> str:
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.{digits}f}{spread}"

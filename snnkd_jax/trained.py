@@ -72,6 +72,7 @@ def _built(description: dict[str, Any]) -> tuple[Config, Network]:
     config = Config(
         dataset=description["dataset"],
         width=description["width"],
+        teacher_levels=description.get("levels"),
         **{role: description["model"]},
         **({} if spiking is None else spiking),
     )

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from snnkd_jax.errors import InputError
-from snnkd_jax.inference import EarlyExit, choose_threshold
+from snnkd_jax.inference import EarlyExit, accuracy_by_step, accuracy_with_exit, choose_threshold, logits_by_step
 from snnkd_jax.models import Neuron, build
+from snnkd_jax.train import Normalisation
 
 T = 4
 IMAGES = jax.random.normal(jax.random.key(1), (13, 8, 8, 1)) * jnp.linspace(0.2, 3, 13)[:, None, None, None]
@@ -83,7 +84,33 @@ def test_threshold_is_the_lowest_that_keeps_the_accuracy():
     assert choose_threshold(logits, labels, 0.5) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize("at_a_time", [1, 2])
+def test_any_number_of_steps_and_of_images(at_a_time):
+    """Six steps, beyond the four that others are made of, and a last batch that is not full."""
+    images = np.random.default_rng(0).integers(0, 256, (103, 8, 8, 1), np.uint8)
+    normalisation = Normalisation((0.5,), (0.1,))
+    network = build("convnet", 5, neuron=NEURON, num_steps=at_a_time, width=0.25)
+    found = logits_by_step(network, VARIABLES, normalisation, images, 6)
+    six = build("convnet", 5, neuron=NEURON, num_steps=6, width=0.25)
+    expected = jax.jit(six.apply)(VARIABLES, (images / 255 - 0.5) / np.float32(0.1))[0]
+    assert found.shape == (103, 6, 5)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_accuracies_worked_out_by_hand():
+    """The first image is right at once and sure; the second is right by two steps only, the third by one only."""
+    sure, unsure, wrong = np.log([0.95, 0.05]), np.log([0.6, 0.4]), np.log([0.45, 0.55])
+    logits = np.stack([np.stack([sure, sure]), np.stack([wrong, sure]), np.stack([unsure, np.log([0.01, 0.99])])])
+    labels = np.zeros(3, int)
+    np.testing.assert_allclose(accuracy_by_step(logits, labels), [2 / 3, 2 / 3])
+    assert accuracy_with_exit(logits, labels, 0.9) == pytest.approx((2 / 3, 5 / 3))
+    assert accuracy_with_exit(logits, labels, 0.58) == pytest.approx((1.0, 4 / 3))
+    assert accuracy_with_exit(logits, labels, 0.0) == pytest.approx((2 / 3, 1.0))
+
+
 def test_wrong_arguments_are_named():
+    with pytest.raises(InputError, match="num_steps=6 must be a multiple of the spiking network's, 4"):
+        logits_by_step(WHOLE, VARIABLES, Normalisation((0.5,), (1.0,)), np.zeros((1, 8, 8, 1), np.uint8), 6)
     with pytest.raises(InputError, match="makes 4 steps at a time"):
         EarlyExit(WHOLE, T, 0.5)
     with pytest.raises(InputError, match="max_steps=0"):

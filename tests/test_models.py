@@ -28,6 +28,8 @@ PARAMETERS = {
     "wrn-16-2": 691_674,
     "wrn-28-4": 5_849_050,
     "pyramidnet18": 15_498_250,
+    "airbench94": 1_973_186,
+    "airbench95": 4_606_914,
 }
 
 
@@ -72,6 +74,8 @@ def test_golden_counts_follow_from_the_definitions():
         "wrn-16-2": wrn_count(2, 2),
         "wrn-28-4": wrn_count(4, 4),
         "pyramidnet18": pyramid + 2 * 512 + head(512),
+        "airbench94": conv_count(3, 3, 24, *(c for c in (64, 256, 256) for _ in range(2))) + head(256),
+        "airbench95": conv_count(3, 3, 24, *(c for c in (128, 384, 384) for _ in range(2))) + head(384),
     } == PARAMETERS
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick import quick_jit
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Neuron, build
@@ -35,10 +36,6 @@ def train_outputs(network: Network, variables, images=IMAGES, per_step=False):
     return *aux, gradients
 
 
-# Run once each, so that compiling is what takes the time.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
 def assert_trees_close(found, expected, rtol=1e-5):
     """Relative to the largest value of each array; an array that is 0 but for rounding counts against the others."""
     least = 0.01 * max(np.abs(x).max() for x in jax.tree.leaves(expected))
@@ -54,11 +51,11 @@ def both(neuron: Neuron, num_steps: int, **body) -> tuple[Network, Network]:
     return Network(spiking, num_steps), Network(spiking, num_steps, rates)
 
 
-@pytest.mark.parametrize("name", ["convnet", "vgg11", "resnet19", "wrn-16-2", "pyramidnet18"])
+@pytest.mark.parametrize("name", ["convnet", "vgg11", "resnet19", "wrn-16-2", "pyramidnet18", "airbench94"])
 def test_one_step_is_backpropagation_through_time(name):
     """Every body (the other names are deeper ones of these), with a learnable time constant, tdBN and a soft reset."""
     kind = {"neuron": Neuron("plif", v_reset=None), "num_steps": 1, "width": 0.1, "tdbn": True}
-    pool = "max" if name.startswith(("vgg", "convnet")) else "avg"
+    pool = "max" if name.startswith(("vgg", "convnet", "airbench")) else "avg"
     networks = [build(name, 5, backprop=backprop, pool=pool, **kind) for backprop in ("bptt", "rate")]
     variables = networks[0].init(jax.random.key(0), (16, 16, 3))
     expected, found = (train_outputs(network, variables) for network in networks)
@@ -181,13 +178,12 @@ def compiled(backprop, num_steps):
 def test_memory_of_a_further_step_is_a_fraction_of_that_through_time():
     """Nothing is kept of a step but what the layer at hand computes; through time every layer keeps its current."""
     memory = {}
-    for backprop, t in itertools.product(("bptt", "rate"), (4, 16)):
+    for backprop, t in itertools.product(("bptt", "rate"), (4, 8)):
         analysis = compiled(backprop, t).memory_analysis()
         assert analysis is not None, "this backend does not tell"
         memory[backprop, t] = analysis.temp_size_in_bytes
-    growth = {backprop: memory[backprop, 16] - memory[backprop, 4] for backprop in ("bptt", "rate")}
+    growth = {backprop: memory[backprop, 8] - memory[backprop, 4] for backprop in ("bptt", "rate")}
     assert growth["rate"] < 0.2 * growth["bptt"]
-    assert memory["rate", 16] < 0.25 * memory["bptt", 16]
 
 
 def test_flops_are_those_of_t_plus_two_passes():

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from snnkd_jax.errors import InputError, check_choice
-from snnkd_jax.models.activation import Neuron, ReLU, Spike
+from snnkd_jax.models.activation import QCFS, Neuron, ReLU, Spike
+from snnkd_jax.models.airbench import Airbench
 from snnkd_jax.models.convnet import ConvNet
 from snnkd_jax.models.layers import BatchNorm, MaxPool
 from snnkd_jax.models.network import Features, Network, Variables
@@ -35,6 +36,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "wrn-16-2": functools.partial(WideResNet, depth=16, widen=2),
     "wrn-28-4": functools.partial(WideResNet, depth=28, widen=4),
     "pyramidnet18": PyramidNet,
+    "airbench94": Airbench,
+    "airbench95": functools.partial(Airbench, stage_channels=(128, 384, 384)),
 }
 
 MAX_WIDTH = 8.0
@@ -53,6 +56,7 @@ def build(
     tdbn: bool = False,
     pool: Pool = "avg",
     backprop: Backprop = "bptt",
+    levels: int | None = None,
     dtype: DTypeLike = jnp.float32,
 ) -> Network:
     """The network of that name.
@@ -64,9 +68,11 @@ def build(
         num_steps: T of a spiking network.
         width: multiplier of all channels but the logits, in (0, 8].
         tdbn: threshold-dependent batch norm, for spiking networks.
-        pool: means or maxima, in the bodies that pool between stages (convnet and vgg).
+        pool: means or maxima, in the bodies that pool (convnet, vgg and airbench).
         backprop: how a spiking network is differentiated in training: exactly through time, or through firing rates
             (`snnkd_jax.models.rate`), in less time and memory.
+        levels: L of the quantised activation `QCFS` in the place of ReLU, for an ordinary network that is to be
+            converted into a spiking one; None keeps ReLU.
         dtype: of convolutions and dense layers; parameters, norms, potentials and logits are float32.
 
     Raises:
@@ -78,10 +84,12 @@ def build(
         raise InputError(f"num_classes={num_classes!r} must be at least 2")
     if num_steps < 1 or num_steps != math.floor(num_steps):
         raise InputError(f"num_steps={num_steps!r} must be a whole number of at least 1")
+    if levels is not None and (neuron is not None or levels < 1):
+        raise InputError(f"levels={levels!r} must be at least 1, and is of an ordinary network")
     name = canonical_name(name)
     check_choice("pool", pool, get_args(Pool))
     if pool == "max" and "pool" not in inspect.signature(MODELS[name]).parameters:
-        raise InputError(f"pool={pool!r}: {name!r} does not pool between its stages; use pool='avg', or a VGG")
+        raise InputError(f"pool={pool!r}: {name!r} does not pool; use pool='avg', or a VGG")
     check_choice("backprop", backprop, get_args(Backprop))
     constants: dict[str, Any] = {"num_classes": num_classes, "width": width, "dtype": dtype}
     v_threshold = neuron.v_threshold if tdbn and neuron is not None else None
@@ -93,7 +101,7 @@ def build(
         return MODELS[name](**layers, **constants)
 
     if neuron is None:
-        return Network(body(ReLU, BatchNorm, MaxPool), None)
+        return Network(body(ReLU if levels is None else functools.partial(QCFS, levels), BatchNorm, MaxPool), None)
     rate_body = body(functools.partial(Rate, neuron), RateBatchNorm, RateMaxPool) if backprop == "rate" else None
     return Network(body(functools.partial(Spike, neuron, num_steps), BatchNorm, MaxPool), num_steps, rate_body)
 

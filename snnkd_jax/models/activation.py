@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.models.features import records
@@ -83,16 +83,40 @@ class ReLU(nn.Module):
         return nn.relu(x)
 
 
+class QCFS(nn.Module):
+    """Quantised clip-floor-shift, of any shape: a ReLU that an integrate-and-fire neuron can follow in few steps.
+
+        y = theta / L clip(floor(L x / theta + 1/2), 0, L)
+
+    L is `levels`, theta a learnable threshold; floor has the gradient 1. The firing rate of an integrate-and-fire
+    neuron of threshold theta that starts from theta / 2 is y / theta after L steps of the constant current x.
+
+    Source: Bu et al., ICLR 2022, arXiv 2303.04347, theta = 8 at first.
+    """
+
+    levels: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """The quantised activation of `x`, of its dtype."""
+        theta = self.param("threshold", nn.initializers.constant(8.0), (), jnp.float32).astype(x.dtype)
+        scaled = self.levels * x / theta + 0.5
+        floored = scaled + lax.stop_gradient(jnp.floor(scaled) - scaled)
+        return theta / self.levels * jnp.clip(floored, 0, self.levels)
+
+
 class Spike(nn.Module):
     """A layer of neurons: currents `[B, T, ...]`, or `[B, 1, ...]` if constant, to spikes `[B, num_steps, ...]`.
 
     Records the firing rate of each example, `[B]`, spikes per neuron and step, in the collection "firing_rates". If
     they are mutable, "potentials" takes up the potential after the last step, `[B, ...]`, from which the next call
-    starts, and "rates" what `snnkd_jax.models.rate` needs of the layer.
+    starts, and "rates" what `snnkd_jax.models.rate` needs of the layer. The first call starts from `v_init`, by default
+    from rest.
     """
 
     neuron: Neuron
     num_steps: int
+    v_init: float | None = None
 
     @nn.compact
     def __call__(self, current: Array) -> Array:
@@ -108,7 +132,8 @@ class Spike(nn.Module):
             if kappa_tau is not None:
                 self.put_variable("rates", "kappa_tau", kappa_tau[:, None])
         else:
-            v = self.get_variable("potentials", "v") if self.has_variable("potentials", "v") else None
+            v = None if self.v_init is None else jnp.full_like(current[:, 0], self.v_init)
+            v = self.get_variable("potentials", "v", v)
             spikes, v = integrate(current, v, tau=tau, **self.neuron.constants())
             if records(self, "potentials"):
                 self.put_variable("potentials", "v", v)

@@ -1,0 +1,76 @@
+"""Convert the teachers of finished runs into spiking networks without training, and evaluate them at every T.
+
+    python experiments/convert.py RUN [RUN ...] --dataset "CIFAR-10 (JPEG copy)" --record NAME
+
+The runs are one configuration with several seeds. Teachers with ReLU are converted by percentiles of their activations
+on training images, teachers with quantised activations (`cifar_distill.py --teacher-levels 8`) by QCFS.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import tyro
+from accuracy_by_step import STEPS, labelled, print_accuracies
+
+from snnkd_jax import data
+from snnkd_jax.convert import convert_percentile, convert_qcfs
+from snnkd_jax.errors import InputError
+from snnkd_jax.inference import accuracy_by_step, logits_by_step
+from snnkd_jax.models.conversion import is_quantised
+from snnkd_jax.records import write_record
+from snnkd_jax.run_dir import read_json
+from snnkd_jax.trained import load_trained
+
+AT_A_TIME = 4  # time steps
+
+
+def main(
+    runs: tyro.conf.Positional[list[Path]],
+    dataset: str,
+    num_steps: int = 64,
+    percentile: float = 99.9,
+    calibration: int = 500,
+    record: str | None = None,
+    notes: str = "",
+) -> None:
+    """Convert teachers.
+
+    Args:
+        runs: Directories of finished runs that differ in their seed.
+        dataset: What the data are, in words.
+        num_steps: The largest T, a multiple of 4.
+        percentile: Of the activations, for teachers with ReLU.
+        calibration: Training images on which activations are measured.
+        record: Write experiments/results/steps/<record>.json.
+        notes: What a reader should know.
+    """
+    accuracies, ordinary, method, network = [], [], "", ""
+    for run in runs:
+        teacher = load_trained(run, "teacher")
+        images = data.load(teacher.dataset)
+        rows = np.random.default_rng(0).permutation(len(images.train_images))[:calibration]
+        if is_quantised(teacher.network):
+            method = f"QCFS, L = {teacher.config.teacher_levels}"
+            converted = convert_qcfs(teacher.network, teacher.variables, teacher.image_shape, AT_A_TIME)
+        else:
+            method = f"percentile {percentile:g}"
+            pixels = np.asarray(teacher.normalisation(images.train_images[rows]))
+            converted = convert_percentile(teacher.network, teacher.variables, pixels, AT_A_TIME, percentile)
+        logits = logits_by_step(*converted, teacher.normalisation, images.test_images, num_steps)
+        accuracies.append(accuracy_by_step(logits, images.test_labels).tolist())
+        ordinary.append(read_json(run / "result.json")["test_accuracy"]["teacher"])
+        network = f"{teacher.config.teacher}, width {teacher.config.width:g}"
+        print(f"{run}: {network}, {100 * ordinary[-1]:.2f} % as an ordinary network", file=sys.stderr)
+    entry = {"method": f"conversion, {method}", "network": network, "accuracy": accuracies, "ordinary": ordinary}
+    print_accuracies([entry])
+    if record is not None:
+        write_record(STEPS, "steps", record, labelled(runs, dataset, [entry], notes))
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

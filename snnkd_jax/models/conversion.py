@@ -1,0 +1,161 @@
+"""An ordinary network made spiking without training: batch norm folded away, integrate-and-fire in place of ReLU.
+
+Every body takes its activation and its norm from outside, so the converted network is the same body with other ones.
+A layer of integrate-and-fire neurons with soft reset whose threshold and whose spikes have the height theta answers a
+current x, from the potential v_init theta on, with a mean over T steps of
+
+    theta / T clip(floor(T x / theta + v_init), 0, T)
+
+if the current is constant: a ReLU, clipped at theta and quantised. Spikes of the height theta are spikes of the height
+1 with theta folded into the weights behind them.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax import Array
+
+from snnkd_jax.errors import InputError
+from snnkd_jax.models.activation import QCFS, Neuron, ReLU, Spike
+from snnkd_jax.models.layers import AvgPool, BatchNorm
+from snnkd_jax.models.network import Network, Variables
+
+_INTEGRATE_AND_FIRE = Neuron("if", v_reset=None)
+
+
+class ConvertedSpike(nn.Module):
+    """Integrate-and-fire neurons with soft reset: currents to spikes of the height theta, the layer's threshold."""
+
+    num_steps: int
+    v_init: float
+
+    @nn.compact
+    def __call__(self, current: Array) -> Array:
+        """`[B, T, ...]`, or `[B, 1, ...]` if constant, to `[B, num_steps, ...]`."""
+        theta = self.param("threshold", nn.initializers.ones, (), jnp.float32)
+        return theta * Spike(_INTEGRATE_AND_FIRE, self.num_steps, self.v_init, name="spike")(current / theta)
+
+
+class FoldedNorm(nn.Module):
+    """What is left of a `BatchNorm`, whose fields it has: a bias, and a scale where no convolution could take it."""
+
+    train: bool = False
+    v_threshold: float | None = None
+    branches: int = 1
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`scale x + bias`, of the shape and dtype of x."""
+        if self.has_variable("params", "scale"):
+            x = x * self.get_variable("params", "scale").astype(x.dtype)
+        return x + self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32).astype(x.dtype)
+
+
+def fold_norms(network: Network, variables: Variables, image_shape: tuple[int, int, int]) -> tuple[Network, Variables]:
+    """The same function in evaluation, with the batch norms in the convolutions and dense layers before them.
+
+        norm(W x) = (g W) x + (beta - g mu),   g = gain gamma / sqrt(sigma^2 + eps)
+
+    Means over windows may lie between the two. A norm of something else, such as a residual sum, keeps its scale.
+
+    Args:
+        network, variables: trained.
+        image_shape: `[H, W, C]` of its images.
+    """
+    sources = _sources(network, variables, image_shape)
+    params = traverse_util.flatten_dict(variables["params"])
+    statistics = traverse_util.flatten_dict(variables["batch_stats"])
+    for norm, (source, gain, eps) in sources.items():
+        mu, var = statistics[*norm, "mean"], statistics[*norm, "var"]
+        scale = gain * params.pop((*norm, "scale")) / jnp.sqrt(var + eps)
+        params[*norm, "bias"] = params[*norm, "bias"] - scale * mu
+        if source is None:
+            params[*norm, "scale"] = scale
+        else:
+            params[*source, "kernel"] = params[*source, "kernel"] * scale
+    body = network.body.clone(norm=FoldedNorm)
+    return Network(body, network.num_steps), {"params": traverse_util.unflatten_dict(params), "batch_stats": {}}
+
+
+Path = tuple[str, ...]
+
+
+def _sources(
+    network: Network, variables: Variables, image_shape: tuple[int, int, int]
+) -> dict[Path, tuple[Path | None, float, float]]:
+    """Each norm's path to the path of the layer whose output it normalises, its gain, and its eps."""
+    sources: dict[Path, tuple[Path | None, float, float]] = {}
+    outputs: dict[int, tuple[Path, Any]] = {}  # by identity; the array is kept, so that its identity stays its own
+
+    def record(call, args, kwargs, context):
+        y = call(*args, **kwargs)
+        module, path = context.module, context.module.path
+        if context.method_name != "__call__":
+            return y
+        made_by = outputs.get(id(args[0]), (None, None))[0]
+        if isinstance(module, nn.Conv | nn.Dense):
+            outputs[id(y)] = (path, y)
+        elif isinstance(module, AvgPool) and made_by is not None:
+            outputs[id(y)] = (made_by, y)
+        elif isinstance(module, BatchNorm):
+            gain = 1.0 if module.v_threshold is None else module.v_threshold / module.branches**0.5
+            sources[path] = (made_by, gain, module.eps)
+        return y
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(lambda v: network.apply(v, jnp.zeros((1, *image_shape))), variables)
+    return sources
+
+
+def activations(network: Network, variables: Variables, images: Array) -> dict[str, Array]:
+    """The outputs of an ordinary network's ReLU layers by their path ("block1_1/act1"), `[B, ...]` each."""
+    _, captured = network.body.apply(
+        variables, images, train=False, capture_intermediates=lambda module, _: isinstance(module, ReLU)
+    )
+    flat = traverse_util.flatten_dict(captured["intermediates"])
+    return {"/".join(path[:-1]): y for path, (y,) in flat.items() if path[-1] == "__call__"}
+
+
+def learned_thresholds(variables: Variables) -> dict[str, float]:
+    """theta of each layer of a network that was trained with `QCFS`."""
+    flat = traverse_util.flatten_dict(variables["params"])
+    return {"/".join(path[:-1]): float(x) for path, x in flat.items() if path[-1] == "threshold"}
+
+
+def spiking(
+    network: Network, variables: Variables, thresholds: dict[str, float], num_steps: int, v_init: float
+) -> tuple[Network, Variables]:
+    """The same body with integrate-and-fire neurons.
+
+    Args:
+        network, variables: ordinary.
+        thresholds: theta of each activation layer by its path, in units of its output.
+        num_steps: T of one call.
+        v_init: the first potential, as a share of theta.
+
+    Raises:
+        InputError: for a network that is spiking already, or a threshold that is not positive: a layer that never
+            answers cannot be converted.
+    """
+    if network.num_steps is not None:
+        raise InputError("this network is spiking already; convert an ordinary one")
+    for name, theta in thresholds.items():
+        if not 0 < theta < np.inf:
+            raise InputError(
+                f"the threshold of {name} is {theta}: it never answers, or not with a number; train longer"
+            )
+    flat = traverse_util.flatten_dict(variables["params"])
+    flat |= {(*name.split("/"), "threshold"): jnp.float32(theta) for name, theta in thresholds.items()}
+    body = network.body.clone(activation=functools.partial(ConvertedSpike, num_steps, v_init))
+    return Network(body, num_steps), variables | {"params": traverse_util.unflatten_dict(flat)}
+
+
+def is_quantised(network: Network) -> bool:
+    """Whether an ordinary network has `QCFS` in the place of ReLU."""
+    activation: Any = getattr(network.body, "activation", None)
+    return getattr(activation, "func", activation) is QCFS

@@ -1,0 +1,69 @@
+"""What the README says of accuracy against the number of time steps, from `experiments/results/steps/`.
+
+Records are written by `experiments/accuracy_by_step.py` (students) and `experiments/convert.py` (converted networks).
+"""
+
+from typing import Any
+
+from snnkd_jax.records import mean_and_std
+
+SHOWN = (1, 2, 4, 8, 16, 32, 64)
+
+
+def steps_section(records: list[dict[str, Any]]) -> str:
+    """For each data set a table of accuracy by T, one of early exit, and the commands."""
+    parts = []
+    for dataset in dict.fromkeys(record["dataset"] for record in records):
+        of_data = [record for record in records if record["dataset"] == dataset]
+        parts += [_accuracies(dataset, of_data), _exits(of_data), _commands(of_data)]
+    return "\n".join(part for part in parts if part)
+
+
+def _accuracies(dataset: str, records: list[dict[str, Any]]) -> str:
+    longest = max(len(entry["accuracy"][0]) for record in records for entry in record["entries"])
+    shown = [t for t in SHOWN if t <= longest]
+    lines = [
+        f"| {dataset} | seeds | {' | '.join(f'T = {t}' for t in shown)} | ordinary network |",
+        f"| --- | --- | {' | '.join('---' for _ in shown)} | --- |",
+    ]
+    for record in records:
+        for entry in record["entries"]:
+            cells = [
+                mean_and_std([100 * by_step[t - 1] for by_step in entry["accuracy"]], 2)
+                if t <= len(entry["accuracy"][0])
+                else "–"
+                for t in shown
+            ]
+            ordinary = mean_and_std([100 * a for a in entry["ordinary"]], 2) if "ordinary" in entry else "–"
+            name = f"{entry['method']}, {entry['network']}"
+            lines.append(f"| {name} | {len(record['seeds'])} | {' | '.join(cells)} | {ordinary} |")
+    return "\n".join(lines) + "\n"
+
+
+def _exits(records: list[dict[str, Any]]) -> str:
+    """Accuracy at the mean number of steps of each tolerance."""
+    rows = [entry for record in records for entry in record["entries"] if entry.get("exits")]
+    if not rows:
+        return ""
+    tolerances = [exit["tolerance"] for exit in rows[0]["exits"][0]]
+    lines = [
+        f"| early exit, accuracy at mean steps | {' | '.join(f'{100 * t:g} points' for t in tolerances)} |",
+        f"| --- | {' | '.join('---' for _ in tolerances)} |",
+    ]
+    for entry in rows:
+        cells = [
+            " at ".join(mean_and_std([f * e[k] for e in exits], 2) for k, f in (("accuracy", 100), ("mean_steps", 1)))
+            for exits in zip(*entry["exits"], strict=True)
+        ]
+        lines.append(f"| {entry['method']} | {' | '.join(cells)} |")
+    lines += ["", "Columns: what the threshold, chosen on the validation split, may lose there against all steps."]
+    return "\n".join(lines) + "\n"
+
+
+def _commands(records: list[dict[str, Any]]) -> str:
+    return "".join(
+        f"- [{r['name']}](experiments/results/steps/{r['name']}.json): `{r['command']}`; seeds "
+        f"{', '.join(map(str, r['seeds']))}, jax {r['versions']['jax']}. {r['notes']}".rstrip()
+        + "\n"
+        for r in records
+    )

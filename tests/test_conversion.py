@@ -1,0 +1,152 @@
+"""Conversion without training: folding, quantised activations, and an error that falls with the number of steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from quick import quick_jit
+
+from snnkd_jax.convert import convert_percentile, convert_qcfs
+from snnkd_jax.errors import InputError
+from snnkd_jax.inference import logits_by_step
+from snnkd_jax.models import Neuron, build
+from snnkd_jax.models.activation import QCFS
+from snnkd_jax.models.conversion import ConvertedSpike, activations, fold_norms
+from snnkd_jax.train import Normalisation
+
+SHAPE = (16, 16, 3)
+IMAGES = jax.random.normal(jax.random.key(1), (4, *SHAPE))
+
+
+def as_if_trained(network, shape=SHAPE):
+    """Variables whose norms all differ from the identity."""
+    variables = network.init(jax.random.key(0), shape)
+    rng = np.random.default_rng(0)
+
+    def disturbed(path, x):
+        if path[-1].key in ("var", "scale"):
+            return x * rng.uniform(0.5, 2, x.shape).astype(np.float32)
+        return x + rng.normal(0, 0.1, x.shape).astype(np.float32) if path[-1].key in ("mean", "bias") else x
+
+    return jax.tree_util.tree_map_with_path(disturbed, variables)
+
+
+@pytest.mark.parametrize("name", ["convnet", "vgg11", "resnet19", "wrn-16-2", "pyramidnet18", "airbench94"])
+@pytest.mark.parametrize("neuron", [None, Neuron(tau=4.0)], ids=["relu", "lif"])
+def test_folded_norms_change_nothing(name, neuron):
+    """Every body (the other names are deeper ones of these), ordinary and spiking, with the gains of tdBN."""
+    network = build(name, 5, neuron=neuron, num_steps=2, width=0.1, tdbn=True)
+    variables = as_if_trained(network)
+    folded, folded_variables = fold_norms(network, variables, SHAPE)
+    expected, features = quick_jit(network.apply)(variables, IMAGES)
+    found, folded_features = quick_jit(folded.apply)(folded_variables, IMAGES)
+    for key, x in features["currents"].items():
+        np.testing.assert_allclose(folded_features["currents"][key], x, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    left = [path for path, _ in jax.tree_util.tree_leaves_with_path(folded_variables) if path[-1].key == "scale"]
+    assert bool(left) == (name in ("wrn-16-2", "pyramidnet18")), left
+
+
+def test_maxima_keep_the_scale_behind_them():
+    """Folding a negative scale into the convolution before a maximum would make it a minimum."""
+    network = build("airbench94", 5, width=0.1, pool="max")
+    variables = as_if_trained(network)
+    variables["params"]["norm2_1"]["scale"] *= -1
+    folded = fold_norms(network, variables, SHAPE)
+    expected = quick_jit(network.apply)(variables, IMAGES)[0]
+    np.testing.assert_allclose(quick_jit(folded[0].apply)(folded[1], IMAGES)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("levels", [1, 4])
+def test_quantised_activation_by_hand(levels):
+    module, theta = QCFS(levels), 2.0
+    params = {"params": {"threshold": jnp.float32(theta)}}
+    x = np.linspace(-1, 3, 101).astype(np.float32)
+    expected = theta / levels * np.clip(np.floor(levels * x / theta + 0.5), 0, levels)
+    np.testing.assert_allclose(module.apply(params, x), expected, rtol=1e-6)
+    slopes = jax.grad(lambda x: jnp.sum(module.apply(params, x)))(x)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    inside = (np.floor(levels * x / theta + 0.5) > 0) & (np.floor(levels * x / theta + 0.5) < levels)
+    assert np.all(np.asarray(slopes)[inside] == pytest.approx(1.0))
+    assert np.all(np.asarray(slopes)[(x < -theta) | (x > 1.5 * theta)] == 0)
+
+
+@pytest.mark.parametrize(("v_init", "num_steps"), [(0.5, 4), (0.0, 16)])
+def test_rate_of_converted_neurons_is_the_quantised_activation(v_init, num_steps):
+    """theta / T clip(floor(T x / theta + v_init), 0, T), for currents that are no multiples of theta / T."""
+    theta = 1.5
+    x = (np.arange(-40, 60, dtype=np.float32) / 20 + 0.013)[None, None]
+    spikes = ConvertedSpike(num_steps, v_init).apply({"params": {"threshold": jnp.float32(theta)}}, x)
+    expected = theta / num_steps * np.clip(np.floor(num_steps * x / theta + v_init), 0, num_steps)
+    np.testing.assert_allclose(np.asarray(spikes).mean(1, keepdims=True), expected, rtol=1e-5, atol=1e-6)
+    assert set(np.unique(np.asarray(spikes))) == {0.0, np.float32(theta)}
+
+
+def test_activations_are_all_that_leave_a_relu():
+    network = build("convnet", 5, width=0.1)
+    variables = as_if_trained(network)
+    found = activations(network, variables, IMAGES)
+    _, features = network.apply(variables, IMAGES)
+    assert found.keys() == {"act1", "act2", "act_hidden"}
+    np.testing.assert_array_equal(found["act1"], features["stages"]["stage1"])
+    np.testing.assert_array_equal(found["act2"], features["stages"]["stage2"])
+
+
+@pytest.mark.parametrize("name", ["convnet", "resnet20"])
+def test_error_of_percentile_conversion_falls_with_the_number_of_steps(name):
+    """With the maximum as threshold nothing is clipped, so that the logits go to the ordinary network's as 1 / T."""
+    network = build(name, 5, width=0.25)
+    variables = as_if_trained(network)
+    normalisation = Normalisation((0.5,) * 3, (0.25,) * 3)
+    images = np.random.default_rng(0).integers(0, 256, (20, *SHAPE), np.uint8)
+    pixels = np.asarray(normalisation(jnp.asarray(images)))
+    expected = np.asarray(quick_jit(network.apply)(variables, pixels)[0])
+    spiking, spiking_variables = convert_percentile(network, variables, pixels, 2, 100.0)
+    logits = logits_by_step(spiking, spiking_variables, normalisation, images, 512)
+    means = np.cumsum(logits, axis=1) / np.arange(1, 513)[:, None]
+    error = np.abs(means - expected[:, None]).mean(axis=(0, 2)) / np.abs(expected).mean()
+    assert error[511] < 0.06  # 20 layers, each of which waits for the one before it
+    assert error[511] < 0.25 * error[31]
+
+
+def test_percentile_is_the_threshold():
+    network = build("convnet", 5, width=0.1)
+    variables = as_if_trained(network)
+    _, converted = convert_percentile(network, variables, np.asarray(IMAGES), 1, 99.0)
+    expected = np.percentile(np.asarray(activations(network, variables, IMAGES)["act2"]), 99.0)
+    assert float(converted["params"]["act2"]["threshold"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_qcfs_conversion_is_the_quantised_network_where_currents_are_constant():
+    """One activation behind the stem sees a constant current: after L steps its rates are the quantised activations."""
+    network = build("convnet", 5, width=0.25, levels=4)
+    variables = as_if_trained(network)
+    for name in ("act1", "act2", "act_hidden"):
+        variables["params"][name]["threshold"] = jnp.float32(1.7)
+    spiking, converted = convert_qcfs(network, variables, SHAPE, 4)
+    _, features = quick_jit(spiking.apply)(converted, IMAGES)
+    _, quantised = quick_jit(network.apply)(variables, IMAGES)
+    np.testing.assert_allclose(
+        features["stages"]["stage1"].mean(1), quantised["stages"]["stage1"], rtol=1e-4, atol=1e-4
+    )
+    assert len(np.unique(np.asarray(quantised["stages"]["stage1"]))) == 5
+    logits, _ = quick_jit(spiking.apply)(converted, IMAGES)
+    error = np.abs(logits.mean(1) - quick_jit(network.apply)(variables, IMAGES)[0]).mean()
+    assert error < 0.25 * np.abs(logits.mean(1)).mean()
+
+
+def test_what_cannot_be_converted_is_refused():
+    relu, quantised = build("convnet", 5, width=0.1), build("convnet", 5, width=0.1, levels=4)
+    spiking = build("convnet", 5, neuron=Neuron(), width=0.1)
+    images = np.asarray(IMAGES)
+    for network, convert, told in (
+        (quantised, lambda n, v: convert_percentile(n, v, images, 1), "use convert_qcfs"),
+        (relu, lambda n, v: convert_qcfs(n, v, SHAPE, 1), "use convert_percentile"),
+        (relu, lambda n, v: convert_percentile(n, v, images, 1, 0.0), r"percentile=0\.0"),
+        (relu, lambda n, v: convert_percentile(n, v, images[:0], 1), "no image"),
+        (relu, lambda n, v: convert_percentile(n, v, 0 * images - 100, 1, 1.0), "act1.*never answers"),
+        (spiking, lambda n, v: convert_percentile(n, v, images, 1), "spiking already"),
+    ):
+        with pytest.raises(InputError, match=told):
+            convert(network, network.init(jax.random.key(0), SHAPE))
+    with pytest.raises(InputError, match="levels=4"):
+        build("convnet", 5, neuron=Neuron(), levels=4)
