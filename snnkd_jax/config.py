@@ -109,7 +109,9 @@ class Config:
     ce_weight: float | None = None
     """Weight of the cross-entropy; None: the preset's."""
     kd_weight: float | None = None
-    """Weight of the divergence from the teacher's soft labels; None: the preset's."""
+    """Weight of the distance from the teacher's soft labels; None: the preset's."""
+    steps_weight: float | None = None
+    """Weight of what the time steps teach each other; None: the preset's."""
     feature_weight: float | None = None
     """Weight of the distance from the teacher's features; None: the preset's."""
     temperature: float | None = None
@@ -188,7 +190,7 @@ class Config:
         check_choice("preset", self.preset, PRESETS)
         given = {
             name: getattr(self, name)
-            for name in ("ce_weight", "kd_weight", "feature_weight", "temperature")
+            for name in ("ce_weight", "kd_weight", "steps_weight", "feature_weight", "temperature")
             if getattr(self, name) is not None
         }
         return dataclasses.replace(PRESETS[self.preset], label_smoothing=self.label_smoothing, **given)

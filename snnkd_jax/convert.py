@@ -38,6 +38,8 @@ def convert_percentile(
     Raises:
         InputError: for a network with quantised activations, a percentile out of range, or a layer that never answers.
     """
+    if network.num_steps is not None:
+        raise InputError("this network is spiking already; convert an ordinary one")
     if is_quantised(network):
         raise InputError("this network was trained with quantised activations; use convert_qcfs")
     if not 0 < percentile <= 100:

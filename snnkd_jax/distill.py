@@ -1,53 +1,84 @@
 """Distillation objectives: which loss terms guide the student, with which weights.
 
-`z[t]` are the student's logits at step t, `z` their mean over T steps, `zA` the teacher's logits, y the labels:
+`z[t]` are the student's logits at step t, `z` their mean over T steps, `zA` the teacher's logits, y the labels, F_i the
+student's stage outputs (spikes) averaged over time, A_i the teacher's. A loss has up to four terms; the last three are
+of a kind. With `per_step`, `ce` and `kd` are means over t of the term of z[t] instead of the term of z.
 
-    ce         CE(z, y)                                  or mean_t CE(z[t], y) with `per_step`
-    kd         tau^2 KL(zA || z)                         or mean_t tau^2 KL(zA || z[t]) with `per_step`
-    ensemble   mean_t tau^2 KL(z || z[t])                the mean of all steps teaches each one
-    feature    sum_i 2^(i-n) d(connector_i(mean_t F_i), A_i) / 1000,   i = 1..n
+| term      | kind          | value                                                                                  |
+| --------- | ------------- | -------------------------------------------------------------------------------------- |
+| `ce`      |               | CE(z, y)                                                                               |
+| `kd`      | `kl`          | tau^2 KL(zA || z)                                                                      |
+|           | `head-tail`   | forward and reverse KL, weighted by where the student is wrong                         |
+|           | `dist`        | 1 - correlation with zA, between classes and between examples                          |
+| `steps`   | `ensemble`    | mean_t tau^2 KL(z || z[t]): the mean of all steps teaches each one                     |
+|           | `sharing`     | mean_t tau^2 KL(z' || z[t]): the mean of the steps that are right does                 |
+|           | `strong-weak` | the most and the least confident step teach each other                                 |
+|           | `entropy`     | - mean_t H(z[t]): no step is to be too sure                                            |
+|           | `deviation`   | mean_tk (z[t] - 1)^2                                                                   |
+| `feature` | `margin`      | sum_i 2^(i-n) d(connector_i(F_i), A_i before the ReLU) / 1000, i = 1..n, d partial L2  |
+|           | `last`        | sum (connector_n(F_n) - A_n)^2                                                         |
+|           | `stages`      | sum_i mean (connector_i(F_i) - A_i)^2                                                  |
+|           | `attention`   | mean_i of the distance between where F_i and A_i are active                            |
+|           | `blur`        | sum (generator(connector_n(F_n) with channels blanked) - A_n)^2                        |
+|           | `classifier`  | tau^2 KL(zA || F_n, averaged over the map, read by the teacher's classifier)           |
 
-F_i are the student's stage outputs (spikes), A_i the teacher's pre-ReLU stage ends, d the margin distance of
-`snnkd_jax.losses`. Stages are paired by the size of their maps. The loss is the weighted sum of the terms' means over
-the batch.
+`snnkd_jax.losses` and `snnkd_jax.feature_losses` have the equations. Stages are paired by the size of their maps. The
+loss is the weighted sum of the terms' means over the batch.
 
-| preset           | source                                                                                     |
-| ---------------- | ------------------------------------------------------------------------------------------ |
-| `none`           | direct training, no teacher                                                                |
-| `kdsnn-response` | KDSNN, CVPR 2023, arXiv 2304.05627; the weights and the temperature are guesses            |
-| `kdsnn-feature`  | the same; the distance is a guess at what the paper means (Heo et al. 2019), its weight    |
-|                  | the largest that did no harm on the validation split of `digits`                           |
-| `kdsnn`          | the sum of both                                                                            |
-| `temporal`       | temporal decoupling, ICML 2025, arXiv 2501.15925, weights as published                     |
-
-Departure from Heo et al.: the margin is the mean of the negative responses in the batch, not the one that the
-teacher's batch-norm parameters predict; it needs nothing of the teacher but its features.
+PRESETS_TABLE
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 from jax import Array
 
-from snnkd_jax.errors import InputError
-from snnkd_jax.losses import cross_entropy, kd_divergence, margin_distance, negative_mean
+from snnkd_jax.errors import InputError, check_choice
+from snnkd_jax.feature_losses import attention_distance, mean_squared_distance, squared_distance
+from snnkd_jax.losses import (
+    classifier_divergence,
+    cross_entropy,
+    head_tail_divergence,
+    inter_class_distance,
+    intra_class_distance,
+    kd_divergence,
+    logit_deviation,
+    margin_distance,
+    negative_entropy,
+    negative_mean,
+    strong_to_weak,
+    temporal_sharing,
+    weak_to_strong,
+)
+
+KD = Literal["kl", "head-tail", "dist"]
+Steps = Literal["ensemble", "sharing", "strong-weak", "entropy", "deviation"]
+Feature = Literal["margin", "last", "stages", "attention", "blur", "classifier"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Weights of the loss terms; a term of weight 0 is not computed. Raises `InputError` for values out of range."""
+    """Kinds and weights of the loss terms; a term of weight 0 is not computed.
+
+    Raises `InputError` for unknown kinds and values out of range.
+    """
 
     ce_weight: float = 1.0
     kd_weight: float = 0.0
-    ensemble_weight: float = 0.0
+    steps_weight: float = 0.0
     feature_weight: float = 0.0
     temperature: float = 4.0
     per_step: bool = False
     label_smoothing: float = 0.0
+    kd: KD = "kl"
+    steps: Steps = "ensemble"
+    feature: Feature = "margin"
 
     def __post_init__(self):
+        for name, kinds in (("kd", KD), ("steps", Steps), ("feature", Feature)):
+            check_choice(name, getattr(self, name), get_args(kinds))
         for name, weight in self.weights.items():
             if not 0 <= weight < float("inf"):
                 raise InputError(f"{name}_weight={weight!r} must be a finite number >= 0")
@@ -61,7 +92,7 @@ class Objective:
     @property
     def weights(self) -> dict[str, float]:
         """Term name to weight."""
-        names = ("ce", "kd", "ensemble", "feature")
+        names = ("ce", "kd", "steps", "feature")
         return {name: getattr(self, f"{name}_weight") for name in names}
 
     @property
@@ -69,14 +100,188 @@ class Objective:
         """Whether any term compares with the teacher."""
         return self.kd_weight > 0 or self.feature_weight > 0
 
+    @property
+    def compares_stages(self) -> bool:
+        """Whether stages of the student are compared with the teacher's."""
+        return self.feature_weight > 0 and self.feature != "classifier"
+
+    @property
+    def reads_with_head(self) -> bool:
+        """Whether the teacher's classifier reads the student."""
+        return self.feature_weight > 0 and self.feature == "classifier"
+
 
 PRESETS: dict[str, Objective] = {
     "none": Objective(),
     "kdsnn-response": Objective(ce_weight=0.5, kd_weight=0.5),
     "kdsnn-feature": Objective(feature_weight=0.03),
     "kdsnn": Objective(ce_weight=0.5, kd_weight=0.5, feature_weight=0.03),
-    "temporal": Objective(kd_weight=0.2, ensemble_weight=0.5, temperature=3.0, per_step=True),
+    "kdsnn-last": Objective(feature="last", feature_weight=7e-5),
+    "lasnn": Objective(feature="attention", feature_weight=1.0),
+    "sakd": Objective(kd_weight=1.0, feature="stages", feature_weight=1.0),
+    "bkdsnn": Objective(kd_weight=1.0, feature="blur", feature_weight=7e-5),
+    "enof": Objective(feature="classifier", feature_weight=0.1),
+    "tet": Objective(ce_weight=0.95, steps="deviation", steps_weight=0.05, per_step=True),
+    "temporal": Objective(kd_weight=0.2, steps_weight=0.5, temperature=3.0, per_step=True),
+    "tks": Objective(steps="sharing", steps_weight=1.0),
+    "tser": Objective(kd_weight=1.0, steps="entropy", steps_weight=0.1, per_step=True),
+    "hta-kl": Objective(kd="head-tail", kd_weight=1.0),
+    "dist": Objective(kd="dist", kd_weight=1.0),
+    "strong-weak": Objective(steps="strong-weak", steps_weight=1.0),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePair:
+    """The end of a stage of the student and of the teacher, `[B, H, W, C]` each, averaged over time.
+
+    `connected` is the student's through its connector, which has the teacher's channels, and for the kind `blur`
+    through the generator; None where the kind of feature term needs none.
+    """
+
+    student: Array
+    connected: Array | None
+    teacher: Array
+    teacher_current: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Guidance:
+    """What the teacher gives: logits `[B, K]`, paired stages, first stage first, and the head `(kernel, bias)`.
+
+    `last` is the student's last stage, `[B, H, W, C]`, which the kind `classifier` reads with the teacher's head.
+    """
+
+    logits: Array
+    pairs: tuple[StagePair, ...] = ()
+    last: Array | None = None
+    head: tuple[Array, Array] | None = None
+
+
+def _kl(objective: Objective, z: Array, teacher_logits: Array) -> Array:
+    return kd_divergence(z, teacher_logits, objective.temperature)
+
+
+def _head_tail(objective: Objective, z: Array, teacher_logits: Array) -> Array:
+    return head_tail_divergence(z, teacher_logits, objective.temperature)
+
+
+def _dist(objective: Objective, z: Array, teacher_logits: Array) -> Array:
+    intra = intra_class_distance(z, teacher_logits, objective.temperature)
+    return inter_class_distance(z, teacher_logits, objective.temperature) + intra.mean(axis=-1)
+
+
+_KD_TERMS: dict[str, Callable[[Objective, Array, Array], Array]] = {
+    "kl": _kl,
+    "head-tail": _head_tail,
+    "dist": _dist,
+}
+"""Kind to a function of z `[B, T, K]` and zA `[B, 1, K]` that returns `[B, T]`."""
+
+
+def _ensemble(objective: Objective, logits: Array, labels: Array) -> Array:
+    del labels
+    return kd_divergence(logits, logits.mean(axis=1, keepdims=True), objective.temperature)
+
+
+def _strong_weak(objective: Objective, logits: Array, labels: Array) -> Array:
+    del labels
+    both = strong_to_weak(logits, objective.temperature) + weak_to_strong(logits, objective.temperature)
+    return both[:, None]
+
+
+_STEPS_TERMS: dict[str, Callable[[Objective, Array, Array], Array]] = {
+    "ensemble": _ensemble,
+    "sharing": lambda objective, logits, labels: temporal_sharing(logits, labels, objective.temperature),
+    "strong-weak": _strong_weak,
+    "entropy": lambda objective, logits, _: negative_entropy(logits, objective.temperature),
+    "deviation": lambda _objective, logits, _labels: logit_deviation(logits, 1.0),
+}
+"""Kind to a function of z[t] `[B, T, K]` and y `[B]` that returns `[B, T]` or `[B, 1]`."""
+
+
+def _margin(objective: Objective, guidance: Guidance) -> Array:
+    del objective
+    n = len(guidance.pairs)
+    terms = [
+        2.0 ** (i - n) * margin_distance(_connected(pair), pair.teacher_current, negative_mean(pair.teacher_current))
+        for i, pair in enumerate(guidance.pairs, start=1)
+    ]
+    return sum(terms, jnp.zeros(())) / 1000
+
+
+def _last(objective: Objective, guidance: Guidance) -> Array:
+    del objective
+    pair = guidance.pairs[-1]
+    return squared_distance(_connected(pair), pair.teacher)
+
+
+def _stages(objective: Objective, guidance: Guidance) -> Array:
+    del objective
+    return sum((mean_squared_distance(_connected(pair), pair.teacher) for pair in guidance.pairs), jnp.zeros(()))
+
+
+def _attention(objective: Objective, guidance: Guidance) -> Array:
+    del objective
+    distances = [attention_distance(pair.student, pair.teacher) for pair in guidance.pairs]
+    return sum(distances, jnp.zeros(())) / len(distances)
+
+
+def _classifier(objective: Objective, guidance: Guidance) -> Array:
+    assert guidance.last is not None
+    assert guidance.head is not None
+    feature = guidance.last.mean(axis=(1, 2))
+    return classifier_divergence(feature, *guidance.head, guidance.logits, objective.temperature)
+
+
+def _connected(pair: StagePair) -> Array:
+    assert pair.connected is not None
+    return pair.connected
+
+
+_FEATURE_TERMS: dict[str, Callable[[Objective, Guidance], Array]] = {
+    "margin": _margin,
+    "last": _last,
+    "stages": _stages,
+    "attention": _attention,
+    "blur": _last,  # what the student's stage is connected by is another thing
+    "classifier": _classifier,
+}
+"""Kind to a function that returns `[B]`."""
+
+
+def loss_terms(
+    objective: Objective, logits: Array, labels: Array, guidance: Guidance | None = None
+) -> dict[str, Array]:
+    """The terms of the table above, unweighted, one value an example.
+
+    Args:
+        objective: a term is computed if its weight is positive.
+        logits: z[t], `[B, T, K]`.
+        labels: y, `[B]`.
+        guidance: of the teacher; required by the terms `kd` and `feature`.
+
+    Returns:
+        Term name to `[B]`.
+    """
+    z = logits if objective.per_step else logits.mean(axis=1, keepdims=True)
+    terms = {}
+    if objective.ce_weight:
+        terms["ce"] = cross_entropy(z, labels[:, None], objective.label_smoothing).mean(axis=1)
+    if objective.steps_weight:
+        terms["steps"] = _STEPS_TERMS[objective.steps](objective, logits, labels).mean(axis=1)
+    if objective.needs_teacher:
+        assert guidance is not None
+        if objective.kd_weight:
+            terms["kd"] = _KD_TERMS[objective.kd](objective, z, guidance.logits[:, None]).mean(axis=1)
+        if objective.feature_weight:
+            terms["feature"] = _FEATURE_TERMS[objective.feature](objective, guidance)
+    return terms
+
+
+def weighted_sum(objective: Objective, terms: dict[str, Array]) -> Array:
+    """The loss: the sum over the terms of weight times mean over the batch, a scalar."""
+    return sum((objective.weights[name] * term.mean() for name, term in terms.items()), jnp.zeros(()))
 
 
 def pair_stages(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, str]:
@@ -94,46 +299,3 @@ def pair_stages(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[
     if not pairs:
         raise InputError("no stage of the student has a map of the size of one of the teacher's; use a logit preset")
     return pairs
-
-
-def loss_terms(
-    objective: Objective,
-    logits: Array,
-    labels: Array,
-    teacher_logits: Array | None = None,
-    features: list[tuple[Array, Array]] | None = None,
-) -> dict[str, Array]:
-    """The terms of the table above, unweighted, one value an example.
-
-    Args:
-        objective: a term is computed if its weight is positive.
-        logits: z[t], `[B, T, K]`.
-        labels: y, `[B]`.
-        teacher_logits: zA, `[B, K]`.
-        features: pairs of (connector output, teacher current), `[B, H, W, C]` each, first stage first.
-
-    Returns:
-        Term name to `[B]`.
-    """
-    mean_logits = logits.mean(axis=1)
-    z = logits if objective.per_step else mean_logits[:, None]
-    terms = {}
-    if objective.ce_weight:
-        terms["ce"] = cross_entropy(z, labels[:, None], objective.label_smoothing).mean(axis=1)
-    if objective.kd_weight:
-        assert teacher_logits is not None
-        terms["kd"] = kd_divergence(z, teacher_logits[:, None], objective.temperature).mean(axis=1)
-    if objective.ensemble_weight:
-        terms["ensemble"] = kd_divergence(logits, mean_logits[:, None], objective.temperature).mean(axis=1)
-    if objective.feature_weight:
-        assert features
-        n = len(features)
-        distances = [margin_distance(s, t, negative_mean(t)) for s, t in features]
-        weights = [2.0 ** (i - n) for i in range(1, n + 1)]
-        terms["feature"] = sum(w * d for w, d in zip(weights, distances, strict=True)) / 1000
-    return terms
-
-
-def weighted_sum(objective: Objective, terms: dict[str, Array]) -> Array:
-    """The loss: the sum over the terms of weight times mean over the batch, a scalar."""
-    return sum((objective.weights[name] * term.mean() for name, term in terms.items()), jnp.zeros(()))

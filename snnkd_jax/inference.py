@@ -105,9 +105,7 @@ def logits_by_step(
         InputError: for an ordinary network, or a number of steps that is not a multiple.
     """
     if network.num_steps is None or num_steps < 1 or num_steps % network.num_steps:
-        raise InputError(
-            f"num_steps={num_steps!r} must be a multiple of the {network.num_steps} of the spiking network"
-        )
+        raise InputError(f"num_steps={num_steps!r} must be a multiple of the spiking network's, {network.num_steps}")
     run = jax.jit(
         lambda variables, images, potentials: network.apply_from(variables, normalisation(images), potentials),
         compiler_options=compile_options(),

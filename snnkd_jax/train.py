@@ -18,10 +18,13 @@ from jax.sharding import Mesh
 
 from snnkd_jax.augment import Augmentation, augment
 from snnkd_jax.backend import compile_options, replicated, split
-from snnkd_jax.distill import Objective, loss_terms, pair_stages, weighted_sum
+from snnkd_jax.distill import Guidance, Objective, StagePair, loss_terms, pair_stages, weighted_sum
 from snnkd_jax.errors import InputError
-from snnkd_jax.models import Network, Variables
+from snnkd_jax.models import Features, Network, Variables
 from snnkd_jax.models.connector import Connectors
+
+# Of the key of a step, apart from those that the augmentation splits off.
+_BLUR = 1_000_000
 
 Metrics = dict[str, Any]
 Batch = dict[str, Array]
@@ -71,6 +74,7 @@ class Trainer:
     def __post_init__(self):
         if self.teacher is None and self.objective.needs_teacher:
             raise InputError("this objective needs a teacher; give one, or kd_weight=0 and feature_weight=0")
+        self._check_head()
         jax.eval_shape(self.init)
 
     def init(self) -> TrainState:
@@ -79,7 +83,7 @@ class Trainer:
         variables: dict[str, Any] = {"network": self.network.init(network_key, self.image_shape)}
         if self._connectors.channels:
             stages = jax.tree.map(jnp.zeros_like, self._stage_shapes(self.network))
-            variables["connectors"] = self._connectors.init(connector_key, stages, train=False)
+            variables["connectors"] = self._connectors.init(connector_key, stages, train=False, blur_key=connector_key)
         params = {name: v["params"] for name, v in variables.items()}
         batch_stats = {name: v["batch_stats"] for name, v in variables.items()}
         return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, self.optimizer.init(params))
@@ -98,26 +102,23 @@ class Trainer:
         """
         key = jax.random.fold_in(jax.random.key(self.seed), state.step)
         images = self.normalisation(augment(self.augmentation, key, batch["images"]))
-        teacher_logits, teacher_features = None, None
+        teacher_outputs = None
         if self.teacher is not None and self.objective.needs_teacher:
-            teacher_logits, teacher_features = jax.lax.stop_gradient(self.teacher.apply(teacher_variables, images))
+            teacher_outputs = jax.lax.stop_gradient(self.teacher.apply(teacher_variables, images))
 
         def loss_fn(params: Variables):
             variables = {"params": params["network"], "batch_stats": state.batch_stats["network"]}
             (logits, features), network_stats = self.network.apply_train(variables, images)
-            batch_stats: dict[str, Any] = {"network": network_stats}
-            pairs = None
-            if teacher_features is not None and self._stage_pairs:
-                connected, updates = self._connectors.apply(
-                    {"params": params["connectors"], "batch_stats": state.batch_stats["connectors"]},
-                    _time_mean(features["stages"]),
-                    train=True,
-                    mutable=["batch_stats"],
-                )
-                batch_stats["connectors"] = updates["batch_stats"]
-                pairs = [(connected[s], teacher_features["currents"][t]) for s, t in self._stage_pairs.items()]
+            guidance, batch_stats = None, {"network": network_stats}
+            if teacher_outputs is not None:
+                connectors = {
+                    "params": params.get("connectors", {}),
+                    "batch_stats": state.batch_stats.get("connectors", {}),
+                }
+                guidance, updates = self._guidance(teacher_variables, teacher_outputs, connectors, features, key)
+                batch_stats |= updates
             logits = _with_steps(logits)
-            terms = loss_terms(self.objective, logits, batch["labels"], teacher_logits, pairs)
+            terms = loss_terms(self.objective, logits, batch["labels"], guidance)
             loss = weighted_sum(self.objective, terms)
             return loss, (terms, logits, features["firing_rates"], batch_stats)
 
@@ -132,6 +133,29 @@ class Trainer:
             "firing_rates": {name: rate.mean() for name, rate in rates.items()},
         }
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+    def _guidance(
+        self,
+        teacher_variables: Variables,
+        teacher_outputs: tuple[Array, Features],
+        connectors: Variables,
+        features: Features,
+        key: Array,
+    ) -> tuple[Guidance, Variables]:
+        """What the objective compares the student's features with, and the connectors' new batch statistics, if any."""
+        teacher_logits, teacher_features = teacher_outputs
+        stages, connected, updates = _time_mean(features["stages"]), {}, {}
+        if self._connectors.channels:
+            connected, updates = self._connectors.apply(
+                connectors, stages, train=True, blur_key=jax.random.fold_in(key, _BLUR), mutable=["batch_stats"]
+            )
+            updates = {"connectors": updates["batch_stats"]}
+        pairs = tuple(
+            StagePair(stages[s], connected.get(s), teacher_features["stages"][t], teacher_features["currents"][t])
+            for s, t in self._stage_pairs.items()
+        )
+        head = _head(teacher_variables) if self.objective.reads_with_head else None
+        return Guidance(teacher_logits, pairs, stages[max(stages)], head), updates
 
     def evaluate(self, variables: Variables, batch: Batch) -> Metrics:
         """Sums over the examples of a batch whose `mask` is 1.
@@ -153,15 +177,35 @@ class Trainer:
 
     @functools.cached_property
     def _stage_pairs(self) -> dict[str, str]:
-        if not self.objective.feature_weight:
+        """Student stage to teacher stage, those that the objective compares."""
+        if self.teacher is None or not self.objective.compares_stages:
             return {}
-        assert self.teacher is not None
-        return pair_stages(self._stage_shapes(self.network), self._stage_shapes(self.teacher))
+        pairs = pair_stages(self._stage_shapes(self.network), self._stage_shapes(self.teacher))
+        if self.objective.feature in ("last", "blur"):
+            last = max(pairs)
+            return {last: pairs[last]}
+        return pairs
 
     @functools.cached_property
     def _connectors(self) -> Connectors:
-        teacher = self._stage_shapes(self.teacher) if self._stage_pairs and self.teacher else {}
-        return Connectors(tuple((s, teacher[t].shape[-1]) for s, t in self._stage_pairs.items()))
+        if self.teacher is None or not self._stage_pairs or self.objective.feature == "attention":
+            return Connectors(())
+        teacher = self._stage_shapes(self.teacher)
+        channels = tuple((s, teacher[t].shape[-1]) for s, t in self._stage_pairs.items())
+        return Connectors(channels, blur=self.objective.feature == "blur")
+
+    def _check_head(self) -> None:
+        """Raises `InputError` if the teacher's head cannot read the student's last stage."""
+        if self.teacher is None or not self.objective.reads_with_head:
+            return
+        stages = self._stage_shapes(self.network)
+        found, teacher = stages[max(stages)].shape[-1], self.teacher
+        kernel, _ = _head(jax.eval_shape(lambda: teacher.init(jax.random.key(0), self.image_shape)))
+        if kernel.shape[0] != found:
+            raise InputError(
+                f"the teacher's classifier reads {kernel.shape[0]} features, and the student's last stage has {found} "
+                "channels; use networks of one width, or another preset"
+            )
 
     def _stage_shapes(self, network: Network) -> dict[str, jax.ShapeDtypeStruct]:
         """The shapes `[1, H, W, C]` of a network's stage ends, without time."""
@@ -196,6 +240,11 @@ def compile_steps(trainer: Trainer, mesh: Mesh) -> CompiledSteps:
             trainer.evaluate, in_shardings=(whole, parts), out_shardings=whole, compiler_options=compile_options()
         ),
     )
+
+
+def _head(variables: Variables) -> tuple[Array, Array]:
+    """Kernel `[C, K]` and bias `[K]` of the read-out, which every body calls "head"."""
+    return variables["params"]["head"]["kernel"], variables["params"]["head"]["bias"]
 
 
 def _time_mean(stages: dict[str, Array]) -> dict[str, Array]:

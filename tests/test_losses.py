@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, rel_entr, softmax
 
-from snnkd_jax.distill import PRESETS, Objective, loss_terms, pair_stages, weighted_sum
+from snnkd_jax.distill import PRESETS, Guidance, Objective, StagePair, loss_terms, pair_stages, weighted_sum
 from snnkd_jax.errors import InputError
 from snnkd_jax.losses import cross_entropy, kd_divergence, margin_distance, negative_mean
 
@@ -139,8 +139,13 @@ def test_margin_distance_has_no_gradient_for_the_teacher_and_its_margin():
 
 
 def terms_of(objective, logits=LOGITS, labels=LABELS, teacher_logits=TEACHER_LOGITS, features=FEATURES):
+    return loss_terms(objective, jnp.asarray(logits), jnp.asarray(labels), guidance(teacher_logits, features))
+
+
+def guidance(teacher_logits, features) -> Guidance:
+    """The teacher's current is its feature, its output the rectified one; the student is connected as it is."""
     pairs = [(jnp.asarray(s), jnp.asarray(t)) for s, t in features]
-    return loss_terms(objective, jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(teacher_logits), pairs)
+    return Guidance(jnp.asarray(teacher_logits), tuple(StagePair(s, s, jnp.maximum(t, 0), t) for s, t in pairs))
 
 
 def loop_terms(objective: Objective) -> dict[str, np.ndarray]:
@@ -155,7 +160,7 @@ def loop_terms(objective: Objective) -> dict[str, np.ndarray]:
     def kl(teacher, student):
         return tau**2 * rel_entr(softmax(teacher / tau), softmax(student / tau)).sum()
 
-    terms = {name: np.zeros(B) for name in ("ce", "kd", "ensemble", "feature")}
+    terms = {name: np.zeros(B) for name in ("ce", "kd", "steps", "feature")}
     for b, (steps, teacher, y) in enumerate(
         zip(LOGITS.astype(float), TEACHER_LOGITS.astype(float), LABELS, strict=True)
     ):
@@ -163,13 +168,14 @@ def loop_terms(objective: Objective) -> dict[str, np.ndarray]:
         read_outs = steps if objective.per_step else [mean]
         terms["ce"][b] = np.mean([ce(z, y) for z in read_outs])
         terms["kd"][b] = np.mean([kl(teacher, z) for z in read_outs])
-        terms["ensemble"][b] = np.mean([kl(mean, z) for z in steps])
+        terms["steps"][b] = np.mean([kl(mean, z) for z in steps])
     for weight, (student, teacher) in zip((1 / 4, 1 / 2, 1), FEATURES, strict=True):
         terms["feature"] += weight * loop_margin_distance(student, teacher, loop_negative_mean(teacher)) / 1000
     return {name: term for name, term in terms.items() if objective.weights[name] > 0}
 
 
-OBJECTIVES = PRESETS | {
+OLDER = ("none", "kdsnn-response", "kdsnn-feature", "kdsnn", "temporal")
+OBJECTIVES = {name: PRESETS[name] for name in OLDER} | {
     "everything, per step": Objective(0.3, 0.7, 0.2, 0.4, 2.0, per_step=True, label_smoothing=0.1),
     "everything, by the mean": Objective(0.3, 0.7, 0.2, 0.4, 2.0, label_smoothing=0.1),
     "no labels": Objective(ce_weight=0.0, kd_weight=1.0),
@@ -187,7 +193,7 @@ def test_terms_and_loss_agree_with_a_float64_loop(name):
     weights = {
         "ce": objective.ce_weight,
         "kd": objective.kd_weight,
-        "ensemble": objective.ensemble_weight,
+        "steps": objective.steps_weight,
         "feature": objective.feature_weight,
     }
     close(weighted_sum(objective, terms), sum(weights[term] * expected[term].sum() / B for term in expected))
@@ -197,6 +203,86 @@ def test_weighted_sum_by_hand():
     objective = Objective(ce_weight=0.5, kd_weight=2.0)
     terms = {"ce": jnp.array([1.0, 3.0]), "kd": jnp.array([0.0, 5.0])}
     np.testing.assert_allclose(weighted_sum(objective, terms), 0.5 * 2 + 2 * 2.5, rtol=1e-6)
+
+
+def attention(x):
+    q = np.square(x.astype(float)).sum(-1)
+    return q / np.sqrt(np.square(q).sum((1, 2), keepdims=True))
+
+
+def test_feature_kinds_take_the_stages_they_say():
+    """Each by its formula in NumPy; `connected` and the teacher's output stand in for the two sides."""
+    rectified = [(s.astype(float), np.maximum(t, 0).astype(float)) for s, t in FEATURES]
+    expected = {
+        "last": np.square(rectified[-1][0] - rectified[-1][1]).sum((1, 2, 3)),
+        "blur": np.square(rectified[-1][0] - rectified[-1][1]).sum((1, 2, 3)),
+        "stages": sum(np.square(s - t).mean((1, 2, 3)) for s, t in rectified),
+        "attention": sum(np.square(attention(s) - attention(t)).mean((1, 2)) for s, t in rectified) / len(rectified),
+    }
+    for kind, value in expected.items():
+        objective = Objective(ce_weight=0.0, feature=kind, feature_weight=1.0)  # pyright: ignore[reportArgumentType]
+        close(terms_of(objective)["feature"], value)
+
+
+def test_classifier_kind_reads_the_last_stage_averaged_over_the_map():
+    last = np.abs(FEATURES[-1][0])
+    head = np.random.default_rng(5).normal(size=(last.shape[-1], K)).astype(np.float32), np.ones(K, np.float32)
+    given = Guidance(jnp.asarray(TEACHER_LOGITS), (), jnp.asarray(last), (jnp.asarray(head[0]), jnp.asarray(head[1])))
+    objective = Objective(ce_weight=0.0, feature="classifier", feature_weight=1.0, temperature=2.0)
+    found = loss_terms(objective, jnp.asarray(LOGITS), jnp.asarray(LABELS), given)["feature"]
+    read = last.mean((1, 2)).astype(float) @ head[0] + head[1]
+    expected = [4 * rel_entr(softmax(t / 2), softmax(z / 2)).sum() for t, z in zip(TEACHER_LOGITS, read, strict=True)]
+    close(found, np.array(expected))
+
+
+@pytest.mark.parametrize("per_step", [True, False])
+def test_dist_kind_is_the_sum_of_its_two_correlations(per_step):
+    p = softmax(TEACHER_LOGITS.astype(float) / 4, axis=-1)
+    read_outs = [LOGITS[:, t] for t in range(T)] if per_step else [LOGITS.mean(1)]
+    total = 0.0
+    for z in read_outs:
+        q = softmax(z.astype(float) / 4, axis=-1)
+        rows = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(p, q, strict=True)])
+        columns = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(p.T, q.T, strict=True)])
+        total += 16 * (rows + columns) / len(read_outs)
+    objective = Objective(ce_weight=0.0, kd="dist", kd_weight=1.0, temperature=4.0, per_step=per_step)
+    np.testing.assert_allclose(terms_of(objective)["kd"].mean(), total, rtol=1e-4)
+
+
+def test_steps_kinds_by_their_formulas():
+    z = LOGITS.astype(float)
+    log_q = z / 4 - np.log(np.exp(z / 4).sum(-1, keepdims=True))
+    expected = {
+        "entropy": (np.exp(log_q) * log_q).sum(-1).mean(1),
+        "deviation": np.square(z - 1).mean((1, 2)),
+    }
+    for kind, value in expected.items():
+        objective = Objective(steps=kind, steps_weight=1.0)  # pyright: ignore[reportArgumentType]
+        close(terms_of(objective)["steps"], value)
+    sure = z.copy()
+    sure[:, 0], sure[:, -1] = 5 * z[:, 0], 0.1 * z[:, -1]
+    objective = Objective(steps="strong-weak", steps_weight=1.0, temperature=2.0)
+    p, q = softmax(sure[:, 0] / 2, axis=-1), softmax(sure[:, -1] / 2, axis=-1)
+    both = 4 * (rel_entr(p, q) + rel_entr(q, p)).sum(-1)
+    close(terms_of(objective, logits=sure.astype(np.float32))["steps"], both)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_term_of_a_preset_moves_the_student(name):
+    """Logits for `ce`, `kd` and `steps`; for `feature` the students' stages, here scaled by powers of one number."""
+    objective = PRESETS[name]
+    head = jnp.ones((FEATURES[-1][0].shape[-1], K)).at[0].set(jnp.arange(K)), jnp.zeros(K)
+
+    def term(logits, power, which):
+        stages = [jnp.abs(jnp.asarray(student)) ** power for student, _ in FEATURES]
+        given = guidance(TEACHER_LOGITS, [(s, t) for s, (_, t) in zip(stages, FEATURES, strict=True)])
+        given = dataclasses.replace(given, last=stages[-1], head=head)
+        return loss_terms(objective, logits, jnp.asarray(LABELS), given)[which].mean()
+
+    for which in (which for which, weight in objective.weights.items() if weight):
+        slope = jax.grad(term, argnums=1 if which == "feature" else 0)(jnp.asarray(LOGITS), 1.5, which)
+        assert np.all(np.isfinite(slope))
+        assert np.abs(slope).max() > 1e-6, which
 
 
 @pytest.mark.parametrize("name", ["everything, per step", "everything, by the mean"])
@@ -231,8 +317,8 @@ def test_a_teachers_feature_reaches_other_examples_only_through_the_margin():
 def test_the_ensemble_term_has_the_gradient_of_a_constant_target():
     # Stopped or not: the mean of the logits minimises mean_t KL(. || z[t]), so what would flow through it is 0.
     tau = 3.0
-    objective = Objective(ce_weight=0.0, ensemble_weight=1.0, temperature=tau)
-    found = jax.grad(lambda z: loss_terms(objective, z, jnp.asarray(LABELS))["ensemble"].sum())(jnp.asarray(LOGITS))
+    objective = Objective(ce_weight=0.0, steps_weight=1.0, temperature=tau)
+    found = jax.grad(lambda z: loss_terms(objective, z, jnp.asarray(LABELS))["steps"].sum())(jnp.asarray(LOGITS))
     z = LOGITS.astype(np.float64)
     target = softmax(z.mean(axis=1, keepdims=True) / tau, axis=-1)
     close(found, tau * (softmax(z / tau, axis=-1) - target) / T)
@@ -242,10 +328,8 @@ def test_the_teacher_gets_no_gradient():
     objective = OBJECTIVES["everything, per step"]
 
     def loss(teacher_logits, teacher_features):
-        features = [(jnp.asarray(student), t) for (student, _), t in zip(FEATURES, teacher_features, strict=True)]
-        return weighted_sum(
-            objective, loss_terms(objective, jnp.asarray(LOGITS), jnp.asarray(LABELS), teacher_logits, features)
-        )
+        features = [(student, t) for (student, _), t in zip(FEATURES, teacher_features, strict=True)]
+        return weighted_sum(objective, terms_of(objective, teacher_logits=teacher_logits, features=features))
 
     teacher = (jnp.asarray(TEACHER_LOGITS), [jnp.asarray(teacher) for _, teacher in FEATURES])
     for gradient in jax.tree.leaves(jax.grad(loss, argnums=(0, 1))(*teacher)):
@@ -254,29 +338,29 @@ def test_the_teacher_gets_no_gradient():
 
 def test_no_teacher_is_needed_where_no_term_compares_with_one():
     needs = {name: objective.needs_teacher for name, objective in PRESETS.items()}
-    assert needs == {"none": False, "kdsnn-response": True, "kdsnn-feature": True, "kdsnn": True, "temporal": True}
-    assert not Objective(ensemble_weight=1.0).needs_teacher
-    terms = loss_terms(Objective(ensemble_weight=1.0), jnp.asarray(LOGITS), jnp.asarray(LABELS))
-    assert terms.keys() == {"ce", "ensemble"}
+    assert {name for name, needed in needs.items() if not needed} == {"none", "tet", "tks", "strong-weak"}
+    assert not Objective(steps_weight=1.0).needs_teacher
+    terms = loss_terms(Objective(steps_weight=1.0), jnp.asarray(LOGITS), jnp.asarray(LABELS))
+    assert terms.keys() == {"ce", "steps"}
 
 
 def test_presets_have_the_published_weights():
     temporal = PRESETS["temporal"]
-    assert (temporal.ce_weight, temporal.kd_weight, temporal.ensemble_weight) == (1.0, 0.2, 0.5)
+    assert (temporal.ce_weight, temporal.kd_weight, temporal.steps_weight) == (1.0, 0.2, 0.5)
     assert (temporal.feature_weight, temporal.temperature, temporal.per_step) == (0.0, 3.0, True)
     response, feature, both = (PRESETS[name] for name in ("kdsnn-response", "kdsnn-feature", "kdsnn"))
     assert response.ce_weight + response.kd_weight == 1.0  # (1 - w) CE + w KL
     assert (feature.ce_weight, feature.kd_weight) == (1.0, 0.0)
     assert both == dataclasses.replace(response, feature_weight=feature.feature_weight)
     assert not any(preset.per_step for preset in (response, feature, both))  # by the mean over time
-    assert PRESETS["none"].weights == {"ce": 1.0, "kd": 0.0, "ensemble": 0.0, "feature": 0.0}
+    assert PRESETS["none"].weights == {"ce": 1.0, "kd": 0.0, "steps": 0.0, "feature": 0.0}
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         ({f"{term}_weight": value}, f"{term}_weight")
-        for term in ("ce", "kd", "ensemble", "feature")
+        for term in ("ce", "kd", "steps", "feature")
         for value in (-1, NAN, INF)
     ]
     + [({"temperature": value}, "temperature") for value in (0.0, -1.0, NAN, INF)]

@@ -296,10 +296,12 @@ def test_average_pooling_against_a_loop_and_odd_maps():
 def test_connectors_map_each_stage():
     connectors = Connectors((("stage1", 5), ("stage2", 7)))
     stages = {"stage1": jnp.ones((2, 4, 4, 3)), "stage2": jnp.ones((2, 2, 2, 6))}
-    variables = connectors.init(jax.random.key(0), stages, train=False)
-    y: Any = connectors.apply(variables, stages, train=False)
+    variables = connectors.init(jax.random.key(0), stages, train=False, blur_key=jax.random.key(1))
+    y: Any = connectors.apply(variables, stages, train=False, blur_key=jax.random.key(1))
     assert {name: x.shape for name, x in y.items()} == {"stage1": (2, 4, 4, 5), "stage2": (2, 2, 2, 7)}
     assert count(variables) == 3 * 5 + 2 * 5 + 6 * 7 + 2 * 7
+    blurred = Connectors((("stage1", 5),), blur=True).init(jax.random.key(0), stages, False, jax.random.key(1))
+    assert count(blurred) == 3 * 5 + 2 * 5 + 2 * 9 * 5 * 5
 
 
 @pytest.mark.parametrize("kind", ["lif", "plif", "if"])

@@ -208,7 +208,7 @@ def test_result_and_log(finished):
     phases = ("teacher", "student_baseline", "student")
     assert [(e["phase"], e["epoch"]) for e in entries] == [(p, i) for p in phases for i in (1, 2)]
     assert entries[-1]["loss"] == pytest.approx(
-        entries[-1]["ce"] + 0.2 * entries[-1]["kd"] + 0.5 * entries[-1]["ensemble"], rel=1e-4
+        entries[-1]["ce"] + 0.2 * entries[-1]["kd"] + 0.5 * entries[-1]["steps"], rel=1e-4
     )
     config = json.loads((finished / "config.json").read_text())
     assert config["config"]["preset"] == "temporal"

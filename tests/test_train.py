@@ -250,13 +250,20 @@ def test_evaluation_counts_every_example_once():
 
 
 @pytest.mark.parametrize(
-    ("student", "teacher"), [("resnet19", "pyramidnet18"), ("wrn-16-2", "vgg11"), ("vgg11", "wrn-28-4")]
+    ("student", "teacher", "preset"),
+    [
+        ("resnet19", "pyramidnet18", "kdsnn"),
+        ("wrn-16-2", "vgg11", "kdsnn"),
+        ("vgg11", "wrn-28-4", "kdsnn"),
+        *(("airbench94", "vgg11", preset) for preset in PRESETS if preset not in ("none", "enof")),
+        ("airbench94", "airbench94", "enof"),
+    ],
 )
-def test_any_teacher_can_guide_any_student(student, teacher):
-    """Different numbers of stages and channels: the whole feature step has the shapes it should have."""
+def test_any_teacher_can_guide_any_student(student, teacher, preset):
+    """Different numbers of stages and channels: the whole step has the shapes it should have, with every preset."""
     trainer = Trainer(
         build(student, 5, neuron=Neuron(), num_steps=2, width=0.1),
-        PRESETS["kdsnn"],
+        PRESETS[preset],
         make_optimizer("sgd", learning_rate=0.1, num_steps=10),
         Normalisation((0.5,) * 3, (0.2,) * 3),
         Augmentation(),
@@ -271,7 +278,24 @@ def test_any_teacher_can_guide_any_student(student, teacher):
         trainer.step, state, variables, {"images": images, "labels": jax.ShapeDtypeStruct((4,), jnp.int32)}
     )
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
-    assert metrics["feature"].shape == ()
+    assert {name for name, weight in PRESETS[preset].weights.items() if weight} <= metrics.keys()
+
+
+def test_blur_blanks_other_channels_at_every_step():
+    """The same images twice: only the key of the step differs, and with it what the generator has to restore."""
+    trainer = make("bkdsnn")
+    assert {name.rpartition("_")[0] for name in trainer.init().params["connectors"]} >= {"generate_stage2"}
+    step = jax.jit(trainer.step)
+    state = trainer.init()
+    terms = [
+        float(step(state._replace(step=jnp.int32(i)), teacher_variables(), batch())[1]["feature"]) for i in (0, 0, 1)
+    ]
+    assert terms[0] == terms[1] != terms[2]
+
+
+def test_a_classifier_that_cannot_read_the_student_is_refused():
+    with pytest.raises(InputError, match="classifier reads 64 features, and the student's last stage has 16"):
+        make("enof")
 
 
 def test_stages_that_do_not_fit_are_refused():

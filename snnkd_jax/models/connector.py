@@ -3,7 +3,11 @@
 import flax.linen as nn
 from jax import Array
 
+from snnkd_jax.feature_losses import mask_channels
 from snnkd_jax.models.layers import BatchNorm, Conv
+
+# Share of the channels that are blanked, as published (BKDSNN, ECCV 2024).
+BLUR_RATIO = 0.15
 
 
 class Connectors(nn.Module):
@@ -13,11 +17,19 @@ class Connectors(nn.Module):
     """
 
     channels: tuple[tuple[str, int], ...]
+    blur: bool = False
 
     @nn.compact
-    def __call__(self, stages: dict[str, Array], train: bool) -> dict[str, Array]:
-        """Time-averaged stage outputs, `[B, H, W, C]` each, to `[B, H, W, channels[stage]]` each, in float32."""
-        return {
-            name: BatchNorm(train, name=f"norm_{name}")(Conv(size, kernel=1, name=f"conv_{name}")(stages[name]))
-            for name, size in self.channels
-        }
+    def __call__(self, stages: dict[str, Array], train: bool, blur_key: Array) -> dict[str, Array]:
+        """Time-averaged stage outputs, `[B, H, W, C]` each, to `[B, H, W, channels[stage]]` each, in float32.
+
+        With `blur`, channels are blanked by `blur_key`, and a generator, conv-ReLU-conv, restores them.
+        """
+        connected = {}
+        for name, size in self.channels:
+            x = BatchNorm(train, name=f"norm_{name}")(Conv(size, kernel=1, name=f"conv_{name}")(stages[name]))
+            if self.blur:
+                x = mask_channels(blur_key, x, BLUR_RATIO)
+                x = Conv(size, name=f"generate_{name}_2")(nn.relu(Conv(size, name=f"generate_{name}_1")(x)))
+            connected[name] = x
+        return connected

@@ -139,11 +139,8 @@ def spiking(
         v_init: the first potential, as a share of theta.
 
     Raises:
-        InputError: for a network that is spiking already, or a threshold that is not positive: a layer that never
-            answers cannot be converted.
+        InputError: for a threshold that is not positive: a layer that never answers cannot be converted.
     """
-    if network.num_steps is not None:
-        raise InputError("this network is spiking already; convert an ordinary one")
     for name, theta in thresholds.items():
         if not 0 < theta < np.inf:
             raise InputError(

@@ -1,0 +1,46 @@
+"""The figure of accuracy against the number of time steps, one panel for each data set."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl  # pyright: ignore[reportMissingImports]
+import numpy as np
+from figure_style import STYLE
+from matplotlib import pyplot as plt  # pyright: ignore[reportMissingImports]
+
+from snnkd_jax.errors import InputError
+
+MARKERS = "osD^vP*X"
+
+
+def draw(records: list[dict[str, Any]], path: Path) -> None:
+    """Writes the figure: a line for each entry of a record, mean over seeds, with a band of one standard deviation."""
+    if not records:
+        raise InputError("no record of accuracy by time steps; run experiments/accuracy_by_step.py --record NAME")
+    datasets = list(dict.fromkeys(record["dataset"] for record in records))
+    with mpl.rc_context(STYLE):
+        figure, grid = plt.subplots(
+            1, len(datasets), figsize=(6.5 * len(datasets), 4.5), squeeze=False, layout="constrained"
+        )
+        for axes, dataset in zip(grid[0], datasets, strict=True):
+            entries = [entry for record in records if record["dataset"] == dataset for entry in record["entries"]]
+            longest = max(len(entry["accuracy"][0]) for entry in entries)
+            for entry, marker in zip(entries, MARKERS * len(entries), strict=False):
+                by_seed = 100 * np.asarray(entry["accuracy"])
+                ts = np.array([t for t in 2 ** np.arange(10) if t <= by_seed.shape[1]])
+                mean, std = by_seed[:, ts - 1].mean(0), by_seed[:, ts - 1].std(0, ddof=1 if len(by_seed) > 1 else 0)
+                (line,) = axes.plot(ts, mean, marker=marker, label=f"{entry['method']}, {entry['network']}")
+                axes.fill_between(ts, mean - std, mean + std, color=line.get_color(), alpha=0.2, lw=0)
+                if "ordinary" in entry:
+                    axes.axhline(100 * np.mean(entry["ordinary"]), color=line.get_color(), lw=0.8, ls=":")
+            ticks = [t for t in 2 ** np.arange(10) if t <= longest]
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(ticks, [str(t) for t in ticks])
+            axes.minorticks_off()
+            axes.set_xlabel("time steps T (dotted: the ordinary network)")
+            axes.set_ylabel("test accuracy, %")
+            axes.set_title(dataset, loc="left", fontweight="bold")
+            axes.grid(color="#dddddd")
+            axes.legend(frameon=False, fontsize=9)
+        figure.savefig(path, metadata={"Date": None})
+        plt.close(figure)
