@@ -1,0 +1,188 @@
+"""What the networks of a run cost for an image, layer by layer: operations by NeuroBench's definition, and energy.
+
+    python experiments/energy.py RUN --record NAME
+
+`snnkd_jax.energy` has the definitions. The student is set against the ANN of its architecture: the run's teacher, if
+it is that, or the teacher of another run, --against RUN2.
+"""
+
+import dataclasses
+import datetime
+import functools
+import operator
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import jax
+import tyro
+from numpy.typing import NDArray
+
+from snnkd_jax import data, provenance
+from snnkd_jax.config import Config
+from snnkd_jax.energy import AC_PJ, MAC_PJ, Cost, count, joules, same_architecture, summary
+from snnkd_jax.errors import InputError
+from snnkd_jax.records import command
+from snnkd_jax.run_dir import read_json, write_json
+from snnkd_jax.trained import Role, Trained, load_trained
+
+RESULTS = Path(__file__).parent / "results" / "energy"
+
+
+def main(
+    run: tyro.conf.Positional[Path],
+    against: Path | None = None,
+    images: int = 1000,
+    batch_size: int = 100,
+    mac_pj: float = MAC_PJ,
+    ac_pj: float = AC_PJ,
+    record: str | None = None,
+) -> None:
+    """Count the operations of every network of a run.
+
+    Args:
+        run: Directory of a finished run.
+        against: Directory of a run whose teacher is the ANN of the student's architecture, on the same data.
+        images: Test images that are counted, the first ones.
+        batch_size: Images that are counted together.
+        mac_pj: Energy of a multiplication with accumulation, pJ.
+        ac_pj: Energy of an accumulation, pJ.
+        record: Write experiments/results/energy/<record>.json.
+    """
+    for name, value in (("images", images), ("batch_size", batch_size)):
+        if value < 1:
+            raise InputError(f"{name}={value!r} must be at least 1")
+    energy = functools.partial(joules, mac_pj=mac_pj, ac_pj=ac_pj)
+    energy(0, 0)  # refuses wrong energies before anything is counted
+    trained: dict[str, Trained] = {
+        role: load_trained(run, role) for role in get_args(Role) if (run / role / "network.json").is_file()
+    }
+    if not trained:
+        raise InputError(f"{run} has no network that was trained to its end")
+    if against is not None:
+        trained["ann"] = load_trained(against, "teacher")
+    dataset = next(iter(trained.values())).dataset
+    if against is not None and trained["ann"].dataset != dataset:
+        raise InputError(f"against={against} is a run on {trained['ann'].dataset}, not on {dataset}; name another")
+    test = data.load(dataset).test_images[:images]
+    costs = {role: measure(network, test, batch_size) for role, network in trained.items()}
+    anns = {role: ann_of(role, costs) for role in costs}
+    if against is not None and "ann" not in (anns[role] for role in costs if role != "ann"):
+        raise InputError(f"against={against}: its teacher is of none of the architectures of {run}; name another")
+
+    for role, cost in costs.items():
+        print(f"\n{role}: {title(trained[role])}\n{summary(cost, mac_pj, ac_pj)}")
+        if cost.num_steps is None:
+            continue
+        total, estimate, dense = energy(cost.macs, cost.acs), energy(*cost.estimate), energy(cost.dense_pass, 0)
+        print(
+            f"{total / dense:.3f} (estimate: {estimate / dense:.3f}) of all operations of an ANN of this architecture"
+        )
+        if (ann := anns[role]) is None:
+            print("no trained ANN of this architecture was counted; --against RUN2 takes the teacher of another run")
+        else:
+            counted = energy(costs[ann].macs, costs[ann].acs)
+            print(f"{total / counted:.3f} of those of the trained ANN of this architecture, {ann}, that are not zero")
+    if record is None:
+        return
+    config = config_of(run)
+    options = [] if against is None else ["--against", "ANN"]
+    options += ["--images", str(images), "--mac-pj", str(mac_pj), "--ac-pj", str(ac_pj)]
+    accuracy = read_json(run / "result.json")["test_accuracy"] if (run / "result.json").is_file() else {}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    write_json(
+        RESULTS / f"{record}.json",
+        {
+            "kind": "energy",
+            "name": record,
+            "command": shlex.join(["python", "experiments/energy.py", "RUN", *options]),
+            "run_command": command(config),
+            "ann_command": None if against is None else command(config_of(against)),
+            "config": dataclasses.asdict(config),
+            "dataset": dataset,
+            "images": len(test),
+            "mac_pj": mac_pj,
+            "ac_pj": ac_pj,
+            "networks": {
+                role: entry(trained[role], cost) | {"test_accuracy": accuracy.get(role), "ann": anns[role]}
+                for role, cost in costs.items()
+            },
+            "versions": provenance.versions(),
+            "hardware": provenance.hardware(),
+            "commit": provenance.commit(),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        },
+    )
+
+
+def measure(trained: Trained, images: NDArray, batch_size: int) -> Cost:
+    """The cost of all images, uint8 `[N, H, W, C]`."""
+    normalise = jax.jit(trained.normalisation)
+    batches = (images[i : i + batch_size] for i in range(0, len(images), batch_size))
+    costs = (count(trained.network, trained.variables, normalise(batch)) for batch in batches)
+    return functools.reduce(operator.add, costs)
+
+
+def ann_of(role: str, costs: dict[str, Cost]) -> str | None:
+    """The role of the ANN of the same architecture: a network itself if it is one, else rather that of --against."""
+    for other in (role, *reversed(costs)):
+        if costs[other].num_steps is None and same_architecture(costs[role], costs[other]):
+            return other
+    return None
+
+
+def title(trained: Trained) -> str:
+    """Architecture, width and kind of a network in words."""
+    network = model(trained)
+    steps = "an ANN" if trained.network.num_steps is None else f"T = {trained.network.num_steps}"
+    return f"{network['model']}, width {network['width']:g}, {steps}"
+
+
+def model(trained: Trained) -> dict[str, Any]:
+    """Architecture, width and T."""
+    config, num_steps = trained.config, trained.network.num_steps
+    name = config.teacher if num_steps is None else config.student
+    return {"model": name, "width": config.width, "num_steps": num_steps}
+
+
+def config_of(run: Path) -> Config:
+    """The configuration of a run, without the paths of this machine."""
+    config = Config(**read_json(run / "config.json")["config"])
+    teacher = None if config.teacher_checkpoint is None else Path(config.teacher_checkpoint).name
+    return dataclasses.replace(config, run_dir=None, teacher_checkpoint=teacher)
+
+
+def entry(trained: Trained, cost: Cost) -> dict[str, Any]:
+    """What the record says of a network; operations are those of an image, in the layers sums over all."""
+    return model(trained) | {
+        "macs": cost.macs,
+        "acs": cost.acs,
+        "dense": cost.dense,
+        "dense_pass": cost.dense_pass,
+        "estimate": cost.estimate,
+        "footprint": cost.footprint,
+        "connection_sparsity": cost.connection_sparsity,
+        "activation_sparsity": cost.activation_sparsity,
+        "layers": [
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "operations": layer.operations,
+                "steps": layer.steps,
+                "input_rate": layer.input_rate,
+                "effective": layer.effective / layer.images,
+                "dense": layer.dense,
+                "estimate": cost.layer_estimate(layer.name),
+            }
+            for layer in cost.layers.values()
+        ],
+    }
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,78 @@
+"""What the README says about energy, from the records in `experiments/results/energy/` (`experiments/energy.py`).
+
+A record has an entry in `networks` for each network of the run, and for an ordinary one of the student's architecture
+from elsewhere, `ann`. Operations and joules are those of an image.
+"""
+
+import math
+from typing import Any
+
+from snnkd_jax.energy import joules
+from snnkd_jax.records import NETWORKS
+
+
+def energy_section(records: list[dict[str, Any]]) -> str:
+    """The README's section on energy: a row for each network of each record, and below it the commands."""
+    if not records:
+        return ""
+    lines = [
+        "| data | network | T | test accuracy, % | MACs, M | ACs, M "
+        "| energy, µJ | of the ANN's | estimate, µJ | of the ANN's |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for record in records:
+        lines += [_row(record, role) for role in record["networks"]]
+    constants = sorted({(r["mac_pj"], r["ac_pj"]) for r in records})
+    lines += [
+        "",
+        "Means over test images. Operations by NeuroBench's definition: only inputs and weights that are not zero "
+        "count, as accumulations (AC) where a layer's inputs are spikes, else as multiplications (MAC); mean pooling "
+        "makes spikes into numbers, so what follows it costs MACs. A static image is convolved once, not T times. The "
+        "ANN of the same architecture is counted alike. The estimate is what most papers print, firing rate × dense "
+        "operations × T, set against all the operations of the ANN. Energy at "
+        + "; ".join(f"{mac:g} pJ a MAC and {ac:g} pJ an AC" for mac, ac in constants)
+        + " (45 nm, float32, Horowitz 2014), memory access not included.",
+        "",
+    ]
+    for r in records:
+        against = f", ANN of `{r['ann_command']}`" if r["ann_command"] else ""
+        lines.append(
+            f"- [{r['name']}](experiments/results/energy/{r['name']}.json): `{r['command']}`, {r['images']} images, "
+            f"RUN of `{r['run_command']}`{against}; on {r['hardware']}, jax {r['versions']['jax']}."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _row(record: dict[str, Any], role: str) -> str:
+    network = record["networks"][role]
+    constants = record["mac_pj"], record["ac_pj"]
+    energy, estimate = joules(network["macs"], network["acs"], *constants), joules(*network["estimate"], *constants)
+    ann = record["networks"].get(network["ann"])
+    counted = None if ann is None else joules(ann["macs"], ann["acs"], *constants)
+    accuracy = network["test_accuracy"]
+    cells = [
+        record["dataset"],
+        f"{network['model']}, width {network['width']:g}, {_role(record, role)}",
+        "–" if network["num_steps"] is None else str(network["num_steps"]),
+        "–" if accuracy is None else f"{100 * accuracy:.2f}",
+        _three_figures(network["macs"] / 1e6),
+        _three_figures(network["acs"] / 1e6),
+        _three_figures(1e6 * energy),
+        "–" if counted is None else f"{energy / counted:.2f}",
+        _three_figures(1e6 * estimate),
+        f"{estimate / joules(network['dense_pass'], 0, *constants):.2f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _role(record: dict[str, Any], role: str) -> str:
+    """In words; a student that was trained with the preset `none` had no teacher."""
+    if role == "ann":
+        return "ANN"
+    return NETWORKS["student_baseline" if role == "student" and record["config"]["preset"] == "none" else role]
+
+
+def _three_figures(value: float) -> str:
+    if value == 0:
+        return "0"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"

@@ -1,0 +1,86 @@
+"""What a network's synaptic layers are given, taken down while it is applied.
+
+A synaptic layer is a convolution or a dense layer: the weights between neurons. No model knows of this: Flax sends the
+calls of all modules through the interceptor that `recorded` installs. The arrays are those of the trace, so whatever
+is made of them is made inside the same transformation.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from snnkd_jax.models.activation import ReLU, Spike
+
+Kind = Literal["conv", "dense"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Synapses:
+    """One call of a synaptic layer.
+
+    `name` is its place in the parameter tree ("block1_1/conv1"), `inputs` is `[..., H, W, C]` or `[..., C]`, `kernel`
+    the weights. `source` is the activation layer that was called last before it, None if there was none.
+    """
+
+    name: str
+    kind: Kind
+    inputs: Array
+    kernel: Array
+    source: str | None
+    layer: nn.Module
+
+    def fan_out(self, connected: Array, shape: tuple[int, ...]) -> Array:
+        """How many connections leave each input of one image and step, int32 of that `shape`, `[H, W, C]` or `[C]`.
+
+        The derivative of the sum of a linear layer's outputs with respect to an input is the sum of the weights that
+        it meets; here the weights are `connected`, 1 for a connection and 0 for none, of the shape of the kernel. What
+        would fall on the padding meets none. Exact up to 2^24 connections of one input.
+        """
+
+        def outputs(x: Array) -> Array:
+            return jnp.sum(self.layer.apply({"params": {"kernel": connected}}, x))  # pyright: ignore[reportArgumentType]
+
+        return jax.grad(outputs)(jnp.zeros(shape, jnp.float32)).astype(jnp.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """The calls of the synaptic layers in their order, and the outputs of the activation layers by name."""
+
+    synapses: list[Synapses] = dataclasses.field(default_factory=list)
+    activations: dict[str, Array] = dataclasses.field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[Recording]:
+    """Takes down what happens in every network that is applied inside the `with` block."""
+    recording = Recording()
+
+    def interceptor(call, args, kwargs, context):
+        output, module = call(*args, **kwargs), context.module
+        if context.method_name != "__call__":
+            return output
+        name = "/".join(module.path)
+        if isinstance(module, ReLU | Spike):
+            recording.activations[name] = output
+        elif isinstance(module, nn.Conv | nn.Dense):
+            recording.synapses.append(
+                Synapses(
+                    name.removesuffix("/conv"),  # the name inside `layers.Conv`, the same for all
+                    "conv" if isinstance(module, nn.Conv) else "dense",
+                    args[0],
+                    module.get_variable("params", "kernel"),
+                    next(reversed(recording.activations), None),
+                    module.clone(parent=None, use_bias=False, dtype=jnp.float32),
+                )
+            )
+        return output
+
+    with nn.intercept_methods(interceptor):
+        yield recording
