@@ -9,12 +9,11 @@ on training images, teachers with quantised activations (`cifar_distill.py --tea
 import sys
 from pathlib import Path
 
-import numpy as np
 import tyro
 from accuracy_by_step import STEPS, labelled, print_accuracies
 
 from snnkd_jax import data
-from snnkd_jax.convert import convert_percentile, convert_qcfs
+from snnkd_jax.convert import convert
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference import accuracy_by_step, logits_by_step
 from snnkd_jax.models.conversion import is_quantised
@@ -30,7 +29,6 @@ def main(
     dataset: str,
     num_steps: int = 64,
     percentile: float = 99.9,
-    calibration: int = 500,
     record: str | None = None,
     notes: str = "",
 ) -> None:
@@ -41,7 +39,6 @@ def main(
         dataset: What the data are, in words.
         num_steps: The largest T, a multiple of 4.
         percentile: Of the activations, for teachers with ReLU.
-        calibration: Training images on which activations are measured.
         record: Write experiments/results/steps/<record>.json.
         notes: What a reader should know.
     """
@@ -49,15 +46,12 @@ def main(
     for run in runs:
         teacher = load_trained(run, "teacher")
         images = data.load(teacher.dataset)
-        rows = np.random.default_rng(0).permutation(len(images.train_images))[:calibration]
-        if is_quantised(teacher.network):
-            method = f"QCFS, L = {teacher.config.teacher_levels}"
-            converted = convert_qcfs(teacher.network, teacher.variables, teacher.image_shape, AT_A_TIME)
-        else:
-            method = f"percentile {percentile:g}"
-            pixels = np.asarray(teacher.normalisation(images.train_images[rows]))
-            converted = convert_percentile(teacher.network, teacher.variables, pixels, AT_A_TIME, percentile)
-        logits = logits_by_step(*converted, teacher.normalisation, images.test_images, num_steps)
+        quantised = is_quantised(teacher.network)
+        method = f"QCFS, L = {teacher.config.teacher_levels}" if quantised else f"percentile {percentile:g}"
+        converted = convert(teacher, images.train_images, AT_A_TIME, percentile)
+        logits = logits_by_step(
+            converted.network, converted.variables, converted.normalisation, images.test_images, num_steps
+        )
         accuracies.append(accuracy_by_step(logits, images.test_labels).tolist())
         ordinary.append(read_json(run / "result.json")["test_accuracy"]["teacher"])
         network = f"{teacher.config.teacher}, width {teacher.config.width:g}"

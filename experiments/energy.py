@@ -7,7 +7,6 @@ it is that, or the teacher of another run, --against RUN2.
 """
 
 import dataclasses
-import datetime
 import functools
 import operator
 import shlex
@@ -19,12 +18,14 @@ import jax
 import tyro
 from numpy.typing import NDArray
 
-from snnkd_jax import data, provenance
+from snnkd_jax import data
 from snnkd_jax.config import Config
+from snnkd_jax.convert import convert
 from snnkd_jax.energy import AC_PJ, MAC_PJ, Cost, count, joules, same_architecture, summary
 from snnkd_jax.errors import InputError
-from snnkd_jax.records import command
-from snnkd_jax.run_dir import read_json, write_json
+from snnkd_jax.models.conversion import is_converted
+from snnkd_jax.records import command, write_record
+from snnkd_jax.run_dir import read_json
 from snnkd_jax.trained import Role, Trained, load_trained
 
 RESULTS = Path(__file__).parent / "results" / "energy"
@@ -33,6 +34,7 @@ RESULTS = Path(__file__).parent / "results" / "energy"
 def main(
     run: tyro.conf.Positional[Path],
     against: Path | None = None,
+    converted: int | None = None,
     images: int = 1000,
     batch_size: int = 100,
     mac_pj: float = MAC_PJ,
@@ -44,6 +46,7 @@ def main(
     Args:
         run: Directory of a finished run.
         against: Directory of a run whose teacher is the ANN of the student's architecture, on the same data.
+        converted: T of the run's teacher, converted into a spiking network, to be counted as well.
         images: Test images that are counted, the first ones.
         batch_size: Images that are counted together.
         mac_pj: Energy of a multiplication with accumulation, pJ.
@@ -65,7 +68,10 @@ def main(
     dataset = next(iter(trained.values())).dataset
     if against is not None and trained["ann"].dataset != dataset:
         raise InputError(f"against={against} is a run on {trained['ann'].dataset}, not on {dataset}; name another")
-    test = data.load(dataset).test_images[:images]
+    loaded = data.load(dataset)
+    if converted is not None:
+        trained["converted"] = convert(load_trained(run, "teacher"), loaded.train_images, converted)
+    test = loaded.test_images[:images]
     costs = {role: measure(network, test, batch_size) for role, network in trained.items()}
     anns = {role: ann_of(role, costs) for role in costs}
     if against is not None and "ann" not in (anns[role] for role in costs if role != "ann"):
@@ -88,32 +94,24 @@ def main(
         return
     config = config_of(run)
     options = [] if against is None else ["--against", "ANN"]
+    options += [] if converted is None else ["--converted", str(converted)]
     options += ["--images", str(images), "--mac-pj", str(mac_pj), "--ac-pj", str(ac_pj)]
     accuracy = read_json(run / "result.json")["test_accuracy"] if (run / "result.json").is_file() else {}
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    write_json(
-        RESULTS / f"{record}.json",
-        {
-            "kind": "energy",
-            "name": record,
-            "command": shlex.join(["python", "experiments/energy.py", "RUN", *options]),
-            "run_command": command(config),
-            "ann_command": None if against is None else command(config_of(against)),
-            "config": dataclasses.asdict(config),
-            "dataset": dataset,
-            "images": len(test),
-            "mac_pj": mac_pj,
-            "ac_pj": ac_pj,
-            "networks": {
-                role: entry(trained[role], cost) | {"test_accuracy": accuracy.get(role), "ann": anns[role]}
-                for role, cost in costs.items()
-            },
-            "versions": provenance.versions(),
-            "hardware": provenance.hardware(),
-            "commit": provenance.commit(),
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    content = {
+        "command": shlex.join(["python", "experiments/energy.py", "RUN", *options]),
+        "run_command": command(config),
+        "ann_command": None if against is None else command(config_of(against)),
+        "config": dataclasses.asdict(config),
+        "dataset": dataset,
+        "images": len(test),
+        "mac_pj": mac_pj,
+        "ac_pj": ac_pj,
+        "networks": {
+            role: entry(trained[role], cost) | {"test_accuracy": accuracy.get(role), "ann": anns[role]}
+            for role, cost in costs.items()
         },
-    )
+    }
+    write_record(RESULTS, "energy", record, content)
 
 
 def measure(trained: Trained, images: NDArray, batch_size: int) -> Cost:
@@ -142,7 +140,7 @@ def title(trained: Trained) -> str:
 def model(trained: Trained) -> dict[str, Any]:
     """Architecture, width and T."""
     config, num_steps = trained.config, trained.network.num_steps
-    name = config.teacher if num_steps is None else config.student
+    name = config.teacher if num_steps is None or is_converted(trained.network) else config.student
     return {"model": name, "width": config.width, "num_steps": num_steps}
 
 

@@ -9,6 +9,8 @@ Both fold the batch norms, use integrate-and-fire neurons with soft reset, feed 
 read out the mean of the logits. The conversion error falls with 1 / T; see `snnkd_jax.models.conversion`.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,60 +19,51 @@ from numpy.typing import NDArray
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.conversion import activations, fold_norms, is_quantised, learned_thresholds, spiking
+from snnkd_jax.trained import Trained
 
-BATCH_SIZE = 100  # of the images that thresholds are measured on; every activation of all of them is kept
+# Of the images that thresholds are measured on, every activation is kept.
+BATCH_SIZE, MEASURED_IMAGES = 100, 500
 
 
-def convert_percentile(
-    network: Network, variables: Variables, images: NDArray, num_steps: int, percentile: float = 99.9
-) -> tuple[Network, Variables]:
-    """Conversion by data-based normalisation.
+def convert(teacher: Trained, train_images: NDArray, num_steps: int, percentile: float = 99.9) -> Trained:
+    """A trained ordinary network as a spiking one: by `qcfs` if it has quantised activations, else by `percentile`.
 
     Args:
-        network, variables: ordinary, trained with ReLU.
-        images: normalised training images `[N, H, W, C]`; some hundred are enough.
+        teacher: ordinary.
+        train_images: bytes `[N, H, W, C]`; percentiles are taken over 500 of them, drawn with a fixed seed.
         num_steps: T of one call of the spiking network; others follow from `Network.apply_from`.
         percentile: in (0, 100], of a layer's activations, zeros included; 100 is their maximum.
 
-    Returns:
-        The spiking network and its variables.
-
     Raises:
-        InputError: for a network with quantised activations, a percentile out of range, or a layer that never answers.
+        InputError: for a spiking network, a percentile out of range, or a layer that never answers.
     """
-    if network.num_steps is not None:
+    if teacher.network.num_steps is not None:
         raise InputError("this network is spiking already; convert an ordinary one")
-    if is_quantised(network):
-        raise InputError("this network was trained with quantised activations; use convert_qcfs")
+    if is_quantised(teacher.network):
+        thresholds, v_init = learned_thresholds(teacher.variables), 0.5
+    else:
+        rows = np.random.default_rng(0).permutation(len(train_images))[:MEASURED_IMAGES]
+        pixels = np.asarray(teacher.normalisation(train_images[rows]))
+        thresholds, v_init = percentiles(teacher.network, teacher.variables, pixels, percentile), 0.0
+    folded = fold_norms(teacher.network, teacher.variables, teacher.image_shape)
+    network, variables = spiking(*folded, thresholds, num_steps, v_init)
+    return dataclasses.replace(teacher, network=network, variables=variables)
+
+
+def percentiles(network: Network, variables: Variables, images: NDArray, percentile: float) -> dict[str, float]:
+    """A percentile of each ReLU layer's activations, by the layer's path.
+
+    Args:
+        network, variables: ordinary.
+        images: normalised `[N, H, W, C]`.
+        percentile: in (0, 100].
+    """
     if not 0 < percentile <= 100:
         raise InputError(f"percentile={percentile!r} must be in (0, 100]")
-    if not len(images):
-        raise InputError("images: no image to measure activations on")
     batches = [images[i : i + BATCH_SIZE] for i in range(0, len(images), BATCH_SIZE)]
     measure = jax.jit(lambda variables, images: activations(network, variables, images))
     measured = [jax.device_get(measure(variables, jnp.asarray(batch))) for batch in batches]
-    thresholds = {
+    return {
         name: float(np.percentile(np.concatenate([part[name].ravel() for part in measured]), percentile))
         for name in measured[0]
     }
-    folded = fold_norms(network, variables, images.shape[1:])
-    return spiking(*folded, thresholds, num_steps, v_init=0.0)
-
-
-def convert_qcfs(
-    network: Network, variables: Variables, image_shape: tuple[int, int, int], num_steps: int
-) -> tuple[Network, Variables]:
-    """Conversion of a network that was trained with quantised activations (`build(..., levels=L)`).
-
-    Args:
-        network, variables: ordinary, with `QCFS` activations.
-        image_shape: `[H, W, C]`.
-        num_steps: T of one call of the spiking network.
-
-    Raises:
-        InputError: for a network with ReLU.
-    """
-    if not is_quantised(network):
-        raise InputError("this network was trained with ReLU; use convert_percentile, or train with levels=8")
-    folded = fold_norms(network, variables, image_shape)
-    return spiking(*folded, learned_thresholds(variables), num_steps, v_init=0.5)

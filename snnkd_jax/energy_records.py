@@ -67,8 +67,8 @@ def _row(record: dict[str, Any], role: str) -> str:
 
 def _role(record: dict[str, Any], role: str) -> str:
     """In words; a student that was trained with the preset `none` had no teacher."""
-    if role == "ann":
-        return "ANN"
+    if role in ("ann", "converted"):
+        return {"ann": "ANN", "converted": "teacher, converted"}[role]
     return NETWORKS["student_baseline" if role == "student" and record["config"]["preset"] == "none" else role]
 
 

@@ -86,12 +86,12 @@ def write_record(directory: Path, kind: str, name: str, content: dict[str, Any],
         directory: of the records of that kind; made if it is not there.
         kind: what `experiments/make_tables.py` knows the record by.
         name: of the record and its file.
-        content: what was found, and of what.
+        content: what was found, and of what; its entries go before the others of the same name.
         versions: further packages whose versions matter.
     """
     directory.mkdir(parents=True, exist_ok=True)
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    record = {"kind": kind, "name": name, **content, **origin(), "date": date}
+    record = {"kind": kind, "name": name, **origin(), **content, "date": date}
     record["versions"] = provenance.versions(versions)
     write_json(directory / f"{name}.json", record)
 

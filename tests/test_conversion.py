@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from quick import quick_jit
 
-from snnkd_jax.convert import convert_percentile, convert_qcfs
+from snnkd_jax.config import Config
+from snnkd_jax.convert import convert, percentiles
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference import logits_by_step
 from snnkd_jax.models import Neuron, build
 from snnkd_jax.models.activation import QCFS
 from snnkd_jax.models.conversion import ConvertedSpike, activations, fold_norms
 from snnkd_jax.train import Normalisation
+from snnkd_jax.trained import Trained
 
 SHAPE = (16, 16, 3)
 IMAGES = jax.random.normal(jax.random.key(1), (4, *SHAPE))
@@ -29,6 +31,14 @@ def as_if_trained(network, shape=SHAPE):
         return x + rng.normal(0, 0.1, x.shape).astype(np.float32) if path[-1].key in ("mean", "bias") else x
 
     return jax.tree_util.tree_map_with_path(disturbed, variables)
+
+
+def trained(network, variables) -> Trained:
+    normalisation = Normalisation((0.5,) * 3, (0.25,) * 3)
+    return Trained(network, variables, normalisation, SHAPE, tuple("abcde"), "cifar10", Config())
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, *SHAPE), np.uint8)
 
 
 @pytest.mark.parametrize("name", ["convnet", "vgg11", "resnet19", "wrn-16-2", "pyramidnet18", "airbench94"])
@@ -95,12 +105,10 @@ def test_error_of_percentile_conversion_falls_with_the_number_of_steps():
     """With the maximum as threshold nothing is clipped, so that the logits go to the ordinary network's as 1 / T."""
     network = build("resnet20", 5, width=0.25)
     variables = as_if_trained(network)
-    normalisation = Normalisation((0.5,) * 3, (0.25,) * 3)
-    images = np.random.default_rng(0).integers(0, 256, (20, *SHAPE), np.uint8)
-    pixels = np.asarray(normalisation(jnp.asarray(images)))
-    expected = np.asarray(quick_jit(network.apply)(variables, pixels)[0])
-    spiking, spiking_variables = convert_percentile(network, variables, pixels, 2, 100.0)
-    logits = logits_by_step(spiking, spiking_variables, normalisation, images, 512)
+    ordinary = trained(network, variables)
+    expected = np.asarray(quick_jit(network.apply)(variables, ordinary.normalisation(jnp.asarray(PIXELS)))[0])
+    converted = convert(ordinary, PIXELS, 2, 100.0)
+    logits = logits_by_step(converted.network, converted.variables, ordinary.normalisation, PIXELS, 512)
     means = np.cumsum(logits, axis=1) / np.arange(1, 513)[:, None]
     error = np.abs(means - expected[:, None]).mean(axis=(0, 2)) / np.abs(expected).mean()
     assert error[511] < 0.06  # 20 layers, each of which waits for the one before it
@@ -109,10 +117,12 @@ def test_error_of_percentile_conversion_falls_with_the_number_of_steps():
 
 def test_percentile_is_the_threshold():
     network = build("convnet", 5, width=0.1)
-    variables = as_if_trained(network)
-    _, converted = convert_percentile(network, variables, np.asarray(IMAGES), 1, 99.0)
-    expected = np.percentile(np.asarray(activations(network, variables, IMAGES)["act2"]), 99.0)
-    assert float(converted["params"]["act2"]["threshold"]) == pytest.approx(expected, rel=1e-5)
+    ordinary = trained(network, as_if_trained(network))
+    pixels = ordinary.normalisation(jnp.asarray(PIXELS))
+    expected = np.percentile(np.asarray(activations(network, ordinary.variables, pixels)["act2"]), 99.0)
+    assert percentiles(network, ordinary.variables, np.asarray(pixels), 99.0)["act2"] == pytest.approx(expected)
+    threshold = convert(ordinary, PIXELS, 1, 99.0).variables["params"]["act2"]["threshold"]
+    assert float(threshold) == pytest.approx(expected, rel=1e-5)
 
 
 def test_qcfs_conversion_is_the_quantised_network_where_currents_are_constant():
@@ -121,31 +131,25 @@ def test_qcfs_conversion_is_the_quantised_network_where_currents_are_constant():
     variables = as_if_trained(network)
     for name in ("act1", "act2", "act_hidden"):
         variables["params"][name]["threshold"] = jnp.float32(1.7)
-    spiking, converted = convert_qcfs(network, variables, SHAPE, 4)
-    _, features = quick_jit(spiking.apply)(converted, IMAGES)
+    converted = convert(trained(network, variables), PIXELS, 4)
+    logits, features = quick_jit(converted.network.apply)(converted.variables, IMAGES)
     _, quantised = quick_jit(network.apply)(variables, IMAGES)
     np.testing.assert_allclose(
         features["stages"]["stage1"].mean(1), quantised["stages"]["stage1"], rtol=1e-4, atol=1e-4
     )
     assert len(np.unique(np.asarray(quantised["stages"]["stage1"]))) == 5
-    logits, _ = quick_jit(spiking.apply)(converted, IMAGES)
     error = np.abs(logits.mean(1) - quick_jit(network.apply)(variables, IMAGES)[0]).mean()
     assert error < 0.25 * np.abs(logits.mean(1)).mean()
 
 
 def test_what_cannot_be_converted_is_refused():
-    relu, quantised = build("convnet", 5, width=0.1), build("convnet", 5, width=0.1, levels=4)
-    spiking = build("convnet", 5, neuron=Neuron(), width=0.1)
-    images, variables = np.asarray(IMAGES), relu.init(jax.random.key(0), SHAPE)
-    for network, convert, told in (
-        (quantised, lambda n, v: convert_percentile(n, v, images, 1), "use convert_qcfs"),
-        (relu, lambda n, v: convert_qcfs(n, v, SHAPE, 1), "use convert_percentile"),
-        (relu, lambda n, v: convert_percentile(n, v, images, 1, 0.0), r"percentile=0\.0"),
-        (relu, lambda n, v: convert_percentile(n, v, images[:0], 1), "no image"),
-        (relu, lambda n, v: convert_percentile(n, v, 0 * images, 1, 1.0), "act1.*never answers"),
-        (spiking, lambda n, v: convert_percentile(n, v, images, 1), "spiking already"),
-    ):
-        with pytest.raises(InputError, match=told):
-            convert(network, variables)
+    network, spiking = build("convnet", 5, width=0.1), build("convnet", 5, neuron=Neuron(), width=0.1)
+    ordinary = trained(network, network.init(jax.random.key(0), SHAPE))
+    with pytest.raises(InputError, match="spiking already"):
+        convert(trained(spiking, ordinary.variables), PIXELS, 1)
+    with pytest.raises(InputError, match=r"percentile=0\.0"):
+        convert(ordinary, PIXELS, 1, 0.0)
+    with pytest.raises(InputError, match=r"act1.*never answers"):
+        convert(ordinary, PIXELS, 1, 1e-6)
     with pytest.raises(InputError, match="levels=4"):
         build("convnet", 5, neuron=Neuron(), levels=4)

@@ -154,5 +154,14 @@ def spiking(
 
 def is_quantised(network: Network) -> bool:
     """Whether an ordinary network has `QCFS` in the place of ReLU."""
+    return _activation(network) is QCFS
+
+
+def is_converted(network: Network) -> bool:
+    """Whether a network is what `spiking` returned."""
+    return _activation(network) is ConvertedSpike
+
+
+def _activation(network: Network) -> Any:
     activation: Any = getattr(network.body, "activation", None)
-    return getattr(activation, "func", activation) is QCFS
+    return getattr(activation, "func", activation)

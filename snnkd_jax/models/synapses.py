@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from snnkd_jax.models.activation import ReLU, Spike
+from snnkd_jax.models.activation import QCFS, ReLU, Spike
 
 Kind = Literal["conv", "dense"]
 
@@ -67,7 +67,7 @@ def recorded() -> Iterator[Recording]:
         if context.method_name != "__call__":
             return output
         name = "/".join(module.path)
-        if isinstance(module, ReLU | Spike):
+        if isinstance(module, ReLU | QCFS | Spike):
             recording.activations[name] = output
         elif isinstance(module, nn.Conv | nn.Dense):
             recording.synapses.append(
