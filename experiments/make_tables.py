@@ -1,18 +1,29 @@
-"""Write the README's result and speed sections from the records in `experiments/results/`."""
+"""Write the README's generated sections from the records in `experiments/results/`."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from snnkd_jax.energy_records import energy_section
 from snnkd_jax.records import read_records, tables, with_sections
 from snnkd_jax.speed_records import speed_section
+from snnkd_jax.step_records import steps_section
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
 
+SECTIONS: dict[str, tuple[Path, Callable[[list[dict[str, Any]]], str]]] = {
+    "results": (RESULTS, tables),
+    "steps": (RESULTS / "steps", steps_section),
+    "energy": (RESULTS / "energy", energy_section),
+    "speed": (RESULTS / "speed", speed_section),
+}
+"""Name of a section to the folder of its records and the function that writes it."""
+
 
 def written(readme: str) -> str:
     """The README with its generated sections as the records have them."""
-    sections = {"results": tables(read_records(RESULTS)), "speed": speed_section(read_records(RESULTS / "speed"))}
-    return with_sections(readme, sections)
+    return with_sections(readme, {name: write(read_records(folder)) for name, (folder, write) in SECTIONS.items()})
 
 
 if __name__ == "__main__":

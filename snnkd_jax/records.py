@@ -112,11 +112,12 @@ def command(config: Config) -> str:
 def tables(records: list[dict[str, Any]]) -> str:
     """The README's result section: a row for each record, and below it the commands."""
     lines = [
-        "| data | student | preset | T | backprop | seeds | teacher | student without KD | student with KD |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| data | student | preset | T | backprop | seeds | teacher | student without KD | student with KD | gain |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for record in records:
         config = record["config"]
+        without = _without_kd(record, records)
         cells = [
             record["dataset"],
             f"{config['student']}, width {config['width']:g} ({_millions(record)})",
@@ -124,10 +125,18 @@ def tables(records: list[dict[str, Any]]) -> str:
             str(config["num_steps"]),
             _backprop(config),
             str(len(record["seeds"])),
-            *(_percent(record["metrics"].get(f"{network}/test_accuracy")) for network in _columns(config)),
+            _percent(record["metrics"].get("teacher/test_accuracy")),
+            _percent(without),
+            "–" if config["preset"] == "none" else _percent(record["metrics"]["student/test_accuracy"]),
+            _gain(record, without),
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "Test accuracy in % after the last epoch, mean ± standard deviation over seeds. Each row again:", ""]
+    lines += [
+        "",
+        "Test accuracy in % after the last epoch, mean ± standard deviation over seeds. The gain is in points, "
+        "the mean of the differences between networks of one seed ± its standard error. Each row again:",
+        "",
+    ]
     for record in records:
         minutes = record["metrics"]["seconds"]["mean"] / 60
         seeds = ", ".join(map(str, record["seeds"]))
@@ -145,9 +154,33 @@ def _backprop(config: dict[str, Any]) -> str:
     return f"{backprop}, last {finish} of {config['epochs']} epochs bptt" if finish else backprop
 
 
-def _columns(config: dict[str, Any]) -> list[str]:
-    """The networks in the order of the table; with the preset `none` the student is the one without KD."""
-    return ["teacher", "student", ""] if config["preset"] == "none" else list(NETWORKS)
+_OF_DISTILLATION = (
+    *("preset", "teacher", "teacher_width", "teacher_epochs", "teacher_levels", "teacher_only", "baseline"),
+    *("ce_weight", "kd_weight", "steps_weight", "feature_weight", "temperature", "checkpoint_every", "profile"),
+)
+"""What two runs may differ in, if one is to be the baseline of the other."""
+
+
+def _without_kd(record: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The accuracy of the same student without KD: of the record itself, or of one of the preset `none`."""
+    if record["config"]["preset"] != "none" and "student_baseline/test_accuracy" in record["metrics"]:
+        return record["metrics"]["student_baseline/test_accuracy"]
+    for other in records:
+        names = (record["config"].keys() | other["config"].keys()) - set(_OF_DISTILLATION)
+        same = all(record["config"].get(name) == other["config"].get(name) for name in names)
+        if other["config"]["preset"] == "none" and same and other["seeds"] == record["seeds"]:
+            return other["metrics"]["student/test_accuracy"]
+    return None
+
+
+def _gain(record: dict[str, Any], without: dict[str, Any] | None) -> str:
+    """Of KD, in points, with its standard error."""
+    if without is None or record["config"]["preset"] == "none":
+        return "–"
+    values = zip(record["metrics"]["student/test_accuracy"]["values"], without["values"], strict=True)
+    gains = [100 * (a - b) for a, b in values]
+    error = f" ± {statistics.stdev(gains) / len(gains) ** 0.5:.2f}" if len(gains) > 1 else ""
+    return f"{statistics.fmean(gains):+.2f}{error}"
 
 
 def with_sections(readme: str, sections: dict[str, str]) -> str:

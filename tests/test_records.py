@@ -54,14 +54,25 @@ def test_mean_and_std_over_seeds(tmp_path):
     row = tables([record]).splitlines()[2]
     assert row == (
         "| digits | convnet, width 0.25 (0.12 M) | temporal | "
-        f"{default_config('digits').num_steps} | bptt | 3 | 99.00 ± 0.00 | – | 93.00 ± 3.61 |"
+        f"{default_config('digits').num_steps} | bptt | 3 | 99.00 ± 0.00 | – | 93.00 ± 3.61 | – |"
     )
 
 
 def test_a_student_without_a_teacher_is_shown_as_one_and_its_backpropagation_named(tmp_path):
     run = finish(tmp_path / "0", 0, 0.9, preset="none", backprop="rate", bptt_epochs=2)
     row = tables([make_record("x", [run], "digits")]).splitlines()[2]
-    assert row.endswith("| none | 2 | rate, last 2 of 60 epochs bptt | 1 | 99.00 | 90.00 | – |")
+    assert row.endswith("| none | 2 | rate, last 2 of 60 epochs bptt | 1 | 99.00 | 90.00 | – | – |")
+
+
+def test_gain_is_paired_by_seed_and_finds_its_baseline(tmp_path):
+    """Differences 2, 1 and 6 points: mean 3, standard error sqrt(7 / 3). The other has another T."""
+    without = [finish(tmp_path / f"a{s}", s, a, preset="none") for s, a in enumerate((0.90, 0.92, 0.91))]
+    other = [finish(tmp_path / f"b{s}", s, 0.5, preset="none", num_steps=3) for s in range(3)]
+    kd = [finish(tmp_path / f"c{s}", s, a, kd_weight=0.3) for s, a in enumerate((0.92, 0.93, 0.97))]
+    records = [make_record(name, runs, "digits") for name, runs in (("other", other), ("none", without), ("kd", kd))]
+    row = tables(records).splitlines()[4]
+    assert row.endswith("| 91.00 ± 1.00 | 94.00 ± 2.65 | +3.00 ± 1.53 |")
+    assert tables([records[0], records[2]]).splitlines()[3].endswith("| – | 94.00 ± 2.65 | – |")
 
 
 def test_one_seed_has_no_standard_deviation(tmp_path):
