@@ -12,13 +12,13 @@ of a kind. With `per_step`, `ce` and `kd` are means over t of the term of z[t] i
 |           | `dist`        | 1 - correlation with zA, between classes and between examples                          |
 | `steps`   | `ensemble`    | mean_t tau^2 KL(z || z[t]): the mean of all steps teaches each one                     |
 |           | `sharing`     | mean_t tau^2 KL(z' || z[t]): the mean of the steps that are right does                 |
-|           | `strong-weak` | the most and the least confident step teach each other                                 |
+|           | `strong2weak` | tau^2 KL(z[s] || z[w]): the most confident step teaches the least; `weak2strong`       |
 |           | `entropy`     | - mean_t H(z[t]): no step is to be too sure                                            |
 |           | `deviation`   | mean_tk (z[t] - 1)^2                                                                   |
 | `feature` | `margin`      | sum_i 2^(i-n) d(connector_i(F_i), A_i before the ReLU) / 1000, i = 1..n, d partial L2  |
 |           | `last`        | sum (connector_n(F_n) - A_n)^2                                                         |
 |           | `stages`      | sum_i mean (connector_i(F_i) - A_i)^2                                                  |
-|           | `attention`   | mean_i of the distance between where F_i and A_i are active                            |
+|           | `attention`   | sum_i of the distance between where F_i and A_i are active                             |
 |           | `blur`        | sum (generator(connector_n(F_n) with channels blanked) - A_n)^2                        |
 |           | `classifier`  | tau^2 KL(zA || F_n, averaged over the map, read by the teacher's classifier)           |
 
@@ -54,7 +54,7 @@ from snnkd_jax.losses import (
 )
 
 KD = Literal["kl", "head-tail", "dist"]
-Steps = Literal["ensemble", "sharing", "strong-weak", "entropy", "deviation"]
+Steps = Literal["ensemble", "sharing", "strong2weak", "weak2strong", "entropy", "deviation"]
 Feature = Literal["margin", "last", "stages", "attention", "blur", "classifier"]
 
 
@@ -117,17 +117,17 @@ PRESETS: dict[str, Objective] = {
     "kdsnn-feature": Objective(feature_weight=0.03),
     "kdsnn": Objective(ce_weight=0.5, kd_weight=0.5, feature_weight=0.03),
     "kdsnn-last": Objective(feature="last", feature_weight=7e-5),
-    "lasnn": Objective(feature="attention", feature_weight=1.0),
-    "sakd": Objective(kd_weight=1.0, feature="stages", feature_weight=1.0),
-    "bkdsnn": Objective(kd_weight=1.0, feature="blur", feature_weight=7e-5),
-    "enof": Objective(feature="classifier", feature_weight=0.1),
-    "tet": Objective(ce_weight=0.95, steps="deviation", steps_weight=0.05, per_step=True),
+    "lasnn": Objective(feature="attention", feature_weight=1e3),
+    "sakd": Objective(feature="stages", feature_weight=100.0),
+    "bkdsnn": Objective(kd_weight=1.0, temperature=2.0, feature="blur", feature_weight=2e-3),
+    "enof": Objective(feature="classifier", feature_weight=1.0),
+    "tet": Objective(ce_weight=0.999, steps="deviation", steps_weight=0.001, per_step=True),
     "temporal": Objective(kd_weight=0.2, steps_weight=0.5, temperature=3.0, per_step=True),
-    "tks": Objective(steps="sharing", steps_weight=1.0),
-    "tser": Objective(kd_weight=1.0, steps="entropy", steps_weight=0.1, per_step=True),
+    "tks": Objective(ce_weight=0.65, steps="sharing", steps_weight=0.35, temperature=3.0),
+    "tser": Objective(ce_weight=0.5, kd_weight=0.5, steps="entropy", steps_weight=0.1, per_step=True),
     "hta-kl": Objective(kd="head-tail", kd_weight=1.0),
-    "dist": Objective(kd="dist", kd_weight=1.0),
-    "strong-weak": Objective(steps="strong-weak", steps_weight=1.0),
+    "dist": Objective(kd="dist", kd_weight=2.0),
+    "strong2weak": Objective(steps="strong2weak", steps_weight=0.25, temperature=2.0),
 }
 
 
@@ -184,16 +184,11 @@ def _ensemble(objective: Objective, logits: Array, labels: Array) -> Array:
     return kd_divergence(logits, logits.mean(axis=1, keepdims=True), objective.temperature)
 
 
-def _strong_weak(objective: Objective, logits: Array, labels: Array) -> Array:
-    del labels
-    both = strong_to_weak(logits, objective.temperature) + weak_to_strong(logits, objective.temperature)
-    return both[:, None]
-
-
 _STEPS_TERMS: dict[str, Callable[[Objective, Array, Array], Array]] = {
     "ensemble": _ensemble,
     "sharing": lambda objective, logits, labels: temporal_sharing(logits, labels, objective.temperature),
-    "strong-weak": _strong_weak,
+    "strong2weak": lambda objective, logits, _: strong_to_weak(logits, objective.temperature)[:, None],
+    "weak2strong": lambda objective, logits, _: weak_to_strong(logits, objective.temperature)[:, None],
     "entropy": lambda objective, logits, _: negative_entropy(logits, objective.temperature),
     "deviation": lambda _objective, logits, _labels: logit_deviation(logits, 1.0),
 }
@@ -223,8 +218,7 @@ def _stages(objective: Objective, guidance: Guidance) -> Array:
 
 def _attention(objective: Objective, guidance: Guidance) -> Array:
     del objective
-    distances = [attention_distance(pair.student, pair.teacher) for pair in guidance.pairs]
-    return sum(distances, jnp.zeros(())) / len(distances)
+    return sum((attention_distance(pair.student, pair.teacher) for pair in guidance.pairs), jnp.zeros(()))
 
 
 def _classifier(objective: Objective, guidance: Guidance) -> Array:
