@@ -1,6 +1,9 @@
 """Loss terms as pure functions of one example each; the letters are those of `snnkd_jax.distill`.
 
-Leading axes are free: a term over logits `[B, K]` gives `[B]`, over `[B, T, K]` it gives `[B, T]`.
+Leading axes are free unless a function says otherwise: a term over logits `[B, K]` gives `[B]`, over `[B, T, K]` it
+gives `[B, T]`. p and q are the teacher's and the student's soft labels, `softmax(zA / tau)` and `softmax(z / tau)`.
+No gradient flows into a teacher, nor into the steps that play it within the student. The terms over feature maps are
+in `snnkd_jax.feature_losses`.
 """
 
 import jax
@@ -61,3 +64,182 @@ def margin_distance(student: Array, teacher: Array, margin: Array) -> Array:
     t = jax.lax.stop_gradient(jnp.maximum(teacher.astype(jnp.float32), margin))
     counts = (student > t) | (t > 0)
     return jnp.sum(jnp.where(counts, jnp.square(student - t), 0), axis=(1, 2, 3))
+
+
+def classifier_divergence(
+    feature: Array, kernel: Array, bias: Array, teacher_logits: Array, temperature: float
+) -> Array:
+    """EnOF's alignment of features (L_AF): the student's feature read by the teacher's classifier.
+
+        d = tau^2 KL(softmax(zA / tau) || softmax((f W + b) / tau))      in nats
+
+    The factor tau^2 is a guess; the authors average f over time.
+
+    Args:
+        feature: f, `[..., C]`, what the student's own classifier reads, with as many features as the teacher's.
+        kernel: W, `[C, K]`, of the teacher; no gradient flows into it.
+        bias: b, `[K]`, likewise.
+        teacher_logits: zA, broadcastable to `[..., K]`.
+        temperature: tau > 0.
+
+    Reference: Guo et al., EnOF-SNN, NeurIPS 2024.
+    """
+    kernel, bias = jax.lax.stop_gradient((kernel, bias))
+    return kd_divergence(feature.astype(jnp.float32) @ kernel + bias, teacher_logits, temperature)
+
+
+def logit_deviation(logits: Array, phi: float) -> Array:
+    """TET's regulariser `mean_k (z[k] - phi)^2`, `[..., K]` to `[...]`: it keeps single steps from outliers.
+
+    Reference: Deng et al., TET, ICLR 2022, arXiv 2202.11946; phi is the firing threshold.
+    """
+    return jnp.mean(jnp.square(logits - phi), axis=-1)
+
+
+def temporal_sharing(logits: Array, labels: Array, temperature: float) -> Array:
+    """TKS: the mean of the steps that are right teaches every step.
+
+        z' = mean of z[t] over {t: argmax_k z[t][k] = y}; 0, the uniform distribution, where no step is right
+        d[t] = tau^2 KL(softmax(z' / tau) || softmax(z[t] / tau))      in nats
+
+    Departures from the authors' code, which sums the steps that are right and softens only the target: both would tie
+    the temperature to the number of such steps.
+
+    Args:
+        logits: z[t], `[B, T, K]`.
+        labels: y, `[B]`.
+        temperature: tau > 0.
+
+    Returns:
+        d[t], `[B, T]`.
+
+    Reference: Dong et al., TKS, arXiv 2304.06540.
+    """
+    right = (jnp.argmax(logits, axis=-1) == labels[:, None])[..., None]
+    total = jnp.sum(jnp.where(right, logits, 0), axis=1, keepdims=True)
+    mean = total / jnp.maximum(jnp.sum(right, axis=1, keepdims=True), 1)
+    return kd_divergence(logits, mean, temperature)
+
+
+def negative_entropy(logits: Array, temperature: float) -> Array:
+    """TSER's regulariser `-H(q) = sum_k q[k] log q[k]` in nats, in [-log K, 0]; minimising it softens the output.
+
+    The authors subtract `gamma mean_t H` from the loss; that H is of the softened output is a guess.
+
+    Args:
+        logits: z or z[t], `[..., K]`.
+        temperature: tau > 0.
+
+    Reference: Yu et al., TSER, CVPR 2025, arXiv 2503.03144.
+    """
+    log_q = jax.nn.log_softmax(logits / temperature)
+    return jnp.sum(jnp.exp(log_q) * log_q, axis=-1)
+
+
+def head_tail_divergence(
+    student_logits: Array, teacher_logits: Array, temperature: float, head_mass: float = 0.5
+) -> Array:
+    """HTA-KL: forward and reverse KL, each weighted by where the student is wrong.
+
+        head = the fewest classes whose probability p sums to `head_mass`, the others are the tail
+        w = sum_head |p - q| / sum_k |p - q|
+        d = tau^2 (w KL(p || q) + (1 - w) KL(q || p))      in nats; no gradient through w
+
+    The paper names the parts (a mask by cumulative probability, forward and reverse KL, adaptive weights); how they
+    combine, and `head_mass`, are a guess after adaptive KL (Wu et al., COLING 2025, arXiv 2404.02657).
+
+    Args:
+        student_logits: z, `[..., K]`.
+        teacher_logits: zA, broadcastable to `[..., K]`; no gradient flows into it.
+        temperature: tau > 0.
+        head_mass: in (0, 1].
+
+    Reference: Zhang et al., HTA-KL, IJCNN 2025, arXiv 2504.20445.
+    """
+    log_p = jax.nn.log_softmax(jax.lax.stop_gradient(teacher_logits) / temperature)
+    log_q = jax.nn.log_softmax(student_logits / temperature)
+    p, q = jnp.exp(log_p), jnp.exp(log_q)
+    gap = jnp.abs(p - jax.lax.stop_gradient(q))
+    order = jnp.argsort(-jnp.broadcast_to(p, gap.shape), axis=-1)
+    p_sorted, gap_sorted = (jnp.take_along_axis(jnp.broadcast_to(x, gap.shape), order, axis=-1) for x in (p, gap))
+    # A class is of the head if those before it fall short of the mass, so the head is never empty.
+    head = jnp.cumsum(p_sorted, axis=-1) - p_sorted < head_mass
+    # Where q = p both divergences are 0, whatever the weight.
+    total = jnp.maximum(jnp.sum(gap, axis=-1), jnp.finfo(gap.dtype).tiny)
+    w = jnp.sum(jnp.where(head, gap_sorted, 0), axis=-1) / total
+    forward, reverse = (jnp.sum(x * (log_p - log_q), axis=-1) for x in (p, -q))
+    return temperature**2 * (w * forward + (1 - w) * reverse)
+
+
+def unit_vector(x: Array, axis: int | tuple[int, ...]) -> Array:
+    """`x / ||x||` over `axis`; 0, with gradient 0, where the norm is below 1e-6, which may be rounding."""
+    square = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
+    nonzero = square > 1e-12
+    # The inner `where`: the branch that is not taken must have a finite gradient too.
+    return jnp.where(nonzero, x * jax.lax.rsqrt(jnp.where(nonzero, square, 1)), 0)
+
+
+def _correlation_distance(student_logits: Array, teacher_logits: Array, temperature: float, axis: int) -> Array:
+    p = jax.nn.softmax(jax.lax.stop_gradient(teacher_logits) / temperature)
+    q = jax.nn.softmax(student_logits / temperature)
+    a, b = (unit_vector(x - jnp.mean(x, axis=axis, keepdims=True), axis) for x in (p, q))
+    return temperature**2 * (1 - jnp.sum(a * b, axis=axis))
+
+
+def inter_class_distance(student_logits: Array, teacher_logits: Array, temperature: float) -> Array:
+    """DIST between the classes of an example: `tau^2 (1 - corr_k(p[k], q[k]))`, in tau^2 [0, 2].
+
+    corr is Pearson's correlation over the K classes, 0 where p or q is constant. The factor tau^2 is in the authors'
+    code, not in their equation.
+
+    Args:
+        student_logits: z, `[..., K]`.
+        teacher_logits: zA, broadcastable to `[..., K]`; no gradient flows into it.
+        temperature: tau > 0.
+
+    Reference: Huang et al., DIST, NeurIPS 2022, arXiv 2205.10536.
+    """
+    return _correlation_distance(student_logits, teacher_logits, temperature, axis=-1)
+
+
+def intra_class_distance(student_logits: Array, teacher_logits: Array, temperature: float) -> Array:
+    """DIST between the examples of a class: `tau^2 (1 - corr_b(p[b, k], q[b, k]))`, in tau^2 [0, 2].
+
+    The one term that is of the batch and not of an example: logits `[B, ..., K]` give `[..., K]`, `[B, K]` gives `[K]`.
+    A batch of one is constant: tau^2, without a gradient. The rest is as in `inter_class_distance`.
+    """
+    return _correlation_distance(student_logits, teacher_logits, temperature, axis=0)
+
+
+def _strongest_and_weakest(logits: Array) -> tuple[Array, Array]:
+    """The logits `[B, K]` of the steps that are the most and the least confident on average over the batch."""
+    confidence = jnp.mean(jnp.max(jax.nn.softmax(logits), axis=-1), axis=0)
+    return logits[:, jnp.argmax(confidence)], logits[:, jnp.argmin(confidence)]
+
+
+def strong_to_weak(logits: Array, temperature: float) -> Array:
+    """Self-distillation: the most confident step teaches the least confident one.
+
+        c[t] = mean_b max_k softmax(z[t])[k],   s = argmax_t c[t],   w = argmin_t c[t]
+        d = tau^2 KL(softmax(z[s] / tau) || softmax(z[w] / tau))      in nats; 0 for T = 1
+
+    The steps are chosen for the whole batch, as the authors do: that choice is all that examples share. The factor
+    tau^2 is not in the authors' pseudocode: their weight of 1 is 1 / tau^2 here.
+
+    Args:
+        logits: z[t], `[B, T, K]`.
+        temperature: tau > 0.
+
+    Returns:
+        d, `[B]`.
+
+    Reference: Ding et al., NeurIPS 2025, arXiv 2510.07924.
+    """
+    strong, weak = _strongest_and_weakest(logits)
+    return kd_divergence(weak, strong, temperature)
+
+
+def weak_to_strong(logits: Array, temperature: float) -> Array:
+    """The reverse of `strong_to_weak`, `tau^2 KL(softmax(z[w] / tau) || softmax(z[s] / tau))`: it restrains step s."""
+    strong, weak = _strongest_and_weakest(logits)
+    return kd_divergence(strong, weak, temperature)
