@@ -1,0 +1,198 @@
+"""Accuracy under 14 kinds of noise: the teacher, the student without it and the student with it, at the same draws.
+
+    python experiments/robustness.py RUN [RUN ...] [--baseline RUN ...] --record NAME
+
+Several runs are the seeds of one configuration. Kinds, levels and what is drawn when: `snnkd_jax/robustness.py`. The
+figures of a record: `experiments/noise_figures.py`.
+"""
+
+import dataclasses
+import datetime
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from snnkd_jax import data, provenance
+from snnkd_jax.backend import compilation_cache
+from snnkd_jax.config import Config, default_config
+from snnkd_jax.errors import InputError
+from snnkd_jax.noise_records import in_words, noise_table, summarise
+from snnkd_jax.records import NETWORKS, SEED_FIELDS
+from snnkd_jax.robustness import LEVELS, evaluate_noise
+from snnkd_jax.run_dir import read_json, write_json
+from snnkd_jax.trained import load_trained
+
+RESULTS = Path(__file__).parent / "results" / "noise"
+
+NOT_COMPARED = (*SEED_FIELDS, "keep_checkpoints", "checkpoint_every", "profile", "baseline")
+OBJECTIVE = (
+    *(f"{name}_weight" for name in ("ce", "kd", "feature")),
+    *("preset", "temperature", "teacher", "teacher_width", "teacher_epochs"),
+)
+"""What may differ between a student with and one without distillation."""
+
+
+def main(
+    runs: tyro.conf.Positional[list[Path]],
+    baseline: tuple[Path, ...] = (),
+    images: int | None = None,
+    seed: int = 0,
+    batch_size: int = 128,
+    dataset: str | None = None,
+    notes: str = "",
+    record: str | None = None,
+) -> None:
+    """Measure accuracy under noise.
+
+    Args:
+        runs: Directories of finished runs that differ in their seed only.
+        baseline: Runs of the same seeds without distillation: their student counts as the student without KD.
+        images: Use so many test images, spread evenly; None: all.
+        seed: Of the noise.
+        batch_size: Images that are classified together; a multiple of the number of devices.
+        dataset: What the data are, in words, such as "CIFAR-10 (JPEG copy)"; None: the data set's name.
+        notes: What else a reader of the record should know.
+        record: Write experiments/results/noise/<record>.json.
+    """
+    configs, networks = find_networks(runs, list(baseline))
+    test = data.load(configs[0].dataset)
+    n = len(test.test_labels)
+    if images is not None and not 1 <= images <= n:
+        raise InputError(f"images={images!r} must be 1 to {n}, the number of test images")
+    index = np.arange(n) if images is None else np.arange(images) * n // images
+    reports: dict[str, list[Any]] = {}
+    done: dict[Path, Any] = {}  # a teacher that several runs share is measured once
+    # The networks of a role are the same program, and each is loaded as a module of its own.
+    with tempfile.TemporaryDirectory() as cache, compilation_cache(Path(cache)):
+        for role, directories in networks.items():
+            for directory in directories:
+                if directory not in done:
+                    print(f"{NETWORKS[role]}: {directory}", file=sys.stderr)
+                    done[directory] = evaluate_noise(
+                        load_trained(directory.parent, directory.name),  # pyright: ignore[reportArgumentType] a role
+                        test.test_images[index],
+                        test.test_labels[index],
+                        seed,
+                        batch_size=batch_size,
+                        index=index,
+                    )
+                reports.setdefault(role, []).append(done[directory])
+    result = summarise(reports)
+    print(noise_table(result), in_words(result), sep="\n")
+    if record is not None:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        unset = dict.fromkeys(SEED_FIELDS)
+        result |= {
+            "kind": "noise",
+            "name": record,
+            "command": command(images, seed, batch_size),
+            "dataset": configs[0].dataset if dataset is None else dataset,
+            "seeds": [config.seed for config in configs],
+            "noise_seed": seed,
+            "images": len(index),
+            "levels": {kind: list(strengths) for kind, strengths in LEVELS.items()},
+            "config": {k: v for k, v in dataclasses.asdict(configs[0]).items() if k not in unset},
+            "versions": provenance.versions(["pillow"]),
+            "hardware": provenance.hardware(),
+            "commit": provenance.commit(),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "notes": notes,
+        }
+        write_json(RESULTS / f"{record}.json", result)
+
+
+def command(images: int | None, seed: int, batch_size: int) -> str:
+    """The command line without its paths."""
+    chosen = [] if images is None else ["--images", str(images)]
+    return shlex.join(
+        ["python", "experiments/robustness.py", *chosen, "--seed", str(seed), "--batch-size", str(batch_size)]
+    )
+
+
+def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config], dict[str, list[Path]]]:
+    """The configurations of the runs in the order of their seeds, and the directories of each role in that order.
+
+    Raises:
+        InputError: if the runs are not the seeds of one configuration, the baselines are not the same recipe without
+            distillation, or only some of the runs have a network.
+    """
+    if not runs:
+        raise InputError("runs are missing; name the directory of at least one finished run")
+    found = _by_seed("runs", runs)
+    configs, directories = [config for config, _ in found], [run for _, run in found]
+    _check_same("runs", configs, NOT_COMPARED)
+    candidates = {
+        "teacher": [_teacher(config, run) for config, run in found],
+        "student_baseline": [run / "student_baseline" for run in directories],
+        "student": [run / "student" for run in directories],
+    }
+    if not configs[0].objective().needs_teacher:
+        if baseline:
+            raise InputError(f"runs {runs[0]}, ... are without distillation themselves; leave baseline out")
+        candidates = {"student_baseline": candidates["student"]}
+    if baseline:
+        if any((directory / "network.json").is_file() for directory in candidates["student_baseline"]):
+            raise InputError(f"baseline {baseline[0]}: the runs have a student_baseline of their own; leave it out")
+        others = _by_seed("baseline", baseline)
+        if [config.seed for config, _ in others] != [config.seed for config in configs]:
+            raise InputError(f"baseline runs must have the seeds of the runs, {[config.seed for config in configs]}")
+        _check_same("runs and baseline", [*configs, *(config for config, _ in others)], (*NOT_COMPARED, *OBJECTIVE))
+        if distilled := [str(run) for config, run in others if config.objective().needs_teacher]:
+            raise InputError(f"baseline {', '.join(distilled)} was trained with a teacher; give runs with preset none")
+        candidates["student_baseline"] = [run / "student" for _, run in others]
+    networks = {}
+    for role, places in candidates.items():
+        present = [(place / "network.json").is_file() for place in places]
+        if any(present) and not all(present):
+            raise InputError(f"runs {', '.join(map(str, directories))}: only some of them have a {role}")
+        if all(present):
+            networks[role] = [place.resolve() for place in places]
+    if not networks:
+        raise InputError(f"runs {', '.join(map(str, directories))} have no network that was trained to its end")
+    return configs, networks
+
+
+def _by_seed(argument: str, runs: list[Path]) -> list[tuple[Config, Path]]:
+    """The runs with their configurations, by seed; options that a run is older than have their defaults."""
+    found = []
+    for run in runs:
+        saved = read_json(run / "config.json").get("config")
+        if not isinstance(saved, dict) or "dataset" not in saved:
+            raise InputError(f"{argument} {run}: its config.json is not a configuration of this program")
+        try:
+            found.append((dataclasses.replace(default_config(saved["dataset"]), **saved), run))
+        except TypeError as error:
+            raise InputError(f"{argument} {run}: its config.json is of another version ({error})") from error
+    found.sort(key=lambda item: item[0].seed)
+    seeds = [config.seed for config, _ in found]
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"{argument} {', '.join(map(str, runs))} repeat a seed: {seeds}")
+    return found
+
+
+def _check_same(argument: str, configs: list[Config], ignored: tuple[str, ...]) -> None:
+    for field in dataclasses.fields(Config):
+        values = {getattr(config, field.name) for config in configs}
+        if field.name not in ignored and len(values) > 1:
+            raise InputError(f"{argument} differ in {field.name} ({values}); a comparison holds the recipe fixed")
+
+
+def _teacher(config: Config, run: Path) -> Path:
+    """The run's own teacher, or the one that it was given, by its run or directly."""
+    if config.teacher_checkpoint is None or (run / "teacher" / "network.json").is_file():
+        return run / "teacher"
+    given = Path(config.teacher_checkpoint)
+    return given / "teacher" if (given / "teacher").is_dir() else given
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

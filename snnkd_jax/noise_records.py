@@ -1,0 +1,148 @@
+"""Accuracy under noise over several seeds, and what the README says about it.
+
+A record, `experiments/results/noise/<name>.json`, is what `experiments/robustness.py` writes: the reports of
+`snnkd_jax.robustness.evaluate_noise` of each network, summed up over runs that differ in their seed. Every quantity is
+`{"values", "mean", "std"}`, values in the order of `seeds`, std the sample standard deviation, None for one seed.
+"""
+
+import statistics
+from typing import Any
+
+from snnkd_jax.records import NETWORKS
+from snnkd_jax.robustness import GROUPS
+
+Report = dict[str, Any]
+
+
+def summarise(reports: dict[str, list[Report]]) -> dict[str, Any]:
+    """What a record has of its networks.
+
+    Args:
+        reports: role, a key of `NETWORKS`, to the report of each run, of the same kinds and levels.
+
+    Returns:
+        `networks`: role to `clean`, to `kinds` (each with `accuracy` by level, `mean` and `drop`, or None) and to
+        `mean`, by group of kinds. `comparison` of the student with that without KD, None if one of them is missing:
+        `kinds`, those that both have, `better`, those in which the mean over levels, averaged over runs, is higher with
+        KD, `gain`, the difference averaged over these kinds, and `clean_gain`, that without noise, both in accuracy.
+    """
+    comparison = None
+    if "student" in reports and "student_baseline" in reports:
+        comparison = _comparison(reports["student"], reports["student_baseline"])
+    return {"networks": {role: _network(runs) for role, runs in reports.items()}, "comparison": comparison}
+
+
+def _network(runs: list[Report]) -> dict[str, Any]:
+    kinds: dict[str, Any] = {}
+    for kind, entry in runs[0]["kinds"].items():
+        found = [run["kinds"][kind] for run in runs]
+        kinds[kind] = entry and {
+            "accuracy": [_over_runs(values) for values in zip(*(e["accuracy"] for e in found), strict=True)],
+            "mean": _over_runs(e["mean"] for e in found),
+            "drop": _over_runs(e["drop"] for e in found),
+        }
+    means = {
+        group: None if mean is None else _over_runs(run["mean"][group] for run in runs)
+        for group, mean in runs[0]["mean"].items()
+    }
+    return {"clean": _over_runs(run["clean"] for run in runs), "kinds": kinds, "mean": means}
+
+
+def _comparison(students: list[Report], baselines: list[Report]) -> dict[str, Any]:
+    kinds = [kind for kind in students[0]["kinds"] if students[0]["kinds"][kind] and baselines[0]["kinds"].get(kind)]
+    pairs = list(zip(students, baselines, strict=True))
+    gains = {kind: [s["kinds"][kind]["mean"] - b["kinds"][kind]["mean"] for s, b in pairs] for kind in kinds}
+    return {
+        "kinds": kinds,
+        "better": [kind for kind, values in gains.items() if statistics.fmean(values) > 0],
+        "gain": _over_runs(statistics.fmean(values) for values in zip(*gains.values(), strict=True)),
+        "clean_gain": _over_runs(s["clean"] - b["clean"] for s, b in pairs),
+    }
+
+
+def _over_runs(values: Any) -> dict[str, Any]:
+    values = list(values)
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return {"values": values, "mean": statistics.fmean(values), "std": std}
+
+
+def noise_section(records: list[dict[str, Any]]) -> str:
+    """The README's section on noise: the kinds in a picture, then a table, a figure and the command for each record."""
+    if not records:
+        return ""
+    parts = ["![Three images under each kind of noise, levels 0 to 5.](experiments/figures/noise-levels.png)\n"]
+    for record in records:
+        name, seeds = record["name"], ", ".join(map(str, record["seeds"]))
+        parts += [
+            noise_table(record),
+            f"[{name}](experiments/results/noise/{name}.json): {record['dataset']}, {_described(record)}; test "
+            f"accuracy in %, each kind's mean over its five levels, ± standard deviation over seeds {seeds}; "
+            f"{record['images']} test images, the same noise for every network. {in_words(record)} "
+            f"[By level](experiments/figures/noise-{name}.svg). `{record['command']}` with the runs, on "
+            f"{record['hardware']}. {record['notes']}".rstrip()
+            + "\n",
+        ]
+    return "\n".join(parts)
+
+
+def noise_table(record: dict[str, Any]) -> str:
+    """A row for each kind of noise and for the means over them, a column for each network, and one for the gain."""
+    networks = record["networks"]
+    rows: dict[str, list[dict[str, Any] | None]] = {"none": [network["clean"] for network in networks.values()]}
+    for kind in next(iter(networks.values()))["kinds"]:
+        rows[kind.replace("_", " ")] = [(network["kinds"][kind] or {}).get("mean") for network in networks.values()]
+    for group, title in _GROUP_TITLES.items():
+        means = [network["mean"][group] for network in networks.values()]
+        if any(means):
+            rows[f"**{title.format(len(GROUPS[group]))}**"] = means
+    columns = [NETWORKS[role] for role in networks]
+    compared = record["comparison"] is not None
+    lines = [
+        f"| noise | {' | '.join([*columns, 'gain by KD'] if compared else columns)} |",
+        f"| {' | '.join(['---'] * (1 + len(columns) + compared))} |",
+    ]
+    for title, entries in rows.items():
+        cells = [_percent(entry) for entry in entries]
+        if compared:
+            by_role = dict(zip(networks, entries, strict=True))
+            cells.append(_gain(by_role["student"], by_role["student_baseline"]))
+        lines.append(f"| {' | '.join([title, *cells])} |")
+    return "\n".join(lines) + "\n"
+
+
+_GROUP_TITLES = {"image": "mean of the {} on images", "layer": "mean of the {} between layers", "all": "mean of all {}"}
+
+
+def in_words(record: dict[str, Any]) -> str:
+    """In how many kinds the student with KD is the better one, and by how much on average; empty without the pair."""
+    found = record["comparison"]
+    if found is None:
+        return ""
+    gain, clean = (_points(found[name]) for name in ("gain", "clean_gain"))
+    return (
+        f"With KD the student is better in {len(found['better'])} of {len(found['kinds'])} kinds, by {gain} points on "
+        f"average; without noise by {clean}."
+    )
+
+
+def _described(record: dict[str, Any]) -> str:
+    config = record["config"]
+    return f"{config['student']}, width {config['width']:g}, T = {config['num_steps']}, {config['preset']}"
+
+
+def _gain(student: dict[str, Any] | None, baseline: dict[str, Any] | None) -> str:
+    if student is None or baseline is None:
+        return "–"
+    return _points(_over_runs(a - b for a, b in zip(student["values"], baseline["values"], strict=True)))
+
+
+def _percent(entry: dict[str, Any] | None) -> str:
+    return "–" if entry is None else f"{100 * entry['mean']:.2f}{_spread(entry)}"
+
+
+def _points(entry: dict[str, Any]) -> str:
+    return f"{100 * entry['mean']:+.2f}{_spread(entry)}"
+
+
+def _spread(entry: dict[str, Any]) -> str:
+    return "" if entry["std"] is None else f" ± {100 * entry['std']:.2f}"
