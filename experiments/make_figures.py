@@ -3,23 +3,30 @@
 import sys
 from pathlib import Path
 
+import figure_noise
 import figure_speed
 import figure_steps
 import matplotlib as mpl  # pyright: ignore[reportMissingImports]
 
+from snnkd_jax import data
 from snnkd_jax.errors import InputError
 from snnkd_jax.records import read_records
 
 HERE = Path(__file__).parent
-FIGURES = {"speed": figure_speed.draw, "steps": figure_steps.draw}
-"""Folder of records to the function that draws them."""
+FIGURES = HERE / "figures"
+OF_ALL = {"speed": figure_speed.draw, "steps": figure_steps.draw}
+"""Folder of records to the function that draws one figure of them."""
 
 if __name__ == "__main__":
     mpl.use("svg")
     try:
-        for name, draw in FIGURES.items():
+        for name, draw in OF_ALL.items():
             if records := read_records(HERE / "results" / name):
-                draw(records, HERE / "figures" / f"{name}.svg")
+                draw(records, FIGURES / f"{name}.svg")
+        # Of the data set that may be shown anywhere.
+        figure_noise.draw_levels(data.load("digits"), FIGURES / "noise-levels.png")
+        for record in read_records(HERE / "results" / "noise"):
+            figure_noise.draw_curves(record, FIGURES / f"noise-{record['name']}.svg")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

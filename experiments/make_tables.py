@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from snnkd_jax.energy_records import energy_section
+from snnkd_jax.noise_records import noise_section
 from snnkd_jax.records import read_records, tables, with_sections
 from snnkd_jax.speed_records import speed_section
 from snnkd_jax.step_records import steps_section
@@ -15,6 +16,7 @@ RESULTS = ROOT / "experiments" / "results"
 SECTIONS: dict[str, tuple[Path, Callable[[list[dict[str, Any]]], str]]] = {
     "results": (RESULTS, tables),
     "steps": (RESULTS / "steps", steps_section),
+    "noise": (RESULTS / "noise", noise_section),
     "energy": (RESULTS / "energy", energy_section),
     "speed": (RESULTS / "speed", speed_section),
 }

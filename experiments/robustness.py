@@ -3,11 +3,10 @@
     python experiments/robustness.py RUN [RUN ...] [--baseline RUN ...] --record NAME
 
 Several runs are the seeds of one configuration. Kinds, levels and what is drawn when: `snnkd_jax/robustness.py`. The
-figures of a record: `experiments/noise_figures.py`.
+figures of a record: `experiments/make_figures.py`.
 """
 
 import dataclasses
-import datetime
 import shlex
 import sys
 import tempfile
@@ -17,21 +16,21 @@ from typing import Any
 import numpy as np
 import tyro
 
-from snnkd_jax import data, provenance
+from snnkd_jax import data
 from snnkd_jax.backend import compilation_cache
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
 from snnkd_jax.noise_records import in_words, noise_table, summarise
-from snnkd_jax.records import NETWORKS, SEED_FIELDS
+from snnkd_jax.records import NETWORKS, SEED_FIELDS, write_record
 from snnkd_jax.robustness import LEVELS, evaluate_noise
-from snnkd_jax.run_dir import read_json, write_json
+from snnkd_jax.run_dir import read_json
 from snnkd_jax.trained import load_trained
 
 RESULTS = Path(__file__).parent / "results" / "noise"
 
 NOT_COMPARED = (*SEED_FIELDS, "keep_checkpoints", "checkpoint_every", "profile", "baseline")
 OBJECTIVE = (
-    *(f"{name}_weight" for name in ("ce", "kd", "feature")),
+    *(f"{name}_weight" for name in ("ce", "kd", "steps", "feature")),
     *("preset", "temperature", "teacher", "teacher_width", "teacher_epochs"),
 )
 """What may differ between a student with and one without distillation."""
@@ -85,11 +84,8 @@ def main(
     result = summarise(reports)
     print(noise_table(result), in_words(result), sep="\n")
     if record is not None:
-        RESULTS.mkdir(parents=True, exist_ok=True)
         unset = dict.fromkeys(SEED_FIELDS)
         result |= {
-            "kind": "noise",
-            "name": record,
             "command": command(images, seed, batch_size),
             "dataset": configs[0].dataset if dataset is None else dataset,
             "seeds": [config.seed for config in configs],
@@ -97,13 +93,9 @@ def main(
             "images": len(index),
             "levels": {kind: list(strengths) for kind, strengths in LEVELS.items()},
             "config": {k: v for k, v in dataclasses.asdict(configs[0]).items() if k not in unset},
-            "versions": provenance.versions(["pillow"]),
-            "hardware": provenance.hardware(),
-            "commit": provenance.commit(),
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "notes": notes,
         }
-        write_json(RESULTS / f"{record}.json", result)
+        write_record(RESULTS, "noise", record, result, versions=["pillow"])
 
 
 def command(images: int | None, seed: int, batch_size: int) -> str:

@@ -57,7 +57,8 @@ class Config:
     teacher_width: float | None = None
     """Multiplier of the teacher's channels; None: as --width."""
     preset: str = "kdsnn-feature"
-    """Distillation objective: none, kdsnn-response, kdsnn-feature, kdsnn (both) or temporal."""
+    """Distillation objective: none, kdsnn-response, kdsnn-feature, kdsnn (both), kdsnn-last, lasnn, sakd, bkdsnn, enof,
+    tet, temporal, tks, tser, hta-kl, dist or strong2weak."""
     num_steps: int = 4
     """T, the student's time steps per image."""
     epochs: int = 200

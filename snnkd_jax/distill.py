@@ -25,7 +25,30 @@ of a kind. With `per_step`, `ce` and `kd` are means over t of the term of z[t] i
 `snnkd_jax.losses` and `snnkd_jax.feature_losses` have the equations. Stages are paired by the size of their maps. The
 loss is the weighted sum of the terms' means over the batch.
 
-PRESETS_TABLE
+| preset           | source                               | weights and temperature                                  |
+| ---------------- | ------------------------------------ | -------------------------------------------------------- |
+| `none`           | direct training, no teacher          |                                                          |
+| `kdsnn-response` | KDSNN, CVPR 2023, 2304.05627         | a guess                                                  |
+| `kdsnn-feature`  | the same, read as Heo et al. 2019    | a guess: the largest that did no harm on `digits`        |
+| `kdsnn`          | the sum of both                      |                                                          |
+| `kdsnn-last`     | what others call KDSNN               | BKDSNN's code, ImageNet                                  |
+| `lasnn`          | LaSNN 2023, 2304.09101               | attention transfer's code; that LaSNN has them: a guess  |
+| `sakd`           | SAKD, Neural Networks 2024           | its code, CIFAR; it begins with the teacher's weights    |
+| `bkdsnn`         | BKDSNN, ECCV 2024, 2407.09083        | its code, CIFAR-10; its `kd` term weighs the examples    |
+| `enof`           | EnOF, NeurIPS 2024                   | a guess; it also has a ReLU as the last activation       |
+| `tet`            | TET, ICLR 2022, 2202.11946           | its code, CIFAR10-DVS                                    |
+| `temporal`       | temporal decoupling, ICML 2025,      | published, CIFAR                                         |
+|                  | 2501.15925                           |                                                          |
+| `tks`            | TKS 2024, 2304.06540                 | the mean over training of its schedule from 0 to 0.7     |
+| `tser`           | TSER, CVPR 2025, 2503.03144          | a guess                                                  |
+| `hta-kl`         | HTA-KL 2025, 2504.20445              | a guess, of the term too                                 |
+| `dist`           | DIST, NeurIPS 2022, 2205.10536       | its code, CIFAR-100                                      |
+| `strong2weak`    | Strong2Weak, NeurIPS 2025,           | as reported by others                                    |
+|                  | 2510.07924                           |                                                          |
+
+Departures. Heo et al.: the margin is the mean of the negative responses in the batch, not the one that the teacher's
+batch-norm parameters predict; it needs nothing of the teacher but its features. Connectors are 1x1 convolutions with
+batch norm for all methods. Codes that could be read were those of BKDSNN, SAKD, TET, TKS, DIST and temporal decoupling.
 """
 
 import dataclasses
@@ -127,7 +150,7 @@ PRESETS: dict[str, Objective] = {
     "tser": Objective(ce_weight=0.5, kd_weight=0.5, steps="entropy", steps_weight=0.1, per_step=True),
     "hta-kl": Objective(kd="head-tail", kd_weight=1.0),
     "dist": Objective(kd="dist", kd_weight=2.0),
-    "strong2weak": Objective(steps="strong2weak", steps_weight=0.25, temperature=2.0),
+    "strong2weak": Objective(steps="strong2weak", steps_weight=1.0, temperature=2.0),
 }
 
 

@@ -14,7 +14,7 @@ MAP = (1, 2, 3)  # axes of one example
 
 
 def _squares(student: Array, teacher: Array) -> Array:
-    return jnp.square(student.astype(jnp.float32) - jax.lax.stop_gradient(teacher.astype(jnp.float32)))
+    return jnp.square(student - jax.lax.stop_gradient(teacher.astype(jnp.float32)))
 
 
 def squared_distance(student: Array, teacher: Array) -> Array:

@@ -103,7 +103,7 @@ def temporal_sharing(logits: Array, labels: Array, temperature: float) -> Array:
         d[t] = tau^2 KL(softmax(z' / tau) || softmax(z[t] / tau))      in nats
 
     Departures from the authors' code, which sums the steps that are right and softens only the target: both would tie
-    the temperature to the number of such steps.
+    the temperature to the number of such steps. Nor do they stop the gradient of the target.
 
     Args:
         logits: z[t], `[B, T, K]`.
@@ -223,8 +223,8 @@ def strong_to_weak(logits: Array, temperature: float) -> Array:
         c[t] = mean_b max_k softmax(z[t])[k],   s = argmax_t c[t],   w = argmin_t c[t]
         d = tau^2 KL(softmax(z[s] / tau) || softmax(z[w] / tau))      in nats; 0 for T = 1
 
-    The steps are chosen for the whole batch, as the authors do: that choice is all that examples share. The factor
-    tau^2 is not in the authors' pseudocode: their weight of 1 is 1 / tau^2 here.
+    The steps are chosen for the whole batch, as the authors do: that choice is all that examples share. Whether the
+    factor tau^2 is theirs is not certain: it is not in their pseudocode.
 
     Args:
         logits: z[t], `[B, T, K]`.

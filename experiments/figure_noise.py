@@ -1,43 +1,19 @@
-"""Draw the figures of noise; needs matplotlib (extra `bench`).
+"""The figures of noise: what the levels look like, and accuracy against level."""
 
-    python experiments/noise_figures.py [--dataset cifar10]
-
-`figures/noise-levels.png`: three test images under each kind of noise on images, levels 0 to 5, at the draws of seed 0.
-`figures/noise-<name>.svg`: accuracy against level of each kind, for each record in `results/noise/`. The same input
-gives the same bytes.
-"""
-
-import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import matplotlib as mpl  # pyright: ignore[reportMissingImports]
 import numpy as np
-import tyro
+from figure_style import STYLE
+from matplotlib import pyplot as plt  # pyright: ignore[reportMissingImports]
 
 from snnkd_jax import data
 from snnkd_jax.corruptions import IMAGE_LEVELS, MAX_LEVEL, corrupt
-from snnkd_jax.errors import InputError
-from snnkd_jax.records import NETWORKS, read_records
+from snnkd_jax.records import NETWORKS
 
-mpl.use("svg")
-from matplotlib import pyplot as plt  # pyright: ignore[reportMissingImports]
-
-HERE = Path(__file__).parent
-FIGURES = HERE / "figures"
 COLOURS = {"teacher": "#888888", "student_baseline": "#d9822b", "student": "#1f6fb2"}
-STYLE = {
-    "svg.hashsalt": "noise",
-    "svg.fonttype": "path",
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-    "savefig.facecolor": "white",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-}
 GAP = 2  # white pixels between images
 
 
@@ -97,22 +73,3 @@ def draw_curves(record: dict[str, Any], path: Path) -> None:
         figure.supylabel("test accuracy, %")
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)
-
-
-def main(dataset: str = "cifar10") -> None:
-    """Draw the figures.
-
-    Args:
-        dataset: Whose test images the contact sheet shows.
-    """
-    draw_levels(data.load(dataset), FIGURES / "noise-levels.png")
-    for record in read_records(HERE / "results" / "noise"):
-        draw_curves(record, FIGURES / f"noise-{record['name']}.svg")
-
-
-if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
