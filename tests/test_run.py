@@ -24,8 +24,12 @@ import pytest
 from snnkd_jax import data
 from snnkd_jax.cli import main, table
 from snnkd_jax.config import Config, default_config
+from snnkd_jax.convert import convert
+from snnkd_jax.errors import InputError
+from snnkd_jax.inference import accuracy_by_step, logits_by_step
 from snnkd_jax.metrics import MetricsLog
 from snnkd_jax.profiling import PROFILED_STEPS, Profiler
+from snnkd_jax.trained import load_trained
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "experiments" / "cifar_distill.py"
@@ -251,6 +255,39 @@ def test_teacher_of_another_run_gives_the_same_student(finished, tmp_path):
     assert results[0]["teacher"] == results[1]["teacher"]
 
 
+def test_a_teacher_alone_is_trained_quantised_and_converted(tmp_path):
+    run_dir = tmp_path / "teacher"
+    arguments = [*TINY, "--epochs", "1", "--teacher-only", "--teacher-levels", "4"]
+    assert main([*arguments, "--run-dir", str(run_dir)]) == 0
+    accuracy = json.loads((run_dir / "result.json").read_text())["test_accuracy"]
+    assert accuracy["student"] is None
+    teacher = load_trained(run_dir, "teacher")
+    converted = convert(teacher, data.load("digits").train_images, 1)
+    logits = logits_by_step(
+        converted.network, converted.variables, converted.normalisation, data.load("digits").test_images, 2
+    )
+    assert logits.shape == (360, 2, 10)
+    with pytest.raises(InputError, match=r"no student that was trained to its end"):
+        load_trained(run_dir)
+
+
+def test_a_finished_network_is_loaded_as_it_was(finished, tmp_path):
+    """It gives the test accuracy that the run reported, at each step; a damaged description is refused."""
+    student = load_trained(finished)
+    assert (student.config.student, student.config.width, student.dataset) == ("convnet", 0.1, "digits")
+    digits = data.load("digits")
+    logits = logits_by_step(student.network, student.variables, student.normalisation, digits.test_images, 2)
+    expected = json.loads((finished / "result.json").read_text())["test_accuracy_by_step"]["student"]
+    np.testing.assert_allclose(accuracy_by_step(logits, digits.test_labels), expected, atol=1e-6)
+    assert student.with_steps(7).num_steps == 7
+    with pytest.raises(InputError, match="no time steps"):
+        load_trained(finished, "teacher").with_steps(2)
+    shutil.copytree(finished, tmp_path / "damaged")
+    (tmp_path / "damaged" / "student" / "network.json").write_text('{"spiking": null}')
+    with pytest.raises(InputError, match=r"network\.json is damaged"):
+        load_trained(tmp_path / "damaged")
+
+
 def refused(capsys, arguments: list[str]) -> str:
     """The one line on stderr with which the program ends."""
     capsys.readouterr()
@@ -271,6 +308,10 @@ def refused(capsys, arguments: list[str]) -> str:
         (["--preset", "kdsn"], ["preset", "kdsn", "did you mean kdsnn"]),
         (["--tau", "0.5"], ["tau=0.5", ">= 1"]),
         (["--tau", "nan"], ["tau=nan"]),
+        (["--teacher-levels", "0"], ["levels=0", "at least 1"]),
+        (["--teacher-only", "--preset", "none"], ["teacher_only", "trains no teacher"]),
+        (["--steps-weight", "-1"], ["steps_weight=-1.0"]),
+        (["--preset", "enof"], ["classifier reads", "another preset"]),
         (["--num-steps", "0"], ["num_steps=0"]),
         (["--epochs", "0"], ["epochs=0"]),
         (["--batch-size", "12"], ["batch_size=12", "devices, 8"]),
