@@ -1,6 +1,6 @@
 """How far rate-based gradients point the way of backpropagation through time, layer by layer.
 
-    python experiments/gradient_agreement.py --dataset cifar10 --student vgg11 ... [--run RUN]
+    python experiments/gradient_agreement.py --dataset cifar10 --student vgg11 ... [--run RUN] [--record NAME]
 
 Takes the arguments of `cifar_distill.py`. Cosine and ratio of norms (rate to exact) of the gradient of the mean logits'
 cross-entropy on one training batch, with fresh weights, or with those of the student in RUN.
@@ -15,33 +15,39 @@ import jax.numpy as jnp
 import tyro
 
 from snnkd_jax import data
-from snnkd_jax.backend import compile_options, data_mesh
+from snnkd_jax.backend import compile_options
 from snnkd_jax.batches import split_validation, train_batch
-from snnkd_jax.checkpoint import load_network
 from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError
 from snnkd_jax.experiment import pixel_statistics
 from snnkd_jax.losses import cross_entropy
+from snnkd_jax.records import write_record
+from snnkd_jax.trained import load_trained
+
+RESULTS = Path(__file__).parent / "results" / "speed"
 
 
-def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None) -> None:
+def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, record: str | None = None) -> None:
     """Print the table.
 
     Args:
         config: As of cifar_distill.py.
-        run: Finished run whose student's weights are taken.
+        run: Finished run whose student is taken instead; of the other arguments, batch size and seed still count.
+        record: Write experiments/results/speed/<record>.json.
     """
+    student = None if run is None else load_trained(run)
+    if student is not None:
+        config = dataclasses.replace(student.config, batch_size=config.batch_size, seed=config.seed)
     dataset = data.load(config.dataset)
     training, _ = split_validation(dataset, config.validation_fraction, config.seed)
     batch = train_batch(training, config.batch_size, config.seed, 0)
     images, labels = pixel_statistics(dataset)(jnp.asarray(batch["images"])), jnp.asarray(batch["labels"])
-    networks = [
+    exact, rate = (
         dataclasses.replace(config, backprop=backprop, bptt_epochs=0).build_student(dataset.num_classes)
         for backprop in ("bptt", "rate")
-    ]
-    variables = networks[0].init(jax.random.key(config.seed), dataset.image_shape)
-    if run is not None:
-        variables = load_network(run / "student", jax.eval_shape(lambda: variables), data_mesh())
+    )
+    fresh = exact.init(jax.random.key(config.seed), dataset.image_shape)
+    variables = fresh if student is None else student.variables
 
     def gradient(network):
         def loss(params):
@@ -50,15 +56,20 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None) -> 
 
         return jax.jit(jax.grad(loss), compiler_options=compile_options())(variables["params"])
 
-    exact, rate = (jax.tree_util.tree_leaves_with_path(gradient(network)) for network in networks)
-    rows = [("/".join(key.key for key in path), a, b) for (path, a), (_, b) in zip(exact, rate, strict=True)]
+    leaves = [jax.tree_util.tree_leaves_with_path(gradient(network)) for network in (exact, rate)]
+    rows = [("/".join(key.key for key in path), a, b) for (path, a), (_, b) in zip(*leaves, strict=True)]
     rows = [row for row in rows if row[0].endswith("kernel")]
-    flat = [jnp.concatenate([x.ravel() for _, x in leaves]) for leaves in (exact, rate)]
+    flat = [jnp.concatenate([x.ravel() for _, x in part]) for part in leaves]
     rows.append(("all", flat[0], flat[1]))
+    layers = {}
     for name, a, b in rows:
         norms = jnp.linalg.norm(a.ravel()), jnp.linalg.norm(b.ravel())
-        print(f"{name:40} cosine {float(a.ravel() @ b.ravel() / norms[0] / norms[1]):6.3f}", end="")
-        print(f"  norm ratio {float(norms[1] / norms[0]):6.3f}")
+        cosine, ratio = float(a.ravel() @ b.ravel() / norms[0] / norms[1]), float(norms[1] / norms[0])
+        layers[name.removesuffix("/kernel")] = {"cosine": cosine, "norm_ratio": ratio}
+        print(f"{name:40} cosine {cosine:6.3f}  norm ratio {ratio:6.3f}")
+    if record is not None:
+        content = {"layers": layers, "trained": run is not None, "config": dataclasses.asdict(config)}
+        write_record(RESULTS, "gradients", record, content)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 | `benchmark`  | `experiments/benchmark.py`: steps per second of this library and of others       |
 | `time`       | `experiments/time_to_accuracy.py`: whole trainings, to an accuracy               |
 | `early-exit` | `experiments/early_exit.py`: a student that stops when it is sure                |
+| `gradients`  | `experiments/gradient_agreement.py`: rate-based gradients beside exact ones      |
 """
 
 from typing import Any
@@ -16,8 +17,8 @@ SPEED_COLUMNS = {"train": ("train", "rate"), "train with KD": ("kd", "kd-rate"),
 
 
 def speed_section(records: list[dict[str, Any]]) -> str:
-    """The README's section on speed, from records of the three kinds."""
-    by_kind = {kind: [r for r in records if r["kind"] == kind] for kind in ("benchmark", "time", "early-exit")}
+    """The README's section on speed, from records of the four kinds."""
+    by_kind = {kind: [r for r in records if r["kind"] == kind] for kind in _WRITERS}
     figure = "![Images per second in training, a bar for each library.](experiments/figures/speed.svg)\n"
     parts = [figure] if by_kind["benchmark"] else []
     parts += [text for kind in by_kind if (text := _WRITERS[kind](by_kind[kind]))]
@@ -150,4 +151,34 @@ def early_exit_table(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-_WRITERS = {"benchmark": benchmark_tables, "time": time_table, "early-exit": early_exit_table}
+def gradient_table(records: list[dict[str, Any]]) -> str:
+    """A row for each record: how far rate-based gradients point the way of the exact ones."""
+    if not records:
+        return ""
+    lines = [
+        "| student | T | weights | cosine, all weights | least and greatest of a layer | norm, rate to exact |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in records:
+        config, layers = r["config"], r["layers"]
+        cosines = [layer["cosine"] for name, layer in layers.items() if name != "all"]
+        cells = [
+            f"{config['student']}, width {config['width']:g}",
+            str(config["num_steps"]),
+            "trained" if r["trained"] else "fresh",
+            f"{layers['all']['cosine']:.2f}",
+            f"{min(cosines):.2f}, {max(cosines):.2f}",
+            f"{layers['all']['norm_ratio']:.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    names = ", ".join(f"[{r['name']}](experiments/results/speed/{r['name']}.json)" for r in records)
+    lines += ["", f"{names}: gradients of the cross-entropy on one batch of {records[0]['config']['dataset']}."]
+    return "\n".join(lines) + "\n"
+
+
+_WRITERS = {
+    "benchmark": benchmark_tables,
+    "time": time_table,
+    "early-exit": early_exit_table,
+    "gradients": gradient_table,
+}

@@ -14,7 +14,7 @@ import tyro
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
 from snnkd_jax.records import command, make_record, tables, with_sections
-from snnkd_jax.speed_records import benchmark_tables, early_exit_table, time_table
+from snnkd_jax.speed_records import benchmark_tables, early_exit_table, gradient_table, time_table
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "experiments" / "results"
@@ -204,6 +204,18 @@ def test_committed_record(path):
         assert metric["mean"] == pytest.approx(statistics.fmean(metric["values"]))
         if len(metric["values"]) > 1:
             assert metric["std"] == pytest.approx(statistics.stdev(metric["values"]))
+
+
+def test_gradients_show_all_weights_and_the_extremes():
+    layer = {"cosine": 0.25, "norm_ratio": 1.5}
+    record = {
+        "name": "x",
+        "layers": {"conv1": layer, "head": layer | {"cosine": 0.75}, "all": {"cosine": 0.5, "norm_ratio": 1.25}},
+        "trained": True,
+        "config": {"student": "vgg11", "width": 0.25, "num_steps": 4, "dataset": "cifar10"},
+    }
+    row = gradient_table([record]).splitlines()[2]
+    assert row == "| vgg11, width 0.25 | 4 | trained | 0.50 | 0.25, 0.75 | 1.25 |"
 
 
 @pytest.mark.parametrize("path", sorted((RECORDS / "speed").glob("*.json")), ids=lambda path: path.stem)
