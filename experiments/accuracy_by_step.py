@@ -6,6 +6,7 @@ The runs are one configuration with several seeds. Every spiking network that th
 The thresholds of early exit are chosen on the validation split, for several losses of accuracy there.
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,19 @@ from typing import Any
 import tyro
 
 from snnkd_jax import data
-from snnkd_jax.batches import split_validation
+from snnkd_jax.batches import Batch, split_validation
 from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference import accuracy_by_step, accuracy_with_exit, choose_threshold, logits_by_step
-from snnkd_jax.records import mean_and_std, write_record
+from snnkd_jax.recipe import BOOKKEEPING, SEED, check_same, runs_by_seed
+from snnkd_jax.records import command, mean_and_std, write_record
 from snnkd_jax.run_dir import read_json
-from snnkd_jax.trained import load_trained
+from snnkd_jax.trained import Role, Trained, load_trained
 
 STEPS = Path(__file__).parent / "results" / "steps"
 SHOWN = (1, 2, 3, 4, 6, 8, 16, 32, 64, 128, 256)
 TOLERANCES = (0.0, 0.002, 0.005, 0.01, 0.02)
-ROLES = {"student_baseline": "without KD", "student": "with KD"}
+ROLES: tuple[Role, ...] = ("student_baseline", "student")
 
 
 def main(
@@ -43,60 +45,76 @@ def main(
         record: Write experiments/results/steps/<record>.json.
         notes: What a reader should know.
     """
-    entries: dict[str, dict[str, Any]] = {}
-    for run in runs:
-        config = Config(**read_json(run / "config.json")["config"])
-        images = data.load(config.dataset)
-        _, validation = split_validation(images, config.validation_fraction, config.seed)
-        for role, how in ROLES.items():
-            if not (run / role).exists():
-                continue
-            student = load_trained(run, role)  # pyright: ignore[reportArgumentType]
-            preset = f" ({config.preset})" if role == "student" and config.preset != "none" else ""
-            how = "without KD" if config.preset == "none" else how
-            entry = entries.setdefault(
-                role,
-                {
-                    "method": f"student {how}{preset}, trained at T = {config.num_steps}",
-                    "network": f"{config.student}, width {config.width:g}",
-                    "accuracy": [],
-                    "exits": [],
-                },
-            )
-            one = student.with_steps(1)
-
-            def steps_of(pixels, num_steps, one=one, student=student):
-                return logits_by_step(one, student.variables, student.normalisation, pixels, num_steps)
-
-            logits = steps_of(images.test_images, num_steps)
-            held_out = steps_of(validation["images"], config.num_steps)
-            entry["accuracy"].append(accuracy_by_step(logits, images.test_labels).tolist())
-            entry["exits"].append([])
-            for tolerance in TOLERANCES:
-                threshold, _ = choose_threshold(held_out, validation["labels"], tolerance)
-                taken = accuracy_with_exit(logits[:, : config.num_steps], images.test_labels, threshold)
-                entry["exits"][-1].append(
-                    {"tolerance": tolerance, "threshold": threshold, "accuracy": taken[0], "mean_steps": taken[1]}
-                )
+    found = runs_by_seed("runs", runs)
+    check_same("runs", [config for config, _ in found], (*SEED, *BOOKKEEPING))
+    config = found[0][0]
+    roles = [role for role in ROLES if any((run / role).is_dir() for run in runs)]
+    if "student" not in roles:
+        raise InputError(f"runs {', '.join(map(str, runs))} have no student")
+    images = data.load(config.dataset)
+    entries = []
+    for role in roles:
+        entry = {
+            "method": f"{_title(config, role)}, trained at T = {config.num_steps}",
+            "network": f"{config.student}, width {config.width:g}",
+            "accuracy": [],
+            "exits": [],
+        }
+        for of_seed, run in found:
             print(f"{run}: {entry['method']}", file=sys.stderr)
-    print_accuracies(list(entries.values()))
+            _, validation = split_validation(images, of_seed.validation_fraction, of_seed.seed)
+            by_step, exits = evaluated(load_trained(run, role), images, validation, config.num_steps, num_steps)
+            entry["accuracy"].append(by_step)
+            entry["exits"].append(exits)
+        entries.append(entry)
+    print_accuracies(entries)
     if record is not None:
-        write_record(STEPS, "steps", record, labelled(runs, dataset, list(entries.values()), notes))
+        options = f"--num-steps {num_steps} --dataset {dataset!r}"
+        content = content_of(
+            found, f"python experiments/accuracy_by_step.py RUN ... {options}", dataset, entries, notes
+        )
+        write_record(STEPS, "steps", record, content)
 
 
-def labelled(runs: list[Path], dataset: str, entries: list[dict[str, Any]], notes: str) -> dict[str, Any]:
-    """The content of a record; raises `InputError` if the runs differ in more than their seed."""
-    started = [read_json(run / "config.json") for run in runs]
-    may_differ = ("seed", "run_dir", "teacher_checkpoint")
-    configs = [{k: v for k, v in s["config"].items() if k not in may_differ} for s in started]
-    if any(config != configs[0] for config in configs):
-        raise InputError(f"runs {', '.join(map(str, runs))} are not of one configuration")
+def _title(config: Config, role: str) -> str:
+    """Of a student, in words."""
+    if role == "student_baseline" or config.is_plain:
+        return "student without KD"
+    return f"student, {config.preset}"
+
+
+def evaluated(
+    student: Trained, images: data.Dataset, validation: Batch, trained_steps: int, num_steps: int
+) -> tuple[list[float], list[dict[str, float]]]:
+    """Test accuracy by the first 1, 2, ..., `num_steps` steps, and with early exit for each of `TOLERANCES`.
+
+    Early exit takes at most the steps of training; its thresholds are chosen on `validation`.
+    """
+    one = student.with_steps(1)
+    logits = logits_by_step(one, student.variables, student.normalisation, images.test_images, num_steps)
+    held_out = logits_by_step(one, student.variables, student.normalisation, validation["images"], trained_steps)
+    exits = []
+    for tolerance in TOLERANCES:
+        threshold, _ = choose_threshold(held_out, validation["labels"], tolerance)
+        accuracy, steps = accuracy_with_exit(logits[:, :trained_steps], images.test_labels, threshold)
+        exits.append({"tolerance": tolerance, "threshold": threshold, "accuracy": accuracy, "mean_steps": steps})
+    return accuracy_by_step(logits, images.test_labels).tolist(), exits
+
+
+def content_of(
+    found: list[tuple[Config, Path]], script: str, dataset: str, entries: list[dict[str, Any]], notes: str
+) -> dict[str, Any]:
+    """The content of a record of runs, whose machine, versions and commit it keeps beside those of the evaluation."""
+    config, run = found[0]
+    started = read_json(run / "config.json")
     return {
+        "command": script,
+        "run_command": command(config),
         "dataset": dataset,
-        "seeds": [s["config"]["seed"] for s in started],
+        "seeds": [config.seed for config, _ in found],
         "entries": entries,
-        "config": configs[0],
-        "trained": {name: started[0][name] for name in ("versions", "hardware", "commit")},
+        "config": {name: value for name, value in dataclasses.asdict(config).items() if name not in SEED},
+        "trained": {name: started[name] for name in ("versions", "hardware", "commit")},
         "notes": notes,
     }
 

@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 
 import tyro
-from accuracy_by_step import STEPS, labelled, print_accuracies
+from accuracy_by_step import STEPS, content_of, print_accuracies
 
 from snnkd_jax import data
 from snnkd_jax.convert import convert
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference import accuracy_by_step, logits_by_step
 from snnkd_jax.models.conversion import is_quantised
+from snnkd_jax.recipe import BOOKKEEPING, SEED, check_same, runs_by_seed
 from snnkd_jax.records import write_record
 from snnkd_jax.run_dir import read_json
 from snnkd_jax.trained import load_trained
@@ -42,10 +43,12 @@ def main(
         record: Write experiments/results/steps/<record>.json.
         notes: What a reader should know.
     """
+    found = runs_by_seed("runs", runs)
+    check_same("runs", [config for config, _ in found], (*SEED, *BOOKKEEPING))
+    images = data.load(found[0][0].dataset)
     accuracies, ordinary, method, network = [], [], "", ""
-    for run in runs:
+    for _, run in found:
         teacher = load_trained(run, "teacher")
-        images = data.load(teacher.dataset)
         quantised = is_quantised(teacher.network)
         method = f"QCFS, L = {teacher.config.teacher_levels}" if quantised else f"percentile {percentile:g}"
         converted = convert(teacher, images.train_images, AT_A_TIME, percentile)
@@ -59,7 +62,9 @@ def main(
     entry = {"method": f"conversion, {method}", "network": network, "accuracy": accuracies, "ordinary": ordinary}
     print_accuracies([entry])
     if record is not None:
-        write_record(STEPS, "steps", record, labelled(runs, dataset, [entry], notes))
+        options = f"--num-steps {num_steps} --percentile {percentile:g} --dataset {dataset!r}"
+        script = f"python experiments/convert.py RUN ... {options}"
+        write_record(STEPS, "steps", record, content_of(found, script, dataset, [entry], notes))
 
 
 if __name__ == "__main__":

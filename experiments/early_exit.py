@@ -6,6 +6,7 @@ The threshold is chosen on the validation split, as the lowest that loses at mos
 and accuracy are those of the test set. Batches of the two take turns; compilation is not counted.
 """
 
+import dataclasses
 import json
 import statistics
 import sys
@@ -20,11 +21,10 @@ import tyro
 from snnkd_jax import data
 from snnkd_jax.backend import compile_options
 from snnkd_jax.batches import eval_batches, split_validation
-from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference import EarlyExit, choose_threshold
-from snnkd_jax.records import write_record
-from snnkd_jax.run_dir import read_json
+from snnkd_jax.recipe import read_config
+from snnkd_jax.records import command, write_record
 from snnkd_jax.trained import load_trained
 
 RESULTS = Path(__file__).parent / "results" / "speed"
@@ -41,7 +41,7 @@ def main(
         batch_size: Images that are classified together.
         record: Write experiments/results/speed/<record>.json.
     """
-    config = Config(**read_json(run / "config.json")["config"])
+    config = read_config(run)
     dataset = data.load(config.dataset)
     student = load_trained(run)
     whole, one, variables = student.network, student.with_steps(1), student.variables
@@ -82,7 +82,11 @@ def main(
     }
     print(json.dumps(result, indent=2))
     if record is not None:
-        result["config"] = read_json(run / "config.json")["config"] | {"run_dir": None}
+        result["config"] = {
+            n: v for n, v in dataclasses.asdict(config).items() if n not in ("run_dir", "teacher_checkpoint")
+        }
+        result["command"] = "python experiments/early_exit.py RUN"
+        result["run_command"] = command(config)
         write_record(RESULTS, "early-exit", record, result | {"batch_size": batch_size, "tolerance": tolerance})
 
 

@@ -24,6 +24,7 @@ from snnkd_jax.convert import convert
 from snnkd_jax.energy import AC_PJ, MAC_PJ, Cost, count, joules, same_architecture, summary
 from snnkd_jax.errors import InputError
 from snnkd_jax.models.conversion import is_converted
+from snnkd_jax.recipe import read_config
 from snnkd_jax.records import command, write_record
 from snnkd_jax.run_dir import read_json
 from snnkd_jax.trained import Role, Trained, load_trained
@@ -146,7 +147,7 @@ def model(trained: Trained) -> dict[str, Any]:
 
 def config_of(run: Path) -> Config:
     """The configuration of a run, without the paths of this machine."""
-    config = Config(**read_json(run / "config.json")["config"])
+    config = read_config(run)
     teacher = None if config.teacher_checkpoint is None else Path(config.teacher_checkpoint).name
     return dataclasses.replace(config, run_dir=None, teacher_checkpoint=teacher)
 

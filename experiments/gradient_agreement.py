@@ -21,6 +21,7 @@ from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError
 from snnkd_jax.experiment import pixel_statistics
 from snnkd_jax.losses import cross_entropy
+from snnkd_jax.recipe import read_config
 from snnkd_jax.records import write_record
 from snnkd_jax.trained import load_trained
 
@@ -36,8 +37,8 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
         record: Write experiments/results/speed/<record>.json.
     """
     student = None if run is None else load_trained(run)
-    if student is not None:
-        config = dataclasses.replace(student.config, batch_size=config.batch_size, seed=config.seed)
+    if run is not None:
+        config = dataclasses.replace(read_config(run), batch_size=config.batch_size, seed=config.seed)
     dataset = data.load(config.dataset)
     training, _ = split_validation(dataset, config.validation_fraction, config.seed)
     batch = train_batch(training, config.batch_size, config.seed, 0)
@@ -69,6 +70,7 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
         print(f"{name:40} cosine {cosine:6.3f}  norm ratio {ratio:6.3f}")
     if record is not None:
         content = {"layers": layers, "trained": run is not None, "config": dataclasses.asdict(config)}
+        content["config"] |= {"run_dir": None, "teacher_checkpoint": None}
         write_record(RESULTS, "gradients", record, content)
 
 

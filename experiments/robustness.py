@@ -18,22 +18,17 @@ import tyro
 
 from snnkd_jax import data
 from snnkd_jax.backend import compilation_cache
-from snnkd_jax.config import Config, default_config
+from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError
 from snnkd_jax.noise_records import in_words, noise_table, summarise
-from snnkd_jax.records import NETWORKS, SEED_FIELDS, write_record
+from snnkd_jax.recipe import BOOKKEEPING, OF_DISTILLATION, SEED, check_same, runs_by_seed
+from snnkd_jax.records import NETWORKS, write_record
 from snnkd_jax.robustness import LEVELS, evaluate_noise
-from snnkd_jax.run_dir import read_json
 from snnkd_jax.trained import load_trained
 
 RESULTS = Path(__file__).parent / "results" / "noise"
 
-NOT_COMPARED = (*SEED_FIELDS, "keep_checkpoints", "checkpoint_every", "profile", "baseline")
-OBJECTIVE = (
-    *(f"{name}_weight" for name in ("ce", "kd", "steps", "feature")),
-    *("preset", "temperature", "teacher", "teacher_width", "teacher_epochs"),
-)
-"""What may differ between a student with and one without distillation."""
+NOT_COMPARED = (*SEED, *BOOKKEEPING)
 
 
 def main(
@@ -84,7 +79,7 @@ def main(
     result = summarise(reports)
     print(noise_table(result), in_words(result), sep="\n")
     if record is not None:
-        unset = dict.fromkeys(SEED_FIELDS)
+        unset = dict.fromkeys(SEED)
         result |= {
             "command": command(images, seed, batch_size),
             "dataset": configs[0].dataset if dataset is None else dataset,
@@ -113,29 +108,31 @@ def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config],
         InputError: if the runs are not the seeds of one configuration, the baselines are not the same recipe without
             distillation, or only some of the runs have a network.
     """
-    if not runs:
-        raise InputError("runs are missing; name the directory of at least one finished run")
-    found = _by_seed("runs", runs)
+    found = runs_by_seed("runs", runs)
     configs, directories = [config for config, _ in found], [run for _, run in found]
-    _check_same("runs", configs, NOT_COMPARED)
+    check_same("runs", configs, NOT_COMPARED)
     candidates = {
         "teacher": [_teacher(config, run) for config, run in found],
         "student_baseline": [run / "student_baseline" for run in directories],
         "student": [run / "student" for run in directories],
     }
-    if not configs[0].objective().needs_teacher:
+    if configs[0].is_plain:
         if baseline:
             raise InputError(f"runs {runs[0]}, ... are without distillation themselves; leave baseline out")
         candidates = {"student_baseline": candidates["student"]}
     if baseline:
         if any((directory / "network.json").is_file() for directory in candidates["student_baseline"]):
             raise InputError(f"baseline {baseline[0]}: the runs have a student_baseline of their own; leave it out")
-        others = _by_seed("baseline", baseline)
+        others = runs_by_seed("baseline", baseline)
         if [config.seed for config, _ in others] != [config.seed for config in configs]:
             raise InputError(f"baseline runs must have the seeds of the runs, {[config.seed for config in configs]}")
-        _check_same("runs and baseline", [*configs, *(config for config, _ in others)], (*NOT_COMPARED, *OBJECTIVE))
-        if distilled := [str(run) for config, run in others if config.objective().needs_teacher]:
-            raise InputError(f"baseline {', '.join(distilled)} was trained with a teacher; give runs with preset none")
+        check_same(
+            "runs and baseline", [*configs, *(config for config, _ in others)], (*NOT_COMPARED, *OF_DISTILLATION)
+        )
+        if distilled := [str(run) for config, run in others if not config.is_plain]:
+            raise InputError(
+                f"baseline {', '.join(distilled)} has more than the labels to learn from; give preset none"
+            )
         candidates["student_baseline"] = [run / "student" for _, run in others]
     networks = {}
     for role, places in candidates.items():
@@ -147,31 +144,6 @@ def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config],
     if not networks:
         raise InputError(f"runs {', '.join(map(str, directories))} have no network that was trained to its end")
     return configs, networks
-
-
-def _by_seed(argument: str, runs: list[Path]) -> list[tuple[Config, Path]]:
-    """The runs with their configurations, by seed; options that a run is older than have their defaults."""
-    found = []
-    for run in runs:
-        saved = read_json(run / "config.json").get("config")
-        if not isinstance(saved, dict) or "dataset" not in saved:
-            raise InputError(f"{argument} {run}: its config.json is not a configuration of this program")
-        try:
-            found.append((dataclasses.replace(default_config(saved["dataset"]), **saved), run))
-        except TypeError as error:
-            raise InputError(f"{argument} {run}: its config.json is of another version ({error})") from error
-    found.sort(key=lambda item: item[0].seed)
-    seeds = [config.seed for config, _ in found]
-    if len(set(seeds)) < len(seeds):
-        raise InputError(f"{argument} {', '.join(map(str, runs))} repeat a seed: {seeds}")
-    return found
-
-
-def _check_same(argument: str, configs: list[Config], ignored: tuple[str, ...]) -> None:
-    for field in dataclasses.fields(Config):
-        values = {getattr(config, field.name) for config in configs}
-        if field.name not in ignored and len(values) > 1:
-            raise InputError(f"{argument} differ in {field.name} ({values}); a comparison holds the recipe fixed")
 
 
 def _teacher(config: Config, run: Path) -> Path:

@@ -15,11 +15,12 @@ from pathlib import Path
 import tyro
 
 from snnkd_jax.errors import InputError
+from snnkd_jax.recipe import BOOKKEEPING, SEED, check_same, read_config
 from snnkd_jax.records import write_record
 from snnkd_jax.run_dir import read_json
 
 RESULTS = Path(__file__).parent / "results" / "speed"
-MAY_DIFFER = ("seed", "run_dir", "backprop", "bptt_epochs", "keep_checkpoints", "profile")
+MAY_DIFFER = (*SEED, *BOOKKEEPING, "backprop", "bptt_epochs")
 
 
 def reached(run: Path, target: float) -> dict[str, float]:
@@ -58,10 +59,10 @@ def main(
     runs = {"snnkd_jax": bptt, "snnkd_jax, rate-based": rate, "SpikingJelly": spikingjelly}
     started = {run: read_json(run / "config.json") for group in runs.values() for run in group}
     first = next(iter(started.values()))
-    for run, other in started.items():
-        config, expected = other["config"], first["config"]
-        if differing := [n for n in expected if n not in MAY_DIFFER and config.get(n) != expected[n]]:
-            raise InputError(f"run {run} has another {', '.join(differing)}: the recipes must be the same")
+    check_same("runs", [read_config(run) for run in started], MAY_DIFFER)
+    for name in ("versions", "hardware", "commit"):
+        if len({json.dumps(other[name]) for other in started.values()}) > 1:
+            raise InputError(f"runs differ in {name}: their times cannot be compared")
     found: dict[str, dict[str, list[float]]] = {}
     for name, group in runs.items():
         if group:
@@ -70,15 +71,16 @@ def main(
     print(json.dumps(found, indent=2))
     if record is not None:
         result = {
+            "command": f"python experiments/time_to_accuracy.py --target {target:g}",
             "dataset": dataset,
             "target": target,
             "seeds": {name: [started[run]["config"]["seed"] for run in group] for name, group in runs.items()},
             "found": found,
             "config": {n: v for n, v in first["config"].items() if n not in MAY_DIFFER},
-            "started": {name: first[name] for name in ("versions", "hardware", "commit")},
+            **{name: first[name] for name in ("versions", "hardware", "commit")},
             "notes": notes,
         }
-        write_record(RESULTS, "time", record, result, versions=("torch", "spikingjelly"))
+        write_record(RESULTS, "time", record, result)
     return 0
 
 

@@ -165,13 +165,13 @@ class Config:
             spike,
         )
 
-    def build_student(self, num_classes: int, num_steps: int | None = None) -> Network:
-        """The spiking network; `num_steps` in the place of that which it is trained with."""
+    def build_student(self, num_classes: int) -> Network:
+        """The spiking network."""
         return build(
             self.student,
             num_classes,
             neuron=self.neurons(),
-            num_steps=self.num_steps if num_steps is None else num_steps,
+            num_steps=self.num_steps,
             width=self.width,
             tdbn=self.tdbn,
             pool=self.pool,  # pyright: ignore[reportArgumentType] checked by build
@@ -195,6 +195,11 @@ class Config:
             if getattr(self, name) is not None
         }
         return dataclasses.replace(PRESETS[self.preset], label_smoothing=self.label_smoothing, **given)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the student's objective is the cross-entropy alone, so that it is the baseline of others."""
+        return self.objective() == Objective(label_smoothing=self.label_smoothing)
 
     def augmentation(self) -> Augmentation:
         """What is done to training images."""
@@ -240,8 +245,9 @@ class Config:
             raise InputError(
                 "teacher_only: this run trains no teacher; use a preset with one, and no teacher_checkpoint"
             )
-        if self.teacher_checkpoint is not None and not self.objective().needs_teacher:
-            raise InputError(f"teacher_checkpoint={self.teacher_checkpoint!r}: preset {self.preset!r} uses no teacher")
+        for name in ("teacher_checkpoint", "teacher_levels"):
+            if getattr(self, name) is not None and not self.objective().needs_teacher:
+                raise InputError(f"{name}={getattr(self, name)!r}: preset {self.preset!r} uses no teacher")
         return dataclasses.replace(self, **spelled)
 
 

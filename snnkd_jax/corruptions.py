@@ -1,4 +1,4 @@
-"""Noise on images: ten kinds at five published strengths, the same draws for every network that is tested.
+"""Noise on images: ten kinds at five fixed strengths, the same draws for every network that is tested.
 
 Pixels are in [0, 1]; x is the image, y the noisy one, which is clipped to [0, 1]. Level 0 is x itself.
 

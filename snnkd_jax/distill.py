@@ -22,8 +22,9 @@ of a kind. With `per_step`, `ce` and `kd` are means over t of the term of z[t] i
 |           | `blur`        | sum (generator(connector_n(F_n) with channels blanked) - A_n)^2                        |
 |           | `classifier`  | tau^2 KL(zA || F_n, averaged over the map, read by the teacher's classifier)           |
 
-`snnkd_jax.losses` and `snnkd_jax.feature_losses` have the equations. Stages are paired by the size of their maps. The
-loss is the weighted sum of the terms' means over the batch.
+`snnkd_jax.losses` and `snnkd_jax.feature_losses` have the equations. Stages are paired by the size of their maps; n is
+the last pair. The loss is the weighted sum of the terms' means over the batch. With T = 1, `ensemble`, `strong2weak`
+and `weak2strong` are 0.
 
 | preset           | source                               | weights and temperature                                  |
 | ---------------- | ------------------------------------ | -------------------------------------------------------- |
@@ -106,7 +107,9 @@ class Objective:
             if not 0 <= weight < float("inf"):
                 raise InputError(f"{name}_weight={weight!r} must be a finite number >= 0")
         if not any(self.weights.values()):
-            raise InputError("every loss weight is 0; give ce_weight, kd_weight or feature_weight a positive value")
+            raise InputError(
+                "every loss weight is 0; give ce_weight, kd_weight, steps_weight or feature_weight a positive value"
+            )
         if not 0 < self.temperature < float("inf"):
             raise InputError(f"temperature={self.temperature!r} must be a positive finite number")
         if not 0 <= self.label_smoothing < 1:

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 from snnkd_jax.energy import joules
+from snnkd_jax.recipe import config_of
 from snnkd_jax.records import NETWORKS
 
 
@@ -69,7 +70,9 @@ def _role(record: dict[str, Any], role: str) -> str:
     """In words; a student that was trained with the preset `none` had no teacher."""
     if role in ("ann", "converted"):
         return {"ann": "ANN", "converted": "teacher, converted"}[role]
-    return NETWORKS["student_baseline" if role == "student" and record["config"]["preset"] == "none" else role]
+    return NETWORKS[
+        "student_baseline" if role == "student" and config_of(record["config"], record["name"]).is_plain else role
+    ]
 
 
 def _three_figures(value: float) -> str:

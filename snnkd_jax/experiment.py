@@ -173,6 +173,7 @@ class _Run:
             "model": config.teacher if is_teacher else config.student,
             "width": config.width,
             "levels": config.teacher_levels if is_teacher else None,
+            "dtype": config.dtype,
             "num_classes": self.dataset.num_classes,
             "image_shape": list(self.dataset.image_shape),
             "dataset": self.dataset.name,

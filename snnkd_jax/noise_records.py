@@ -68,6 +68,8 @@ def _over_runs(values: Any) -> dict[str, Any]:
 
 def noise_section(records: list[dict[str, Any]]) -> str:
     """The README's section on noise: the kinds in a picture, then a table, a figure and the command for each record."""
+    if not records:
+        return ""
     parts = ["![Three digits under each kind of image noise, levels 0 to 5.](experiments/figures/noise-levels.png)\n"]
     for record in records:
         name, seeds = record["name"], ", ".join(map(str, record["seeds"]))

@@ -20,9 +20,9 @@ from typing import Any
 from snnkd_jax import provenance
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
+from snnkd_jax.recipe import BOOKKEEPING, OF_DISTILLATION, SEED, config_of, differences
 from snnkd_jax.run_dir import origin, read_json, write_json
 
-SEED_FIELDS = ("seed", "run_dir", "teacher_checkpoint")
 NETWORKS = {"teacher": "teacher", "student_baseline": "student without KD", "student": "student with KD"}
 
 
@@ -43,6 +43,8 @@ def make_record(name: str, runs: list[Path], dataset: str, notes: str = "") -> d
         if not (run / "result.json").is_file():
             raise InputError(f"run {run} has no result.json: it is not finished")
         results.append(read_json(run / "result.json"))
+    if any(result["test_accuracy"]["student"] is None for result in results):
+        raise InputError(f"runs {', '.join(map(str, runs))}: a teacher alone makes no record; name runs with a student")
     results.sort(key=lambda result: result["config"]["seed"])
     seeds = [result["config"]["seed"] for result in results]
     if len(set(seeds)) < len(seeds):
@@ -91,8 +93,8 @@ def write_record(directory: Path, kind: str, name: str, content: dict[str, Any],
     """
     directory.mkdir(parents=True, exist_ok=True)
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    record = {"kind": kind, "name": name, **origin(), **content, "date": date}
-    record["versions"] = provenance.versions(versions)
+    started = origin() | {"versions": provenance.versions(versions)}
+    record = {"kind": kind, "name": name, **started, **content, "date": date}
     write_json(directory / f"{name}.json", record)
 
 
@@ -100,6 +102,8 @@ def command(config: Config) -> str:
     """The command line of a configuration: what differs from the defaults of its data set."""
     default = default_config(config.dataset)
     arguments = ["--dataset", config.dataset]
+    if config.teacher_checkpoint is not None:  # a path of this machine otherwise
+        config = dataclasses.replace(config, teacher_checkpoint=Path(config.teacher_checkpoint).name)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name in ("dataset", "run_dir") or (value == getattr(default, field.name) and field.name != "seed"):
@@ -112,7 +116,7 @@ def command(config: Config) -> str:
 def tables(records: list[dict[str, Any]]) -> str:
     """The README's result section: a row for each record, and below it the commands."""
     lines = [
-        "| data | student | preset | T | backprop | seeds | teacher | student without KD | student with KD | gain |",
+        "| data | student | preset | T | backprop | seeds | teacher | student without KD | with the preset | gain |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for record in records:
@@ -127,7 +131,7 @@ def tables(records: list[dict[str, Any]]) -> str:
             str(len(record["seeds"])),
             _percent(record["metrics"].get("teacher/test_accuracy")),
             _percent(without),
-            "–" if config["preset"] == "none" else _percent(record["metrics"]["student/test_accuracy"]),
+            "–" if _config(record).is_plain else _percent(record["metrics"]["student/test_accuracy"]),
             _gain(record, without),
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -154,28 +158,28 @@ def _backprop(config: dict[str, Any]) -> str:
     return f"{backprop}, last {finish} of {config['epochs']} epochs bptt" if finish else backprop
 
 
-_OF_DISTILLATION = (
-    *("preset", "teacher", "teacher_width", "teacher_epochs", "teacher_levels", "teacher_only", "baseline"),
-    *("ce_weight", "kd_weight", "steps_weight", "feature_weight", "temperature", "checkpoint_every", "profile"),
-)
-"""What two runs may differ in, if one is to be the baseline of the other."""
+def _config(record: dict[str, Any]) -> Config:
+    return config_of(record["config"], f"the record {record['name']!r}")
 
 
 def _without_kd(record: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The accuracy of the same student without KD: of the record itself, or of one of the preset `none`."""
-    if record["config"]["preset"] != "none" and "student_baseline/test_accuracy" in record["metrics"]:
+    """The accuracy of the same student without KD: the record's own, or that of another one on the same data."""
+    config = _config(record)
+    if config.is_plain:
+        return record["metrics"]["student/test_accuracy"]
+    if "student_baseline/test_accuracy" in record["metrics"]:
         return record["metrics"]["student_baseline/test_accuracy"]
     for other in records:
-        names = (record["config"].keys() | other["config"].keys()) - set(_OF_DISTILLATION)
-        same = all(record["config"].get(name) == other["config"].get(name) for name in names)
-        if other["config"]["preset"] == "none" and same and other["seeds"] == record["seeds"]:
+        same = not differences(config, _config(other), (*SEED, *BOOKKEEPING, *OF_DISTILLATION))
+        same_runs = (other["dataset"], other["seeds"]) == (record["dataset"], record["seeds"])
+        if _config(other).is_plain and same and same_runs:
             return other["metrics"]["student/test_accuracy"]
     return None
 
 
 def _gain(record: dict[str, Any], without: dict[str, Any] | None) -> str:
     """Of KD, in points, with its standard error."""
-    if without is None or record["config"]["preset"] == "none":
+    if without is None or _config(record).is_plain:
         return "–"
     values = zip(record["metrics"]["student/test_accuracy"]["values"], without["values"], strict=True)
     gains = [100 * (a - b) for a, b in values]
@@ -202,7 +206,7 @@ def read_records(directory: Path) -> list[dict[str, Any]]:
 
 
 def _without_seed(value: Any) -> Any:
-    return {k: v for k, v in value.items() if k not in SEED_FIELDS} if isinstance(value, dict) else value
+    return {k: v for k, v in value.items() if k not in SEED} if isinstance(value, dict) else value
 
 
 def mean_and_std(values: list[float], digits: int) -> str:

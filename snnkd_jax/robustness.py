@@ -1,4 +1,4 @@
-"""How the accuracy of a trained network falls under noise: 14 kinds at five published strengths, seeded.
+"""How the accuracy of a trained network falls under noise: 14 kinds at five fixed strengths, seeded.
 
 Ten kinds are noise on the image (`snnkd_jax.corruptions`), four are what neuromorphic hardware does between the layers
 (`snnkd_jax.models.disturbance`); each module has the equations and units of its kinds. The strengths are this project's

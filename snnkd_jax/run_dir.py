@@ -75,7 +75,8 @@ def teacher_directory(path: Path) -> Path:
 
 def check_network(directory: Path, wanted: dict[str, Any]) -> None:
     """Raises `InputError`, with the differences, unless `network.json` says what is `wanted`."""
-    found = {"levels": None} | read_json(directory / "network.json")  # networks older than the choice have ReLU
+    # What networks are that are older than the choice.
+    found = {"levels": None, "dtype": "float32"} | read_json(directory / "network.json")
     wanted = json.loads(json.dumps(wanted))
     if found.keys() != wanted.keys():
         raise InputError(f"teacher_checkpoint {directory}: its network.json is damaged")

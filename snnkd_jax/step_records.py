@@ -55,15 +55,16 @@ def _exits(records: list[dict[str, Any]]) -> str:
             " at ".join(mean_and_std([f * e[k] for e in exits], 2) for k, f in (("accuracy", 100), ("mean_steps", 1)))
             for exits in zip(*entry["exits"], strict=True)
         ]
-        lines.append(f"| {entry['method']} | {' | '.join(cells)} |")
+        lines.append(f"| {entry['method']}, {entry['network']} | {' | '.join(cells)} |")
     lines += ["", "Columns: what the threshold, chosen on the validation split, may lose there against all steps."]
     return "\n".join(lines) + "\n"
 
 
 def _commands(records: list[dict[str, Any]]) -> str:
     return "".join(
-        f"- [{r['name']}](experiments/results/steps/{r['name']}.json): `{r['command']}`; seeds "
-        f"{', '.join(map(str, r['seeds']))}, jax {r['versions']['jax']}. {r['notes']}".rstrip()
+        f"- [{r['name']}](experiments/results/steps/{r['name']}.json): `{r['command']}` with the runs of "
+        f"`{r['run_command']}`, seeds {', '.join(map(str, r['seeds']))}, jax {r['versions']['jax']}. "
+        f"{r['notes']}".rstrip()
         + "\n"
         for r in records
     )

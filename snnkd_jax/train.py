@@ -154,8 +154,9 @@ class Trainer:
             StagePair(stages[s], connected.get(s), teacher_features["stages"][t], teacher_features["currents"][t])
             for s, t in self._stage_pairs.items()
         )
-        head = _head(teacher_variables) if self.objective.reads_with_head else None
-        return Guidance(teacher_logits, pairs, stages[max(stages)], head), updates
+        if not self.objective.reads_with_head:
+            return Guidance(teacher_logits, pairs), updates
+        return Guidance(teacher_logits, pairs, stages[max(stages)], _head(teacher_variables)), updates
 
     def evaluate(self, variables: Variables, batch: Batch) -> Metrics:
         """Sums over the examples of a batch whose `mask` is 1.
@@ -198,13 +199,19 @@ class Trainer:
         """Raises `InputError` if the teacher's head cannot read the student's last stage."""
         if self.teacher is None or not self.objective.reads_with_head:
             return
-        stages = self._stage_shapes(self.network)
-        found, teacher = stages[max(stages)].shape[-1], self.teacher
-        kernel, _ = _head(jax.eval_shape(lambda: teacher.init(jax.random.key(0), self.image_shape)))
-        if kernel.shape[0] != found:
+        channels = []
+        for role, network in (("student", self.network), ("teacher", self.teacher)):
+            stages = self._stage_shapes(network)
+            kernel, _ = _head(jax.eval_shape(lambda network=network: network.init(jax.random.key(0), self.image_shape)))
+            channels.append(stages[max(stages)].shape[-1])
+            if kernel.shape[0] != channels[-1]:
+                raise InputError(
+                    f"the {role}'s classifier reads a hidden layer, not its last stage; use another preset"
+                )
+        if channels[0] != channels[1]:
             raise InputError(
-                f"the teacher's classifier reads {kernel.shape[0]} features, and the student's last stage has {found} "
-                "channels; use networks of one width, or another preset"
+                f"the teacher's classifier reads {channels[1]} channels, the student's last stage has {channels[0]}; "
+                "use networks of one width, or another preset"
             )
 
     def _stage_shapes(self, network: Network) -> dict[str, jax.ShapeDtypeStruct]:

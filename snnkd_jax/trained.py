@@ -38,9 +38,7 @@ class Trained:
 
         Raises `InputError` for an ordinary network.
         """
-        if self.network.num_steps is None:
-            raise InputError("an ordinary network has no time steps")
-        return self.config.build_student(len(self.classes), num_steps)
+        return self.network.with_steps(num_steps)
 
 
 def load_trained(run: Path, role: Role = "student", mesh: Mesh | None = None) -> Trained:
@@ -73,6 +71,7 @@ def _built(description: dict[str, Any]) -> tuple[Config, Network]:
         dataset=description["dataset"],
         width=description["width"],
         teacher_levels=description.get("levels"),
+        dtype=description.get("dtype", "float32"),
         **{role: description["model"]},
         **({} if spiking is None else spiking),
     )

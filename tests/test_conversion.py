@@ -1,5 +1,7 @@
 """Conversion without training: folding, quantised activations, and an error that falls with the number of steps."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,10 +76,17 @@ def test_quantised_activation_by_hand(levels):
     x = np.linspace(-1, 3, 101).astype(np.float32)
     expected = theta / levels * np.clip(np.floor(levels * x / theta + 0.5), 0, levels)
     np.testing.assert_allclose(module.apply(params, x), expected, rtol=1e-6)
-    slopes = jax.grad(lambda x: jnp.sum(module.apply(params, x)))(x)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    inside = (np.floor(levels * x / theta + 0.5) > 0) & (np.floor(levels * x / theta + 0.5) < levels)
-    assert np.all(np.asarray(slopes)[inside] == pytest.approx(1.0))
-    assert np.all(np.asarray(slopes)[(x < -theta) | (x > 1.5 * theta)] == 0)
+
+    def total(x, theta):
+        y: Any = module.apply({"params": {"threshold": theta}}, x)
+        return y.sum()
+
+    off = x + 0.0013  # neither at 0 nor at theta
+    y = theta / levels * np.clip(np.floor(levels * off / theta + 0.5), 0, levels)
+    slopes = jax.vmap(jax.grad(total, argnums=(0, 1)), (0, None))(off, jnp.float32(theta))
+    np.testing.assert_allclose(slopes[0], (off > 0) & (off < theta), rtol=1e-6)
+    of_theta = np.where(off < 0, 0, np.where(off < theta, (y - off) / theta, 1))
+    np.testing.assert_allclose(slopes[1], of_theta, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("v_init", "num_steps"), [(0.5, 4), (0.0, 16)])
@@ -108,7 +117,8 @@ def test_error_of_percentile_conversion_falls_with_the_number_of_steps():
     ordinary = trained(network, variables)
     expected = np.asarray(quick_jit(network.apply)(variables, ordinary.normalisation(jnp.asarray(PIXELS)))[0])
     converted = convert(ordinary, PIXELS, 2, 100.0)
-    logits = logits_by_step(converted.network, converted.variables, ordinary.normalisation, PIXELS, 512)
+    assert converted.with_steps(4).num_steps == 4
+    logits = logits_by_step(converted.with_steps(4), converted.variables, ordinary.normalisation, PIXELS, 512)
     means = np.cumsum(logits, axis=1) / np.arange(1, 513)[:, None]
     error = np.abs(means - expected[:, None]).mean(axis=(0, 2)) / np.abs(expected).mean()
     assert error[511] < 0.06  # 20 layers, each of which waits for the one before it
@@ -149,7 +159,9 @@ def test_what_cannot_be_converted_is_refused():
         convert(trained(spiking, ordinary.variables), PIXELS, 1)
     with pytest.raises(InputError, match=r"percentile=0\.0"):
         convert(ordinary, PIXELS, 1, 0.0)
-    with pytest.raises(InputError, match=r"act1.*never answers"):
+    with pytest.raises(InputError, match=r"act1.*not positive; raise the percentile"):
         convert(ordinary, PIXELS, 1, 1e-6)
+    with pytest.raises(InputError, match=r"num_steps=0"):
+        convert(ordinary, PIXELS, 0)
     with pytest.raises(InputError, match="levels=4"):
         build("convnet", 5, neuron=Neuron(), levels=4)

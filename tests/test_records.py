@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "experiments" / "results"
 
 
-def finish(directory: Path, seed: int, accuracy: float, **changes) -> Path:
+def finish(directory: Path, seed: int, accuracy: float | None, **changes) -> Path:
     """A run directory as a run leaves it."""
     directory.mkdir()
     config = dataclasses.replace(default_config("digits"), seed=seed, run_dir=str(directory), **changes)
@@ -73,6 +73,13 @@ def test_gain_is_paired_by_seed_and_finds_its_baseline(tmp_path):
     row = tables(records).splitlines()[4]
     assert row.endswith("| 91.00 ± 1.00 | 94.00 ± 2.65 | +3.00 ± 1.53 |")
     assert tables([records[0], records[2]]).splitlines()[3].endswith("| – | 94.00 ± 2.65 | – |")
+    elsewhere = records[1] | {"dataset": "other data"}
+    assert tables([elsewhere, records[2]]).splitlines()[3].endswith("| – | 94.00 ± 2.65 | – |")
+    assert tables([elsewhere, records[1]]).splitlines()[3].endswith("| 91.00 ± 1.00 | – | – |")
+    older = {n: v for n, v in records[1]["config"].items() if n not in ("steps_weight", "pool", "backprop")}
+    assert "+3.00 ± 1.53" in tables([records[1] | {"config": older}, records[2]])
+    taught = [finish(tmp_path / f"d{s}", s, 0.5, preset="none", kd_weight=0.5) for s in range(3)]
+    assert "| – | 94.00" in tables([make_record("taught", taught, "digits"), records[2]])
 
 
 def test_one_seed_has_no_standard_deviation(tmp_path):
@@ -86,6 +93,8 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path):
         make_record("x", [a, finish(tmp_path / "b", 0, 0.9)], "digits")
     with pytest.raises(InputError, match="differ in config"):
         make_record("x", [a, finish(tmp_path / "c", 1, 0.9, tau=3.0)], "digits")
+    with pytest.raises(InputError, match="teacher alone"):
+        make_record("x", [finish(tmp_path / "teacher", 2, None, teacher_only=True)], "digits")
     (tmp_path / "d").mkdir()
     with pytest.raises(InputError, match="not finished"):
         make_record("x", [a, tmp_path / "d"], "digits")

@@ -5,6 +5,7 @@ Crashes and signals are real, on real processes.
 
 import ast
 import gzip
+import importlib
 import inspect
 import json
 import os
@@ -29,6 +30,7 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.inference import accuracy_by_step, logits_by_step
 from snnkd_jax.metrics import MetricsLog
 from snnkd_jax.profiling import PROFILED_STEPS, Profiler
+from snnkd_jax.step_records import steps_section
 from snnkd_jax.trained import load_trained
 
 ROOT = Path(__file__).parent.parent
@@ -288,6 +290,30 @@ def test_a_finished_network_is_loaded_as_it_was(finished, tmp_path):
         load_trained(tmp_path / "damaged")
 
 
+def test_records_of_every_number_of_steps(finished, tmp_path, monkeypatch):
+    """Of both students and of the converted teacher: what the run found, and where each comes from."""
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    scripts = [importlib.import_module(name) for name in ("accuracy_by_step", "convert")]
+    for script in scripts:
+        monkeypatch.setattr(script, "STEPS", tmp_path)
+    scripts[0].main([finished], "digits", num_steps=3, record="students")
+    scripts[1].main([finished], "digits", num_steps=4, record="converted")
+    records = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("students", "converted")]
+    result = json.loads((finished / "result.json").read_text())
+    for entry, role in zip(records[0]["entries"], ("student_baseline", "student"), strict=True):
+        np.testing.assert_allclose(entry["accuracy"][0][:2], result["test_accuracy_by_step"][role], atol=1e-6)
+        assert all(1 <= exit["mean_steps"] <= 2 for exit in entry["exits"][0])
+    assert len(records[1]["entries"][0]["accuracy"][0]) == 4
+    assert records[1]["entries"][0]["ordinary"] == [result["test_accuracy"]["teacher"]]
+    text = steps_section(records)
+    for role in ("student_baseline", "student"):
+        assert f"| {100 * result['test_accuracy'][role]:.2f} |" in text
+    assert f"| {100 * result['test_accuracy']['teacher']:.2f} |" in text
+    assert str(finished) not in json.dumps(records)
+    with pytest.raises(InputError, match="repeat a seed"):
+        scripts[0].main([finished, finished], "digits")
+
+
 def refused(capsys, arguments: list[str]) -> str:
     """The one line on stderr with which the program ends."""
     capsys.readouterr()
@@ -311,7 +337,8 @@ def refused(capsys, arguments: list[str]) -> str:
         (["--teacher-levels", "0"], ["levels=0", "at least 1"]),
         (["--teacher-only", "--preset", "none"], ["teacher_only", "trains no teacher"]),
         (["--steps-weight", "-1"], ["steps_weight=-1.0"]),
-        (["--preset", "enof"], ["classifier reads", "another preset"]),
+        (["--preset", "enof"], ["classifier reads a hidden layer"]),
+        (["--teacher-levels", "4", "--preset", "none"], ["teacher_levels=4", "uses no teacher"]),
         (["--num-steps", "0"], ["num_steps=0"]),
         (["--epochs", "0"], ["epochs=0"]),
         (["--batch-size", "12"], ["batch_size=12", "devices, 8"]),

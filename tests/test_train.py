@@ -84,15 +84,17 @@ def assert_close(a, b, rtol):
 
 @pytest.mark.parametrize(
     ("preset", "network"),
-    [("temporal", STUDENT), ("kdsnn", STUDENT), ("kdsnn", RATE_STUDENT)],
-    ids=["temporal", "kdsnn", "kdsnn through rates"],
+    [("temporal", STUDENT), ("kdsnn", RATE_STUDENT), ("of the batch", STUDENT)],
 )
 def test_eight_devices_give_the_update_of_one(preset, network):
     """Parameters, batch statistics and momentum, augmentation included; step 2 sees the rounding of step 1 as well.
 
     Metrics are compared less closely: a KL divergence is a small difference of logarithms.
     """
-    trainer = make(preset, network, augmentation=Augmentation(1, True, 3))
+    # Correlations and the choice of steps are of the whole batch, and what is blanked is of each example.
+    mixed = {"kd": "dist", "steps": "strong2weak", "steps_weight": 0.5}
+    changes = {"preset": "bkdsnn"} | mixed if preset == "of the batch" else {"preset": preset}
+    trainer = make(**changes, network=network, augmentation=Augmentation(1, True, 3))
     assert data_mesh().size == 8
     found, expected = (after_each_step(trainer, mesh, 2) for mesh in (data_mesh(), one_device()))
     for i, rtol in enumerate((1e-5, 1e-4)):
@@ -138,7 +140,7 @@ def test_the_same_step_is_lowered_for_every_platform(preset, network):
     assert len(exported.mlir_module()) > 10_000
 
 
-@pytest.mark.parametrize("preset", ["kdsnn", "temporal"])  # between them all terms
+@pytest.mark.parametrize("preset", ["kdsnn", "temporal"])
 def test_every_preset_reaches_every_parameter_through_rates(preset):
     trainer = make(preset, RATE_STUDENT, weight_decay=0.0)
     before = trainer.init()
@@ -294,8 +296,11 @@ def test_blur_blanks_other_channels_at_every_step():
 
 
 def test_a_classifier_that_cannot_read_the_student_is_refused():
-    with pytest.raises(InputError, match="classifier reads 64 features, and the student's last stage has 16"):
+    with pytest.raises(InputError, match="the student's classifier reads a hidden layer"):
         make("enof")
+    vgg = [build("airbench94", 5, neuron=neuron, width=width) for neuron, width in ((Neuron(), 0.1), (None, 0.2))]
+    with pytest.raises(InputError, match="classifier reads 51 channels, the student's last stage has 26"):
+        dataclasses.replace(make(), network=vgg[0], teacher=vgg[1], objective=PRESETS["enof"])
 
 
 def test_stages_that_do_not_fit_are_refused():

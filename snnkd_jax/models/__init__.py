@@ -103,7 +103,9 @@ def build(
     if neuron is None:
         return Network(body(ReLU if levels is None else functools.partial(QCFS, levels), BatchNorm, MaxPool), None)
     rate_body = body(functools.partial(Rate, neuron), RateBatchNorm, RateMaxPool) if backprop == "rate" else None
-    return Network(body(functools.partial(Spike, neuron, num_steps), BatchNorm, MaxPool), num_steps, rate_body)
+    return Network(
+        body(functools.partial(Spike, neuron, num_steps=num_steps), BatchNorm, MaxPool), num_steps, rate_body
+    )
 
 
 def canonical_name(name: str) -> str:

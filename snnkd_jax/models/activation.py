@@ -86,9 +86,9 @@ class ReLU(nn.Module):
 class QCFS(nn.Module):
     """Quantised clip-floor-shift, of any shape: a ReLU that an integrate-and-fire neuron can follow in few steps.
 
-        y = theta / L clip(floor(L x / theta + 1/2), 0, L)
+        y = theta / L floor(L clip(x / theta, 0, 1) + 1/2)
 
-    L is `levels`, theta a learnable threshold; floor has the gradient 1. The firing rate of an integrate-and-fire
+    L is `levels`, theta a learnable threshold; floor has the derivative 1. The firing rate of an integrate-and-fire
     neuron of threshold theta that starts from theta / 2 is y / theta after L steps of the constant current x.
 
     Source: Bu et al., ICLR 2022, arXiv 2303.04347, theta = 8 at first.
@@ -100,9 +100,8 @@ class QCFS(nn.Module):
     def __call__(self, x: Array) -> Array:
         """The quantised activation of `x`, of its dtype."""
         theta = self.param("threshold", nn.initializers.constant(8.0), (), jnp.float32).astype(x.dtype)
-        scaled = self.levels * x / theta + 0.5
-        floored = scaled + lax.stop_gradient(jnp.floor(scaled) - scaled)
-        return theta / self.levels * jnp.clip(floored, 0, self.levels)
+        scaled = self.levels * jnp.clip(x / theta, 0, 1) + 0.5
+        return theta / self.levels * (scaled - 0.5 + lax.stop_gradient(jnp.floor(scaled) - scaled + 0.5))
 
 
 class Spike(nn.Module):

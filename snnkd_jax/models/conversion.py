@@ -62,6 +62,7 @@ def fold_norms(network: Network, variables: Variables, image_shape: tuple[int, i
         norm(W x) = (g W) x + (beta - g mu),   g = gain gamma / sqrt(sigma^2 + eps)
 
     Means over windows may lie between the two. A norm of something else, such as a residual sum, keeps its scale.
+    Nothing but the norm may read the layer before it, as is so in every body here but a WRN of one channel in its stem.
 
     Args:
         network, variables: trained.
@@ -139,8 +140,10 @@ def spiking(
         v_init: the first potential, as a share of theta.
 
     Raises:
-        InputError: for a threshold that is not positive: a layer that never answers cannot be converted.
+        InputError: for a threshold that is not positive, or a num_steps below 1.
     """
+    if num_steps < 1:
+        raise InputError(f"num_steps={num_steps!r} must be at least 1")
     for name, theta in thresholds.items():
         if not 0 < theta < np.inf:
             raise InputError(
@@ -148,7 +151,7 @@ def spiking(
             )
     flat = traverse_util.flatten_dict(variables["params"])
     flat |= {(*name.split("/"), "threshold"): jnp.float32(theta) for name, theta in thresholds.items()}
-    body = network.body.clone(activation=functools.partial(ConvertedSpike, num_steps, v_init))
+    body = network.body.clone(activation=functools.partial(ConvertedSpike, num_steps=num_steps, v_init=v_init))
     return Network(body, num_steps), variables | {"params": traverse_util.unflatten_dict(flat)}
 
 

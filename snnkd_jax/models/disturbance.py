@@ -19,7 +19,8 @@ Thresholds. With u = v - v_rest, theta = v_threshold - v_rest, the equations of 
 
 They are linear in u, x and theta together, so u / f obeys them with the input x / f and the nominal threshold, from the
 same start u = 0: a neuron whose threshold is f times as far away is a nominal one whose current is divided by f. That
-holds for every tau, constant or learnt. It is exact but for rounding, and needs no change of the neuron.
+holds for every tau, constant or learnt. It is exact but for rounding, and needs no change of the neuron; neurons that
+start from elsewhere (networks converted by QCFS) are refused.
 f is at least `LEAST_FACTOR`: a threshold at or below the reset would fire without input.
 
 The draws are functions of the key, the layer's name and, for lost and inserted spikes, the image's index in the test
@@ -97,6 +98,8 @@ def disturbed_neurons(kind: str, strength: ArrayLike, key: Array, index: Array) 
         layer_key = _named(key, "/".join(context.module.path))
         (current,) = args
         if kind == "threshold_mismatch":
+            if context.module.v_init:
+                raise InputError(f"kind={kind!r} is of neurons that start from rest, and these start elsewhere")
             factor = threshold_factors(layer_key, strength, current.shape[2:])
             return call((current / factor).astype(current.dtype))
         spikes = call(current)

@@ -46,6 +46,15 @@ class Network:
         variables = jax.jit(functools.partial(self.body.init, train=False))(key, images)
         return {name: variables[name] for name in ("params", "batch_stats")}
 
+    def with_steps(self, num_steps: int) -> "Network":
+        """The same spiking network with another T; its variables are the same."""
+        if self.num_steps is None:
+            raise InputError("an ordinary network has no time steps")
+        if num_steps < 1:
+            raise InputError(f"num_steps={num_steps!r} must be at least 1")
+        activation: Any = functools.partial(self.body.activation, num_steps=num_steps)  # pyright: ignore[reportAttributeAccessIssue]
+        return dataclasses.replace(self, body=self.body.clone(activation=activation), num_steps=num_steps)
+
     def through_time(self) -> "Network":
         """The same network, differentiated through time."""
         return dataclasses.replace(self, rate_body=None)
@@ -70,7 +79,7 @@ class Network:
 
         Args:
             variables, images: as in `apply`; the images make `num_steps` further steps.
-            potentials: what the call before returned; None starts from rest.
+            potentials: what the call before returned; None starts anew.
 
         Returns:
             `((logits, features), potentials)`, the membrane potentials after the last step, `[B, ...]` for each layer.
