@@ -51,7 +51,7 @@ def saved(tmp_path_factory) -> tuple[Path, dict[int, TrainState]]:
     assert teacher is not None
     variables = put_replicated(mesh, teacher.init(jax.random.key(1), SHAPE))
     steps = compile_steps(trainer(), mesh)
-    state = put_replicated(mesh, trainer().init())
+    state = put_replicated(mesh, jax.jit(trainer().init)())
     rng = np.random.default_rng(0)
     expected = {}
     checkpoints = Checkpoints(directory, keep=4)

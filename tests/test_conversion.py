@@ -110,6 +110,7 @@ def test_activations_are_all_that_leave_a_relu():
     np.testing.assert_array_equal(found["act2"], features["stages"]["stage2"])
 
 
+@pytest.mark.slow
 def test_error_of_percentile_conversion_falls_with_the_number_of_steps():
     """With the maximum as threshold nothing is clipped, so that the logits go to the ordinary network's as 1 / T."""
     network = build("resnet20", 5, width=0.25)

@@ -464,7 +464,7 @@ def test_readme_section():
         "name": "x",
         "dataset": "cifar10",
         "networks": {"student_baseline": snn | {"ann": None}, "student": snn, "ann": ann},
-        "config": {"preset": "kdsnn"},
+        "config": {"dataset": "cifar10", "preset": "kdsnn"},
         "mac_pj": 4.6,
         "ac_pj": 0.9,
         "images": 1000,
@@ -483,4 +483,7 @@ def test_readme_section():
     ]
     assert "4.6 pJ a MAC and 0.9 pJ an AC" in energy_section([record])
     assert energy_section([]) == ""
-    assert "student without KD | 4" in energy_section([record | {"config": {"preset": "none"}}]).splitlines()[3]
+    assert (
+        "student without KD | 4"
+        in energy_section([record | {"config": {"dataset": "cifar10", "preset": "none"}}]).splitlines()[3]
+    )

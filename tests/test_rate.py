@@ -98,6 +98,7 @@ def test_neurons_far_above_threshold_are_exact_at_any_depth():
     assert np.abs(expected[3]["conv1_1"]["conv"]["kernel"]).max() > 1e-6
 
 
+@pytest.mark.slow
 def test_elsewhere_it_points_the_same_way():
     """Several layers of neurons near threshold: not equal, but a descent direction."""
     neuron = Neuron(decay_input=False, v_reset=None, detach_reset=True)
@@ -110,6 +111,7 @@ def test_elsewhere_it_points_the_same_way():
     assert 0.5 < cosine < 0.999
 
 
+@pytest.mark.slow
 def test_values_are_those_of_the_spiking_network():
     """Logits of every step, firing rates, batch statistics and the means over time of all stage ends."""
     networks = [build("wrn-16-2", 5, neuron=Neuron(), num_steps=3, width=0.5, backprop=b) for b in ("bptt", "rate")]
@@ -175,6 +177,7 @@ def compiled(backprop, num_steps):
     return quick_jit(jax.grad(loss)).lower(variables["params"], variables, images).compile()
 
 
+@pytest.mark.slow
 def test_memory_of_a_further_step_is_a_fraction_of_that_through_time():
     """Nothing is kept of a step but what the layer at hand computes; through time every layer keeps its current."""
     memory = {}

@@ -108,6 +108,7 @@ def test_a_trace_that_is_cut_short_is_written_and_too_few_steps_are_told(tmp_pat
         Profiler(tmp_path, 97, 100)
 
 
+@pytest.mark.slow
 def test_rates_first_then_through_time_with_a_profile(tmp_path):
     """The first epochs are those of a purely rate-based run, the last is not; the trace names the steps."""
     rates = [*TINY, "--preset", "none", "--epochs", "3", "--warmup-epochs", "0", "--backprop", "rate"]

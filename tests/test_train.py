@@ -62,7 +62,7 @@ def one_device() -> Mesh:
 def after_each_step(trainer, mesh, steps):
     """State and metrics on the host, after each of the steps."""
     compiled = compile_steps(trainer, mesh)
-    state = put_replicated(mesh, trainer.init())
+    state = put_replicated(mesh, jax.jit(trainer.init)())
     teacher = put_replicated(mesh, teacher_variables())
     found = []
     for i in range(steps):
@@ -111,7 +111,7 @@ def test_step_is_traced_once_and_copies_nothing(monkeypatch, network):
     monkeypatch.setattr(train, "augment", chex.assert_max_traces(train.augment, n=1))
     trainer, mesh = make("kdsnn", network), data_mesh()
     compiled = compile_steps(trainer, mesh)
-    state, teacher = put_replicated(mesh, trainer.init()), put_replicated(mesh, teacher_variables())
+    state, teacher = put_replicated(mesh, jax.jit(trainer.init)()), put_replicated(mesh, teacher_variables())
     batches = [put_batch(mesh, batch(seed=i)) for i in range(4)]
     with jax.transfer_guard("disallow_explicit"):
         for data in batches:
@@ -143,7 +143,7 @@ def test_the_same_step_is_lowered_for_every_platform(preset, network):
 @pytest.mark.parametrize("preset", ["kdsnn", "temporal"])
 def test_every_preset_reaches_every_parameter_through_rates(preset):
     trainer = make(preset, RATE_STUDENT, weight_decay=0.0)
-    before = trainer.init()
+    before = jax.jit(trainer.init)()
     state, metrics = run(trainer, one_device(), 1)
     assert np.isfinite(metrics["loss"])
     moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max() > 0, state.params, before.params)
@@ -153,7 +153,7 @@ def test_every_preset_reaches_every_parameter_through_rates(preset):
 def test_update_against_a_plain_composition():
     """Gradient of the mean-logit cross-entropy, weight decay on kernels, Nesterov momentum from rest."""
     trainer = make("none")
-    start = trainer.init()
+    start = jax.jit(trainer.init)()
     state, metrics = run(trainer, one_device(), 1)
     data = batch(seed=0)
     images = (data["images"] / 255 - 0.4) / 0.3
@@ -185,6 +185,7 @@ def test_loss_is_the_weighted_sum_of_the_logged_terms():
     assert metrics["feature"] > 0
 
 
+@pytest.mark.slow
 def test_teacher_guides_but_is_not_part_of_the_state():
     """Another teacher, another update; the teacher's arrays are untouched and nowhere in the state."""
     trainer = make("kdsnn")
@@ -194,22 +195,23 @@ def test_teacher_guides_but_is_not_part_of_the_state():
     before = np.asarray(fingerprint(teacher))
     states = []
     for t in (teacher, jax.tree.map(lambda x: 0.5 * x, teacher)):
-        state, _ = compiled.train(put_replicated(mesh, trainer.init()), t, put_batch(mesh, batch()))
+        state, _ = compiled.train(put_replicated(mesh, jax.jit(trainer.init)()), t, put_batch(mesh, batch()))
         states.append(state)
     assert states[0].params.keys() == {"network", "connectors"}
     assert not np.array_equal(fingerprint(states[0].params), fingerprint(states[1].params))
     np.testing.assert_array_equal(fingerprint(teacher), before)
     connectors = states[0].params["connectors"]
-    assert not np.array_equal(fingerprint(connectors), fingerprint(trainer.init().params["connectors"]))
+    assert not np.array_equal(fingerprint(connectors), fingerprint(jax.jit(trainer.init)().params["connectors"]))
 
 
 def test_state_is_donated():
     trainer, mesh = make("none"), one_device()
-    state = put_replicated(mesh, trainer.init())
+    state = put_replicated(mesh, jax.jit(trainer.init)())
     compile_steps(trainer, mesh).train(state, {}, put_batch(mesh, batch()))
     assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
 
 
+@pytest.mark.slow
 def test_augmentation_is_keyed_by_seed_and_step():
     """The same step of the same seed repeats; the next step and the next seed differ."""
     trainer, mesh = make("none", augmentation=Augmentation(2)), one_device()
@@ -217,7 +219,7 @@ def test_augmentation_is_keyed_by_seed_and_step():
     other = compile_steps(dataclasses.replace(trainer, seed=4), mesh)
 
     def loss(steps, step):
-        state = trainer.init()._replace(step=jnp.asarray(step, jnp.int32))
+        state = jax.jit(trainer.init)()._replace(step=jnp.asarray(step, jnp.int32))
         return float(steps.train(put_replicated(mesh, state), {}, put_batch(mesh, batch()))[1]["loss"])
 
     assert loss(compiled, 5) == loss(compiled, 5)
@@ -236,7 +238,7 @@ def test_evaluation_counts_every_example_once():
     """13 examples in batches of 8: accuracy by step, loss and firing rates by NumPy on the network's own outputs."""
     trainer, mesh = make("none"), data_mesh()
     data = batch(13)
-    variables = variables_of(trainer.init())
+    variables = variables_of(jax.jit(trainer.init)())
     result = evaluate(compile_steps(trainer, mesh), put_replicated(mesh, variables), data, 8, mesh)
     images = ((data["images"] / 255 - 0.4) / 0.3).astype(np.float32)
     logits, features = jax.device_get(jax.jit(STUDENT.apply)(variables, images))
@@ -286,9 +288,9 @@ def test_any_teacher_can_guide_any_student(student, teacher, preset):
 def test_blur_blanks_other_channels_at_every_step():
     """The same images twice: only the key of the step differs, and with it what the generator has to restore."""
     trainer = make("bkdsnn")
-    assert {name.rpartition("_")[0] for name in trainer.init().params["connectors"]} >= {"generate_stage2"}
+    assert {name.rpartition("_")[0] for name in jax.jit(trainer.init)().params["connectors"]} >= {"generate_stage2"}
     step = jax.jit(trainer.step)
-    state = trainer.init()
+    state = jax.jit(trainer.init)()
     terms = [
         float(step(state._replace(step=jnp.int32(i)), teacher_variables(), batch())[1]["feature"]) for i in (0, 0, 1)
     ]

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.models.features import records
@@ -100,8 +101,16 @@ class QCFS(nn.Module):
     def __call__(self, x: Array) -> Array:
         """The quantised activation of `x`, of its dtype."""
         theta = self.param("threshold", nn.initializers.constant(8.0), (), jnp.float32).astype(x.dtype)
-        scaled = self.levels * jnp.clip(x / theta, 0, 1) + 0.5
-        return theta / self.levels * (scaled - 0.5 + lax.stop_gradient(jnp.floor(scaled) - scaled + 0.5))
+        return theta / self.levels * _floor(self.levels * jnp.clip(x / theta, 0, 1) + 0.5)
+
+
+@jax.custom_jvp
+def _floor(x: Array) -> Array:
+    """The floor, with the derivative 1."""
+    return jnp.floor(x)
+
+
+_floor.defjvp(lambda primals, tangents: (_floor(*primals), *tangents))
 
 
 class Spike(nn.Module):

@@ -146,9 +146,7 @@ def spiking(
         raise InputError(f"num_steps={num_steps!r} must be at least 1")
     for name, theta in thresholds.items():
         if not 0 < theta < np.inf:
-            raise InputError(
-                f"the threshold of {name} is {theta}: it never answers, or not with a number; train longer"
-            )
+            raise InputError(f"the threshold of {name} is {theta}, not positive; raise the percentile, or train longer")
     flat = traverse_util.flatten_dict(variables["params"])
     flat |= {(*name.split("/"), "threshold"): jnp.float32(theta) for name, theta in thresholds.items()}
     body = network.body.clone(activation=functools.partial(ConvertedSpike, num_steps=num_steps, v_init=v_init))
