@@ -13,6 +13,7 @@ import datetime
 import json
 import shlex
 import statistics
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,8 @@ def write_record(directory: Path, kind: str, name: str, content: dict[str, Any],
     """
     directory.mkdir(parents=True, exist_ok=True)
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    started = origin() | {"versions": provenance.versions(versions)}
+    script = shlex.join(["python", f"experiments/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    started = origin() | {"command": script, "versions": provenance.versions(versions)}
     record = {"kind": kind, "name": name, **started, **content, "date": date}
     write_json(directory / f"{name}.json", record)
 
