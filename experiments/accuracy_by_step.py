@@ -48,7 +48,7 @@ def main(
     found = runs_by_seed("runs", runs)
     check_same("runs", [config for config, _ in found], (*SEED, *BOOKKEEPING))
     config = found[0][0]
-    roles = [role for role in ROLES if any((run / role).is_dir() for run in runs)]
+    roles: list[Role] = [role for role in ROLES if any((run / role).is_dir() for run in runs)]
     if "student" not in roles:
         raise InputError(f"runs {', '.join(map(str, runs))} have no student")
     images = data.load(config.dataset)

@@ -311,7 +311,7 @@ def _sums(network: Network, variables: Variables, images: Array) -> Any:
 def summary(cost: Cost, mac_pj: float = MAC_PJ, ac_pj: float = AC_PJ) -> str:
     """A table for the terminal: each layer and the sum, operations and microjoules of an image."""
     header = ("layer", "kind", "steps", "input rate", "dense", "MACs", "ACs", "uJ", "estimate, uJ")
-    rows = [header]
+    rows: list[tuple[str, ...]] = [header]
     for name, layer in cost.layers.items():
         counted, estimated = (layer.macs, layer.acs), cost.layer_estimate(name)
         rate = f"{layer.input_rate:.4f}"
@@ -334,5 +334,5 @@ def summary(cost: Cost, mac_pj: float = MAC_PJ, ac_pj: float = AC_PJ) -> str:
 
 
 def _figures(dense: float, counted: tuple, estimated: tuple, mac_pj: float, ac_pj: float) -> tuple[str, ...]:
-    energies = (f"{1e6 * joules(*pair, mac_pj, ac_pj):.4f}" for pair in (counted, estimated))
+    energies = (f"{1e6 * joules(macs, acs, mac_pj, ac_pj):.4f}" for macs, acs in (counted, estimated))
     return *(f"{n:,.0f}" for n in (dense, *counted)), *energies

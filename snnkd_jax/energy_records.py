@@ -47,7 +47,8 @@ def energy_section(records: list[dict[str, Any]]) -> str:
 def _row(record: dict[str, Any], role: str) -> str:
     network = record["networks"][role]
     constants = record["mac_pj"], record["ac_pj"]
-    energy, estimate = joules(network["macs"], network["acs"], *constants), joules(*network["estimate"], *constants)
+    macs, acs = network["estimate"]
+    energy, estimate = joules(network["macs"], network["acs"], *constants), joules(macs, acs, *constants)
     ann = record["networks"].get(network["ann"])
     counted = None if ann is None else joules(ann["macs"], ann["acs"], *constants)
     accuracy = network["test_accuracy"]

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.sharding import Mesh
+from numpy.typing import NDArray
 
 from snnkd_jax.augment import Augmentation, augment
 from snnkd_jax.backend import compile_options, replicated, split
@@ -49,9 +50,9 @@ class Normalisation:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def __call__(self, images: Array) -> Array:
+    def __call__(self, images: Array | NDArray) -> Array:
         """Bytes `[..., C]` to float32 of mean 0 and standard deviation 1."""
-        return (images.astype(jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
+        return (jnp.asarray(images, jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,7 +75,8 @@ def test_quantised_activation_by_hand(levels):
     params = {"params": {"threshold": jnp.float32(theta)}}
     x = np.linspace(-1, 3, 101).astype(np.float32)
     expected = theta / levels * np.clip(np.floor(levels * x / theta + 0.5), 0, levels)
-    np.testing.assert_allclose(module.apply(params, x), expected, rtol=1e-6)
+    found: Any = module.apply(params, x)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
     def total(x, theta):
         y: Any = module.apply({"params": {"threshold": theta}}, x)

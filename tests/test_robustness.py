@@ -177,7 +177,7 @@ def test_wrong_noise_on_images_is_refused():
         corrupt("gausian", 1, KEY, GREY)
     for level in (6, -1, 1.0):
         with pytest.raises(InputError, match=re.escape(f"level={level!r}")):
-            corrupt("gaussian", level, KEY, GREY)
+            corrupt("gaussian", level, KEY, GREY)  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="uint8"):
         corrupt("gaussian", 1, KEY, np.zeros((1, 8, 8, 1), np.uint8))
     with pytest.raises(InputError, match=r"index has shape \(3,\)"):
@@ -437,7 +437,7 @@ def test_wrong_arguments_of_a_report_are_named():
     with pytest.raises(InputError, match="seed=-1"):
         evaluate_noise(network, BYTES, labels, -1)
     with pytest.raises(InputError, match=r"float32 \(40, 8, 8, 1\); this network takes uint8 \[N, 8, 8, 1\]"):
-        evaluate_noise(network, BYTES.astype(np.float32), labels, 0)
+        evaluate_noise(network, BYTES.astype(np.float32), labels, 0)  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="40 images, 39 labels"):
         evaluate_noise(network, BYTES, labels[:39], 0)
     with pytest.raises(InputError, match="batch_size=7"):

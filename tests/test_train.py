@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import chex
 import jax
@@ -93,7 +94,7 @@ def test_eight_devices_give_the_update_of_one(preset, network):
     """
     # Correlations and the choice of steps are of the whole batch, and what is blanked is of each example.
     mixed = {"kd": "dist", "steps": "strong2weak", "steps_weight": 0.5}
-    changes = {"preset": "bkdsnn"} | mixed if preset == "of the batch" else {"preset": preset}
+    changes: dict[str, Any] = {"preset": "bkdsnn"} | mixed if preset == "of the batch" else {"preset": preset}
     trainer = make(**changes, network=network, augmentation=Augmentation(1, True, 3))
     assert data_mesh().size == 8
     found, expected = (after_each_step(trainer, mesh, 2) for mesh in (data_mesh(), one_device()))

@@ -25,6 +25,9 @@ from snnkd_jax.models.activation import QCFS, Neuron, ReLU, Spike
 from snnkd_jax.models.layers import AvgPool, BatchNorm
 from snnkd_jax.models.network import Network, Variables
 
+Path = tuple[str, ...]
+"""Of a module or a parameter in the tree of variables."""
+
 _INTEGRATE_AND_FIRE = Neuron("if", v_reset=None)
 
 
@@ -69,8 +72,8 @@ def fold_norms(network: Network, variables: Variables, image_shape: tuple[int, i
         image_shape: `[H, W, C]` of its images.
     """
     sources = _sources(network, variables, image_shape)
-    params = traverse_util.flatten_dict(variables["params"])
-    statistics = traverse_util.flatten_dict(variables["batch_stats"])
+    params: dict[Path, Any] = traverse_util.flatten_dict(variables["params"])
+    statistics: dict[Path, Any] = traverse_util.flatten_dict(variables["batch_stats"])
     for norm, (source, gain, eps) in sources.items():
         mu, var = statistics[*norm, "mean"], statistics[*norm, "var"]
         scale = gain * params.pop((*norm, "scale")) / jnp.sqrt(var + eps)
@@ -81,9 +84,6 @@ def fold_norms(network: Network, variables: Variables, image_shape: tuple[int, i
             params[*source, "kernel"] = params[*source, "kernel"] * scale
     body = network.body.clone(norm=FoldedNorm)
     return Network(body, network.num_steps), {"params": traverse_util.unflatten_dict(params), "batch_stats": {}}
-
-
-Path = tuple[str, ...]
 
 
 def _sources(
@@ -118,13 +118,13 @@ def activations(network: Network, variables: Variables, images: Array) -> dict[s
     _, captured = network.body.apply(
         variables, images, train=False, capture_intermediates=lambda module, _: isinstance(module, ReLU)
     )
-    flat = traverse_util.flatten_dict(captured["intermediates"])
+    flat: dict[Path, Any] = traverse_util.flatten_dict(captured["intermediates"])
     return {"/".join(path[:-1]): y for path, (y,) in flat.items() if path[-1] == "__call__"}
 
 
 def learned_thresholds(variables: Variables) -> dict[str, float]:
     """theta of each layer of a network that was trained with `QCFS`."""
-    flat = traverse_util.flatten_dict(variables["params"])
+    flat: dict[Path, Any] = traverse_util.flatten_dict(variables["params"])
     return {"/".join(path[:-1]): float(x) for path, x in flat.items() if path[-1] == "threshold"}
 
 

@@ -75,7 +75,7 @@ def apply_disturbed(
 
 def noisy_weights(variables: Variables, strength: ArrayLike, key: Array) -> Variables:
     """The variables with each kernel times `1 + strength n`, n ~ N(0, 1) for each weight; norms and biases stay."""
-    params = traverse_util.flatten_dict(variables["params"], sep="/")
+    params: dict[str, Any] = traverse_util.flatten_dict(variables["params"], sep="/")
     for name, kernel in params.items():
         if name.split("/")[-1] == "kernel":
             n = jax.random.normal(_named(key, name), kernel.shape)
