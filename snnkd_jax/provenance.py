@@ -29,13 +29,17 @@ def versions(others: Iterable[str] = ()) -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The git commit of the source, with "+changes" if the tree differs from it; None outside a checkout."""
+    """The git commit of the source, with "+changes" if the tree differs from it; None outside a checkout.
+
+    Records do not count: making one does not make the next one's source another.
+    """
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
     try:
         head = _git(root, "rev-parse", "HEAD")
-        return head + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+        changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!experiments/results")
+        return head + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
