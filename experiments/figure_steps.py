@@ -41,6 +41,6 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
             axes.set_ylabel("test accuracy, %")
             axes.set_title(dataset, loc="left", fontweight="bold")
             axes.grid(color="#dddddd")
-            axes.legend(frameon=False, fontsize=9)
+            axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16))
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)

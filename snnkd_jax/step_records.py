@@ -12,7 +12,9 @@ SHOWN = (1, 2, 4, 8, 16, 32, 64)
 
 def steps_section(records: list[dict[str, Any]]) -> str:
     """For each data set a table of accuracy by T, one of early exit, and the commands."""
-    parts = []
+    if not records:
+        return ""
+    parts = ["![Test accuracy against the number of time steps, a line a method.](experiments/figures/steps.svg)\n"]
     for dataset in dict.fromkeys(record["dataset"] for record in records):
         of_data = [record for record in records if record["dataset"] == dataset]
         parts += [_accuracies(dataset, of_data), _exits(of_data), _commands(of_data)]
