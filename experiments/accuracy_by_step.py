@@ -16,7 +16,7 @@ import tyro
 from snnkd_jax import data
 from snnkd_jax.batches import Batch, split_validation
 from snnkd_jax.config import Config
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import InputError, told_in_one_line
 from snnkd_jax.inference import accuracy_by_step, accuracy_with_exit, choose_threshold, logits_by_step
 from snnkd_jax.recipe import BOOKKEEPING, SEED, check_same, runs_by_seed
 from snnkd_jax.records import command, mean_and_std, write_record
@@ -134,8 +134,5 @@ def print_accuracies(entries: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         tyro.cli(main)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

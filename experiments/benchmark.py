@@ -29,7 +29,7 @@ from peers.worker import MATRIX
 from peers.workload import TASKS, step_flops
 
 from snnkd_jax import provenance
-from snnkd_jax.errors import InputError, check_choice
+from snnkd_jax.errors import InputError, check_choice, told_in_one_line
 from snnkd_jax.models import build
 
 HERE = Path(__file__).resolve().parent
@@ -394,8 +394,5 @@ def main(asked: Settings) -> int:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         sys.exit(main(tyro.cli(Settings)))
-    except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)

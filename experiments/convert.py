@@ -14,7 +14,7 @@ from accuracy_by_step import STEPS, content_of, print_accuracies
 
 from snnkd_jax import data
 from snnkd_jax.convert import convert
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import told_in_one_line
 from snnkd_jax.inference import accuracy_by_step, logits_by_step
 from snnkd_jax.models.conversion import is_quantised
 from snnkd_jax.recipe import BOOKKEEPING, SEED, check_same, runs_by_seed
@@ -68,8 +68,5 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         tyro.cli(main)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

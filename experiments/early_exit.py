@@ -21,7 +21,7 @@ import tyro
 from snnkd_jax import data
 from snnkd_jax.backend import compile_options
 from snnkd_jax.batches import eval_batches, split_validation
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import told_in_one_line
 from snnkd_jax.inference import EarlyExit, choose_threshold
 from snnkd_jax.recipe import read_config
 from snnkd_jax.records import command, write_record
@@ -91,8 +91,5 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         tyro.cli(main)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

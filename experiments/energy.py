@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import operator
 import shlex
-import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,7 +21,7 @@ from snnkd_jax import data
 from snnkd_jax.config import Config
 from snnkd_jax.convert import convert
 from snnkd_jax.energy import AC_PJ, MAC_PJ, Cost, count, joules, same_architecture, summary
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import InputError, told_in_one_line
 from snnkd_jax.models.conversion import is_converted
 from snnkd_jax.recipe import read_config
 from snnkd_jax.records import command, write_record
@@ -180,8 +179,5 @@ def entry(trained: Trained, cost: Cost) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         tyro.cli(main)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

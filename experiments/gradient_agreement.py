@@ -7,7 +7,6 @@ cross-entropy on one training batch, with fresh weights, or with those of the st
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import jax
@@ -18,7 +17,7 @@ from snnkd_jax import data
 from snnkd_jax.backend import compile_options
 from snnkd_jax.batches import split_validation, train_batch
 from snnkd_jax.config import Config
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import told_in_one_line
 from snnkd_jax.experiment import pixel_statistics
 from snnkd_jax.losses import cross_entropy
 from snnkd_jax.recipe import read_config
@@ -75,8 +74,5 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         tyro.cli(main)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

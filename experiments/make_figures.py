@@ -1,6 +1,5 @@
 """Draw the figures of the README from the records in `experiments/results/`; needs matplotlib (extra `bench`)."""
 
-import sys
 from pathlib import Path
 
 import figure_noise
@@ -9,7 +8,7 @@ import figure_steps
 import matplotlib as mpl  # pyright: ignore[reportMissingImports]
 
 from snnkd_jax import data
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import told_in_one_line
 from snnkd_jax.records import read_records
 
 HERE = Path(__file__).parent
@@ -19,7 +18,7 @@ OF_ALL = {"speed": figure_speed.draw, "steps": figure_steps.draw}
 
 if __name__ == "__main__":
     mpl.use("svg")
-    try:
+    with told_in_one_line():
         for name, draw in OF_ALL.items():
             if records := read_records(HERE / "results" / name):
                 draw(records, FIGURES / f"{name}.svg")
@@ -27,6 +26,3 @@ if __name__ == "__main__":
         figure_noise.draw_levels(data.load("digits"), FIGURES / "noise-levels.png")
         for record in read_records(HERE / "results" / "noise"):
             figure_noise.draw_curves(record, FIGURES / f"noise-{record['name']}.svg")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

@@ -3,19 +3,18 @@
 python experiments/make_record.py --name mnist --dataset MNIST --runs runs/mnist-0 runs/mnist-1 runs/mnist-2
 """
 
-import json
-import sys
 from pathlib import Path
 
 import tyro
 
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import told_in_one_line
 from snnkd_jax.records import make_record
+from snnkd_jax.run_dir import write_json
 
 RESULTS = Path(__file__).parent / "results"
 
 
-def main(name: str, dataset: str, runs: list[Path], notes: str = "") -> int:
+def main(name: str, dataset: str, runs: list[Path], notes: str = "") -> None:
     """Write a record.
 
     Args:
@@ -24,15 +23,11 @@ def main(name: str, dataset: str, runs: list[Path], notes: str = "") -> int:
         runs: Run directories, one a seed.
         notes: What else a reader should know.
     """
-    try:
-        record = make_record(name, runs, dataset, notes)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    record = make_record(name, runs, dataset, notes)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
-    return 0
+    write_json(RESULTS / f"{name}.json", record)
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    with told_in_one_line():
+        tyro.cli(main)

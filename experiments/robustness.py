@@ -19,7 +19,7 @@ import tyro
 from snnkd_jax import data
 from snnkd_jax.backend import compilation_cache
 from snnkd_jax.config import Config
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import InputError, told_in_one_line
 from snnkd_jax.noise_records import in_words, noise_table, summarise
 from snnkd_jax.recipe import BOOKKEEPING, OF_DISTILLATION, SEED, check_same, runs_by_seed
 from snnkd_jax.records import NETWORKS, write_record
@@ -155,8 +155,5 @@ def _teacher(config: Config, run: Path) -> Path:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         tyro.cli(main)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

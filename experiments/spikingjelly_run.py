@@ -26,7 +26,7 @@ from snnkd_jax import data
 from snnkd_jax.augment import augment
 from snnkd_jax.batches import eval_batches, split_validation, train_batch
 from snnkd_jax.config import Config
-from snnkd_jax.errors import InputError, check_choice
+from snnkd_jax.errors import InputError, check_choice, told_in_one_line
 from snnkd_jax.experiment import pixel_statistics
 from snnkd_jax.run_dir import open_run_dir, write_json
 
@@ -140,8 +140,5 @@ def main(config: Config) -> int:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         sys.exit(main(tyro.cli(Config)))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

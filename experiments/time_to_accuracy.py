@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tyro
 
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import InputError, told_in_one_line
 from snnkd_jax.recipe import BOOKKEEPING, SEED, check_same, read_config
 from snnkd_jax.records import write_record
 from snnkd_jax.run_dir import read_json
@@ -85,8 +85,5 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         sys.exit(tyro.cli(main))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

@@ -9,7 +9,7 @@ of a kind. With `per_step`, `ce` and `kd` are means over t of the term of z[t] i
 | `ce`      |               | CE(z, y)                                                                               |
 | `kd`      | `kl`          | tau^2 KL(zA || z)                                                                      |
 |           | `head-tail`   | forward and reverse KL, weighted by where the student is wrong                         |
-|           | `dist`        | 1 - correlation with zA, between classes and between examples                          |
+|           | `dist`        | tau^2 (1 - correlation with zA), between classes plus between examples                 |
 | `steps`   | `ensemble`    | mean_t tau^2 KL(z || z[t]): the mean of all steps teaches each one                     |
 |           | `sharing`     | mean_t tau^2 KL(z' || z[t]): the mean of the steps that are right does                 |
 |           | `strong2weak` | tau^2 KL(z[s] || z[w]): the most confident step teaches the least; `weak2strong`       |

@@ -1,7 +1,9 @@
 """The error of a user's input, as distinct from a defect of the program."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 
 
 class InputError(ValueError):
@@ -19,3 +21,13 @@ def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
         close = difflib.get_close_matches(value, known, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise InputError(f"{argument} {value!r} is unknown{hint}; choose from {', '.join(known)}")
+
+
+@contextlib.contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """Around the main function of a script: an `InputError` is printed, and ends the program with status 2."""
+    try:
+        yield
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
