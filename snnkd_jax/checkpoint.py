@@ -143,19 +143,22 @@ class DamagedCheckpoint(Exception):
 
 def _read(path: Path, template: Tree, mesh: Mesh) -> Tree:
     """Reads one part; raises `DamagedCheckpoint` if anything is wrong with it."""
-    # After a first failure the reads that are still under way report theirs, with tracebacks, through these hooks.
+    # After a first failure the reads that are still under way report theirs, with tracebacks, through these hooks, and
+    # those that were not begun warn of it when they are collected.
     hooks = sys.excepthook, sys.unraisablehook
     sys.excepthook = sys.unraisablehook = lambda *_: None
     try:
-        try:
-            return _read_verified(path, template, mesh)
-        except (MemoryError, PermissionError):
-            raise  # not the checkpoint's fault
-        except Exception as error:  # Orbax, TensorStore, JSON and the file system each raise their own
-            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:150]}"
-        for _ in range(2):
-            gc.collect()
-            time.sleep(0.2)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            try:
+                return _read_verified(path, template, mesh)
+            except (MemoryError, PermissionError):
+                raise  # not the checkpoint's fault
+            except Exception as error:  # Orbax, TensorStore, JSON and the file system each raise their own
+                reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:150]}"
+            for _ in range(2):
+                gc.collect()
+                time.sleep(0.2)
     finally:
         sys.excepthook, sys.unraisablehook = hooks
     raise DamagedCheckpoint(reason)
