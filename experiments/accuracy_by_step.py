@@ -18,7 +18,7 @@ from snnkd_jax.batches import Batch, split_validation
 from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError, told_in_one_line
 from snnkd_jax.inference import accuracy_by_step, accuracy_with_exit, choose_threshold, logits_by_step
-from snnkd_jax.recipe import BOOKKEEPING, SEED, check_same, runs_by_seed
+from snnkd_jax.recipe import SEED, seeds_of_one_recipe
 from snnkd_jax.records import command, mean_and_std, write_record
 from snnkd_jax.run_dir import read_json
 from snnkd_jax.trained import Role, Trained, load_trained
@@ -45,8 +45,7 @@ def main(
         record: Write experiments/results/steps/<record>.json.
         notes: What a reader should know.
     """
-    found = runs_by_seed("runs", runs)
-    check_same("runs", [config for config, _ in found], (*SEED, *BOOKKEEPING))
+    found = seeds_of_one_recipe("runs", runs)
     config = found[0][0]
     roles: list[Role] = [role for role in ROLES if any((run / role).is_dir() for run in runs)]
     if "student" not in roles:

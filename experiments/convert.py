@@ -17,7 +17,7 @@ from snnkd_jax.convert import convert
 from snnkd_jax.errors import told_in_one_line
 from snnkd_jax.inference import accuracy_by_step, logits_by_step
 from snnkd_jax.models.conversion import is_quantised
-from snnkd_jax.recipe import BOOKKEEPING, SEED, check_same, runs_by_seed
+from snnkd_jax.recipe import seeds_of_one_recipe
 from snnkd_jax.records import write_record
 from snnkd_jax.run_dir import read_json
 from snnkd_jax.trained import load_trained
@@ -43,8 +43,7 @@ def main(
         record: Write experiments/results/steps/<record>.json.
         notes: What a reader should know.
     """
-    found = runs_by_seed("runs", runs)
-    check_same("runs", [config for config, _ in found], (*SEED, *BOOKKEEPING))
+    found = seeds_of_one_recipe("runs", runs)
     images = data.load(found[0][0].dataset)
     accuracies, ordinary, method, network = [], [], "", ""
     for _, run in found:

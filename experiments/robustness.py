@@ -21,14 +21,12 @@ from snnkd_jax.backend import compilation_cache
 from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError, told_in_one_line
 from snnkd_jax.noise_records import in_words, noise_table, summarise
-from snnkd_jax.recipe import BOOKKEEPING, OF_DISTILLATION, SEED, check_same, runs_by_seed
+from snnkd_jax.recipe import BOOKKEEPING, OF_DISTILLATION, SEED, check_same, seeds_of_one_recipe
 from snnkd_jax.records import NETWORKS, write_record
 from snnkd_jax.robustness import LEVELS, evaluate_noise
 from snnkd_jax.trained import load_trained
 
 RESULTS = Path(__file__).parent / "results" / "noise"
-
-NOT_COMPARED = (*SEED, *BOOKKEEPING)
 
 
 def main(
@@ -108,9 +106,8 @@ def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config],
         InputError: if the runs are not the seeds of one configuration, the baselines are not the same recipe without
             distillation, or only some of the runs have a network.
     """
-    found = runs_by_seed("runs", runs)
+    found = seeds_of_one_recipe("runs", runs)
     configs, directories = [config for config, _ in found], [run for _, run in found]
-    check_same("runs", configs, NOT_COMPARED)
     candidates = {
         "teacher": [_teacher(config, run) for config, run in found],
         "student_baseline": [run / "student_baseline" for run in directories],
@@ -123,11 +120,11 @@ def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config],
     if baseline:
         if any((directory / "network.json").is_file() for directory in candidates["student_baseline"]):
             raise InputError(f"baseline {baseline[0]}: the runs have a student_baseline of their own; leave it out")
-        others = runs_by_seed("baseline", baseline)
+        others = seeds_of_one_recipe("baseline", baseline)
         if [config.seed for config, _ in others] != [config.seed for config in configs]:
             raise InputError(f"baseline runs must have the seeds of the runs, {[config.seed for config in configs]}")
         check_same(
-            "runs and baseline", [*configs, *(config for config, _ in others)], (*NOT_COMPARED, *OF_DISTILLATION)
+            "runs and baseline", [*configs, *(config for config, _ in others)], (*SEED, *BOOKKEEPING, *OF_DISTILLATION)
         )
         if distilled := [str(run) for config, run in others if not config.is_plain]:
             raise InputError(

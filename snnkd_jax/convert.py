@@ -35,7 +35,7 @@ def convert(teacher: Trained, train_images: NDArray, num_steps: int, percentile:
         percentile: in (0, 100], of a layer's activations, zeros included; 100 is their maximum.
 
     Raises:
-        InputError: for a spiking network, a percentile out of range, or a layer that never answers.
+        InputError: for a spiking network, a percentile out of range, or a threshold that is not positive.
     """
     if teacher.network.num_steps is not None:
         raise InputError("this network is spiking already; convert an ordinary one")
@@ -57,6 +57,9 @@ def percentiles(network: Network, variables: Variables, images: NDArray, percent
         network, variables: ordinary.
         images: normalised `[N, H, W, C]`.
         percentile: in (0, 100].
+
+    Raises:
+        InputError: for another percentile.
     """
     if not 0 < percentile <= 100:
         raise InputError(f"percentile={percentile!r} must be in (0, 100]")

@@ -39,10 +39,10 @@ def read_config(run: Path) -> Config:
     return config_of(saved if isinstance(saved, dict) else {}, str(run / "config.json"))
 
 
-def runs_by_seed(argument: str, runs: Sequence[Path]) -> list[tuple[Config, Path]]:
+def seeds_of_one_recipe(argument: str, runs: Sequence[Path]) -> list[tuple[Config, Path]]:
     """Runs with their configurations, ordered by seed.
 
-    Raises `InputError`, which names `argument`, if there is none, or if two have one seed.
+    Raises `InputError`, which names `argument`, if there is none, if two have one seed, or if they differ in more.
     """
     if not runs:
         raise InputError(f"{argument} are missing; name the directory of at least one finished run")
@@ -50,6 +50,7 @@ def runs_by_seed(argument: str, runs: Sequence[Path]) -> list[tuple[Config, Path
     seeds = [config.seed for config, _ in found]
     if len(set(seeds)) < len(seeds):
         raise InputError(f"{argument} {', '.join(map(str, runs))} repeat a seed: {seeds}")
+    check_same(argument, [config for config, _ in found], (*SEED, *BOOKKEEPING))
     return found
 
 

@@ -414,7 +414,10 @@ def test_report_is_of_the_networks_own_answers(monkeypatch):
 
 def test_an_ordinary_network_has_no_spikes_to_lose(monkeypatch):
     """Of the groups of kinds, it has the mean over those on images only."""
-    darker = lambda kind, level, key, images, index: images * list(IMAGE_LEVELS).index(kind) / 10  # noqa: E731, ARG005
+
+    def darker(kind, _level, _key, images, _index):
+        return images * list(IMAGE_LEVELS).index(kind) / 10
+
     monkeypatch.setattr("snnkd_jax.robustness.corrupt", darker)
     report = evaluate_noise(trained(ANN), BYTES, LABELS[ANN], 0, levels=[1], batch_size=40, mesh=ONE)
     assert tuple(report["kinds"]) == KINDS

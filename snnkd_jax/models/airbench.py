@@ -1,4 +1,4 @@
-"""Few wide stages that pool early: the accuracy of a ResNet-18 on CIFAR-10 for a quarter of its operations.
+"""Few wide stages that pool early: a quarter of the operations of a ResNet-18 on CIFAR-10.
 
     x = act(norm(pool(conv(x))));  x = act(norm(conv(x)))      a stage
 
