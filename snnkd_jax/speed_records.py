@@ -109,7 +109,7 @@ def time_table(records: list[dict[str, Any]]) -> str:
                 name,
                 str(len(record["seeds"][name])),
                 f"{100 * record['target']:g} %",
-                *(mean_and_std(found[key], digits) for key, digits in (("seconds", 0), ("epochs", 1), ("epoch", 1))),
+                *(_of_those(found[key], digits) for key, digits in (("seconds", 0), ("epochs", 1), ("epoch", 1))),
             ]
             lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
@@ -119,6 +119,14 @@ def time_table(records: list[dict[str, Any]]) -> str:
             f"with the runs, on {record['hardware']}. {record['notes']}".rstrip()
         )
     return "\n".join(lines) + "\n"
+
+
+def _of_those(values: list[float | None], digits: int) -> str:
+    """Mean and spread over the runs that have the value, and how many these are where some have not."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "not reached"
+    return mean_and_std(known, digits) + ("" if len(known) == len(values) else f" ({len(known)} of {len(values)})")
 
 
 def early_exit_table(records: list[dict[str, Any]]) -> str:
