@@ -4,7 +4,8 @@
         --spikingjelly runs/c-0 runs/c-1 --target 0.62 --dataset "CIFAR-10 (JPEG copy)" --record time
 
 The runs must have one recipe: those of this library are `cifar_distill.py`'s, SpikingJelly's `spikingjelly_run.py`'s.
-Times are those of whole epochs, data, compilation and the evaluations before the one that reaches it included.
+Times are those of whole epochs, data, compilation and the evaluations before the one that reaches it included: of n
+epochs, the first and n - 1 times the median of the others, which does not count what else the machine did in one.
 """
 
 import json
@@ -26,18 +27,18 @@ MAY_DIFFER = (*SEED, *BOOKKEEPING, "backprop", "bptt_epochs")
 def reached(run: Path, target: float) -> dict[str, float | None]:
     """Seconds and epochs to the first epoch with the validation accuracy `target`, and the median epoch in seconds.
 
-    The first two are None for a run that never has it.
+    The median is that of the epochs after the first, which compiles. The first two are None for a run that never has
+    the accuracy.
     """
     lines = (run / "metrics.jsonl").read_text().splitlines()
     entries = [entry for line in lines if (entry := json.loads(line))["phase"] == "student"]
-    if not entries:
-        raise InputError(f"run {run} has no epoch of a student; let it run")
-    total, epoch = 0.0, statistics.median(e["seconds"] for e in entries)
-    for entry in entries:
-        total += entry["seconds"]
-        if entry["validation"]["accuracy"] >= target:
-            return {"seconds": total, "epochs": entry["epoch"], "epoch": epoch}
-    return {"seconds": None, "epochs": None, "epoch": epoch}
+    if len(entries) < 2:
+        raise InputError(f"run {run} has {len(entries)} epochs of a student; give it at least two")
+    epoch = statistics.median(entry["seconds"] for entry in entries[1:])
+    reaching = (entry["epoch"] for entry in entries if entry["validation"]["accuracy"] >= target)
+    if (n := next(reaching, None)) is None:
+        return {"seconds": None, "epochs": None, "epoch": epoch}
+    return {"seconds": entries[0]["seconds"] + (n - 1) * epoch, "epochs": n, "epoch": epoch}
 
 
 def main(

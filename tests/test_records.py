@@ -157,6 +157,20 @@ def test_speed_has_a_row_for_each_library_and_one_for_rates():
     assert "390 GFLOP/s" in text
 
 
+def test_time_to_accuracy_counts_the_first_epoch_and_the_median_of_the_others(tmp_path, monkeypatch):
+    """By hand: 9 s with compilation, then 5, 30 (something else ran) and 6, median 6; 60 % is reached in the third."""
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    reached = importlib.import_module("time_to_accuracy").reached
+    seconds, accuracies = [9.0, 5.0, 30.0, 6.0], [0.3, 0.5, 0.6, 0.7]
+    lines = [
+        {"phase": "student", "epoch": i + 1, "seconds": s, "validation": {"accuracy": a}}
+        for i, (s, a) in enumerate(zip(seconds, accuracies, strict=True))
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert reached(tmp_path, 0.6) == {"seconds": 21.0, "epochs": 3, "epoch": 6.0}
+    assert reached(tmp_path, 0.8) == {"seconds": None, "epochs": None, "epoch": 6.0}
+
+
 def test_time_to_accuracy_has_mean_and_std_over_seeds():
     """Standard deviation of 10, 12, 14 by hand: 2; runs that never have the accuracy are no part of it."""
     record = {
