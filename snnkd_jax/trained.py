@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from snnkd_jax.backend import data_mesh
@@ -183,6 +184,9 @@ def _load(directory: Path, mesh: Mesh) -> Trained:
         image_shape, classes = tuple(description["image_shape"]), tuple(description["class_names"])
         dataset = description["dataset"]
         template = jax.eval_shape(lambda: network.init(jax.random.key(0), image_shape))
+        pixels = jax.eval_shape(normalisation, jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8))
+        if pixels.shape != (1, *image_shape) or len(classes) != description["num_classes"]:
+            raise ValueError("the channels' statistics or the names of the classes are not as many as these")
     except Exception as error:  # a wrong type or size is noticed by whoever comes upon it first
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         raise InputError(f"{directory / 'network.json'} is damaged ({reason})") from error
