@@ -296,9 +296,9 @@ def test_runs_that_hold_no_such_network_are_refused(run, tmp_path):
         snnkd_jax.load("")
     with pytest.raises(InputError, match="is not a directory"):
         snnkd_jax.load(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="no student_baseline that was trained to its end.*it has teacher, student"):
+    with pytest.raises(InputError, match=r"to its end .no student_baseline/network.json.; it has teacher, student"):
         snnkd_jax.load(run, "student_baseline")
-    with pytest.raises(InputError, match="role 'students' is unknown .did you mean student"):
+    with pytest.raises(InputError, match=r"role 'students' is unknown \(did you mean student"):
         snnkd_jax.load(run, "students")  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match="is the directory of one network"):
         snnkd_jax.load(run / "student", "teacher")
@@ -340,8 +340,8 @@ def test_a_description_that_was_changed_is_refused(run, tmp_path):
     written(path, content | {"format": 2})
     with pytest.raises(InputError, match="another version: its format is 2, and this version reads 1"):
         snnkd_jax.load(directory)
-    for text in ("", "[]", text[:-20], "\xff"):
-        path.write_text(text, encoding="latin-1")
+    for damage in ("", "[]", text[:-20], "\xff"):
+        path.write_text(damage, encoding="latin-1")
         with pytest.raises(InputError, match=r"network\.json"):
             snnkd_jax.load(directory)
     written(path, dict(reversed(content.items())))
@@ -362,7 +362,7 @@ def test_descriptions_from_before_the_seal_are_read(run, student, tmp_path, monk
     shutil.copytree(run / "student", directory)
     content = unsealed(directory)
     np.testing.assert_array_equal(snnkd_jax.load(directory).predict(IMAGES).logits, student.predict(IMAGES).logits)
-    monkeypatch.setattr("snnkd_jax.trained.load_network", lambda directory, template, mesh: template)
+    monkeypatch.setattr("snnkd_jax.trained.load_network", lambda _, template, *__: template)
     refused = taken = 0
     for changed in changes(content):
         written(directory / "network.json", changed)
