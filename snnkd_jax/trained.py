@@ -32,7 +32,7 @@ from snnkd_jax.train import Normalisation
 Role = Literal["teacher", "student_baseline", "student"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
     """A trained network, its variables, and how images are to be normalised for it.
 

@@ -92,8 +92,9 @@ def test_floats_and_grey_images_are_the_bytes(student):
         np.testing.assert_array_equal(student.predict(images).logits, whole.logits)
 
 
-def test_no_image_and_few_programs(student, monkeypatch):
-    """Batches of 5 to 8 are one program; none is one of a single image. Frames and T are not compiled for."""
+@pytest.fixture
+def traced_sizes(monkeypatch) -> list[int]:
+    """The sizes of the batches for which a step is traced."""
     sizes = []
     apply_from = Network.apply_from
 
@@ -102,6 +103,11 @@ def test_no_image_and_few_programs(student, monkeypatch):
         return apply_from(network, variables, images, potentials)
 
     monkeypatch.setattr(Network, "apply_from", spy)
+    return sizes
+
+
+def test_no_image_and_few_programs(student, traced_sizes):
+    """Batches of 5 to 8 are one program; none is one of a single image. Frames and T are not compiled for."""
     fresh = dataclasses.replace(student)
     empty = fresh.predict(IMAGES[:0])
     assert (empty.logits.shape, empty.names) == ((0, 10), ())
@@ -109,7 +115,7 @@ def test_no_image_and_few_programs(student, monkeypatch):
         for num_steps in (1, 2, 3):
             assert fresh.predict(IMAGES[:size], num_steps).logits.shape == (size, 10)
     fresh.predict(np.stack([IMAGES[:5]] * 4, axis=1))
-    assert sizes == [1, 8]
+    assert traced_sizes == [1, 8]
 
 
 CASES = {
@@ -169,21 +175,17 @@ def test_a_converted_network_starts_where_its_neurons_do(student):
     assert converted.model == "pyramidnet18"  # the configuration's teacher
 
 
-def test_a_step_is_traced_once(student):
+def test_a_step_is_traced_once(student, traced_sizes):
     """Under the user's own jit, for all frames of a batch size; the answers are those without it."""
-    traces = []
-
-    def step(state, frame):
-        traces.append(len(frame))
-        return student.step(state, frame)
-
-    compiled, state, plain = jax.jit(step), student.start(3), student.start(3)
+    compiled, state, outputs = jax.jit(student.step), student.start(3), []
     for frame in (IMAGES[:3], IMAGES[3:6], IMAGES[6:9]):
         state, output = compiled(state, frame)
-        plain, expected = student.step(plain, frame)
-        np.testing.assert_allclose(output.logits, expected.logits, rtol=1e-5, atol=1e-5)
-    assert traces == [3]
+        outputs.append(output)
+    assert traced_sizes == [4]
     assert state.batch == 3
+    whole = student.predict(np.stack([IMAGES[:3], IMAGES[3:6], IMAGES[6:9]], axis=1))
+    np.testing.assert_allclose(outputs[-1].logits, whole.logits, rtol=1e-5, atol=1e-5)
+    assert outputs[-1].names == whole.names
 
 
 def test_an_ordinary_network_predicts_and_takes_no_streams(run):
