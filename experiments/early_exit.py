@@ -31,14 +31,14 @@ RESULTS = Path(__file__).parent / "results" / "speed"
 
 
 def main(
-    run: tyro.conf.Positional[Path], tolerance: float = 0.002, batch_size: int = 100, record: str | None = None
+    run: tyro.conf.Positional[Path], tolerance: float = 0.002, batch_size: int = 128, record: str | None = None
 ) -> None:
     """Measure early exit.
 
     Args:
         run: Directory of a finished run.
         tolerance: Accuracy that may be lost on the validation split, in [0, 1].
-        batch_size: Images that are classified together.
+        batch_size: Images that are classified together; early exit fills batches up to a power of two, at most 128.
         record: Write experiments/results/speed/<record>.json.
     """
     config = read_config(run)

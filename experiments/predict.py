@@ -60,8 +60,8 @@ def read(path: Path, image_shape: tuple[int, int, int], resize: bool) -> NDArray
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path)
-            image.load()
+            with Image.open(path) as image:
+                image.load()
     except Exception as error:  # Pillow's decoders raise their own
         raise InputError(f"{path} cannot be read as an image ({type(error).__name__}: {error})") from error
     if image.mode not in MODES:

@@ -73,8 +73,9 @@ class State:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stepper:
-    """Makes time steps. `network` is spiking with `num_steps=1`, or ordinary; `variables` lie on one device."""
+    """Makes time steps, on one device, on which `variables` lie. `network` is spiking with `num_steps=1`, or ordinary."""
 
+    device: jax.Device
     network: Network
     variables: Variables
     normalisation: Normalisation
@@ -131,7 +132,8 @@ class Stepper:
         logits, features = jax.eval_shape(self.network.apply, self.variables, image)
         potentials = {} if self.network.num_steps is None else self.network.at_rest(self.variables, image)
         rates = {name: jnp.zeros(1) for name in features["firing_rates"]}
-        return Rows(potentials, jnp.zeros((1, logits.shape[-1])), rates, jnp.zeros(1, jnp.int32))
+        rows = Rows(potentials, jnp.zeros((1, logits.shape[-1])), rates, jnp.zeros(1, jnp.int32))
+        return jax.device_put(rows, self.device)  # as later ones are, for which a step would be compiled again
 
 
 def filled(batch: int) -> int:

@@ -37,6 +37,7 @@ def summary(network: Network, variables: Variables, image_shape: tuple[int, int,
     params: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables["params"])
     rows = [("layer", "kind", "output", "parameters")]
     neurons: list[Neuron] = []
+    learned = {path[:-1]: float(plif_tau(w)) for path, w in params.items() if path[-1] == "w"}
 
     def record(call, args, kwargs, context):
         output, module = call(*args, **kwargs), context.module
@@ -47,7 +48,7 @@ def summary(network: Network, variables: Variables, image_shape: tuple[int, int,
             own = {key[len(path) :]: x for key, x in params.items() if key[: len(path)] == path}
             if isinstance(module, Spike):
                 neurons.append(module.neuron)
-                kind += f", tau = {float(plif_tau(own['w',])):.4g}" if ("w",) in own else ""
+                kind += f", tau = {learned[path]:.4g}" if path in learned else ""
             shape = output.shape[1 if network.num_steps is None else 2 :]
             size = sum(x.size for x in own.values())
             rows.append(("/".join(path), kind, " x ".join(map(str, shape)), f"{size:,}" if size else "-"))

@@ -1,6 +1,7 @@
 """A trained network in use: what it answers, whole or step by step, here or as StableHLO, and what it refuses."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
@@ -27,6 +28,10 @@ from snnkd_jax.config import Config
 from snnkd_jax.convert import convert
 from snnkd_jax.errors import InputError, told_in_one_line
 from snnkd_jax.models import Network, Neuron, build
+from snnkd_jax.models.activation import ReLU, Spike
+from snnkd_jax.models.convnet import ConvNet
+from snnkd_jax.models.layers import MaxPool
+from snnkd_jax.models.resnet import ResNet
 from snnkd_jax.train import Normalisation
 from snnkd_jax.trained import Trained, load_trained
 
@@ -36,13 +41,13 @@ IMAGES = data.load("digits").test_images[:200]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """A short run with a teacher."""
+    """A short run of a student alone."""
     run_dir = tmp_path_factory.mktemp("runs") / "digits"
-    arguments = ["--dataset", "digits", "--width", "0.1", "--teacher-width", "0.1", "--no-baseline"]
+    arguments = ["--dataset", "digits", "--width", "0.1", "--preset", "none", "--epochs", "2"]
     shown = warnings.showwarning
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert main([*arguments, "--epochs", "2", "--teacher-epochs", "1", "--run-dir", str(run_dir)]) == 0
+        assert main([*arguments, "--run-dir", str(run_dir)]) == 0
     warnings.showwarning = shown  # the command line prints warnings its own way
     return run_dir
 
@@ -118,20 +123,13 @@ def test_no_image_and_few_programs(student, traced_sizes):
     assert traced_sizes == [1, 8]
 
 
-CASES = {
-    "lif": (Neuron(tau=3.0), {}),
-    "lif soft, max pooling": (Neuron(v_reset=None, decay_input=False), {"pool": "max"}),
-    "plif": (Neuron("plif", v_reset=-0.1), {}),
-    "if, residual": (Neuron("if", v_threshold=0.7), {"name": "resnet20"}),
-    "if soft": (Neuron("if", v_reset=None), {}),
-    "residual tdBN": (Neuron(v_reset=None, v_threshold=0.6), {"name": "resnet20", "tdbn": True}),
-}
 T = 4
 
 
-def made(neuron: Neuron, name: str = "convnet", **options) -> Trained:
-    """An untrained student for images 8 x 8 x 1 whose norms are not the identity."""
-    network = build(name, 5, neuron=neuron, num_steps=T, width=0.1, **options)
+def made(neuron: Neuron | None, body=ConvNet, **options) -> Trained:
+    """An untrained network for images 8 x 8 x 1 whose norms are not the identity."""
+    activation = ReLU if neuron is None else functools.partial(Spike, neuron, num_steps=T)
+    network = Network(body(num_classes=5, activation=activation, width=0.1, **options), neuron and T)
     rng = np.random.default_rng(0)
     variables = jax.tree.map(
         lambda x: x + rng.uniform(0, 0.3, x.shape).astype(np.float32) if x.ndim == 1 else x,
@@ -140,11 +138,18 @@ def made(neuron: Neuron, name: str = "convnet", **options) -> Trained:
     return Trained(network, variables, Normalisation((0.3,), (0.2,)), (8, 8, 1), tuple("abcde"), "digits", Config())
 
 
+CASES = {
+    "lif": lambda: made(Neuron(tau=3.0)),
+    "lif soft, max pooling": lambda: made(Neuron(v_reset=None, decay_input=False), pool=MaxPool),
+    "plif to -0.1": lambda: made(Neuron("plif", v_reset=-0.1)),
+    "if soft, residual": lambda: made(Neuron("if", v_reset=None), ResNet, stage_sizes=(1, 1)),
+}
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_stream_is_the_sequence(case):
     """Bit for bit what the sequence gives at once; both are the network that makes all steps in one program."""
-    neuron, options = CASES[case]
-    trained = made(neuron, **options)
+    trained = CASES[case]()
     frames = np.random.default_rng(1).integers(0, 256, (3, T, 8, 8, 1), np.uint8)
     whole = trained.folded().predict(frames)
     stream = trained.folded()
@@ -188,12 +193,13 @@ def test_a_step_is_traced_once(student, traced_sizes):
     assert outputs[-1].names == whole.names
 
 
-def test_an_ordinary_network_predicts_and_takes_no_streams(run):
-    trained, teacher = load_trained(run, "teacher"), snnkd_jax.load(run / "teacher")
-    logits, _ = quick_jit(trained.network.apply)(trained.variables, trained.normalisation(IMAGES[:30]))
-    found = teacher.predict(IMAGES[:30])
+def test_an_ordinary_network_predicts_and_takes_no_streams():
+    teacher = made(None)
+    logits, _ = quick_jit(teacher.network.apply)(teacher.variables, teacher.normalisation(IMAGES[:30]))
+    found = teacher.folded().predict(IMAGES[:30])
     np.testing.assert_allclose(found.logits, logits, rtol=1e-4, atol=1e-4)
     assert (found.firing_rates, found.steps.tolist()) == ({}, [1] * 30)
+    assert "ReLU" in teacher.summary()
     with pytest.raises(InputError, match="no time steps and takes no streams"):
         teacher.start(1)
     with pytest.raises(InputError, match=r"num_steps=3.*an ordinary network has no time steps"):
@@ -239,7 +245,7 @@ def test_stablehlo_in_a_process_without_the_package(student, expected, tmp_path)
             np.testing.assert_array_equal(logits[name].mean(1).argmax(-1), expected)
 
 
-def test_summary_adds_up(run, student):
+def test_summary_adds_up(student):
     """Names, shapes and numbers worked out by hand: 3, 6 and 13 channels of width 0.1."""
     lines = student.summary().splitlines()
     assert lines[0].startswith("convnet, width 0.1, T = 2, trained on digits: images 8 x 8 x 1, classes 0, 1, 2,")
@@ -251,7 +257,6 @@ def test_summary_adds_up(run, student):
     counts = [int(line.split()[-1].replace(",", "")) for line in lines[4:-1] if not line.endswith("-")]
     total = 27 + 162 + 2 * 2 * 6 * 13 + 140 + 3 + 6 + 13
     assert (sum(counts), lines[-1]) == (total, f"{total} parameters")
-    assert "ReLU" in snnkd_jax.load(run, "teacher").summary()
     assert "neurons, tau = 3" in made(Neuron("plif", tau=3.0)).summary()
 
 
@@ -298,10 +303,11 @@ def test_runs_that_hold_no_such_network_are_refused(run, tmp_path):
         snnkd_jax.load("")
     with pytest.raises(InputError, match="is not a directory"):
         snnkd_jax.load(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"to its end .no student_baseline/network.json.; it has teacher, student"):
+    with pytest.raises(InputError, match=r"to its end .no student_baseline/network.json.; it has student"):
         snnkd_jax.load(run, "student_baseline")
     with pytest.raises(InputError, match=r"role 'students' is unknown \(did you mean student"):
         snnkd_jax.load(run, "students")  # pyright: ignore[reportArgumentType]
+    assert snnkd_jax.load(run / "student").title == "convnet, width 0.1, T = 2"
     with pytest.raises(InputError, match="is the directory of one network"):
         snnkd_jax.load(run / "student", "teacher")
     shutil.copytree(run, tmp_path / "unfinished")
