@@ -73,7 +73,7 @@ class State:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stepper:
-    """Makes time steps, on one device, on which `variables` lie. `network` is spiking with `num_steps=1`, or ordinary."""
+    """Makes time steps on `device`, where `variables` lie; `network` is spiking with `num_steps=1`, or ordinary."""
 
     device: jax.Device
     network: Network
