@@ -22,53 +22,52 @@ from snnkd_jax import data
 from snnkd_jax.backend import compile_options
 from snnkd_jax.batches import eval_batches, split_validation
 from snnkd_jax.errors import told_in_one_line
-from snnkd_jax.inference import EarlyExit, choose_threshold
+from snnkd_jax.inference import choose_threshold
 from snnkd_jax.recipe import read_config
 from snnkd_jax.records import command, write_record
-from snnkd_jax.trained import load_trained
+from snnkd_jax.trained import load
 
 RESULTS = Path(__file__).parent / "results" / "speed"
 
 
 def main(
-    run: tyro.conf.Positional[Path], tolerance: float = 0.002, batch_size: int = 100, record: str | None = None
+    run: tyro.conf.Positional[Path], tolerance: float = 0.002, batch_size: int = 128, record: str | None = None
 ) -> None:
     """Measure early exit.
 
     Args:
         run: Directory of a finished run.
         tolerance: Accuracy that may be lost on the validation split, in [0, 1].
-        batch_size: Images that are classified together.
+        batch_size: Images that are classified together; early exit fills batches up to a power of two, at most 128.
         record: Write experiments/results/speed/<record>.json.
     """
     config = read_config(run)
     dataset = data.load(config.dataset)
-    student = load_trained(run)
-    whole, one, variables = student.network, student.with_steps(1), student.variables
-    normalise = jax.jit(student.normalisation)
-    at_full = jax.jit(lambda variables, images: whole.apply(variables, images)[0], compiler_options=compile_options())
+    student = load(run)
+    at_full = jax.jit(
+        lambda variables, images: student.network.apply(variables, student.normalisation(images))[0],
+        compiler_options=compile_options(),
+    )
 
     _, validation = split_validation(dataset, config.validation_fraction, config.seed)
     batches = list(eval_batches(validation, batch_size))
-    logits = np.concatenate([np.asarray(at_full(variables, normalise(batch["images"]))) for batch in batches])
+    logits = np.concatenate([np.asarray(at_full(student.variables, batch["images"])) for batch in batches])
     kept = np.concatenate([batch["mask"] for batch in batches]) == 1
     threshold, expected_steps = choose_threshold(logits[kept], validation["labels"], tolerance)
-    early = EarlyExit(one, config.num_steps, threshold)
 
     test = {"images": dataset.test_images, "labels": dataset.test_labels}
     correct, steps, seconds = [], [], []
     for again in range(2):  # the first pass compiles for every size of the batch
         correct, steps, seconds = [], [], []
         for batch in eval_batches(test, batch_size):
-            images = jax.block_until_ready(normalise(batch["images"]))
             real = batch["mask"] == 1
             start = time.perf_counter()
-            full = np.asarray(at_full(variables, images)).mean(1)
+            full = np.asarray(at_full(student.variables, batch["images"])).mean(1)
             middle = time.perf_counter()
-            answer, taken = early(variables, images)
+            early = student.predict(batch["images"], threshold=threshold if threshold <= 1 else None)
             seconds.append((middle - start, time.perf_counter() - middle))
-            correct.append([(z.argmax(-1) == batch["labels"])[real] for z in (full, answer)])
-            steps.append(taken[real])
+            correct.append([(z.argmax(-1) == batch["labels"])[real] for z in (full, early.logits)])
+            steps.append(early.steps[real])
         print(f"pass {again + 1} of 2: {np.concatenate(steps).mean():.2f} steps", file=sys.stderr)
     accuracy = [float(np.concatenate(hits).mean()) for hits in zip(*correct, strict=True)]
     at_full_seconds, early_seconds = (statistics.fmean(s) for s in zip(*seconds, strict=True))

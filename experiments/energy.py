@@ -22,7 +22,6 @@ from snnkd_jax.config import Config
 from snnkd_jax.convert import convert
 from snnkd_jax.energy import AC_PJ, MAC_PJ, Cost, count, joules, same_architecture, summary
 from snnkd_jax.errors import InputError, told_in_one_line
-from snnkd_jax.models.conversion import is_converted
 from snnkd_jax.recipe import read_config
 from snnkd_jax.records import command, write_record
 from snnkd_jax.run_dir import read_json
@@ -78,7 +77,7 @@ def main(
         raise InputError(f"against={against}: its teacher is of none of the architectures of {run}; name another")
 
     for role, cost in costs.items():
-        print(f"\n{role}: {title(trained[role])}\n{summary(cost, mac_pj, ac_pj)}")
+        print(f"\n{role}: {trained[role].title}\n{summary(cost, mac_pj, ac_pj)}")
         if cost.num_steps is None:
             continue
         total, estimate, dense = energy(cost.macs, cost.acs), energy(*cost.estimate), energy(cost.dense_pass, 0)
@@ -130,18 +129,9 @@ def ann_of(role: str, costs: dict[str, Cost]) -> str | None:
     return None
 
 
-def title(trained: Trained) -> str:
-    """Architecture, width and kind of a network in words."""
-    network = model(trained)
-    steps = "an ANN" if trained.network.num_steps is None else f"T = {trained.network.num_steps}"
-    return f"{network['model']}, width {network['width']:g}, {steps}"
-
-
 def model(trained: Trained) -> dict[str, Any]:
     """Architecture, width and T."""
-    config, num_steps = trained.config, trained.network.num_steps
-    name = config.teacher if num_steps is None or is_converted(trained.network) else config.student
-    return {"model": name, "width": config.width, "num_steps": num_steps}
+    return {"model": trained.model, "width": trained.config.width, "num_steps": trained.network.num_steps}
 
 
 def config_of(run: Path) -> Config:

@@ -2,6 +2,7 @@
 
 from snnkd_jax import distill, encoders, losses, models, neurons, surrogate
 from snnkd_jax.errors import InputError
+from snnkd_jax.trained import Trained, load
 
-__all__ = ["InputError", "distill", "encoders", "losses", "models", "neurons", "surrogate"]
+__all__ = ["InputError", "Trained", "distill", "encoders", "load", "losses", "models", "neurons", "surrogate"]
 __version__ = "0.1.0"

@@ -108,14 +108,19 @@ def load_network(directory: Path, template: Tree, mesh: Mesh) -> Tree:
     Raises:
         InputError: if there is no checkpoint, or the newest is damaged or of another network.
     """
-    steps = [int(path.name) for path in directory.glob("*") if path.name.isdigit()] if directory.is_dir() else []
-    if not steps:
-        raise InputError(f"{directory} holds no checkpoint")
-    path = directory / str(max(steps))
+    path = newest(directory)
     try:
         return _read(path / "network", template, mesh)
     except DamagedCheckpoint as damage:
         raise InputError(f"checkpoint {path} is damaged or of another network ({damage})") from damage
+
+
+def newest(directory: Path) -> Path:
+    """The newest checkpoint in the directory of a training; raises `InputError` if it holds none."""
+    steps = [int(path.name) for path in directory.glob("*") if path.name.isdecimal()] if directory.is_dir() else []
+    if not steps:
+        raise InputError(f"{directory} holds no checkpoint")
+    return directory / str(max(steps))
 
 
 def _parts(state: TrainState) -> dict[str, Tree]:

@@ -23,7 +23,15 @@ from snnkd_jax.interrupt import StopRequest
 from snnkd_jax.metrics import MetricsLog
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.optim import make_optimizer
-from snnkd_jax.run_dir import check_network, open_run_dir, read_json, run_directory, teacher_directory, write_json
+from snnkd_jax.run_dir import (
+    check_network,
+    open_run_dir,
+    read_json,
+    run_directory,
+    teacher_directory,
+    write_json,
+    write_network,
+)
 from snnkd_jax.train import CompiledSteps, Normalisation, Trainer, compile_steps
 
 
@@ -156,7 +164,7 @@ class _Run:
             bptt_epochs=0 if phase == "teacher" else config.bptt_epochs,
         )
         # Written last: a network without it is not trained to its end.
-        write_json(self.directory / phase / "network.json", self.description(phase))
+        write_network(self.directory / phase, self.description(phase))
         variables = variables_of(state)
         return self.test(steps, variables), variables
 

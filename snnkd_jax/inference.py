@@ -1,92 +1,80 @@
 """Inference at any number of time steps, and inference that stops when it is sure.
 
 A spiking network's answer after t steps is the mean of its logits so far. An image whose largest class probability
-reaches a threshold by then leaves the batch; the others go on from their membrane potentials, in a smaller batch.
+reaches a threshold by then leaves the batch; the others go on from their membrane potentials, in a smaller batch as
+soon as a half is enough for them.
 
 Source: Li et al., "SEENN", NeurIPS 2023, arXiv 2304.01230 (the criterion).
 """
 
-import dataclasses
-import functools
-from typing import Any
+import numbers
 
 import jax
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 
 from snnkd_jax.backend import compile_options
 from snnkd_jax.batches import eval_batches
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Variables
+from snnkd_jax.stepper import Prediction, Stepper
 from snnkd_jax.train import Normalisation
 
 BATCH_SIZE = 100  # of evaluation on the test sets, which are multiples of it
+TOGETHER = 128  # images that `classify` computes at a time
 
 
-@dataclasses.dataclass(frozen=True)
-class EarlyExit:
-    """Classifies in at most `max_steps` time steps.
+def classify(
+    stepper: Stepper, images: NDArray, num_steps: int | None = None, threshold: float | None = None
+) -> Prediction:
+    """What a network says of any number of images, in arrays of NumPy.
 
-    `network` makes one step at a call (`num_steps=1`); `threshold` in [0, 1] is the probability of the likeliest class
-    that ends the computation: 0 stops after the first step, above 1 never. Raises `InputError` for other values.
+    Args:
+        stepper: of the network.
+        images: `[B, H, W, C]` as from `as_pixels`, or one frame a step, `[B, T, H, W, C]`.
+        num_steps: the most steps that are made; None: one for each frame, or one of an ordinary network.
+        threshold: the probability of the likeliest class, in [0, 1], that ends the computation; None: never.
+
+    Raises:
+        InputError: for a number of steps below 1 or other than that of the frames, another threshold, and either with
+            an ordinary network.
     """
+    frames = images if images.ndim == 5 else images[:, None]
+    if stepper.network.num_steps is None and not (num_steps is None and threshold is None):
+        raise InputError(
+            f"num_steps={num_steps!r}, threshold={threshold!r}: an ordinary network has no time steps; leave them out"
+        )
+    num_steps = frames.shape[1] if num_steps is None else num_steps
+    if not isinstance(num_steps, numbers.Integral) or num_steps < 1:
+        raise InputError(f"num_steps={num_steps!r} must be a whole number of at least 1")
+    if images.ndim == 5 and num_steps != frames.shape[1]:
+        raise InputError(f"num_steps={num_steps!r}, but images have {frames.shape[1]} frames; leave num_steps out")
+    if threshold is not None and not (isinstance(threshold, numbers.Real) and 0 <= threshold <= 1):
+        raise InputError(f"threshold={threshold!r} must be a probability in [0, 1], or None for no early exit")
+    starts = range(0, max(len(frames), 1), TOGETHER)
+    parts = [_classify(stepper, frames[i : i + TOGETHER], int(num_steps), threshold) for i in starts]
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
-    network: Network
-    max_steps: int
-    threshold: float
 
-    def __post_init__(self):
-        if self.network.num_steps != 1:
-            raise InputError(f"network makes {self.network.num_steps} steps at a time; build it with num_steps=1")
-        if self.max_steps < 1:
-            raise InputError(f"max_steps={self.max_steps!r} must be at least 1")
-        if not self.threshold >= 0:
-            raise InputError(f"threshold={self.threshold!r} must be a probability, or above 1 for no early exit")
-
-    def __call__(self, variables: Variables, images: Array) -> tuple[NDArray, NDArray]:
-        """Logits float32 `[B, K]`, means over the steps that were made, and their number int32 `[B]`.
-
-        Args:
-            variables: of the network, whatever number of steps it was trained with.
-            images: normalised, static `[B, H, W, C]`, or one frame a step, `[B, max_steps, H, W, C]`.
-        """
-        size = images.shape[0]
-        frames = images[:, None] if images.ndim == 4 else images
-        if frames.shape[1] not in (1, self.max_steps):
-            raise InputError(f"images have {frames.shape[1]} frames, but max_steps={self.max_steps}")
-        sums, steps = None, np.zeros(size, np.int32)
-        left = np.arange(size)  # indices of the images that are not classified yet
-        rows, potentials = left, None  # rows[i] is the image in row i of the running batch, which may be filled up
-        total: Any = 0.0
-        for t in range(self.max_steps):
-            frame = frames[rows, min(t, frames.shape[1] - 1)]
-            total, confidence, potentials = self._step(variables, frame, potentials, total, np.float32(t + 1))
-            confidence = np.asarray(confidence)[: len(left)]
-            done = (confidence >= self.threshold) if t + 1 < self.max_steps else np.ones(len(left), bool)
-            sums = np.zeros((size, total.shape[-1]), np.float32) if sums is None else sums
-            sums[left[done]] = np.asarray(total)[: len(left)][done]
-            steps[left[done]] = t + 1
-            kept = np.flatnonzero(~done)
-            if not len(kept):
-                break
-            if len(kept) == len(rows):
-                continue
-            left = left[kept]
-            kept = np.resize(kept, _batch_size(len(kept), len(rows)))  # filled up with images that are computed twice
-            rows = rows[kept]
-            total, potentials = _take((total, potentials), kept)
-        assert sums is not None
-        return sums / steps[:, None], steps
-
-    @functools.cached_property
-    def _step(self):
-        def step(variables, frame, potentials, total, steps):
-            (logits, _), potentials = self.network.apply_from(variables, frame, potentials)
-            total = total + logits[:, 0]
-            return total, jax.nn.softmax(total / steps).max(-1), potentials
-
-        return jax.jit(step, compiler_options=compile_options())
+def _classify(stepper: Stepper, frames: NDArray, num_steps: int, threshold: float | None) -> Prediction:
+    """`classify`, of images that are computed together."""
+    left = np.arange(len(frames))  # of the images that are not classified yet
+    state, found = stepper.start(len(frames)), []
+    for t in range(num_steps):
+        state, prediction = stepper(state, frames[left, min(t, frames.shape[1] - 1)])
+        last = t + 1 == num_steps
+        if threshold is None and not last:
+            continue
+        prediction = jax.device_get(prediction)
+        done = np.ones(len(left), bool) if last else prediction.confidence >= threshold
+        found.append((left[done], jax.tree.map(lambda x, done=done: x[done], prediction)))
+        left = left[~done]
+        if not len(left):
+            break
+        if done.any():
+            state = state.only(np.flatnonzero(~done))
+    order = np.argsort(np.concatenate([index for index, _ in found]))
+    return jax.tree.map(lambda *x: np.concatenate(x)[order], *[prediction for _, prediction in found])
 
 
 def logits_by_step(
@@ -162,15 +150,3 @@ def choose_threshold(logits: NDArray, labels: NDArray, tolerance: float) -> tupl
         if accuracy >= least:
             return float(threshold), steps
     return 1.001, float(logits.shape[1])
-
-
-@jax.jit
-def _take(tree: Any, rows: Array) -> Any:
-    return jax.tree.map(lambda x: x[rows], tree)
-
-
-def _batch_size(left: int, full: int) -> int:
-    """The smallest of full, full / 2, full / 4, ... that holds what is left, so that few programs are compiled."""
-    while full % 2 == 0 and full // 2 >= left:
-        full //= 2
-    return full

@@ -2,13 +2,14 @@
 
 config.json      the configuration, versions, hardware and commit with which the run was started
 metrics.jsonl    one line for each epoch of each network
-teacher/, student_baseline/, student/    checkpoints, and in the end `network.json`: what they are of
+teacher/, student_baseline/, student/    checkpoints, and in the end `network.json`: what they are of, sealed
 compilation-cache/    compiled programs, which a resumed run need not compile again; may be deleted
 profile/         traces, if they were asked for
 result.json      the comparison; written at the end
 """
 
 import dataclasses
+import hashlib
 import json
 import shlex
 import sys
@@ -18,8 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from snnkd_jax import provenance
+from snnkd_jax.checkpoint import newest
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
+
+NETWORK_FORMAT = 1
+"""Of `network.json`; another one is not read."""
 
 # A run may be moved, traced, and may keep more or fewer checkpoints, without becoming another run.
 _NOT_IDENTITY = ("run_dir", "keep_checkpoints", "profile")
@@ -76,7 +81,7 @@ def teacher_directory(path: Path) -> Path:
 def check_network(directory: Path, wanted: dict[str, Any]) -> None:
     """Raises `InputError`, with the differences, unless `network.json` says what is `wanted`."""
     # What networks are that are older than the choice.
-    found = {"levels": None, "dtype": "float32"} | read_json(directory / "network.json")
+    found = {"levels": None, "dtype": "float32"} | read_network(directory)
     wanted = json.loads(json.dumps(wanted))
     if found.keys() != wanted.keys():
         raise InputError(f"teacher_checkpoint {directory}: its network.json is damaged")
@@ -85,6 +90,59 @@ def check_network(directory: Path, wanted: dict[str, Any]) -> None:
     if shown := [n for n in differing if n not in ("class_names", "normalisation")] or differing:
         changes = ", ".join(f"{name} is {found[name]!r}, not {wanted[name]!r}" for name in shown)
         raise InputError(f"teacher_checkpoint {directory} is of another network: {changes}")
+
+
+def write_network(directory: Path, description: dict[str, Any]) -> None:
+    """Writes `network.json`, after which the network in `directory` counts as trained to its end.
+
+    It seals the description, and the files of the newest checkpoint that hold the network, by their SHA-256.
+    """
+    paths = sorted(path for path in (newest(directory) / "network").rglob("*") if path.is_file())
+    files = {path.relative_to(directory).as_posix(): sha256(path.read_bytes()) for path in paths}
+    content = {"format": NETWORK_FORMAT, **description, "files": files}
+    write_json(directory / "network.json", content | {"sha256": _seal(content)})
+
+
+def read_network(directory: Path) -> dict[str, Any]:
+    """The description in `network.json`, of a network that is as it was when it was written.
+
+    Files without format and seal are older than these, and taken at their word.
+
+    Raises:
+        InputError: if the file cannot be read, is of another format, or is not as it was; if a file of the network is
+            missing or is not as it was.
+    """
+    path = directory / "network.json"
+    content = read_json(path)
+    if not content.keys() & {"format", "files", "sha256"}:
+        return content
+    if content.get("format") != NETWORK_FORMAT:
+        raise InputError(
+            f"{path} is damaged or of another version: its format is {content.get('format')!r}, and this version reads "
+            f"{NETWORK_FORMAT}; use the version that trained it"
+        )
+    seal = content.pop("sha256", None)
+    if seal != _seal(content):
+        raise InputError(f"{path} is damaged: it does not say what it said when it was written; copy it again")
+    for name, digest in content.pop("files").items():
+        try:
+            found = sha256((directory / name).read_bytes())
+        except OSError as error:
+            raise InputError(f"{directory / name} cannot be read ({error.strerror}); copy the run again") from error
+        if found != digest:
+            raise InputError(f"{directory / name} is damaged: it is not as it was written; copy the run again")
+    del content["format"]
+    return content
+
+
+def sha256(data: bytes) -> str:
+    """The digest in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _seal(content: dict[str, Any]) -> str:
+    """Of a JSON object, whatever its layout in the file."""
+    return sha256(json.dumps(content, sort_keys=True).encode())
 
 
 def origin() -> dict[str, Any]:

@@ -1,21 +1,33 @@
 """Early exit: the answer of fixed T for those who stay, and a batch that shrinks."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError
-from snnkd_jax.inference import EarlyExit, accuracy_by_step, accuracy_with_exit, choose_threshold, logits_by_step
+from snnkd_jax.inference import accuracy_by_step, accuracy_with_exit, choose_threshold, logits_by_step
 from snnkd_jax.models import Neuron, build
 from snnkd_jax.train import Normalisation
+from snnkd_jax.trained import Trained
 
 T = 4
-IMAGES = jax.random.normal(jax.random.key(1), (13, 8, 8, 1)) * jnp.linspace(0.2, 3, 13)[:, None, None, None]
+PIXELS = jax.random.normal(jax.random.key(1), (13, 8, 8, 1)) * jnp.linspace(0.2, 3, 13)[:, None, None, None]
+IMAGES = np.asarray(jnp.clip(128 + 40 * PIXELS, 0, 255).astype(jnp.uint8))
+NORMALISATION = Normalisation((128 / 255,), (40 / 255,))
 NEURON = Neuron(decay_input=False, v_threshold=0.3)
 WHOLE, ONE = (build("convnet", 5, neuron=NEURON, num_steps=t, width=0.25) for t in (T, 1))
 VARIABLES = WHOLE.init(jax.random.key(0), (8, 8, 1))
 VARIABLES["params"]["head"]["kernel"] *= 12  # confident, as after training
+
+
+@functools.cache
+def student() -> Trained:
+    return Trained(WHOLE, VARIABLES, NORMALISATION, (8, 8, 1), tuple("abcde"), "digits", Config())
 
 
 def logits_of(images):
@@ -33,30 +45,35 @@ def test_steps_in_pieces_are_the_whole():
     np.testing.assert_allclose(jnp.concatenate(pieces, axis=1), logits_of(frames), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.5, 0.7, 1.1])
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 0.7, None])
 def test_every_image_gets_the_mean_of_the_steps_that_it_took(threshold):
     """Against the logits of all steps, from which the step at which each image leaves is worked out."""
-    logits = logits_of(IMAGES)
+    logits = logits_of(NORMALISATION(IMAGES))
     means = np.cumsum(logits, axis=1) / np.arange(1, T + 1)[:, None]
     p = np.exp(means) / np.exp(means).sum(-1, keepdims=True)
-    sure = p.max(-1) >= threshold
+    sure = p.max(-1) >= (2 if threshold is None else threshold)
     sure[:, -1] = True
     expected = sure.argmax(1) + 1
-    found, steps = EarlyExit(ONE, T, threshold)(VARIABLES, IMAGES)
-    np.testing.assert_array_equal(steps, expected)
-    np.testing.assert_allclose(found, means[np.arange(13), expected - 1], rtol=1e-5, atol=1e-5)
+    found = student().predict(IMAGES, threshold=threshold)
+    np.testing.assert_array_equal(found.steps, expected)
+    at_exit = np.arange(13), expected - 1
+    np.testing.assert_allclose(found.logits, means[at_exit], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.confidence, p.max(-1)[at_exit], rtol=1e-5)
     if threshold == 0.7:
-        assert len(set(steps)) >= 3, "the case does not test leaving at different steps"
+        assert len(set(expected)) >= 3, "the case does not test leaving at different steps"
 
 
 def test_frames_are_taken_one_a_step():
-    frames = jax.random.normal(jax.random.key(2), (4, T, 8, 8, 1))
-    found, _ = EarlyExit(ONE, T, 1.1)(VARIABLES, frames)
-    np.testing.assert_allclose(found, logits_of(frames).mean(1), rtol=1e-5, atol=1e-5)
+    """By those as well who stay when others have left."""
+    frames = np.stack([IMAGES[(np.arange(13) + t) % 13] for t in range(T)], axis=1)
+    means = np.cumsum(logits_of(NORMALISATION(frames)), axis=1) / np.arange(1, T + 1)[:, None]
+    found = student().predict(frames, threshold=0.7)
+    assert len(set(found.steps)) >= 3, "the case does not test leaving at different steps"
+    np.testing.assert_allclose(found.logits, means[np.arange(13), found.steps - 1], rtol=1e-5, atol=1e-5)
 
 
 def test_the_batch_shrinks(monkeypatch):
-    """To the next of 16, 8, 4, ... that holds those who are left."""
+    """To the next of 16, 8, 4, ... that holds those who are left; each size is traced once."""
     seen = []
     apply_from = type(ONE).apply_from
 
@@ -65,11 +82,11 @@ def test_the_batch_shrinks(monkeypatch):
         return apply_from(network, variables, images, potentials)
 
     monkeypatch.setattr(type(ONE), "apply_from", spy)
-    images = jnp.concatenate([IMAGES, IMAGES[:3]])
-    _, steps = EarlyExit(ONE, T, 0.7)(VARIABLES, images)
+    fresh = dataclasses.replace(student())
+    steps = fresh.predict(np.concatenate([IMAGES, IMAGES[:3]]), threshold=0.5).steps
     left = [int((steps > t).sum()) for t in range(T) if (steps > t).any()]
     sizes = [min(size for size in (1, 2, 4, 8, 16) if size >= n) for n in left]
-    assert seen == [16, *sorted(set(sizes[1:]), reverse=True)]  # traced once from rest, then once for each size
+    assert seen == sorted(set(sizes), reverse=True)
     assert min(seen) < 16
 
 
@@ -111,11 +128,3 @@ def test_accuracies_worked_out_by_hand():
 def test_wrong_arguments_are_named():
     with pytest.raises(InputError, match="num_steps=6 must be a multiple of the spiking network's, 4"):
         logits_by_step(WHOLE, VARIABLES, Normalisation((0.5,), (1.0,)), np.zeros((1, 8, 8, 1), np.uint8), 6)
-    with pytest.raises(InputError, match="makes 4 steps at a time"):
-        EarlyExit(WHOLE, T, 0.5)
-    with pytest.raises(InputError, match="max_steps=0"):
-        EarlyExit(ONE, 0, 0.5)
-    with pytest.raises(InputError, match="threshold=-1"):
-        EarlyExit(ONE, T, -1)
-    with pytest.raises(InputError, match=r"2 frames, but max_steps=4"):
-        EarlyExit(ONE, T, 0.5)(VARIABLES, jnp.zeros((3, 2, 8, 8, 1)))

@@ -56,7 +56,12 @@ class Neuron:
         if self.kind == "plif":
             plif_parameter(self.tau)
         check_tau(self.tau)
-        check_potentials(self.v_threshold, 0.0 if self.v_reset is None else self.v_reset)
+        check_potentials(self.v_threshold, self.v_rest)
+
+    @property
+    def v_rest(self) -> float:
+        """The resting potential."""
+        return 0.0 if self.v_reset is None else self.v_reset
 
     def tau_of(self, module: nn.Module) -> float | Array:
         """The time constant in steps; the kind "plif" keeps its parameter `w` in `module`."""
@@ -119,7 +124,7 @@ class Spike(nn.Module):
     Records the firing rate of each example, `[B]`, spikes per neuron and step, in the collection "firing_rates". If
     they are mutable, "potentials" takes up the potential after the last step, `[B, ...]`, from which the next call
     starts, and "rates" what `snnkd_jax.models.rate` needs of the layer. The first call starts from `v_init`, by default
-    from rest.
+    from rest; "rest" takes up that potential.
     """
 
     neuron: Neuron
@@ -140,7 +145,10 @@ class Spike(nn.Module):
             if kappa_tau is not None:
                 self.put_variable("rates", "kappa_tau", kappa_tau[:, None])
         else:
-            v = None if self.v_init is None else jnp.full_like(current[:, 0], self.v_init)
+            v_init = self.neuron.v_rest if self.v_init is None else self.v_init
+            v = jnp.full_like(current[:, 0], v_init, jnp.promote_types(current.dtype, jnp.float32))
+            if records(self, "rest"):
+                self.put_variable("rest", "v", v)
             v = self.get_variable("potentials", "v", v)
             spikes, v = integrate(current, v, tau=tau, **self.neuron.constants())
             if records(self, "potentials"):

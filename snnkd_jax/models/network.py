@@ -89,6 +89,14 @@ class Network:
         outputs, updates = self._run(variables, images, train=False, mutable=("potentials",))
         return outputs, updates["potentials"]
 
+    def at_rest(self, variables: Variables, images: Array) -> Variables:
+        """The potentials before a spiking network's first step, in the form in which `apply_from` takes them.
+
+        Args:
+            variables, images: as in `apply`; only their shapes matter.
+        """
+        return jax.jit(lambda *inputs: self._run(*inputs, train=False, mutable=("rest",))[1]["rest"])(variables, images)
+
     def apply_train(self, variables: Variables, images: Array) -> tuple[tuple[Array, Features], Variables]:
         """Training: batch norm by the statistics of the batch; returns `((logits, features), new batch_stats)`."""
         if self.rate_body is not None:

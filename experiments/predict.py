@@ -1,0 +1,90 @@
+"""Classify image files with a trained network.
+
+    python experiments/predict.py RUN image.png [image2.png ...] --threshold 0.9
+
+Images have to be of the size that the network was trained on, unless --resize is given.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from PIL import Image
+
+from snnkd_jax.errors import InputError, told_in_one_line
+from snnkd_jax.trained import Role, load
+
+# With eight bits a channel, or colours in a palette of such; of the others conversion would cut values off.
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+
+
+def main(
+    run: tyro.conf.Positional[Path],
+    images: tyro.conf.Positional[list[Path]],
+    num_steps: int | None = None,
+    threshold: float | None = None,
+    resize: bool = False,
+    role: Role | None = None,
+) -> None:
+    """Print classes, confidences, time steps and firing rates.
+
+    Args:
+        run: Directory of a finished run, or of one network in it.
+        images: Image files.
+        num_steps: The most time steps; None: as many as in training.
+        threshold: Probability of the likeliest class, in [0, 1], at which an image is done; None: it takes all steps.
+        resize: Scale images of another size.
+        role: Which network of the run; None: the student.
+    """
+    if not images:
+        raise InputError("images are missing; name at least one file")
+    network = load(run, role)
+    pixels = np.stack([read(path, network.image_shape, resize) for path in images])
+    prediction = network.predict(pixels, num_steps, threshold)
+    for i, (path, name) in enumerate(zip(images, prediction.names, strict=True)):
+        print(f"{path}: {name}, confidence {prediction.confidence[i]:.3f}, time steps {prediction.steps[i]}")
+        if rates := [f"{layer} {rate[i]:.3f}" for layer, rate in prediction.firing_rates.items()]:
+            print(f"  spikes per neuron and step: {', '.join(rates)}")
+
+
+def read(path: Path, image_shape: tuple[int, int, int], resize: bool) -> NDArray[np.uint8]:
+    """The pixels `[H, W, C]` of an image file, grey or RGB as the network takes them; says what was changed.
+
+    Raises `InputError` for a file that is no image or is damaged, of more than eight bits a channel, or, unless it may
+    be resized, of another size.
+    """
+    height, width, channels = image_shape
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+    except Exception as error:  # Pillow's decoders raise their own
+        raise InputError(f"{path} cannot be read as an image ({type(error).__name__}: {error})") from error
+    if image.mode not in MODES:
+        raise InputError(f"{path} has pixels of mode {image.mode!r}; save it with eight bits, in grey or RGB")
+    changes, mode = [], "L" if channels == 1 else "RGB"
+    if image.has_transparency_data:
+        changes.append("without its transparency")
+    if image.mode != mode:
+        changes.append(f"{image.mode} made {'grey' if channels == 1 else 'RGB'}")
+        image = image.convert("RGB").convert(mode)
+    if image.size != (width, height):
+        if not resize:
+            raise InputError(
+                f"{path} has {image.width} x {image.height} pixels, the network takes {width} x {height}; resize it, "
+                "or give --resize"
+            )
+        changes.append(f"{image.width} x {image.height} scaled to {width} x {height}")
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    if changes:
+        print(f"{path}: {', '.join(changes)}", file=sys.stderr)
+    return np.asarray(image).reshape(image_shape)
+
+
+if __name__ == "__main__":
+    with told_in_one_line():
+        tyro.cli(main)

@@ -1,0 +1,63 @@
+"""Images from outside, made into what networks take, or refused with what is wrong with them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from snnkd_jax.errors import InputError
+
+
+def as_pixels(name: str, images: Any, image_shape: tuple[int, int, int], sequences: bool = False) -> NDArray | Array:
+    """Images as uint8, or as float32 from 0 to 255; in both cases `Normalisation` is what comes next.
+
+    Floats of `k / 255` become exactly k. Values that are traced cannot be looked at, and are taken as they come.
+
+    Args:
+        name: of the argument, for errors.
+        images: `[B, H, W, C]`, `[B, H, W]` for C = 1, of bytes or of floats in [0, 1].
+        image_shape: `[H, W, C]` of the network's images.
+        sequences: take one frame a step, `[B, T, H, W, C]`, as well.
+
+    Returns:
+        An array `[B, H, W, C]` or `[B, T, H, W, C]`, of NumPy unless it was JAX's.
+
+    Raises:
+        InputError: for another shape or dtype, and for floats that are not finite or not in [0, 1].
+    """
+    if not isinstance(images, jax.Array):
+        try:
+            images = np.asarray(images)
+        except ValueError as error:
+            raise InputError(f"{name} are not an array ({error}); give images of one size") from error
+    shape = images.shape
+    if image_shape[2] == 1 and shape[1:] == image_shape[:2]:
+        images = images[..., None]
+    if images.ndim not in ((4, 5) if sequences else (4,)) or images.shape[-3:] != image_shape:
+        wanted = ", ".join(map(str, image_shape))
+        hint = f"; give one image as {name}[None]" if shape == image_shape else "; resize or convert them"
+        frames = f", or [B, T, {wanted}] for one frame a step" if sequences else ""
+        raise InputError(f"{name} have shape {shape}; the network takes [B, {wanted}]{frames}{hint}")
+    if images.dtype == np.uint8:
+        return images
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise InputError(f"{name} have dtype {images.dtype}; give bytes (uint8, 0 to 255), or floats in [0, 1]")
+    if not isinstance(images, jax.core.Tracer):
+        _check_values(name, np.asarray(images))
+    return images.astype(np.float32) * np.float32(255)
+
+
+def _check_values(name: str, images: NDArray) -> None:
+    if not images.size or (images.min() >= 0 and images.max() <= 1):
+        return
+    finite = np.isfinite(images.astype(np.float32)).reshape(len(images), -1).all(axis=1)
+    if not finite.all():
+        bad = np.flatnonzero(~finite)
+        raise InputError(f"{name} have NaN or infinite pixels in {len(bad)} of {len(images)} images, first in {bad[0]}")
+    raise InputError(
+        f"{name} are from {images.min():g} to {images.max():g}; floats must be in [0, 1]: divide bytes by 255, and "
+        "leave the normalisation to the network"
+    )
