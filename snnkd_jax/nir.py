@@ -74,7 +74,7 @@ class NirNetwork:
 
 
 def write_nir(
-    path: Path,
+    path: str | Path,
     network: Network,
     variables: Variables,
     image_shape: tuple[int, int, int],
@@ -121,7 +121,7 @@ def write_nir(
     return written
 
 
-def read_nir(path: Path, *, dt: float | None = None, num_steps: int | None = None) -> NirNetwork:
+def read_nir(path: str | Path, *, dt: float | None = None, num_steps: int | None = None) -> NirNetwork:
     """Reads a network of the nodes in the table above, of this or another program.
 
     Args:

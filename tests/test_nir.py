@@ -24,7 +24,6 @@ from snnkd_jax.models import Network, Neuron, build
 from snnkd_jax.models.activation import Spike
 from snnkd_jax.models.conversion import spiking
 from snnkd_jax.models.features import Stages
-from snnkd_jax.models.synapses import recorded
 from snnkd_jax.nir import read_nir, write_nir
 from snnkd_jax.train import Normalisation
 
@@ -61,28 +60,13 @@ def dyadic_variables(network, image_shape):
 
 def dyadic_frames(image_shape, num_steps):
     rng = np.random.default_rng(1)
-    return (rng.integers(-8, 9, (3, num_steps, *image_shape)) / 4).astype(np.float32)
-
-
-def spikes_of(network, variables, frames):
-    """Outputs of every layer of neurons by its name in the graph, and the logits as "output"."""
-
-    def run(variables, frames):
-        with recorded() as recording:
-            logits, _ = network.apply(variables, frames)
-        return {name.replace("/", "_"): x for name, x in recording.activations.items()} | {"output": logits}
-
-    return jax.tree.map(np.asarray, quick_jit(run)(variables, frames))
-
-
-def channels_first(x):
-    return np.moveaxis(x, -1, 2)
+    h, w, c = image_shape
+    return (rng.integers(-8, 9, (3, num_steps, c, h, w)) / 4).astype(np.float32)
 
 
 def assert_same_spikes(found, expected):
     assert found.keys() == expected.keys()
     for name, x in expected.items():
-        x = channels_first(x) if x.ndim == 5 else x
         np.testing.assert_array_equal(found[name], x, err_msg=name)
         if name != "output":
             assert 0.01 < x.mean() < 0.99, f"{name} shows nothing: its rate is {x.mean()}"
@@ -99,31 +83,35 @@ CASES = {
 """Every body, by the model, `[H, W, C]`, the neurons, and the number of frames: 1 for a static image."""
 
 
-def case(name):
-    model, image_shape, neuron, num_frames = CASES[name]
+@pytest.fixture
+def written(request, tmp_path, readers):
+    """A file, the frames for its readers, and what the network that is in it does."""
+    model, image_shape, neuron, num_frames = CASES[request.param]
     network = build(model, 5, neuron=neuron, num_steps=T, width=0.1)
-    frames = dyadic_frames(image_shape, num_frames)
-    return network, dyadic_variables(network, image_shape), image_shape, frames
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_numpy_reads_the_file_spike_for_spike(name, tmp_path, readers):
-    network, variables, image_shape, frames = case(name)
+    variables = dyadic_variables(network, image_shape)
     write_nir(tmp_path / "net.nir", network, variables, image_shape)
-    found = readers.numpy_reader(tmp_path / "net.nir")(channels_first(np.repeat(frames, T // frames.shape[1], axis=1)))
-    assert_same_spikes(found, spikes_of(network, variables, frames))
+    frames = dyadic_frames(image_shape, num_frames)
+    expected = readers.library_reader(network, variables, quick_jit)(frames)
+    return tmp_path / "net.nir", np.repeat(frames, T // num_frames, axis=1), expected
+
+
+@pytest.mark.parametrize("written", CASES, indirect=True)
+def test_numpy_reads_the_file_spike_for_spike(written, readers):
+    path, frames, expected = written
+    assert_same_spikes(readers.numpy_reader(path)(frames), expected)
 
 
 @pytest.mark.parametrize("name", ["convnet", "resnet19", "wrn-16-2"])
-def test_read_network_is_the_written_one(name, tmp_path):
-    network, variables, image_shape, frames = case(name)
+def test_read_network_is_the_written_one(name, tmp_path, readers):
+    model, image_shape, neuron, num_frames = CASES[name]
+    network = build(model, 5, neuron=neuron, num_steps=T, width=0.1)
+    variables = dyadic_variables(network, image_shape)
+    frames = dyadic_frames(image_shape, num_frames)
     graph = write_nir(tmp_path / "net.nir", network, variables, image_shape, normalisation=NORMALISATION, dt=1e-3)
     read = read_nir(tmp_path / "net.nir")
     assert (read.image_shape, read.normalisation, read.network.num_steps) == (image_shape, NORMALISATION, T)
-    expected = spikes_of(network, variables, frames)
-    found = spikes_of(read.network, read.variables, frames)
-    for key, x in expected.items():
-        np.testing.assert_array_equal(found[key], x)
+    expected = readers.library_reader(network, variables, quick_jit)(frames)
+    assert_same_spikes(readers.library_reader(read.network, read.variables, quick_jit)(frames), expected)
     again = write_nir(tmp_path / "again.nir", read.network, read.variables, image_shape, normalisation=NORMALISATION)
     assert sorted(again.edges) == sorted(graph.edges)
     for key, node in graph.nodes.items():
@@ -398,23 +386,16 @@ def test_a_thousand_damaged_files_are_refused(tmp_path):
 
 @pytest.mark.peers
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", CASES)
-def test_spikingjelly_reads_the_file_spike_for_spike(name, tmp_path, readers):
-    network, variables, image_shape, frames = case(name)
-    write_nir(tmp_path / "net.nir", network, variables, image_shape)
-    frames_of_all = channels_first(np.repeat(frames, T // frames.shape[1], axis=1))
-    found = readers.spikingjelly_reader(tmp_path / "net.nir")(frames_of_all)
-    assert_same_spikes(found, spikes_of(network, variables, frames))
+@pytest.mark.parametrize("written", CASES, indirect=True)
+def test_spikingjelly_reads_the_file_spike_for_spike(written, readers):
+    path, frames, expected = written
+    assert_same_spikes(readers.spikingjelly_reader(path)(frames), expected)
 
 
 @pytest.mark.peers
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("decay_input", [True, False])
-@pytest.mark.parametrize("model", ["convnet", "resnet20"])
-def test_snntorch_reads_the_file_spike_for_spike(model, decay_input, tmp_path, readers):
-    network = build(model, 5, neuron=neuron_of(decay_input=decay_input), num_steps=T, width=0.1)
-    variables = dyadic_variables(network, (16, 8, 3))
-    frames = dyadic_frames((16, 8, 3), T)
-    write_nir(tmp_path / "net.nir", network, variables, (16, 8, 3))
-    found = readers.snntorch_reader(tmp_path / "net.nir")(channels_first(frames))
-    assert_same_spikes(found, spikes_of(network, variables, frames))
+@pytest.mark.parametrize("written", ["convnet", "resnet19", "airbench94"], indirect=True)
+def test_snntorch_reads_the_file_spike_for_spike(written, readers):
+    """Those of LIF neurons that are reset to 0: it reads no others."""
+    path, frames, expected = written
+    assert_same_spikes(readers.snntorch_reader(path)(frames), expected)

@@ -1,7 +1,7 @@
-"""Files of NIR run by others than this library: by plain NumPy from NIR's definitions, by SpikingJelly, by snnTorch.
+"""Files of NIR run by plain NumPy from NIR's definitions, by SpikingJelly and by snnTorch; networks, by this library.
 
-A reader is made of a file, is called with frames `[B, T, C, H, W]` or `[B, T, N]`, and returns the outputs of every
-layer of neurons, under its name in the file, and of the graph, as "output", `[B, T, ...]` each.
+A reader is called with frames `[B, T, C, H, W]` or `[B, T, N]` and returns the outputs of every layer of neurons, under
+its name in the file, and of the graph, as "output", `[B, T, ...]` each.
 """
 
 import contextlib
@@ -10,9 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import nir
 import numpy as np
 from numpy.typing import NDArray
+
+from snnkd_jax.models import Network, Variables
+from snnkd_jax.models.synapses import recorded
 
 Reader = Callable[[NDArray], dict[str, NDArray]]
 
@@ -89,6 +93,22 @@ def _windows(x: NDArray, size: Any, stride: Any) -> NDArray:
     return np.stack([x[:, :, i : i + rows : sh, j : j + columns : sw] for i in range(kh) for j in range(kw)])
 
 
+def library_reader(network: Network, variables: Variables, jit: Callable[..., Any] = jax.jit) -> Reader:
+    """A spiking network of this library, compiled by `jit`; one frame is a static image."""
+
+    @jit
+    def outputs(frames):
+        with recorded() as recording:
+            logits, _ = network.apply(variables, frames)
+        return {name.replace("/", "_"): x for name, x in recording.activations.items()} | {"output": logits}
+
+    def run(frames: NDArray) -> dict[str, NDArray]:
+        found = jax.tree.map(np.asarray, outputs(np.moveaxis(frames, 2, -1)))
+        return {name: np.moveaxis(x, -1, 2) for name, x in found.items()}
+
+    return run
+
+
 def spikingjelly_reader(path: Path) -> Reader:
     """SpikingJelly's `import_from_nir`, in float32."""
     import torch
@@ -130,10 +150,7 @@ def snntorch_reader(path: Path) -> Reader:
         for frame in frames:
             y, state = network(torch.from_numpy(frame[None]), state)
             found["output"].append(y.numpy())
-        return {
-            name: np.stack([step.reshape(step.shape[-3:] if step.ndim > 3 else -1) for step in steps])
-            for name, steps in found.items()
-        }
+        return {name: np.stack([y[0] if y.ndim == 4 else y for y in steps]) for name, steps in found.items()}
 
     def run(frames: NDArray) -> dict[str, NDArray]:
         images = [of_image(image) for image in frames]
