@@ -138,9 +138,6 @@ def read_nir(path: str | Path, *, dt: float | None = None, num_steps: int | None
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
             tree: dict[str, Any] = hdf2dict(file["node"])
-    except Exception as error:  # whatever HDF5 stumbles upon
-        raise InputError(f"{path} is damaged, or no file of NIR ({type(error).__name__}: {error})") from error
-    try:
         metadata = _metadata(tree.get("metadata", {}))
         num_steps = metadata.get("num_steps") if num_steps is None else num_steps
         if num_steps is None:
@@ -149,6 +146,8 @@ def read_nir(path: str | Path, *, dt: float | None = None, num_steps: int | None
         network, variables = network_of(graph, num_steps)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    except Exception as error:  # whatever HDF5 and the package stumble upon
+        raise InputError(f"{path} is damaged, or no file of NIR ({type(error).__name__}: {error})") from error
     return NirNetwork(network, variables, graph.image_shape, metadata.get("normalisation"))
 
 

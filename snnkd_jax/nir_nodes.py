@@ -132,7 +132,7 @@ def _parsed(fields: Any) -> nir.NIRNode:
 def _sources(nodes: dict[str, nir.NIRNode], edges: Any, first: str, last: str) -> dict[str, list[str]]:
     """The nodes that each node reads, where every node is on a way from the first to the last, and none on a cycle."""
     sources: dict[str, list[str]] = {name: [] for name in nodes}
-    for edge in np.asarray(edges).tolist():
+    for edge in [] if edges is None else edges:
         a, b = (end.decode() if isinstance(end, bytes) else end for end in edge)
         if a not in nodes or b not in nodes:
             raise InputError(f"an edge goes from {a!r} to {b!r}, and there is no node {b if a in nodes else a!r}")
@@ -173,7 +173,7 @@ def _layer(node: Any, shape: Shape, dt: float) -> Layer:
                 raise InputError(f"dilation={node.dilation} and groups={node.groups}; only 1")
             if isinstance(node.padding, str) and node.padding != "valid":
                 raise InputError(f"padding={node.padding!r} is uneven with a stride; write numbers")
-            padding = (0, 0) if isinstance(node.padding, str) else _pair(node.padding)
+            padding = (0, 0) if isinstance(node.padding, str) else _pair(node.padding, least=0)
             return Convolution(
                 _floats(node.weight, 4).transpose(2, 3, 1, 0), _floats(node.bias, 1), _pair(node.stride), padding
             )
@@ -183,14 +183,12 @@ def _layer(node: Any, shape: Shape, dt: float) -> Layer:
             kernel = _floats(node.weight, 2).T
             return Dense(kernel, np.zeros(kernel.shape[1], np.float32))
         case "AvgPool2d":
-            return Pool(_pair(node.kernel_size), _pair(node.stride), _pair(node.padding))
+            return Pool(_pair(node.kernel_size), _pair(node.stride), _pair(node.padding, least=0))
         case "Flatten":
-            if (int(node.start_dim), int(node.end_dim) % len(shape)) != (0, len(shape) - 1):
+            if node.start_dim != 0 or node.end_dim not in (-1, len(shape) - 1):
                 raise InputError(f"start_dim={node.start_dim}, end_dim={node.end_dim}; only whole maps, from 0 to -1")
             return Flatten()
-        case "LIF" | "IF":
-            return Spiking(_neuron(node, dt))
-    raise InputError("it is in the middle of the graph")
+    return Spiking(_neuron(node, dt))
 
 
 def _neuron(node: Any, dt: float) -> Neuron:
@@ -218,10 +216,10 @@ def _equal(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=_TOLERANCE, abs_tol=1e-12)
 
 
-def _pair(value: Any) -> Pair:
+def _pair(value: Any, least: int = 1) -> Pair:
     h, w = np.broadcast_to(np.asarray(value), 2).tolist()
-    if int(h) != h or int(w) != w or min(h, w) < 0:
-        raise InputError(f"{value} must be whole numbers")
+    if int(h) != h or int(w) != w or min(h, w) < least:
+        raise InputError(f"{value} must be whole numbers of at least {least}")
     return int(h), int(w)
 
 

@@ -24,6 +24,7 @@ from snnkd_jax.models import Network, Neuron, build
 from snnkd_jax.models.activation import Spike
 from snnkd_jax.models.conversion import spiking
 from snnkd_jax.models.features import Stages
+from snnkd_jax.models.layers import BatchNorm
 from snnkd_jax.nir import read_nir, write_nir
 from snnkd_jax.train import Normalisation
 
@@ -193,32 +194,29 @@ def test_old_readers_find_no_v_reset(tmp_path):
 
 def test_what_nir_cannot_say_is_refused(tmp_path):
     shape, path = (16, 16, 3), tmp_path / "net.nir"
+    convnet = functools.partial(build, "convnet", 5, num_steps=T, width=0.1)
+    network, ordinary = convnet(neuron=Neuron()), convnet()
+    good = dyadic_variables(network, shape)  # of all of them, spiking or not
 
-    def refused(network, match, variables=None, **options):
-        if variables is None:
-            variables = dyadic_variables(network, shape)
+    def refused(network, match, variables=good, **options):
         with pytest.raises(InputError, match=match):
             write_nir(path, network, variables, shape, **options)
         assert not path.exists()
 
-    convnet = functools.partial(build, "convnet", 5, num_steps=T, width=0.1)
     refused(convnet(neuron=Neuron(v_reset=None)), r"act1: v_reset=None.*train with a number")
     refused(convnet(neuron=Neuron(), pool="max"), r"pool1: maxima.*pool='avg'")
     refused(convnet(neuron=Neuron(), dtype=jnp.bfloat16), "dtype=bfloat16")
-    refused(convnet(), "export a student")
-    refused(build("pyramidnet18", 5, neuron=Neuron(), num_steps=T, width=0.1), "zero-padded shortcuts of pyramidnet18")
-    refused(convnet(neuron=Neuron()), r"dt=0", dt=0.0)
-    ordinary = convnet()
-    converted = spiking(
-        ordinary, dyadic_variables(ordinary, shape), dict.fromkeys(("act1", "act2", "act_hidden"), 1.0), T, 0.5
-    )
-    refused(converted[0], "subtract the threshold", converted[1])
-    network = convnet(neuron=Neuron())
-    variables = dyadic_variables(network, shape)
-    variables["params"]["hidden"]["kernel"] = variables["params"]["hidden"]["kernel"].at[0, 0].set(jnp.nan)
-    refused(network, r"node 'hidden': weight has values that are not finite", variables)
+    refused(ordinary, "export a student")
+    thresholds = dict.fromkeys(("act1", "act2", "act_hidden"), 1.0)
+    refused(spiking(ordinary, good, thresholds, T, 0.5)[0], "subtract the threshold")
+    refused(network, r"dt=0", dt=0.0)
+    pyramid = build("pyramidnet18", 5, neuron=Neuron(), num_steps=T, width=0.1)
+    refused(pyramid, "zero-padded shortcuts of pyramidnet18", dyadic_variables(pyramid, shape))
+    hidden = {"kernel": good["params"]["hidden"]["kernel"].at[0, 0].set(jnp.nan)}
+    broken = good | {"params": good["params"] | {"hidden": hidden}}
+    refused(network, r"node 'hidden': weight has values that are not finite", broken)
     with pytest.raises(InputError, match="cannot be written"):
-        write_nir(tmp_path / "no" / "net.nir", network, dyadic_variables(network, shape), shape)
+        write_nir(tmp_path / "no" / "net.nir", network, good, shape)
 
 
 class ReadBeforeItsNorm(nn.Module):
@@ -235,8 +233,6 @@ class ReadBeforeItsNorm(nn.Module):
 
 
 def test_a_layer_read_before_and_behind_its_norm_is_refused(tmp_path):
-    from snnkd_jax.models.layers import BatchNorm
-
     network = Network(ReadBeforeItsNorm(functools.partial(Spike, Neuron(), num_steps=T), BatchNorm), T)
     with pytest.raises(InputError, match="conv1 is read before its norm and behind it"):
         write_nir(tmp_path / "net.nir", network, dyadic_variables(network, (4, 4, 2)), (4, 4, 2))

@@ -142,7 +142,12 @@ class Graph:
 
 
 def network_of(graph: Graph, num_steps: int) -> tuple[Network, Variables]:
-    """The graph as a network of `num_steps` time steps, with its variables."""
+    """The graph as a network of `num_steps` time steps, with its variables.
+
+    Raises `InputError` for no time step, or a node with a name that Flax needs.
+    """
+    if num_steps < 1:
+        raise InputError(f"num_steps={num_steps!r} must be at least 1")
     steps, params = [], {}
     for name, node in graph.nodes.items():
         if hasattr(GraphBody, name) or name in GraphBody.__dataclass_fields__:
