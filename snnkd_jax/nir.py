@@ -21,9 +21,9 @@ The metadata of the graph have `dt` in seconds, `num_steps`, and, if it was give
 [0, 1], `pixel_mean` and `pixel_std`, `[C]`. It cannot be folded into the first convolution: its padding is 0 behind
 the normalisation.
 
-HDF5 notices neither a changed weight nor, always, that it reads nonsense. So a file begins with a block of 512 bytes,
-which HDF5 skips as a "user block", with the SHA-256 of the rest, which is compared before anything else is read. Files
-without it, of other programs, are read as they are.
+HDF5 does not notice a changed weight, and on other damage it may read nonsense or never return. So a file begins with a
+block of 512 bytes, which HDF5 skips as a "user block", with the SHA-256 of the rest, and that is compared before
+anything else is read. Files without it, of other programs, are read as they are.
 
 Source: Pedersen et al., Nature Communications 2024, 15:8122; the package `nir` 1.0.8.
 """
@@ -101,8 +101,7 @@ def write_nir(
         InputError: for a network that NIR cannot say, with what to use instead, weights that are not finite, or a path
             that cannot be written.
     """
-    if not 0 < dt < math.inf:
-        raise InputError(f"dt={dt!r} must be the seconds of a time step, such as {DT:g}")
+    _checked(dt)
     if network.num_steps is None:
         raise InputError("NIR is for spiking networks; this one has no time steps: export a student")
     graph = graph_of(network, variables, image_shape)
@@ -142,13 +141,21 @@ def read_nir(path: str | Path, *, dt: float | None = None, num_steps: int | None
         num_steps = metadata.get("num_steps") if num_steps is None else num_steps
         if num_steps is None:
             raise InputError("it does not say how many time steps the network makes; give num_steps")
-        graph = from_nir(tree, metadata.get("dt", DT) if dt is None else dt)
+        dt = metadata.get("dt", DT) if dt is None else dt
+        graph = from_nir(tree, _checked(dt))
         network, variables = network_of(graph, num_steps)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # whatever HDF5 and the package stumble upon
         raise InputError(f"{path} is damaged, or no file of NIR ({type(error).__name__}: {error})") from error
     return NirNetwork(network, variables, graph.image_shape, metadata.get("normalisation"))
+
+
+def _checked(dt: float) -> float:
+    """dt; raises `InputError` unless it is a time."""
+    if not 0 < dt < math.inf:
+        raise InputError(f"dt={dt!r} must be the seconds of a time step, such as {DT:g}")
+    return dt
 
 
 def _metadata(found: Any) -> dict[str, Any]:
