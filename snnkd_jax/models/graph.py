@@ -186,8 +186,9 @@ class Means(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[..., H, W, C]` to `[..., H', W', C]`."""
-        padding = [(p, p) for p in self.layer.padding]
-        return nn.avg_pool(x, self.layer.window, self.layer.strides, padding)
+        h, w = self.layer.padding  # not left to Flax, which pads one axis before the map and no more
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(h, h), (w, w), (0, 0)])
+        return nn.avg_pool(x, self.layer.window, self.layer.strides)
 
 
 class ChannelAfterChannel(nn.Module):
