@@ -141,8 +141,7 @@ def read_nir(path: str | Path, *, dt: float | None = None, num_steps: int | None
         num_steps = metadata.get("num_steps") if num_steps is None else num_steps
         if num_steps is None:
             raise InputError("it does not say how many time steps the network makes; give num_steps")
-        dt = metadata.get("dt", DT) if dt is None else dt
-        graph = from_nir(tree, _checked(dt))
+        graph = from_nir(tree, _checked(metadata.get("dt", DT) if dt is None else dt))
         network, variables = network_of(graph, num_steps)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -177,7 +176,7 @@ def _metadata(found: Any) -> dict[str, Any]:
 def _without_v_reset(file: io.BytesIO) -> None:
     """Deletes the data sets `v_reset`; raises `InputError` if one is not 0."""
     with h5py.File(file, "r+") as opened:
-        for name, node in opened["node/nodes"].items():
+        for name, node in opened["node/nodes"].items():  # pyright: ignore[reportAttributeAccessIssue]
             if "v_reset" in node:
                 if np.any(node["v_reset"]):
                     raise InputError(f"old_readers=True, but the neurons of {name!r} have another v_reset than 0")

@@ -42,12 +42,12 @@ def to_nir(graph: Graph, dt: float, metadata: dict[str, Any]) -> nir.NIRGraph:
         dt: seconds of a time step.
         metadata: of the whole graph.
     """
-    nodes: dict[str, Any] = {INPUT: nir.Input(np.array(_channels_first(graph.image_shape)))}
+    nodes: dict[str, Any] = {INPUT: nir.Input({"input": np.array(_channels_first(graph.image_shape))})}
     for name, node in graph.nodes.items():
         with _at(name):
             nodes[name] = _nir_node(node.layer, graph.shape(node.inputs[0]), dt)
             _check_finite(nodes[name])
-    nodes[OUTPUT] = nir.Output(np.array(_channels_first(graph.shape(graph.outputs[0]))))
+    nodes[OUTPUT] = nir.Output({"output": np.array(_channels_first(graph.shape(graph.outputs[0])))})
     edges = [(source, name) for name, node in graph.nodes.items() for source in node.inputs]
     return nir.NIRGraph(nodes, edges + [(source, OUTPUT) for source in graph.outputs], metadata)
 
@@ -68,10 +68,12 @@ def _nir_node(layer: Layer, shape: Shape, dt: float) -> nir.NIRNode:
             neuron = layer.neuron
             r = 1 / dt if neuron.kind == "if" else 1.0 if neuron.decay_input else neuron.tau
             # In float64, so that a division by dt gives the tau that it was.
-            values = {"r": r, "v_threshold": neuron.v_threshold, "v_reset": neuron.v_reset}
+            values: dict[str, Any] = {"r": r, "v_threshold": neuron.v_threshold, "v_reset": neuron.v_reset}
             if neuron.kind != "if":
                 values |= {"tau": neuron.tau * dt, "v_leak": neuron.v_reset}
-            arrays = {key: np.full(_channels_first(shape), value, np.float64) for key, value in values.items()}
+            arrays: dict[str, Any] = {
+                key: np.full(_channels_first(shape), value, np.float64) for key, value in values.items()
+            }
             return nir.IF(**arrays) if neuron.kind == "if" else nir.LIF(**arrays)
 
 
@@ -100,7 +102,8 @@ def from_nir(tree: dict[str, Any], dt: float) -> Graph:
     names, found = {first: INPUT}, {}
     if len(shape) == 1:
         names[first], found["vector"] = "vector", Node(Flatten(), (INPUT,), shape)
-    graph = Graph(shape if len(shape) == 3 else (1, 1, *shape), found, ())
+    h, w, c = shape if len(shape) == 3 else (1, 1, *shape)
+    graph = Graph((h, w, c), found, ())
     for name in graphlib.TopologicalSorter(sources).static_order():
         if name == first:
             continue

@@ -40,7 +40,7 @@ def numpy_reader(path: Path) -> Reader:
                     if isinstance(node, nir.Input):
                         values[name] = frames[:, t].astype(np.float64)
                         continue
-                    x = sum(values[source] for source in sources[name])
+                    x: Any = sum(values[source] for source in sources[name])
                     if isinstance(node, nir.LIF | nir.IF):
                         values[name], potentials[name] = _fire(node, x, potentials.get(name))
                         found.setdefault(name, []).append(values[name])
@@ -56,14 +56,12 @@ def numpy_reader(path: Path) -> Reader:
 
 def _fire(node: Any, x: NDArray, v: NDArray | None) -> tuple[NDArray, NDArray]:
     """Spikes and potentials of tau dv/dt = (v_leak - v) + R x (LIF), or dv/dt = R x (IF)."""
-    if isinstance(node, nir.LIF):
-        v = np.broadcast_to(node.v_leak, x.shape) if v is None else v
-        v = v + DT / node.tau * ((node.v_leak - v) + node.r * x)
-    else:
-        v = np.broadcast_to(node.v_reset, x.shape) if v is None else v
-        v = v + DT * node.r * x
-    z = v > node.v_threshold
-    return z.astype(np.float64), np.where(z, node.v_reset, v)
+    is_lif = isinstance(node, nir.LIF)
+    if v is None:
+        v = np.broadcast_to(node.v_leak if is_lif else node.v_reset, x.shape)
+    h = v + (DT / node.tau * ((node.v_leak - v) + node.r * x) if is_lif else DT * node.r * x)
+    z = h > node.v_threshold
+    return z.astype(np.float64), np.where(z, node.v_reset, h)
 
 
 def _without_state(node: Any, x: NDArray) -> NDArray:
@@ -145,7 +143,7 @@ def snntorch_reader(path: Path) -> Reader:
             steps.clear()
         for module in network.modules():
             if hasattr(module, "reset_mem"):
-                module.reset_mem()
+                module.reset_mem()  # pyright: ignore[reportCallIssue]
         state = None
         for frame in frames:
             y, state = network(torch.from_numpy(frame[None]), state)

@@ -215,7 +215,8 @@ def _bias(values: dict[str, NDArray]) -> NDArray:
 
 def _strides_and_padding(conv: nn.Conv) -> tuple[Pair, Pair]:
     """Of a convolution that has an integer padding, and neither groups nor dilation."""
-    strides, padding = conv.strides or 1, conv.padding
+    strides: Any = conv.strides or 1
+    padding: Any = conv.padding
     sides = [(padding, padding)] * 2 if isinstance(padding, int) else padding
     plain = conv.feature_group_count == 1 and {conv.kernel_dilation, conv.input_dilation} <= {None, 1}
     if not plain or isinstance(sides, str) or any(isinstance(side, int) or side[0] != side[1] for side in sides):
@@ -231,7 +232,7 @@ def _spiking(spike: Spike, values: dict[str, NDArray]) -> Spiking:
         raise InputError(f"{name}: v_reset=None subtracts the threshold (soft reset); train with a number, such as 0")
     if spike.v_init is not None:
         raise InputError(f"{name}: v_init={spike.v_init!r}, but neurons of a graph start from rest")
-    constants = {"v_threshold": neuron.v_threshold, "v_reset": neuron.v_reset}
+    constants: dict[str, Any] = {"v_threshold": neuron.v_threshold, "v_reset": neuron.v_reset}
     if neuron.kind == "if":
         return Spiking(Neuron("if", **constants))
     tau = float(plif_tau(jnp.asarray(values["w"]))) if neuron.kind == "plif" else neuron.tau
