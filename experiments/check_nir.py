@@ -8,6 +8,7 @@ may differ, and others that follow from it; in float64 none should.
 """
 
 import dataclasses
+import shlex
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -81,7 +82,9 @@ def main(
             f"{count.correct} of {len(labels)} classes right, {count.differing_classes} differ"
         )
     if record is not None:
+        options = shlex.join([f"--images={images}", *(["--peers", *peers] if peers else [])])
         content = {
+            "command": f"python experiments/check_nir.py RUN {options}",
             "run": command(read_config(run)),
             "images": len(labels),
             "num_steps": network.num_steps,
