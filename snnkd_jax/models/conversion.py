@@ -82,7 +82,7 @@ def fold_norms(network: Network, variables: Variables, image_shape: tuple[int, i
             params[*norm, "scale"] = scale
         else:
             params[*source, "kernel"] = params[*source, "kernel"] * scale
-    body = network.body.clone(norm=FoldedNorm)
+    body = network.body.clone(norm=FoldedNorm) if sources else network.body
     return Network(body, network.num_steps), {"params": traverse_util.unflatten_dict(params), "batch_stats": {}}
 
 

@@ -1,0 +1,135 @@
+"""Whether a student, its file of NIR in plain NumPy and the file in other libraries fire the same spikes.
+
+    python experiments/check_nir.py RUN --peers spikingjelly snntorch --record NAME
+
+NumPy computes in float64 from the definitions of NIR, and every other reader is compared with it. In float32 the order
+of a sum decides whether a potential within a rounding error of the threshold reaches it, so that a spike in millions
+may differ, and others that follow from it; in float64 none should.
+"""
+
+import dataclasses
+import shlex
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from peers.nir_readers import Reader, library_reader, numpy_reader, snntorch_reader, spikingjelly_reader
+
+from snnkd_jax import data
+from snnkd_jax.errors import InputError, told_in_one_line
+from snnkd_jax.models import Network, Variables
+from snnkd_jax.models.conversion import fold_norms
+from snnkd_jax.nir import read_nir, write_nir
+from snnkd_jax.recipe import read_config
+from snnkd_jax.records import command, write_record
+from snnkd_jax.trained import load_trained
+
+RESULTS = Path(__file__).parent / "results" / "nir"
+BATCH_SIZE = 100
+
+PEERS: dict[str, Callable[[Path], Reader]] = {"spikingjelly": spikingjelly_reader, "snntorch": snntorch_reader}
+
+
+def main(
+    run: tyro.conf.Positional[Path],
+    images: int = 1000,
+    peers: tuple[Literal["spikingjelly", "snntorch"], ...] = (),
+    record: str | None = None,
+) -> None:
+    """Compare spikes.
+
+    Args:
+        run: Directory of a finished run.
+        images: Test images, the first ones.
+        peers: Other libraries that read the file; they need the extra bench.
+        record: Write experiments/results/nir/<record>.json.
+    """
+    if images < 1:
+        raise InputError(f"images={images!r} must be at least 1")
+    student = load_trained(run)
+    network, variables, shape = student.network, student.variables, student.image_shape
+    folded = fold_norms(network, variables, shape)
+    test = data.load(student.dataset)
+    pixels, labels = test.test_images[:images], test.test_labels[:images]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "student.nir"
+        write_nir(path, network, variables, shape, normalisation=student.normalisation)
+        read = read_nir(path)
+        readers = {
+            "as trained, float32": library_reader(network, variables),
+            "norms folded, float32": library_reader(*folded),
+            "norms folded, float64": in_float64(*folded),
+            "the file, float32": library_reader(read.network, read.variables),
+            **{f"the file in {name}, float32": PEERS[name](path) for name in peers},
+        }
+        reference = numpy_reader(path)
+        counts = [Counts(name) for name in ("the file in NumPy, float64", *readers)]
+        for start in range(0, len(pixels), BATCH_SIZE):
+            batch = np.asarray(student.normalisation(pixels[start : start + BATCH_SIZE]))
+            frames = np.repeat(np.moveaxis(batch, -1, 1)[:, None], network.num_steps or 1, axis=1)
+            expected = reference(frames)
+            for count, reader in zip(counts, (lambda _, y=expected: y, *readers.values()), strict=True):
+                count.add(reader(frames), expected, labels[start : start + BATCH_SIZE])
+    for count in counts:
+        print(
+            f"{count.reader:34} {count.spikes} spikes, {count.differing_spikes} differ; "
+            f"{count.correct} of {len(labels)} classes right, {count.differing_classes} differ"
+        )
+    if record is not None:
+        options = shlex.join([f"--images={images}", *(["--peers", *peers] if peers else [])])
+        content = {
+            "command": f"python experiments/check_nir.py RUN {options}",
+            "run": command(read_config(run)),
+            "images": len(labels),
+            "num_steps": network.num_steps,
+            "readers": [dataclasses.asdict(count) for count in counts],
+        }
+        write_record(
+            RESULTS, "nir", record, content, ("nir", "h5py", *peers, *(("torch", "nirtorch") if peers else ()))
+        )
+
+
+@dataclasses.dataclass
+class Counts:
+    """Of a reader: outputs of neurons, the spikes among them, and what is different from NumPy."""
+
+    reader: str
+    outputs: int = 0
+    spikes: int = 0
+    differing_spikes: int = 0
+    differing_classes: int = 0
+    correct: int = 0
+
+    def add(self, found: dict[str, NDArray], expected: dict[str, NDArray], labels: NDArray) -> None:
+        """Counts a batch."""
+        assert found.keys() == expected.keys()
+        for name in found.keys() - {"output"}:
+            self.outputs += found[name].size
+            self.spikes += int(found[name].sum())
+            self.differing_spikes += int((found[name] != expected[name]).sum())
+        classes, others = (outputs["output"].mean(1).argmax(-1) for outputs in (found, expected))
+        self.differing_classes += int((classes != others).sum())
+        self.correct += int((classes == labels).sum())
+
+
+def in_float64(network: Network, variables: Variables) -> Reader:
+    """The network with convolutions, sums and potentials in float64; its weights are those of float32."""
+    body: Any = network.body.clone(dtype=jnp.float64)
+    reader = library_reader(dataclasses.replace(network, body=body), variables)
+
+    def run(frames: NDArray) -> dict[str, NDArray]:
+        with jax.enable_x64(True):
+            return reader(frames.astype(np.float64))
+
+    return run
+
+
+if __name__ == "__main__":
+    with told_in_one_line():
+        tyro.cli(main)

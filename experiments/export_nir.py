@@ -1,0 +1,66 @@
+"""Write the student of a finished run as a file of NIR, for neuromorphic tools.
+
+    python experiments/export_nir.py RUN --out student.nir
+
+It needs the extra: pip install -e '.[nir]'
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import jax.numpy as jnp
+import tyro
+
+from snnkd_jax.errors import told_in_one_line
+from snnkd_jax.trained import load_trained
+
+
+def main(
+    run: tyro.conf.Positional[Path],
+    out: Path,
+    role: Literal["student", "student_baseline"] = "student",
+    dt: float = 1e-4,
+    old_readers: bool = False,
+) -> None:
+    """Write a trained student as a file of NIR.
+
+    Args:
+        run: Directory of a finished run.
+        out: The file.
+        role: Which network.
+        dt: Seconds of a time step.
+        old_readers: For tools that rest on nir <= 1.0.4 (sinabs, Rockpool), which cannot read v_reset; set their
+            neurons to reset to 0.
+    """
+    from snnkd_jax.nir import write_nir  # here, so that a missing package is told in one line
+
+    trained = load_trained(run, role)
+    network, normalisation = trained.network, trained.normalisation
+    if network.body.dtype != jnp.float32:  # pyright: ignore[reportAttributeAccessIssue]
+        print("this student computes in bfloat16 and the file in float32: some spikes will differ")
+        network = dataclasses.replace(network, body=network.body.clone(dtype=jnp.float32))
+    graph = write_nir(
+        out,
+        network,
+        trained.variables,
+        trained.image_shape,
+        normalisation=normalisation,
+        dt=dt,
+        old_readers=old_readers,
+    )
+    for name, node in graph.nodes.items():
+        shape = tuple(map(int, node.output_type["output"]))
+        sources = " + ".join(a for a, b in graph.edges if b == name)
+        print(f"{name:24} {type(node).__name__:10} {shape!s:18} {sources}".rstrip())
+    mean, std = ([round(x, 4) for x in values] for values in (normalisation.mean, normalisation.std))
+    print(f"""
+{out}
+input   (pixel / 255 - mean) / std, mean {mean}, std {std}, the same at every step
+steps   {network.num_steps} of dt = {dt:g} s
+output  one value a class and step; the class is that of the largest mean over steps: {", ".join(trained.classes)}""")
+
+
+if __name__ == "__main__":
+    with told_in_one_line():
+        tyro.cli(main)
