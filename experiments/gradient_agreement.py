@@ -15,7 +15,7 @@ import tyro
 
 from snnkd_jax import data
 from snnkd_jax.backend import compile_options
-from snnkd_jax.batches import split_validation, train_batch
+from snnkd_jax.batches import InMemory, split_validation
 from snnkd_jax.config import Config
 from snnkd_jax.errors import told_in_one_line
 from snnkd_jax.experiment import pixel_statistics
@@ -40,7 +40,7 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
         config = dataclasses.replace(read_config(run), batch_size=config.batch_size, seed=config.seed)
     dataset = data.load(config.dataset)
     training, _ = split_validation(dataset, config.validation_fraction, config.seed)
-    batch = train_batch(training, config.batch_size, config.seed, 0)
+    batch = InMemory(training, config.batch_size, config.seed)(0)
     images, labels = pixel_statistics(dataset)(jnp.asarray(batch["images"])), jnp.asarray(batch["labels"])
     exact, rate = (
         dataclasses.replace(config, backprop=backprop, bptt_epochs=0).build_student(dataset.num_classes)

@@ -24,7 +24,7 @@ from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
 from snnkd_jax import data
 from snnkd_jax.augment import augment
-from snnkd_jax.batches import eval_batches, split_validation, train_batch
+from snnkd_jax.batches import InMemory, eval_batches, split_validation
 from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError, check_choice, told_in_one_line
 from snnkd_jax.experiment import pixel_statistics
@@ -105,7 +105,8 @@ def main(config: Config) -> int:
         network.train()
         return correct / len(examples["labels"])
 
-    steps_per_epoch = len(training["labels"]) // config.batch_size
+    source = InMemory(training, config.batch_size, config.seed)
+    steps_per_epoch = source.steps_per_epoch
     num_steps = config.epochs * steps_per_epoch
     warmup = min(config.warmup_epochs, config.epochs - 1) * steps_per_epoch
     start = time.perf_counter()
@@ -114,7 +115,7 @@ def main(config: Config) -> int:
         factor = step / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * after))
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * factor
-        batch = train_batch(training, config.batch_size, config.seed, step)
+        batch = source(step)
         optimizer.zero_grad(set_to_none=True)
         labels = torch.from_numpy(batch["labels"]).long()
         loss = F.cross_entropy(logits_of(to_torch(prepare(batch["images"], step))), labels)

@@ -64,13 +64,16 @@ def compilation_cache(directory: Path) -> Iterator[None]:
 
 
 def data_mesh() -> Mesh:
-    """All devices along the axis "data"; raises `InputError` if the backend that JAX is told to use is not there."""
+    """All devices along the axis "data"; raises `InputError` if the backend that JAX is told to use is not there.
+
+    They are in the order of their processes, so that each process holds contiguous rows of a batch.
+    """
     try:
-        jax.devices()
+        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     except (RuntimeError, AssertionError) as error:  # the latter for a plugin without its device
         asked = os.environ.get("JAX_PLATFORMS")
         raise InputError(f"JAX_PLATFORMS={asked!r} cannot be used ({error}); unset it or name another") from error
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -89,13 +92,15 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
         raise InputError(f"batch_size={batch_size!r} must be a positive multiple of the number of devices, {mesh.size}")
 
 
-def put_batch(mesh: Mesh, batch: Any) -> Any:
-    """Puts a tree of host arrays `[B, ...]` (the global batch) on the devices, each taking its part.
+def process_rows(batch_size: int) -> slice:
+    """The rows of a global batch that lie on the devices of this process."""
+    share = batch_size // jax.process_count()
+    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
-    Every process passes the same global batch, or at least has its own rows right; only those are transferred.
-    """
-    sharding = split(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), batch)
+
+def put_batch(mesh: Mesh, batch: Any) -> Any:
+    """Puts a tree of host arrays, this process's rows of a global batch, on the devices, each taking its part."""
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split(mesh), x), batch)
 
 
 def put_replicated(mesh: Mesh, tree: Any) -> Any:

@@ -5,6 +5,7 @@ The teacher's and the baseline's results do not depend on the student's: each ne
 
 import contextlib
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from snnkd_jax import data
 from snnkd_jax.backend import check_batch_size, compilation_cache, data_mesh
-from snnkd_jax.batches import Batch, split_validation
+from snnkd_jax.batches import Batch, InMemory, eval_batches, split_validation
 from snnkd_jax.checkpoint import load_network
 from snnkd_jax.config import SPIKING_FIELDS, Config
 from snnkd_jax.distill import Objective
@@ -142,10 +143,9 @@ class _Run:
             phase,
             trainer,
             teacher_variables,
-            self.training,
-            self.validation,
+            InMemory(self.training, config.batch_size, config.seed),
+            functools.partial(eval_batches, self.validation, config.batch_size),
             epochs=epochs,
-            batch_size=config.batch_size,
             mesh=self.mesh,
             run_dir=self.directory,
             log=log,
@@ -162,7 +162,7 @@ class _Run:
 
     def test(self, steps: CompiledSteps, variables: Variables) -> dict[str, Any]:
         test_set = {"images": self.dataset.test_images, "labels": self.dataset.test_labels}
-        result = evaluate(steps, variables, test_set, self.config.batch_size, self.mesh)
+        result = evaluate(steps, variables, eval_batches(test_set, self.config.batch_size), self.mesh)
         return result | {"parameters": sum(x.size for x in jax.tree.leaves(variables["params"]))}
 
     def description(self, phase: str) -> dict[str, Any]:

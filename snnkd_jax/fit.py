@@ -6,6 +6,7 @@ The loop never waits for the step that it has just started: it reads the metrics
 import dataclasses
 import math
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from snnkd_jax.backend import put_batch, put_replicated
-from snnkd_jax.batches import Batch, eval_batches, train_batch
+from snnkd_jax.batches import Batch, EvalBatches, Source
 from snnkd_jax.checkpoint import Checkpoints
 from snnkd_jax.errors import InputError
 from snnkd_jax.interrupt import Interrupted, StopRequest
@@ -31,11 +32,10 @@ def fit(
     phase: str,
     trainer: Trainer,
     teacher_variables: Variables,
-    training: Batch,
-    validation: Batch,
+    training: Source,
+    validation: EvalBatches,
     *,
     epochs: int,
-    batch_size: int,
     mesh: Mesh,
     run_dir: Path,
     log: MetricsLog,
@@ -51,8 +51,9 @@ def fit(
         phase: names the network in logs and directories.
         trainer: what is trained, and how.
         teacher_variables: of the trainer's teacher; an empty dict without one.
-        training, validation: the two parts of the training set.
-        epochs, batch_size: how long; the last incomplete batch of an epoch is left out.
+        training: where batches come from; it says how large they are and how many make an epoch.
+        validation: begins a pass over the examples that are held out.
+        epochs: how long.
         mesh: the devices.
         run_dir, log: where checkpoints and metrics go.
         stop: looked at after every step.
@@ -72,7 +73,7 @@ def fit(
     exact = steps
     if bptt_epochs:
         exact = compile_steps(dataclasses.replace(trainer, network=trainer.network.through_time()), mesh)
-    steps_per_epoch = len(training["labels"]) // batch_size
+    batch_size, steps_per_epoch = training.batch_size, training.steps_per_epoch
     num_steps = epochs * steps_per_epoch
     checkpoints = Checkpoints(run_dir / phase, keep_checkpoints)
     state = checkpoints.restore(jax.eval_shape(trainer.init), mesh)
@@ -99,7 +100,7 @@ def fit(
             ) as progress,
         ):
             for step in range(start, num_steps):
-                batch = put_batch(mesh, train_batch(training, batch_size, trainer.seed, step))
+                batch = put_batch(mesh, training(step))
                 profiler.before(step)
                 with jax.transfer_guard("disallow"), jax.profiler.StepTraceAnnotation(phase, step_num=step):
                     finishing = step >= num_steps - bptt_epochs * steps_per_epoch
@@ -121,7 +122,7 @@ def fit(
                         "epoch": (step + 1) // steps_per_epoch,
                         "step": step + 1,
                         **means,
-                        "validation": evaluate(steps, variables_of(state), validation, batch_size, mesh),
+                        "validation": evaluate(steps, variables_of(state), validation(), mesh),
                     }
                     log.write(entry)
                     tqdm.write(_epoch_line(entry, epochs))
@@ -143,15 +144,15 @@ def variables_of(state: TrainState) -> Variables:
     return {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
 
 
-def evaluate(steps: CompiledSteps, variables: Variables, data: Batch, batch_size: int, mesh: Mesh) -> dict[str, Any]:
-    """Evaluates on all examples of `data`.
+def evaluate(steps: CompiledSteps, variables: Variables, batches: Iterable[Batch], mesh: Mesh) -> dict[str, Any]:
+    """Evaluates on all examples of the batches, of which each process gives its own rows.
 
     Returns:
         `accuracy` in [0, 1] by all steps; `accuracy_by_step`, by the first 1, 2, ..., T steps; `loss`, the mean
         cross-entropy in nats; `firing_rate`, the mean of the layers' rates; and `firing_rates` by layer.
     """
     sums = None
-    for batch in eval_batches(data, batch_size):
+    for batch in batches:
         part = steps.evaluate(variables, put_batch(mesh, batch))
         sums = part if sums is None else jax.tree.map(lambda a, b: a + b, sums, part)
     sums = jax.device_get(sums)
