@@ -18,7 +18,7 @@ from snnkd_jax.backend import compile_options
 from snnkd_jax.batches import InMemory, split_validation
 from snnkd_jax.config import Config
 from snnkd_jax.errors import told_in_one_line
-from snnkd_jax.experiment import pixel_statistics
+from snnkd_jax.inputs import pixel_statistics
 from snnkd_jax.losses import cross_entropy
 from snnkd_jax.recipe import read_config
 from snnkd_jax.records import write_record
@@ -41,7 +41,7 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
     dataset = data.load(config.dataset)
     training, _ = split_validation(dataset, config.validation_fraction, config.seed)
     batch = InMemory(training, config.batch_size, config.seed)(0)
-    images, labels = pixel_statistics(dataset)(jnp.asarray(batch["images"])), jnp.asarray(batch["labels"])
+    images, labels = pixel_statistics(dataset.train_images)(jnp.asarray(batch["images"])), jnp.asarray(batch["labels"])
     exact, rate = (
         dataclasses.replace(config, backprop=backprop, bptt_epochs=0).build_student(dataset.num_classes)
         for backprop in ("bptt", "rate")

@@ -27,7 +27,7 @@ from snnkd_jax.augment import augment
 from snnkd_jax.batches import InMemory, eval_batches, split_validation
 from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError, check_choice, told_in_one_line
-from snnkd_jax.experiment import pixel_statistics
+from snnkd_jax.inputs import pixel_statistics
 from snnkd_jax.run_dir import open_run_dir, write_json
 
 # What is implemented of the options that change the training.
@@ -76,7 +76,7 @@ def main(config: Config) -> int:
     torch.manual_seed(config.seed)
     dataset = data.load(config.dataset)
     training, validation = split_validation(dataset, config.validation_fraction, config.seed)
-    normalisation = pixel_statistics(dataset)
+    normalisation = pixel_statistics(dataset.train_images)
     network = to_channels_last(body(config.student, config.width, config.neurons()))
     initialise(network)
     weights = [p for p in network.parameters() if p.ndim > 1]

@@ -55,13 +55,14 @@ class InMemory:
 
     def __call__(self, step: int) -> Batch:  # noqa: D102 said by `Source`
         epoch, i = divmod(step, self.steps_per_epoch)
-        order = _epoch_order(self.seed, epoch, len(self.examples["labels"]))
+        order = epoch_order(self.seed, epoch, len(self.examples["labels"]))
         index = order[i * self.batch_size : (i + 1) * self.batch_size][process_rows(self.batch_size)]
         return _take(self.examples, index)
 
 
 @functools.lru_cache(maxsize=2)
-def _epoch_order(seed: int, epoch: int, n: int) -> NDArray:
+def epoch_order(seed: int, epoch: int, n: int) -> NDArray:
+    """The order of n training examples in an epoch, int64 `[n]`."""
     return np.random.default_rng([seed, 1, epoch]).permutation(n)
 
 
@@ -75,18 +76,22 @@ def eval_batches(examples: Batch, batch_size: int) -> Iterator[Batch]:
 
 
 def split_validation(dataset: Dataset, fraction: float, seed: int) -> tuple[Batch, Batch]:
-    """Holds a random part of the training set out: `(training, validation)`, in the order of the set.
+    """Holds a random part of the training set out: `(training, validation)`, as `split_indices`."""
+    examples = {"images": dataset.train_images, "labels": dataset.train_labels}
+    training, validation = split_indices(len(dataset.train_labels), fraction, seed)
+    return _take(examples, training), _take(examples, validation)
+
+
+def split_indices(n: int, fraction: float, seed: int) -> tuple[NDArray, NDArray]:
+    """A random part of n examples is held out: the indices of `(training, validation)`, each ascending.
 
     Raises `InputError` unless both parts have examples.
     """
-    n = len(dataset.train_labels)
     held_out = round(n * fraction) if 0 < fraction < 1 else 0
     if not 0 < held_out < n:
         raise InputError(f"validation_fraction={fraction!r} leaves {held_out} of {n} examples; use a value like 0.1")
     order = np.random.default_rng([seed, 0]).permutation(n)
-    validation, training = np.sort(order[:held_out]), np.sort(order[held_out:])
-    examples = {"images": dataset.train_images, "labels": dataset.train_labels}
-    return _take(examples, training), _take(examples, validation)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
 def _take(examples: Batch, index: NDArray) -> Batch:

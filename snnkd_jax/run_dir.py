@@ -21,8 +21,8 @@ from snnkd_jax import provenance
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
 
-# A run may be moved, traced, and may keep more or fewer checkpoints, without becoming another run.
-_NOT_IDENTITY = ("run_dir", "keep_checkpoints", "profile")
+# A run and its data may be moved, it may be traced, and may keep more or fewer checkpoints, without becoming another.
+_NOT_IDENTITY = ("run_dir", "data_dir", "workers", "keep_checkpoints", "profile")
 
 
 def run_directory(config: Config) -> Path:

@@ -448,7 +448,7 @@ def test_teacher_with_another_number_of_classes(finished, capsys, tmp_path, monk
         np.minimum(digits.test_labels, 6),
         digits.class_names[:7],
     )
-    monkeypatch.setattr(data, "load", lambda _: seven)
+    monkeypatch.setattr(data, "load", lambda *_: seven)
     arguments = [*TINY, "--teacher-checkpoint", str(finished), "--run-dir", str(tmp_path / "run")]
     assert "num_classes is 10, not 7" in refused(capsys, arguments)
 

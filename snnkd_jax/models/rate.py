@@ -33,7 +33,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from snnkd_jax.models.activation import Neuron
-from snnkd_jax.models.layers import BatchNorm, avg_pool, normalise
+from snnkd_jax.models.layers import BatchNorm, normalise, windows
 
 
 @jax.custom_jvp
@@ -77,13 +77,18 @@ class RateBatchNorm(BatchNorm):
 
 
 class RateMaxPool(nn.Module):
-    """In the place of `layers.MaxPool`, on means over time `[B, 1, ...]`."""
+    """In the place of `layers.MaxPool`, whose fields it has, on means over time `[B, 1, ...]`."""
+
+    window: int = 2
+    stride: int = 2
+    padding: int = 0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """`[B, 1, H, W, C]` to the recorded mean maxima, `[B, 1, H // 2, W // 2, C]`."""
+        """`[B, 1, H, W, C]` to the recorded mean maxima, `[B, 1, h, w, C]`."""
         output, routes = (self.get_variable("rates", name) for name in ("output", "routes"))
-        return linearise(output, 4 * avg_pool(routes * x), 1.0)
+        parts = windows(x, self.window, self.stride, self.padding)
+        return linearise(output, sum(route * part for route, part in zip(routes, parts, strict=True)), 1.0)
 
 
 def with_mean_of(logits: Array, mean_logits: Array) -> Array:
