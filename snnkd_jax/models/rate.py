@@ -10,7 +10,8 @@ mean of my output move if my input moves by the same amount at all steps?
     batch norm             gamma (mean_t x[t] - mu) / sigma + beta with mu, sigma of the spiking pass, which are taken
                            over batch and time. A shift of x moves mu as it moves the mean of mean_t x[t], and sigma^2
                            as it moves their variance (the variance within time stays): exact.
-    max pooling            sum_i routes_i x_i, routes_i the fraction of steps at which x_i was the first maximum.
+    max pooling            sum_i routes_i x_i over a window, routes_i the share of steps at which x_i was the first
+                           maximum.
     neuron                 dr = kappa dx, kappa of `neurons.integrate_with_slopes`: exact for a shift of x. What is
                            lost is that a spike of the layer before moves its own and later steps, not all alike.
 
