@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -14,18 +15,26 @@ from tqdm import tqdm
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
 from snnkd_jax.experiment import run
+from snnkd_jax.hosts import is_first, join, leave, say, several, wait_if_lost
 from snnkd_jax.interrupt import Interrupted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `experiments/cifar_distill.py` with these arguments (None: the process's) and returns its exit status.
 
-    0 after a complete run or SIGTERM, 130 after SIGINT, 2 for wrong input, told in one line on stderr.
+    0 after a complete run or SIGTERM, 130 after SIGINT, 2 for wrong input, told in one line on stderr, and 1 if another
+    process of the run is gone.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     warnings.showwarning = _show_warning
+    return leave(_run(arguments))
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
-        result = run(_parse(arguments))
+        config = _parse(arguments)
+        join(config.distributed)
+        result = run(config)
     except KeyboardInterrupt:
         print("interrupted before anything was trained", file=sys.stderr)
         return 130
@@ -33,9 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        if is_first():
+            print(stop, file=sys.stderr)
         return stop.exit_status
-    print(f"\n{table(result)}")
+    except Exception:
+        if not several():
+            raise
+        wait_if_lost()
+        traceback.print_exc()
+        return 1
+    say(f"\n{table(result)}")
     return 0
 
 
@@ -94,4 +110,5 @@ def _parse(arguments: Sequence[str]) -> Config:
 
 
 def _show_warning(message, *_, **__) -> None:
-    tqdm.write(f"warning: {message}", file=sys.stderr)
+    if is_first():
+        tqdm.write(f"warning: {message}", file=sys.stderr)
