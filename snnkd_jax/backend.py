@@ -5,6 +5,7 @@ along their first axis over both. Parameters and optimiser state are whole on ev
 (fully sharded data parallelism). Models never name an axis; the same code serves one device and many hosts.
 """
 
+import collections
 import contextlib
 import functools
 import os
@@ -78,9 +79,12 @@ def data_mesh(fsdp: int | None = None) -> Mesh:
 
     They are in the order of their processes, so that each process holds contiguous rows of a batch.
 
-    Raises `InputError` if `fsdp` does not divide their number.
+    Raises `InputError` if `fsdp` does not divide their number, or if processes have different numbers of them.
     """
     devices = np.array(sorted(all_devices(), key=lambda device: (device.process_index, device.id)))
+    shares = collections.Counter(device.process_index for device in devices)
+    if len(set(shares.values())) > 1:
+        raise InputError(f"the processes have {', '.join(map(str, shares.values()))} devices; give each as many")
     if fsdp is None:
         return Mesh(devices, ("data",), axis_types=(AxisType.Auto,))
     if fsdp < 1 or devices.size % fsdp:

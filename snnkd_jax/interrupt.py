@@ -33,7 +33,8 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         self._alone = not several()
         numbers = (signal.SIGTERM, signal.SIGINT) if self._alone else (signal.SIGINT,)
-        self._previous: dict[int, Any] = {number: signal.signal(number, self._note) for number in numbers}
+        # A handler that is not Python's, such as JAX's, is None and cannot be put back.
+        self._previous: dict[int, Any] = {n: signal.signal(n, self._note) or signal.SIG_DFL for n in numbers}
         return self
 
     def __exit__(self, *_) -> None:
