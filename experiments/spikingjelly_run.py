@@ -114,7 +114,7 @@ def main(config: Config) -> int:
         after = (step - warmup) / (num_steps - warmup)
         factor = step / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * after))
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * factor
+            group["lr"] = config.peak_learning_rate * factor
         batch = source(step)
         optimizer.zero_grad(set_to_none=True)
         labels = torch.from_numpy(batch["labels"]).long()

@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
 from snnkd_jax.experiment import run
+from snnkd_jax.hosts import is_first, join, leave, say, several, wait_if_lost
 from snnkd_jax.interrupt import Interrupted
 
 
@@ -25,12 +27,19 @@ def main(arguments: Sequence[str] | None = None, dataset: str = Config.dataset) 
         dataset: the data set if the arguments do not name one.
 
     Returns:
-        0 after a complete run or SIGTERM, 130 after SIGINT, 2 for wrong input, told in one line on stderr.
+        0 after a complete run or SIGTERM, 130 after SIGINT, 2 for wrong input, told in one line on stderr, and 1 if
+        another process of the run is gone.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     warnings.showwarning = _show_warning
+    return leave(_run(arguments, dataset))
+
+
+def _run(arguments: Sequence[str], dataset: str) -> int:
     try:
-        result = run(_parse(arguments, dataset))
+        config = _parse(arguments, dataset)
+        join(config.distributed)
+        result = run(config)
     except KeyboardInterrupt:
         print("interrupted before anything was trained", file=sys.stderr)
         return 130
@@ -38,9 +47,16 @@ def main(arguments: Sequence[str] | None = None, dataset: str = Config.dataset) 
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        if is_first():
+            print(stop, file=sys.stderr)
         return stop.exit_status
-    print(f"\n{table(result)}")
+    except Exception:
+        if not several():
+            raise
+        wait_if_lost()
+        traceback.print_exc()
+        return 1
+    say(f"\n{table(result)}")
     return 0
 
 
@@ -98,4 +114,5 @@ def _parse(arguments: Sequence[str], dataset: str) -> Config:
 
 
 def _show_warning(message, *_, **__) -> None:
-    tqdm.write(f"warning: {message}", file=sys.stderr)
+    if is_first():
+        tqdm.write(f"warning: {message}", file=sys.stderr)

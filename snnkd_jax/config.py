@@ -73,7 +73,11 @@ class Config:
     teacher_epochs: int | None = None
     """Training epochs of the teacher; None: as --epochs."""
     batch_size: int = 128
-    """Images per training step, over all devices; a multiple of their number."""
+    """Images per training step, over all devices of all hosts; a multiple of their number."""
+    distributed: bool | None = None
+    """Whether other processes, of this host or others, train with this one; None: wherever JAX detects a cluster."""
+    fsdp: int | None = None
+    """Divide parameters and optimiser state among so many devices; None: all of them whole on every device."""
     seed: int = 0
     """Of weights, batches, augmentation and the validation split."""
     run_dir: str | None = None
@@ -131,6 +135,8 @@ class Config:
     """sgd (Nesterov) or adamw, for teacher and student."""
     learning_rate: float = 0.1
     """Its peak; the schedule is a half cosine to 0."""
+    base_batch_size: int | None = None
+    """The learning rate is that of a batch of this size, and grows in proportion to --batch-size; None: it does not."""
     warmup_epochs: int = 5
     """Epochs of linear warm-up; at most all epochs but one."""
     momentum: float = 0.9
@@ -204,6 +210,13 @@ class Config:
         return dataclasses.replace(PRESETS[self.preset], label_smoothing=self.label_smoothing, **given)
 
     @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate of a batch of `batch_size`, lr · B / B_base (Goyal et al. 2017, arXiv 1706.02677, 2.1)."""
+        if self.base_batch_size is None:
+            return self.learning_rate
+        return self.learning_rate * self.batch_size / self.base_batch_size
+
+    @property
     def is_plain(self) -> bool:
         """Whether the student's objective is the cross-entropy alone, so that it is the baseline of others."""
         return self.objective() == Objective(label_smoothing=self.label_smoothing)
@@ -231,8 +244,8 @@ class Config:
                 raise InputError(f"{name}: {error}") from None
         if self.teacher_checkpoint is not None:
             spelled["teacher_checkpoint"] = str(Path(self.teacher_checkpoint).absolute())
-        at_least_1 = ("num_steps", "epochs", "teacher_epochs", "batch_size", "checkpoint_every", "keep_checkpoints")
-        for name in (*at_least_1, "image_size", "workers"):
+        counts = ("num_steps", "epochs", "teacher_epochs", "batch_size", "base_batch_size", "fsdp")
+        for name in (*counts, "checkpoint_every", "keep_checkpoints", "image_size", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name}={value!r} must be at least 1")

@@ -16,12 +16,21 @@ from snnkd_jax.config import SPIKING_FIELDS, Config
 from snnkd_jax.distill import Objective
 from snnkd_jax.errors import InputError
 from snnkd_jax.fit import evaluate, fit, variables_of
+from snnkd_jax.hosts import check_same, first_then_others, of_first, say, together
 from snnkd_jax.inputs import Inputs, open_inputs
 from snnkd_jax.interrupt import StopRequest
 from snnkd_jax.metrics import MetricsLog
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.optim import make_optimizer
-from snnkd_jax.run_dir import check_network, open_run_dir, read_json, run_directory, teacher_directory, write_json
+from snnkd_jax.run_dir import (
+    check_network,
+    full_disk_told,
+    open_run_dir,
+    read_json,
+    run_directory,
+    teacher_directory,
+    write_json,
+)
 from snnkd_jax.train import CompiledSteps, Trainer, compile_steps
 
 
@@ -34,10 +43,13 @@ def run(config: Config) -> dict[str, Any]:
     """
     directory = run_directory(config)
     config = config.checked()
-    mesh = data_mesh()
+    mesh = data_mesh(config.fsdp)
     check_batch_size(config.batch_size, mesh)
-    with StopRequest() as stop:
-        return _Run(config, directory, mesh, open_inputs(config), stop).carry_out()
+    check_same("their arguments", repr(config).encode())
+    with StopRequest() as stop, full_disk_told(directory):
+        inputs = first_then_others(lambda: open_inputs(config))
+        check_same("their copies of the data set", inputs.identity)
+        return _Run(config, directory, mesh, inputs, stop).carry_out()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +74,10 @@ class _Run:
             teacher_variables = self.load_teacher(teacher, Path(config.teacher_checkpoint))
 
         # Only now, so that a run that cannot be carried out leaves nothing behind.
-        open_run_dir(self.directory, config)
-        if (self.directory / "result.json").exists():
+        first_then_others(lambda: open_run_dir(self.directory, config))
+        if of_first(int((self.directory / "result.json").exists())):
             return read_json(self.directory / "result.json")
+        say(self.summary())
         results: dict[str, Any] = {}
         log = MetricsLog(self.directory)
         with contextlib.closing(log), compilation_cache(self.directory / "compilation-cache"):
@@ -85,7 +98,21 @@ class _Run:
             **read_json(self.directory / "config.json"),
         }
         write_json(self.directory / "result.json", result)
+        of_first(0)  # the others wait until it is written
         return result
+
+    def summary(self) -> str:
+        """Devices, batch and learning rate, in a line."""
+        config, mesh = self.config, self.mesh
+        scaled = (
+            "" if config.base_batch_size is None else f", {config.learning_rate:g} a {config.base_batch_size} images"
+        )
+        divided = "" if config.fsdp is None else f", parameters divided among {config.fsdp}"
+        return (
+            f"{mesh.size} {mesh.devices.flat[0].platform} device(s) in {jax.process_count()} process(es){divided}; "
+            f"batch {config.batch_size}, {config.batch_size // mesh.size} a device; "
+            f"peak learning rate {config.peak_learning_rate:g}{scaled}"
+        )
 
     def trainer(
         self, role: str, network: Network, objective: Objective, epochs: int, teacher: Network | None = None
@@ -94,7 +121,7 @@ class _Run:
         steps_per_epoch = self.inputs.training.steps_per_epoch
         optimizer = make_optimizer(
             config.optimizer,  # pyright: ignore[reportArgumentType] checked by make_optimizer
-            learning_rate=config.learning_rate,
+            learning_rate=config.peak_learning_rate,
             num_steps=epochs * steps_per_epoch,
             warmup_steps=min(config.warmup_epochs, epochs - 1) * steps_per_epoch,
             momentum=config.momentum,
@@ -117,8 +144,9 @@ class _Run:
 
     def load_teacher(self, network: Network, path: Path) -> Variables:
         """The variables in the run directory `path`, checked to be of the teacher that was asked for."""
-        directory = teacher_directory(path)
-        check_network(directory, self.description("teacher"))
+        with together():
+            directory = teacher_directory(path)
+            check_network(directory, self.description("teacher"))
         template = jax.eval_shape(lambda: network.init(jax.random.key(0), self.inputs.image_shape))
         try:
             return load_network(directory, template, self.mesh)

@@ -18,6 +18,7 @@ from snnkd_jax.backend import put_batch, put_replicated
 from snnkd_jax.batches import Batch, EvalBatches, Source
 from snnkd_jax.checkpoint import Checkpoints
 from snnkd_jax.errors import InputError
+from snnkd_jax.hosts import is_first, say
 from snnkd_jax.interrupt import Interrupted, StopRequest
 from snnkd_jax.metrics import EpochMetrics, MetricsLog, mean_rate
 from snnkd_jax.models import Variables
@@ -56,7 +57,7 @@ def fit(
         epochs: how long.
         mesh: the devices.
         run_dir, log: where checkpoints and metrics go.
-        stop: looked at after every step.
+        stop: asked after every step.
         checkpoint_every: steps between checkpoints; None saves at the end of each epoch.
         keep_checkpoints: how many are kept.
         profile: write a trace of a few steps to `<run_dir>/profile`.
@@ -78,24 +79,24 @@ def fit(
     checkpoints = Checkpoints(run_dir / phase, keep_checkpoints)
     state = checkpoints.restore(jax.eval_shape(trainer.init), mesh)
     if state is None:
-        state = put_replicated(mesh, jax.jit(trainer.init)())
+        state = steps.init()
     start = int(state.step)
     log.rewind(phase, start)
     if 0 < start < num_steps:
-        tqdm.write(f"{phase}: resumed at step {start} of {num_steps}")
+        say(f"{phase}: resumed at step {start} of {num_steps}")
     teacher_variables = put_replicated(mesh, teacher_variables)
     epoch_metrics = EpochMetrics()
     warned: set[str] = set()
     try:
         with (
-            Profiler(run_dir / "profile" if profile else None, start, num_steps) as profiler,
+            Profiler(run_dir / "profile" if profile and is_first() else None, start, num_steps) as profiler,
             tqdm(
                 desc=phase,
                 total=num_steps * batch_size,
                 initial=start * batch_size,
                 unit=" images",
                 unit_scale=True,
-                disable=None,  # shown on a terminal only; elsewhere the line of each epoch has to do
+                disable=None if is_first() else True,  # None: on a terminal only; elsewhere an epoch's line has to do
                 dynamic_ncols=True,
             ) as progress,
         ):
@@ -125,15 +126,16 @@ def fit(
                         "validation": evaluate(steps, variables_of(state), validation(), mesh),
                     }
                     log.write(entry)
-                    tqdm.write(_epoch_line(entry, epochs))
+                    say(_epoch_line(entry, epochs))
                     _warn_of_rates(f"{phase}, epoch {entry['epoch']}", entry["validation"]["firing_rates"], warned)
                 due = end_of_epoch if checkpoint_every is None else (step + 1) % checkpoint_every == 0
-                if due or stop.signal_number is not None or step + 1 == num_steps:
+                stopping = stop.asked()
+                if due or stopping or step + 1 == num_steps:
                     checkpoints.save(state)
-                if stop.signal_number is not None:
+                if stopping:
                     checkpoints.wait()
                     message = f"{phase}: stopped at step {step + 1} of {num_steps} and saved; the same command goes on"
-                    raise Interrupted(message, stop.signal_number)
+                    raise Interrupted(message, stop.exit_status)
     finally:
         checkpoints.close()
     return state, steps

@@ -24,9 +24,13 @@ _IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """A data set as a run sees it: batches of three parts, and what is to be done to their images on the device."""
+    """A data set as a run sees it: batches of three parts, and what is to be done to their images on the device.
+
+    `identity` is equal in processes whose copies of the data set are.
+    """
 
     name: str
+    identity: bytes
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     normalisation: Normalisation
@@ -56,6 +60,7 @@ def _in_memory(config: Config) -> Inputs:
     test = {"images": dataset.test_images, "labels": dataset.test_labels}
     return Inputs(
         dataset.name,
+        dataset.train_labels.tobytes(),
         dataset.class_names,
         dataset.image_shape,
         pixel_statistics(dataset.train_images),
@@ -74,6 +79,7 @@ def _streamed(config: Config) -> Inputs:
     reading = {"image_size": size, "batch_size": config.batch_size, "threads": config.workers}
     return Inputs(
         dataset.name,
+        dataset.identity,
         dataset.class_names,
         (size, size, 3),
         _IMAGENET if config.dataset.startswith("imagenet2012") else _measured(dataset.train, size, config.workers),

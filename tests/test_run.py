@@ -344,6 +344,8 @@ def refused(capsys, arguments: list[str]) -> str:
         (["--epochs", "0"], ["epochs=0"]),
         (["--batch-size", "12"], ["batch_size=12", "devices, 8"]),
         (["--batch-size", "0"], ["batch_size=0"]),
+        (["--base-batch-size", "0"], ["base_batch_size=0"]),
+        (["--fsdp", "3"], ["fsdp=3", "devices, 8"]),
         (["--batch-size", "8000"], ["batch_size=8000", "training images"]),
         (["--width", "-1"], ["width=-1.0"]),
         (["--learning-rate", "0"], ["learning_rate=0.0"]),

@@ -66,9 +66,10 @@ class Examples:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Streamed:
-    """A training and a test set of labelled photographs on disk."""
+    """A training and a test set of labelled photographs on disk; `identity` is that of the copy and its shards."""
 
     name: str
+    identity: bytes
     class_names: tuple[str, ...]
     train: Examples
     test: Examples
@@ -94,7 +95,8 @@ def open_streamed(name: str, data_dir: str | None = None) -> Streamed:
         num_classes = features["label"].num_classes
         class_names = tuple(features["label"].names or map(str, range(num_classes)))
         examples = functools.partial(_examples, builder, directory, num_classes)
-        return Streamed(name, class_names, examples(("train",)), examples(("test", "validation")))
+        identity = (directory / "dataset_info.json").read_bytes()
+        return Streamed(name, identity, class_names, examples(("train",)), examples(("test", "validation")))
 
 
 def _latest(name: str, data_dir: Path) -> Path:
