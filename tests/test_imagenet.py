@@ -6,6 +6,7 @@ The data set is written here, by TFDS itself and without TensorFlow: JPEGs of se
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import io
 import json
 import math
@@ -15,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -25,6 +27,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from quick import quick_jit
 from test_models import count, moved, shapes
+from test_rate import IMAGES, assert_trees_close, train_outputs
 from test_run import arrays, logged
 
 from snnkd_jax.batches import Batch
@@ -36,8 +39,10 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.inputs import open_inputs
 from snnkd_jax.models import Network, Neuron, build
 from snnkd_jax.models.activation import Spike
+from snnkd_jax.models.conversion import fold_norms
 from snnkd_jax.models.imagenet_resnet import ImageNetResNet, SEWBlock
-from snnkd_jax.models.layers import BatchNorm
+from snnkd_jax.models.layers import BatchNorm, MaxPool
+from snnkd_jax.models.rate import Rate, RateBatchNorm, RateMaxPool
 from snnkd_jax.stream import Stream, centres
 
 SCRIPT = Path(__file__).parent.parent / "experiments" / "imagenet_distill.py"
@@ -421,11 +426,48 @@ def test_sums_of_spikes_multiply_and_spikes_accumulate():
     assert cost.layers.keys() - multiplying == {"block1_1/conv1", "block1_1/conv2", "block1_2/conv2"}
 
 
+def test_rates_and_folded_norms():
+    """A SEW-ResNet of two blocks with the gains of tdBN: gradients for T = 1, through windows that share maxima."""
+    fields = {"block": SEWBlock, "stage_sizes": (1, 1), "width": 0.1}
+    bodies = [
+        ImageNetResNet(5, activation, functools.partial(norm, v_threshold=0.5), pool, **fields)
+        for activation, norm, pool in (
+            (functools.partial(Spike, Neuron(v_threshold=0.5), num_steps=1), BatchNorm, MaxPool),
+            (functools.partial(Rate, Neuron(v_threshold=0.5)), RateBatchNorm, RateMaxPool),
+        )
+    ]
+    through_time, by_rates = Network(bodies[0], 1), Network(bodies[0], 1, bodies[1])
+    variables = moved(through_time.init(jax.random.key(0), (16, 16, 3)))
+    expected, found = (train_outputs(network, variables) for network in (through_time, by_rates))
+    np.testing.assert_array_equal(found[0], expected[0])
+    assert_trees_close(found[2:], expected[2:], 2e-5)
+    assert np.abs(expected[3]["stem"]["conv"]["kernel"]).max() > 1e-6
+    folded, folded_variables = fold_norms(through_time, variables, (16, 16, 3))
+    np.testing.assert_allclose(
+        quick_jit(folded.apply)(folded_variables, IMAGES)[0],
+        quick_jit(through_time.apply)(variables, IMAGES)[0],
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
+def test_registered_networks_pool_by_the_layer_of_their_gradient():
+    network = build("sew-resnet18", 10, neuron=Neuron(), backprop="rate")
+    assert (network.body.max_pool, network.rate_body.max_pool) == (MaxPool, RateMaxPool)  # pyright: ignore
+    with pytest.raises(InputError, match="pool='max': 'sew-resnet18' leaves no choice of pooling"):
+        build("sew-resnet18", 10, pool="max")
+
+
 @pytest.mark.peers
 @pytest.mark.parametrize("kind", ["sew", "spiking", "relu"])
-def test_networks_against_spikingjelly(kind):
+def test_networks_against_spikingjelly(kind, monkeypatch):
     """Logits of every step in evaluation with the same weights; with ReLU its spiking ResNet is torchvision's."""
-    torch = pytest.importorskip("torch")
+    import torch  # pyright: ignore[reportMissingImports]
+
+    if importlib.util.find_spec("torchvision") is None:  # SpikingJelly takes a function from it that is not called here
+        downloads = SimpleNamespace(load_state_dict_from_url=None)
+        monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace())
+        monkeypatch.setitem(sys.modules, "torchvision._internally_replaced_utils", downloads)
     from spikingjelly.activation_based import functional, neuron  # pyright: ignore
     from spikingjelly.activation_based.model import sew_resnet, spiking_resnet  # pyright: ignore
 
