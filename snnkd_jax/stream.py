@@ -5,8 +5,8 @@ part of an image that is taken is a function of (seed, epoch, image), whichever 
 state that a checkpoint would have to hold beside the step: what Grain would store is the index of the next row, and
 that is `step` times this process's rows.
 
-Grain's threads do the work. Pillow decodes and resizes without Python's lock, and threads leave nothing behind when the
-process is killed; Grain's worker processes would live on, with their shared memory.
+Grain's threads do the work: Pillow decodes and resizes without Python's lock, and a process that is killed leaves no
+thread behind, where Grain's worker processes (0.2.18) live on and keep their shared memory.
 """
 
 import contextlib
