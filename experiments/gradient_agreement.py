@@ -15,10 +15,10 @@ import tyro
 
 from snnkd_jax import data
 from snnkd_jax.backend import compile_options
-from snnkd_jax.batches import split_validation, train_batch
+from snnkd_jax.batches import InMemory, split_validation
 from snnkd_jax.config import Config
 from snnkd_jax.errors import told_in_one_line
-from snnkd_jax.experiment import pixel_statistics
+from snnkd_jax.inputs import pixel_statistics
 from snnkd_jax.losses import cross_entropy
 from snnkd_jax.recipe import read_config
 from snnkd_jax.records import write_record
@@ -40,8 +40,8 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
         config = dataclasses.replace(read_config(run), batch_size=config.batch_size, seed=config.seed)
     dataset = data.load(config.dataset)
     training, _ = split_validation(dataset, config.validation_fraction, config.seed)
-    batch = train_batch(training, config.batch_size, config.seed, 0)
-    images, labels = pixel_statistics(dataset)(jnp.asarray(batch["images"])), jnp.asarray(batch["labels"])
+    batch = InMemory(training, config.batch_size, config.seed)(0)
+    images, labels = pixel_statistics(dataset.train_images)(jnp.asarray(batch["images"])), jnp.asarray(batch["labels"])
     exact, rate = (
         dataclasses.replace(config, backprop=backprop, bptt_epochs=0).build_student(dataset.num_classes)
         for backprop in ("bptt", "rate")

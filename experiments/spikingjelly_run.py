@@ -24,10 +24,10 @@ from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
 from snnkd_jax import data
 from snnkd_jax.augment import augment
-from snnkd_jax.batches import eval_batches, split_validation, train_batch
+from snnkd_jax.batches import InMemory, eval_batches, split_validation
 from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError, check_choice, told_in_one_line
-from snnkd_jax.experiment import pixel_statistics
+from snnkd_jax.inputs import pixel_statistics
 from snnkd_jax.run_dir import open_run_dir, write_json
 
 # What is implemented of the options that change the training.
@@ -76,7 +76,7 @@ def main(config: Config) -> int:
     torch.manual_seed(config.seed)
     dataset = data.load(config.dataset)
     training, validation = split_validation(dataset, config.validation_fraction, config.seed)
-    normalisation = pixel_statistics(dataset)
+    normalisation = pixel_statistics(dataset.train_images)
     network = to_channels_last(body(config.student, config.width, config.neurons()))
     initialise(network)
     weights = [p for p in network.parameters() if p.ndim > 1]
@@ -105,7 +105,8 @@ def main(config: Config) -> int:
         network.train()
         return correct / len(examples["labels"])
 
-    steps_per_epoch = len(training["labels"]) // config.batch_size
+    source = InMemory(training, config.batch_size, config.seed)
+    steps_per_epoch = source.steps_per_epoch
     num_steps = config.epochs * steps_per_epoch
     warmup = min(config.warmup_epochs, config.epochs - 1) * steps_per_epoch
     start = time.perf_counter()
@@ -113,8 +114,8 @@ def main(config: Config) -> int:
         after = (step - warmup) / (num_steps - warmup)
         factor = step / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * after))
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * factor
-        batch = train_batch(training, config.batch_size, config.seed, step)
+            group["lr"] = config.peak_learning_rate * factor
+        batch = source(step)
         optimizer.zero_grad(set_to_none=True)
         labels = torch.from_numpy(batch["labels"]).long()
         loss = F.cross_entropy(logits_of(to_torch(prepare(batch["images"], step))), labels)

@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -14,18 +15,31 @@ from tqdm import tqdm
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
 from snnkd_jax.experiment import run
+from snnkd_jax.hosts import is_first, join, leave, say, several, wait_if_lost
 from snnkd_jax.interrupt import Interrupted
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs `experiments/cifar_distill.py` with these arguments (None: the process's) and returns its exit status.
+def main(arguments: Sequence[str] | None = None, dataset: str = Config.dataset) -> int:
+    """Runs `experiments/cifar_distill.py` and `imagenet_distill.py`, and returns the exit status.
 
-    0 after a complete run or SIGTERM, 130 after SIGINT, 2 for wrong input, told in one line on stderr.
+    Args:
+        arguments: of the command line; None takes the process's.
+        dataset: the data set if the arguments do not name one.
+
+    Returns:
+        0 after a complete run or SIGTERM, 130 after SIGINT, 2 for wrong input, told in one line on stderr, and 1 if
+        another process of the run is gone.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     warnings.showwarning = _show_warning
+    return leave(_run(arguments, dataset))
+
+
+def _run(arguments: Sequence[str], dataset: str) -> int:
     try:
-        result = run(_parse(arguments))
+        config = _parse(arguments, dataset)
+        join(config.distributed)
+        result = run(config)
     except KeyboardInterrupt:
         print("interrupted before anything was trained", file=sys.stderr)
         return 130
@@ -33,9 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        if is_first():
+            print(stop, file=sys.stderr)
         return stop.exit_status
-    print(f"\n{table(result)}")
+    except Exception:
+        if not several():
+            raise
+        wait_if_lost()
+        traceback.print_exc()
+        return 1
+    say(f"\n{table(result)}")
     return 0
 
 
@@ -68,9 +89,8 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def _dataset(arguments: Sequence[str]) -> str:
-    """The value of --dataset, which decides the other defaults; the parser proper comes later."""
-    name = Config().dataset
+def _dataset(arguments: Sequence[str], name: str) -> str:
+    """The value of --dataset, or `name`, which decides the other defaults; the parser proper comes later."""
     for i, argument in enumerate(arguments):
         if argument == "--dataset" and i + 1 < len(arguments):
             name = arguments[i + 1]
@@ -79,12 +99,12 @@ def _dataset(arguments: Sequence[str]) -> str:
     return name
 
 
-def _parse(arguments: Sequence[str]) -> Config:
+def _parse(arguments: Sequence[str], dataset: str) -> Config:
     """The configuration; raises `InputError` where tyro would print a box."""
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(Config, args=arguments, default=default_config(_dataset(arguments)))
+            return tyro.cli(Config, args=arguments, default=default_config(_dataset(arguments, dataset)))
     except SystemExit as stop:
         if not stop.code:
             raise  # --help
@@ -94,4 +114,5 @@ def _parse(arguments: Sequence[str]) -> Config:
 
 
 def _show_warning(message, *_, **__) -> None:
-    tqdm.write(f"warning: {message}", file=sys.stderr)
+    if is_first():
+        tqdm.write(f"warning: {message}", file=sys.stderr)

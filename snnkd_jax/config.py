@@ -46,10 +46,17 @@ class Config:
     """
 
     dataset: str = "cifar10"
-    """digits (ships with scikit-learn, needs no download), mnist, fashion_mnist, cifar10 or cifar100."""
+    """digits (ships with scikit-learn, needs no download), mnist, fashion_mnist, cifar10 or cifar100, held in memory;
+    or any image classification set that TFDS has prepared as array_record, read from disk, such as imagenet2012."""
+    data_dir: str | None = None
+    """Folder of the data sets, as TFDS keeps them; None: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+    image_size: int = 224
+    """Side in pixels to which images that are read from disk are brought."""
+    workers: int = 16
+    """Threads that read and decode images from disk, in each process; no result depends on it."""
     teacher: str = "pyramidnet18"
     """Architecture of the teacher: convnet, vgg11/13/16, resnet18/34/20/19, wrn-16-2, wrn-28-4,
-    pyramidnet18 or airbench94/95."""
+    pyramidnet18 or airbench94/95; for photographs resnet18/34-imagenet or sew-resnet18/34."""
     student: str = "resnet18"
     """Architecture of the student, from the same list."""
     width: float = 1.0
@@ -66,7 +73,11 @@ class Config:
     teacher_epochs: int | None = None
     """Training epochs of the teacher; None: as --epochs."""
     batch_size: int = 128
-    """Images per training step, over all devices; a multiple of their number."""
+    """Images per training step, over all devices of all hosts; a multiple of their number."""
+    distributed: bool | None = None
+    """Whether other processes, of this host or others, train with this one; None: wherever JAX detects a cluster."""
+    fsdp: int | None = None
+    """Divide parameters and optimiser state among so many devices; None: all of them whole on every device."""
     seed: int = 0
     """Of weights, batches, augmentation and the validation split."""
     run_dir: str | None = None
@@ -101,7 +112,7 @@ class Config:
     tdbn: bool = False
     """Threshold-dependent batch norm in the student."""
     pool: str = "avg"
-    """avg or max pooling in the student, where it pools (convnet, vgg and airbench)."""
+    """avg or max pooling in the student, where it is left open (convnet, vgg and airbench)."""
     backprop: str = "bptt"
     """bptt, exact, or rate: one backward pass for all time steps, in less time and memory (see models/rate.py)."""
     bptt_epochs: int = 0
@@ -124,6 +135,8 @@ class Config:
     """sgd (Nesterov) or adamw, for teacher and student."""
     learning_rate: float = 0.1
     """Its peak; the schedule is a half cosine to 0."""
+    base_batch_size: int | None = None
+    """The learning rate is that of a batch of this size, and grows in proportion to --batch-size; None: it does not."""
     warmup_epochs: int = 5
     """Epochs of linear warm-up; at most all epochs but one."""
     momentum: float = 0.9
@@ -133,7 +146,7 @@ class Config:
     clip_norm: float | None = None
     """Largest global gradient norm; None: no clipping."""
     crop_padding: int = 4
-    """Random shift by up to this many pixels."""
+    """Random shift by up to this many pixels. Images from disk are cropped by area before, in any case."""
     flip: bool = True
     """Random mirroring."""
     cutout: int = 8
@@ -197,6 +210,13 @@ class Config:
         return dataclasses.replace(PRESETS[self.preset], label_smoothing=self.label_smoothing, **given)
 
     @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate of a batch of `batch_size`, lr · B / B_base (Goyal et al. 2017, arXiv 1706.02677, 2.1)."""
+        if self.base_batch_size is None:
+            return self.learning_rate
+        return self.learning_rate * self.batch_size / self.base_batch_size
+
+    @property
     def is_plain(self) -> bool:
         """Whether the student's objective is the cross-entropy alone, so that it is the baseline of others."""
         return self.objective() == Objective(label_smoothing=self.label_smoothing)
@@ -216,7 +236,6 @@ class Config:
 
         Raises `InputError` for whatever can be seen to be wrong without data and devices.
         """
-        check_choice("dataset", self.dataset, NAMES)
         spelled: dict[str, Any] = {}
         for name in ("teacher", "student"):
             try:
@@ -225,7 +244,8 @@ class Config:
                 raise InputError(f"{name}: {error}") from None
         if self.teacher_checkpoint is not None:
             spelled["teacher_checkpoint"] = str(Path(self.teacher_checkpoint).absolute())
-        for name in ("num_steps", "epochs", "teacher_epochs", "batch_size", "checkpoint_every", "keep_checkpoints"):
+        counts = ("num_steps", "epochs", "teacher_epochs", "batch_size", "base_batch_size", "fsdp")
+        for name in (*counts, "checkpoint_every", "keep_checkpoints", "image_size", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name}={value!r} must be at least 1")
@@ -261,6 +281,22 @@ _MNIST = {
     "cutout": 0,
 }
 
+# The student's: Fang et al. 2021, but for the weight decay, which is 0 there. The teacher's: torchvision's, but for the
+# schedule. What is held out for validation is a guess.
+_IMAGENET = {
+    "teacher": "resnet34-imagenet",
+    "student": "sew-resnet18",
+    "epochs": 320,
+    "teacher_epochs": 90,
+    "batch_size": 256,
+    "neuron": "if",
+    "detach_reset": True,
+    "weight_decay": 1e-4,
+    "crop_padding": 0,
+    "cutout": 0,
+    "validation_fraction": 0.02,
+}
+
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {
         "teacher": "convnet",
@@ -283,5 +319,5 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def default_config(dataset: str) -> Config:
-    """The default configuration for a data set; an unknown name gets CIFAR's, and is refused by `Config.check`."""
-    return Config(dataset=dataset, **_DEFAULTS.get(dataset, {}))
+    """The default configuration for a data set; those that are not held in memory have ImageNet's."""
+    return Config(dataset=dataset, **_DEFAULTS.get(dataset, {} if dataset in NAMES else _IMAGENET))

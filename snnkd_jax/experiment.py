@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from snnkd_jax import data
 from snnkd_jax.backend import check_batch_size, compilation_cache, data_mesh
-from snnkd_jax.batches import Batch, split_validation
 from snnkd_jax.checkpoint import load_network
 from snnkd_jax.config import SPIKING_FIELDS, Config
 from snnkd_jax.distill import Objective
 from snnkd_jax.errors import InputError
 from snnkd_jax.fit import evaluate, fit, variables_of
+from snnkd_jax.hosts import check_same, first_then_others, of_first, say, together
+from snnkd_jax.inputs import Inputs, open_inputs
 from snnkd_jax.interrupt import StopRequest
 from snnkd_jax.metrics import MetricsLog
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.optim import make_optimizer
 from snnkd_jax.run_dir import (
     check_network,
+    full_disk_told,
     open_run_dir,
     read_json,
     run_directory,
@@ -32,7 +32,7 @@ from snnkd_jax.run_dir import (
     write_json,
     write_network,
 )
-from snnkd_jax.train import CompiledSteps, Normalisation, Trainer, compile_steps
+from snnkd_jax.train import CompiledSteps, Trainer, compile_steps
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -44,14 +44,13 @@ def run(config: Config) -> dict[str, Any]:
     """
     directory = run_directory(config)
     config = config.checked()
-    mesh = data_mesh()
+    mesh = data_mesh(config.fsdp)
     check_batch_size(config.batch_size, mesh)
-    with StopRequest() as stop:
-        dataset = data.load(config.dataset)
-        training, validation = split_validation(dataset, config.validation_fraction, config.seed)
-        if config.batch_size > len(training["labels"]):
-            raise InputError(f"batch_size={config.batch_size!r} is above the {len(training['labels'])} training images")
-        return _Run(config, directory, mesh, dataset, training, validation, stop).carry_out()
+    check_same("their arguments", repr(config).encode())
+    with StopRequest() as stop, full_disk_told(directory):
+        inputs = first_then_others(lambda: open_inputs(config))
+        check_same("their copies of the data set", inputs.identity)
+        return _Run(config, directory, mesh, inputs, stop).carry_out()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,16 +58,14 @@ class _Run:
     config: Config
     directory: Path
     mesh: jax.sharding.Mesh
-    dataset: data.Dataset
-    training: Batch
-    validation: Batch
+    inputs: Inputs
     stop: StopRequest
 
     def carry_out(self) -> dict[str, Any]:
         config = self.config
         objective = config.objective()
-        teacher = config.build_teacher(self.dataset.num_classes) if objective.needs_teacher else None
-        student = config.build_student(self.dataset.num_classes)
+        teacher = config.build_teacher(self.inputs.num_classes) if objective.needs_teacher else None
+        student = config.build_student(self.inputs.num_classes)
         trainer = self.trainer("student", student, objective, config.epochs, teacher)
         direct = self.trainer("student", student, Objective(label_smoothing=config.label_smoothing), config.epochs)
         teacher_epochs = config.of_teacher().epochs
@@ -78,9 +75,10 @@ class _Run:
             teacher_variables = self.load_teacher(teacher, Path(config.teacher_checkpoint))
 
         # Only now, so that a run that cannot be carried out leaves nothing behind.
-        open_run_dir(self.directory, config)
-        if (self.directory / "result.json").exists():
+        first_then_others(lambda: open_run_dir(self.directory, config))
+        if of_first(int((self.directory / "result.json").exists())):
             return read_json(self.directory / "result.json")
+        say(self.summary())
         results: dict[str, Any] = {}
         log = MetricsLog(self.directory)
         with contextlib.closing(log), compilation_cache(self.directory / "compilation-cache"):
@@ -101,16 +99,30 @@ class _Run:
             **read_json(self.directory / "config.json"),
         }
         write_json(self.directory / "result.json", result)
+        of_first(0)  # the others wait until it is written
         return result
+
+    def summary(self) -> str:
+        """Devices, batch and learning rate, in a line."""
+        config, mesh = self.config, self.mesh
+        scaled = (
+            "" if config.base_batch_size is None else f", {config.learning_rate:g} a {config.base_batch_size} images"
+        )
+        divided = "" if config.fsdp is None else f", parameters divided among {config.fsdp}"
+        return (
+            f"{mesh.size} {mesh.devices.flat[0].platform} device(s) in {jax.process_count()} process(es){divided}; "
+            f"batch {config.batch_size}, {config.batch_size // mesh.size} a device; "
+            f"peak learning rate {config.peak_learning_rate:g}{scaled}"
+        )
 
     def trainer(
         self, role: str, network: Network, objective: Objective, epochs: int, teacher: Network | None = None
     ) -> Trainer:
         config = self.config
-        steps_per_epoch = len(self.training["labels"]) // config.batch_size
+        steps_per_epoch = self.inputs.training.steps_per_epoch
         optimizer = make_optimizer(
             config.optimizer,  # pyright: ignore[reportArgumentType] checked by make_optimizer
-            learning_rate=config.learning_rate,
+            learning_rate=config.peak_learning_rate,
             num_steps=epochs * steps_per_epoch,
             warmup_steps=min(config.warmup_epochs, epochs - 1) * steps_per_epoch,
             momentum=config.momentum,
@@ -122,9 +134,9 @@ class _Run:
                 network,
                 objective,
                 optimizer,
-                pixel_statistics(self.dataset),
-                config.augmentation(),
-                self.dataset.image_shape,
+                self.inputs.normalisation,
+                self.inputs.augmentation,
+                self.inputs.image_shape,
                 config.seed,
                 teacher,
             )
@@ -133,9 +145,10 @@ class _Run:
 
     def load_teacher(self, network: Network, path: Path) -> Variables:
         """The variables in the run directory `path`, checked to be of the teacher that was asked for."""
-        directory = teacher_directory(path)
-        check_network(directory, self.description("teacher"))
-        template = jax.eval_shape(lambda: network.init(jax.random.key(0), self.dataset.image_shape))
+        with together():
+            directory = teacher_directory(path)
+            check_network(directory, self.description("teacher"))
+        template = jax.eval_shape(lambda: network.init(jax.random.key(0), self.inputs.image_shape))
         try:
             return load_network(directory, template, self.mesh)
         except InputError as error:
@@ -150,10 +163,9 @@ class _Run:
             phase,
             trainer,
             teacher_variables,
-            self.training,
-            self.validation,
+            self.inputs.training,
+            self.inputs.validation,
             epochs=epochs,
-            batch_size=config.batch_size,
             mesh=self.mesh,
             run_dir=self.directory,
             log=log,
@@ -169,8 +181,7 @@ class _Run:
         return self.test(steps, variables), variables
 
     def test(self, steps: CompiledSteps, variables: Variables) -> dict[str, Any]:
-        test_set = {"images": self.dataset.test_images, "labels": self.dataset.test_labels}
-        result = evaluate(steps, variables, test_set, self.config.batch_size, self.mesh)
+        result = evaluate(steps, variables, self.inputs.test(), self.mesh)
         return result | {"parameters": sum(x.size for x in jax.tree.leaves(variables["params"]))}
 
     def description(self, phase: str) -> dict[str, Any]:
@@ -182,24 +193,13 @@ class _Run:
             "width": config.width,
             "levels": config.teacher_levels if is_teacher else None,
             "dtype": config.dtype,
-            "num_classes": self.dataset.num_classes,
-            "image_shape": list(self.dataset.image_shape),
-            "dataset": self.dataset.name,
-            "class_names": list(self.dataset.class_names),
-            "normalisation": dataclasses.asdict(pixel_statistics(self.dataset)),
+            "num_classes": self.inputs.num_classes,
+            "image_shape": list(self.inputs.image_shape),
+            "dataset": self.inputs.name,
+            "class_names": list(self.inputs.class_names),
+            "normalisation": dataclasses.asdict(self.inputs.normalisation),
             "spiking": None if is_teacher else {name: getattr(config, name) for name in SPIKING_FIELDS},
         }
-
-
-def pixel_statistics(dataset: data.Dataset) -> Normalisation:
-    """Of the whole training set, so that they do not depend on the seed; computed from counts, hence exactly."""
-    values = np.arange(256) / 255
-    mean, std = [], []
-    for channel in np.moveaxis(dataset.train_images, -1, 0):
-        share = np.bincount(channel.ravel(), minlength=256) / channel.size
-        mean.append(round(float(share @ values), 6))
-        std.append(round(float(np.sqrt(share @ (values - share @ values) ** 2)), 6))
-    return Normalisation(tuple(mean), tuple(std))
 
 
 def _in_order(results: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -6,6 +6,7 @@ The loop never waits for the step that it has just started: it reads the metrics
 import dataclasses
 import math
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from snnkd_jax.backend import put_batch, put_replicated
-from snnkd_jax.batches import Batch, eval_batches, train_batch
+from snnkd_jax.batches import Batch, EvalBatches, Source
 from snnkd_jax.checkpoint import Checkpoints
 from snnkd_jax.errors import InputError
+from snnkd_jax.hosts import is_first, say
 from snnkd_jax.interrupt import Interrupted, StopRequest
 from snnkd_jax.metrics import EpochMetrics, MetricsLog, mean_rate
 from snnkd_jax.models import Variables
@@ -31,11 +33,10 @@ def fit(
     phase: str,
     trainer: Trainer,
     teacher_variables: Variables,
-    training: Batch,
-    validation: Batch,
+    training: Source,
+    validation: EvalBatches,
     *,
     epochs: int,
-    batch_size: int,
     mesh: Mesh,
     run_dir: Path,
     log: MetricsLog,
@@ -51,11 +52,12 @@ def fit(
         phase: names the network in logs and directories.
         trainer: what is trained, and how.
         teacher_variables: of the trainer's teacher; an empty dict without one.
-        training, validation: the two parts of the training set.
-        epochs, batch_size: how long; the last incomplete batch of an epoch is left out.
+        training: where batches come from; it says how large they are and how many make an epoch.
+        validation: begins a pass over the examples that are held out.
+        epochs: how long.
         mesh: the devices.
         run_dir, log: where checkpoints and metrics go.
-        stop: looked at after every step.
+        stop: asked after every step.
         checkpoint_every: steps between checkpoints; None saves at the end of each epoch.
         keep_checkpoints: how many are kept.
         profile: write a trace of a few steps to `<run_dir>/profile`.
@@ -72,34 +74,34 @@ def fit(
     exact = steps
     if bptt_epochs:
         exact = compile_steps(dataclasses.replace(trainer, network=trainer.network.through_time()), mesh)
-    steps_per_epoch = len(training["labels"]) // batch_size
+    batch_size, steps_per_epoch = training.batch_size, training.steps_per_epoch
     num_steps = epochs * steps_per_epoch
     checkpoints = Checkpoints(run_dir / phase, keep_checkpoints)
     state = checkpoints.restore(jax.eval_shape(trainer.init), mesh)
     if state is None:
-        state = put_replicated(mesh, jax.jit(trainer.init)())
+        state = steps.init()
     start = int(state.step)
     log.rewind(phase, start)
     if 0 < start < num_steps:
-        tqdm.write(f"{phase}: resumed at step {start} of {num_steps}")
+        say(f"{phase}: resumed at step {start} of {num_steps}")
     teacher_variables = put_replicated(mesh, teacher_variables)
     epoch_metrics = EpochMetrics()
     warned: set[str] = set()
     try:
         with (
-            Profiler(run_dir / "profile" if profile else None, start, num_steps) as profiler,
+            Profiler(run_dir / "profile" if profile and is_first() else None, start, num_steps) as profiler,
             tqdm(
                 desc=phase,
                 total=num_steps * batch_size,
                 initial=start * batch_size,
                 unit=" images",
                 unit_scale=True,
-                disable=None,  # shown on a terminal only; elsewhere the line of each epoch has to do
+                disable=None if is_first() else True,  # None: on a terminal only; elsewhere an epoch's line has to do
                 dynamic_ncols=True,
             ) as progress,
         ):
             for step in range(start, num_steps):
-                batch = put_batch(mesh, train_batch(training, batch_size, trainer.seed, step))
+                batch = put_batch(mesh, training(step))
                 profiler.before(step)
                 with jax.transfer_guard("disallow"), jax.profiler.StepTraceAnnotation(phase, step_num=step):
                     finishing = step >= num_steps - bptt_epochs * steps_per_epoch
@@ -121,18 +123,19 @@ def fit(
                         "epoch": (step + 1) // steps_per_epoch,
                         "step": step + 1,
                         **means,
-                        "validation": evaluate(steps, variables_of(state), validation, batch_size, mesh),
+                        "validation": evaluate(steps, variables_of(state), validation(), mesh),
                     }
                     log.write(entry)
-                    tqdm.write(_epoch_line(entry, epochs))
+                    say(_epoch_line(entry, epochs))
                     _warn_of_rates(f"{phase}, epoch {entry['epoch']}", entry["validation"]["firing_rates"], warned)
                 due = end_of_epoch if checkpoint_every is None else (step + 1) % checkpoint_every == 0
-                if due or stop.signal_number is not None or step + 1 == num_steps:
+                stopping = stop.asked()
+                if due or stopping or step + 1 == num_steps:
                     checkpoints.save(state)
-                if stop.signal_number is not None:
+                if stopping:
                     checkpoints.wait()
                     message = f"{phase}: stopped at step {step + 1} of {num_steps} and saved; the same command goes on"
-                    raise Interrupted(message, stop.signal_number)
+                    raise Interrupted(message, stop.exit_status)
     finally:
         checkpoints.close()
     return state, steps
@@ -143,15 +146,15 @@ def variables_of(state: TrainState) -> Variables:
     return {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
 
 
-def evaluate(steps: CompiledSteps, variables: Variables, data: Batch, batch_size: int, mesh: Mesh) -> dict[str, Any]:
-    """Evaluates on all examples of `data`.
+def evaluate(steps: CompiledSteps, variables: Variables, batches: Iterable[Batch], mesh: Mesh) -> dict[str, Any]:
+    """Evaluates on all examples of the batches, of which each process gives its own rows.
 
     Returns:
         `accuracy` in [0, 1] by all steps; `accuracy_by_step`, by the first 1, 2, ..., T steps; `loss`, the mean
         cross-entropy in nats; `firing_rate`, the mean of the layers' rates; and `firing_rates` by layer.
     """
     sums = None
-    for batch in eval_batches(data, batch_size):
+    for batch in batches:
         part = steps.evaluate(variables, put_batch(mesh, batch))
         sums = part if sums is None else jax.tree.map(lambda a, b: a + b, sums, part)
     sums = jax.device_get(sums)

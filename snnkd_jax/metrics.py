@@ -11,20 +11,28 @@ from typing import Any
 import jax
 import numpy as np
 
+from snnkd_jax.hosts import is_first
+
 
 class MetricsLog:
-    """Appends to `<directory>/metrics.jsonl`, and to TensorBoard events where tensorboardX is installed."""
+    """Appends to `<directory>/metrics.jsonl`, and to TensorBoard events where tensorboardX is installed.
+
+    Of several processes, the first writes.
+    """
 
     def __init__(self, directory: Path):
         self._path = directory / "metrics.jsonl"
         self._writer = None
-        if importlib.util.find_spec("tensorboardX") is not None:
+        self._writes = is_first()
+        if self._writes and importlib.util.find_spec("tensorboardX") is not None:
             from tensorboardX import SummaryWriter
 
             self._writer = SummaryWriter(str(directory / "tensorboard"))
 
     def rewind(self, phase: str, step: int) -> None:
         """Drops what `phase` logged after `step`, and a line cut off by a crash: both will be written again."""
+        if not self._writes:
+            return
         kept = [
             line
             for line in self._lines()
@@ -43,6 +51,8 @@ class MetricsLog:
 
     def write(self, entry: dict[str, Any]) -> None:
         """Writes one entry; it has "phase", "step" and "seconds", numbers, and dictionaries of numbers."""
+        if not self._writes:
+            return
         with self._path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
             file.flush()

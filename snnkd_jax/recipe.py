@@ -12,7 +12,7 @@ from snnkd_jax.run_dir import read_json
 SEED = ("seed", "run_dir", "teacher_checkpoint")
 """Runs of several seeds differ in these, and only in these."""
 
-BOOKKEEPING = ("keep_checkpoints", "checkpoint_every", "profile")
+BOOKKEEPING = ("data_dir", "workers", "keep_checkpoints", "checkpoint_every", "profile", "distributed", "fsdp")
 """These change no result."""
 
 OF_DISTILLATION = (

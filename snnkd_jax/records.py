@@ -111,7 +111,9 @@ def command(config: Config) -> str:
         if field.name in ("dataset", "run_dir") or (value == getattr(default, field.name) and field.name != "seed"):
             continue
         flag = field.name.replace("_", "-")
-        arguments += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+        arguments += (
+            [f"--{'' if value else 'no-'}{flag}"] if isinstance(field.default, bool) else [f"--{flag}", str(value)]
+        )
     return shlex.join(["python", "experiments/cifar_distill.py", *arguments])
 
 

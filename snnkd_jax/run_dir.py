@@ -8,13 +8,17 @@ profile/         traces, if they were asked for
 result.json      the comparison; written at the end
 """
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
+import os
 import shlex
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +26,14 @@ from snnkd_jax import provenance
 from snnkd_jax.checkpoint import newest
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
+from snnkd_jax.hosts import is_first
 
 NETWORK_FORMAT = 1
 """Of `network.json`; another one is not read."""
 
-# A run may be moved, traced, and may keep more or fewer checkpoints, without becoming another run.
-_NOT_IDENTITY = ("run_dir", "keep_checkpoints", "profile")
+# A run and its data may be moved, it may be traced, spread over other devices, and keep more or fewer checkpoints,
+# without becoming another.
+_NOT_IDENTITY = ("run_dir", "data_dir", "workers", "keep_checkpoints", "profile", "distributed", "fsdp")
 
 
 def run_directory(config: Config) -> Path:
@@ -48,6 +54,10 @@ def open_run_dir(directory: Path, config: Config) -> None:
             pass
     except OSError as error:
         raise InputError(f"run_dir {directory} cannot be written ({error.strerror}); name another") from error
+    if not saved.exists() and not is_first():
+        raise InputError(
+            f"run_dir {directory} is not where the first process made it; all hosts must share its file system"
+        )
     if not saved.exists():
         if found := [name for name in ("teacher", "student_baseline", "student") if (directory / name).exists()]:
             raise InputError(f"run_dir {directory} has {', '.join(found)} but no config.json; name another")
@@ -59,6 +69,24 @@ def open_run_dir(directory: Path, config: Config) -> None:
     now = origin()
     if differing := [name for name in ("versions", "commit") if started.get(name) != now[name]]:
         warnings.warn(f"run_dir {directory} was started with other {' and '.join(differing)}", stacklevel=2)
+
+
+@contextlib.contextmanager
+def full_disk_told(directory: Path) -> Iterator[None]:
+    """Raises `InputError`, which names the directory, where writing fails because the disk is full."""
+    full = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT)]
+    try:
+        yield
+    except Exception as error:  # each library has its own, with these words in it
+        cause: BaseException | None = error
+        while cause is not None and not any(words in str(cause) for words in full):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None or isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"run_dir {directory}: no space is left on its disk; make some, and the same command goes on from the last "
+            "checkpoint, which is whole"
+        ) from error
 
 
 def _check_same(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -95,8 +123,11 @@ def check_network(directory: Path, wanted: dict[str, Any]) -> None:
 def write_network(directory: Path, description: dict[str, Any]) -> None:
     """Writes `network.json`, after which the network in `directory` counts as trained to its end.
 
-    It seals the description, and the files of the newest checkpoint that hold the network, by their SHA-256.
+    It seals the description, and the files of the newest checkpoint that hold the network, by their SHA-256. The first
+    process writes.
     """
+    if not is_first():
+        return
     paths = sorted(path for path in (newest(directory) / "network").rglob("*") if path.is_file())
     files = {path.relative_to(directory).as_posix(): sha256(path.read_bytes()) for path in paths}
     content = {"format": NETWORK_FORMAT, **description, "files": files}
@@ -167,7 +198,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replaces the file in one step, so that a crash leaves the old one or the new one."""
+    """Replaces the file in one step, so that a crash leaves the old one or the new one. The first process writes."""
+    if not is_first():
+        return
     partial = path.with_name(path.name + ".tmp")
     partial.write_text(json.dumps(value, indent=2) + "\n")
     partial.replace(path)

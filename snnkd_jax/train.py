@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from snnkd_jax.augment import Augmentation, augment
-from snnkd_jax.backend import compile_options, replicated, split
+from snnkd_jax.backend import compile_options, divided, fsdp_size, replicated, split
 from snnkd_jax.distill import Guidance, Objective, StagePair, loss_terms, pair_stages, weighted_sum
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Features, Network, Variables
@@ -59,6 +59,8 @@ class Normalisation:
 class Trainer:
     """What is constant in a training: which network, on which objective, how. `teacher` is required by some objectives.
 
+    `gather` makes variables whole, where they are used, that lie divided among devices.
+
     Raises `InputError` if the network does not fit the images, if a teacher is missing, or, for an objective on
     features, if no stage of the student fits one of the teacher's.
     """
@@ -71,6 +73,7 @@ class Trainer:
     image_shape: tuple[int, int, int]
     seed: int
     teacher: Network | None = None
+    gather: Callable[[Variables], Variables] = lambda variables: variables
 
     def __post_init__(self):
         if self.teacher is None and self.objective.needs_teacher:
@@ -108,6 +111,7 @@ class Trainer:
             teacher_outputs = jax.lax.stop_gradient(self.teacher.apply(teacher_variables, images))
 
         def loss_fn(params: Variables):
+            params = self.gather(params)
             variables = {"params": params["network"], "batch_stats": state.batch_stats["network"]}
             (logits, features), network_stats = self.network.apply_train(variables, images)
             guidance, batch_stats = None, {"network": network_stats}
@@ -167,7 +171,7 @@ class Trainer:
             nats by all steps; and under `firing_rates` the rate of each layer.
         """
         mask = batch["mask"]
-        logits, features = self.network.apply(variables, self.normalisation(batch["images"]))
+        logits, features = self.network.apply(self.gather(variables), self.normalisation(batch["images"]))
         logits = _with_steps(logits)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits.mean(axis=1), batch["labels"])
         return {
@@ -229,23 +233,29 @@ class Trainer:
 class CompiledSteps:
     """The jitted functions of a trainer on a mesh; each is traced once."""
 
+    init: Callable[[], TrainState]
     train: Callable[[TrainState, Variables, Batch], tuple[TrainState, Metrics]]
     evaluate: Callable[[Variables, Batch], Metrics]
 
 
 def compile_steps(trainer: Trainer, mesh: Mesh) -> CompiledSteps:
-    """Jits the steps: state replicated and donated, batches split along the axis "data"."""
+    """Jits the steps: state donated, on the mesh as `backend.divided` says; batches split, all else whole."""
     whole, parts = replicated(mesh), split(mesh)
+    if fsdp_size(mesh) > 1:
+        trainer = dataclasses.replace(trainer, gather=lambda tree: jax.lax.with_sharding_constraint(tree, whole))
+    state = divided(mesh, jax.eval_shape(trainer.init))
+    variables = {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
     return CompiledSteps(
+        init=jax.jit(trainer.init, out_shardings=state),
         train=jax.jit(
             trainer.step,
-            in_shardings=(whole, whole, parts),
-            out_shardings=whole,
+            in_shardings=(state, whole, parts),
+            out_shardings=(state, whole),
             donate_argnums=0,
             compiler_options=compile_options(),
         ),
         evaluate=jax.jit(
-            trainer.evaluate, in_shardings=(whole, parts), out_shardings=whole, compiler_options=compile_options()
+            trainer.evaluate, in_shardings=(variables, parts), out_shardings=whole, compiler_options=compile_options()
         ),
     )
 

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from snnkd_jax.batches import eval_batches, split_validation, train_batch
+from snnkd_jax.batches import InMemory, eval_batches, split_validation
 from snnkd_jax.data import Dataset
 from snnkd_jax.errors import InputError
 
@@ -33,8 +33,10 @@ def identities(batch) -> tuple[int, ...]:
 
 
 def epoch(seed: int, number: int, batch_size: int = 5) -> list[tuple[int, ...]]:
-    steps = N // batch_size
-    return [identities(train_batch(examples(N), batch_size, seed, number * steps + i)) for i in range(steps)]
+    source = InMemory(examples(N), batch_size, seed)
+    steps = source.steps_per_epoch
+    assert steps == N // batch_size
+    return [identities(source(number * steps + i)) for i in range(steps)]
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 8, N])
@@ -58,10 +60,10 @@ def test_another_remainder_is_left_out_in_another_epoch():
 
 def test_a_batch_is_a_function_of_seed_and_step_alone():
     # Steps in another order, and between them other seeds and sizes: a cache or a hidden generator would show.
-    in_order = [train_batch(examples(N), 5, 3, step) for step in range(20)]
+    in_order = [InMemory(examples(N), 5, 3)(step) for step in range(20)]
     for step in (19, 0, 7, 8, 7, 12, 3):
-        train_batch(examples(N), 4, 4, step)
-        again = train_batch(examples(N), 5, 3, step)
+        InMemory(examples(N), 4, 4)(step)
+        again = InMemory(examples(N), 5, 3)(step)
         assert identities(again) == identities(in_order[step])
 
 
@@ -106,3 +108,21 @@ def test_validation_split_is_random_and_a_function_of_the_seed():
 def test_validation_split_without_examples_on_both_sides_is_refused(fraction):
     with pytest.raises(InputError, match="validation_fraction"):
         split_validation(dataset(10), fraction, seed=0)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_make_one_global_batch_between_them(monkeypatch, processes):
+    """Their rows, in the order of the processes, are the rows that one process makes."""
+    source = InMemory(examples(N), 8, 3)
+    whole, evaluated = [identities(source(step)) for step in range(5)], list(eval_batches(examples(N), 8))
+    monkeypatch.setattr("jax.process_count", lambda: processes)
+    shares, eval_shares = [], []
+    for i in range(processes):
+        monkeypatch.setattr("jax.process_index", lambda i=i: i)
+        shares.append([identities(source(step)) for step in range(5)])
+        eval_shares.append(list(eval_batches(examples(N), 8)))
+    assert [sum(parts, ()) for parts in zip(*shares, strict=True)] == whole
+    for parts, batch in zip(zip(*eval_shares, strict=True), evaluated, strict=True):
+        assert {len(part["mask"]) for part in parts} == {8 // processes}
+        for name, x in batch.items():
+            np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), x)

@@ -160,7 +160,7 @@ def test_none_left_is_said(copy):
 
 def test_content_without_its_fingerprint_is_refused(saved, monkeypatch):
     """Damage that every layer below lets through."""
-    monkeypatch.setattr(checkpoint, "_fingerprint", lambda tree: np.zeros(len(jax.tree.leaves(tree)), np.uint32))
+    monkeypatch.setattr(checkpoint, "_fingerprint", lambda tree, _: np.zeros(len(jax.tree.leaves(tree)), np.uint32))
     with pytest.raises(InputError, match="fingerprint"):
         load_network(saved[0], variables_of(template()), data_mesh())
 
@@ -191,7 +191,7 @@ def test_reads_that_were_not_begun_are_no_warning(tmp_path, monkeypatch):
         pending = read()
         raise ValueError(f"cut short before {pending}")
 
-    monkeypatch.setattr(checkpoint, "_read_verified", fails)
+    monkeypatch.setattr(checkpoint, "_read_own_part", fails)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         with pytest.raises(checkpoint.DamagedCheckpoint, match="cut short"):

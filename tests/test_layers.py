@@ -17,9 +17,10 @@ def plain_normalise(x, gamma, beta, eps):
     return gamma * (x - mu) / jnp.sqrt(var + eps) + beta
 
 
-def reduce_window_max(x, window):
-    dimensions = (1,) * (x.ndim - 3) + (window, window, 1)
-    return lax.reduce_window(x, -jnp.inf, lax.max, dimensions, dimensions, "VALID")
+def reduce_window_max(x, window, stride, padding):
+    dimensions, strides = ((1,) * (x.ndim - 3) + (n, n, 1) for n in (window, stride))
+    padded = [(0, 0)] * (x.ndim - 3) + [(padding, padding)] * 2 + [(0, 0)]
+    return lax.reduce_window(x, -jnp.inf, lax.max, dimensions, strides, padded)
 
 
 def value_and_gradients(f, cotangent, *arguments):
@@ -57,15 +58,18 @@ def test_batch_norm_keeps_half_precision_and_computes_in_float32():
     np.testing.assert_allclose(y[:2, 0].astype(jnp.float32), [1.75, -0.25])
 
 
-@pytest.mark.parametrize("window", [2, 3])
+@pytest.mark.parametrize(("window", "stride", "padding"), [(2, 2, 0), (3, 3, 0), (3, 2, 1)])
 @pytest.mark.parametrize("binary", [True, False], ids=["spikes", "reals"])
-def test_max_pooling_is_reduce_window_bit_for_bit_ties_included(window, binary):
-    """Odd sizes, whose last rows are in no window, and spikes, which tie in most windows."""
+def test_max_pooling_is_reduce_window_bit_for_bit_ties_included(window, stride, padding, binary):
+    """Odd sizes, whose last rows may be in no window, and spikes, which tie in most windows, all below 0 in some."""
+    pool = {"window": window, "stride": stride, "padding": padding}
     x = jax.random.normal(jax.random.key(1), (2, 3, 7, 8, 5))
-    x = (x > 0).astype(jnp.float32) if binary else x
-    cotangent = jax.random.normal(jax.random.key(2), (2, 3, 7 // window, 8 // window, 5))
-    found = value_and_gradients(functools.partial(max_pool, window=window), cotangent, x)
-    expected = value_and_gradients(functools.partial(reduce_window_max, window=window), cotangent, x)
+    x = (x > 0).astype(jnp.float32) if binary else x - 1
+    shape = jax.eval_shape(functools.partial(reduce_window_max, **pool), x).shape
+    # whole numbers, whose sums do not depend on their order: overlapping windows share a maximum
+    cotangent = jax.random.randint(jax.random.key(2), shape, -99, 99).astype(jnp.float32)
+    found = value_and_gradients(functools.partial(max_pool, **pool), cotangent, x)
+    expected = value_and_gradients(functools.partial(reduce_window_max, **pool), cotangent, x)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)
 

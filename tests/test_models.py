@@ -31,6 +31,10 @@ PARAMETERS = {
     "pyramidnet18": 15_498_250,
     "airbench94": 1_973_186,
     "airbench95": 4_606_914,
+    "resnet18-imagenet": 11_181_642,
+    "resnet34-imagenet": 21_289_802,
+    "sew-resnet18": 11_181_642,
+    "sew-resnet34": 21_289_802,
 }
 
 
@@ -38,10 +42,10 @@ def conv_count(kernel: int, *channels: int) -> int:
     return sum(kernel**2 * a * b + 2 * b for a, b in itertools.pairwise(channels))
 
 
-def resnet_count(sizes, widths) -> int:
+def resnet_count(sizes, widths, stem=3) -> int:
     convolutions = [c for size, c in zip(sizes, widths, strict=True) for _ in range(2 * size)]
     projections = sum(conv_count(1, a, b) for a, b in itertools.pairwise(widths))
-    return conv_count(3, 3, widths[0], *convolutions) + projections
+    return conv_count(stem, 3, widths[0]) + conv_count(3, widths[0], *convolutions) + projections
 
 
 def wrn_count(blocks, widen) -> int:
@@ -63,6 +67,9 @@ def test_golden_counts_follow_from_the_definitions():
 
     ends = [64 + 56 * k for k in range(9)]
     pyramid = conv_count(3, 3, 64) + sum(2 * a + conv_count(3, a, b, b) for a, b in itertools.pairwise(ends))
+    imagenet18, imagenet34 = (
+        resnet_count(sizes, (64, 128, 256, 512), stem=7) + head(512) for sizes in ((2, 2, 2, 2), (3, 4, 6, 3))
+    )
     assert {
         "convnet": conv_count(3, 3, 32, 64) + 8 * 8 * 64 * 128 + 2 * 128 + head(128),
         "vgg11": vgg(1, 1, 2, 2, 2),
@@ -77,6 +84,10 @@ def test_golden_counts_follow_from_the_definitions():
         "pyramidnet18": pyramid + 2 * 512 + head(512),
         "airbench94": conv_count(3, 3, 24, *(c for c in (64, 256, 256) for _ in range(2))) + head(256),
         "airbench95": conv_count(3, 3, 24, *(c for c in (128, 384, 384) for _ in range(2))) + head(384),
+        "resnet18-imagenet": imagenet18,
+        "resnet34-imagenet": imagenet34,
+        "sew-resnet18": imagenet18,
+        "sew-resnet34": imagenet34,
     } == PARAMETERS
 
 

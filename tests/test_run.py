@@ -344,6 +344,8 @@ def refused(capsys, arguments: list[str]) -> str:
         (["--epochs", "0"], ["epochs=0"]),
         (["--batch-size", "12"], ["batch_size=12", "devices, 8"]),
         (["--batch-size", "0"], ["batch_size=0"]),
+        (["--base-batch-size", "0"], ["base_batch_size=0"]),
+        (["--fsdp", "3"], ["fsdp=3", "devices, 8"]),
         (["--batch-size", "8000"], ["batch_size=8000", "training images"]),
         (["--width", "-1"], ["width=-1.0"]),
         (["--learning-rate", "0"], ["learning_rate=0.0"]),
@@ -448,7 +450,7 @@ def test_teacher_with_another_number_of_classes(finished, capsys, tmp_path, monk
         np.minimum(digits.test_labels, 6),
         digits.class_names[:7],
     )
-    monkeypatch.setattr(data, "load", lambda _: seven)
+    monkeypatch.setattr(data, "load", lambda *_: seven)
     arguments = [*TINY, "--teacher-checkpoint", str(finished), "--run-dir", str(tmp_path / "run")]
     assert "num_classes is 10, not 7" in refused(capsys, arguments)
 

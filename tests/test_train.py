@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from snnkd_jax import train
 from snnkd_jax.augment import Augmentation
 from snnkd_jax.backend import check_batch_size, data_mesh, fingerprint, put_batch, put_replicated
+from snnkd_jax.batches import eval_batches
 from snnkd_jax.distill import PRESETS
 from snnkd_jax.errors import InputError
 from snnkd_jax.fit import evaluate, variables_of
@@ -240,7 +241,7 @@ def test_evaluation_counts_every_example_once():
     trainer, mesh = make("none"), data_mesh()
     data = batch(13)
     variables = variables_of(jax.jit(trainer.init)())
-    result = evaluate(compile_steps(trainer, mesh), put_replicated(mesh, variables), data, 8, mesh)
+    result = evaluate(compile_steps(trainer, mesh), put_replicated(mesh, variables), eval_batches(data, 8), mesh)
     images = ((data["images"] / 255 - 0.4) / 0.3).astype(np.float32)
     logits, features = jax.device_get(jax.jit(STUDENT.apply)(variables, images))
     for t in range(3):

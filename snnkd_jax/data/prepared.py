@@ -1,11 +1,13 @@
-"""Reads a prepared TFDS directory into memory.
+"""Prepared TFDS directories: opened, and read into memory.
 
 TFDS reads ArrayRecord files without TensorFlow, and no other format, so that one is required. Decoding the images
 takes nearly all of the time, and threads do not shorten it: at this size an image is mostly Python overhead.
 """
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,34 +26,52 @@ def read_prepared(name: str, directory: Path) -> Dataset:
 
     Warns if the directory holds, by its own account, another number of examples than the official set.
     """
-    import tensorflow_datasets as tfds
-
-    remedy = "move it away to have it prepared again, or point TFDS_DATA_DIR elsewhere"
-    if not (directory / "dataset_info.json").exists():
-        raise InputError(f"{directory} is not a complete TFDS directory (no dataset_info.json): {remedy}")
-    try:
-        builder: Any = tfds.builder_from_directory(directory)
-        file_format = builder.info.file_format
-        if file_format != tfds.core.FileFormat.ARRAY_RECORD:
-            found = file_format.value if file_format else "an unknown format"
-            raise InputError(f"{directory} holds {found} files, only array_record can be read: {remedy}")
+    with told_what_to_do(directory, "move it away to have it prepared again, or point TFDS_DATA_DIR elsewhere"):
+        builder = open_builder(directory)
         train_images, train_labels = _read_split(builder, "train", OFFICIAL[name].train_size)
         test_images, test_labels = _read_split(builder, "test", OFFICIAL[name].test_size)
         class_names = tuple(builder.info.features["label"].names)
-    except InputError:
-        raise
-    except Exception as error:  # a damaged file raises nearly anything, RuntimeError for the records themselves
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InputError(f"{directory} cannot be read ({reason}): {remedy}") from error
     return Dataset(name, train_images, train_labels, test_images, test_labels, class_names)
 
 
-def _read_split(builder: Any, split: str, official_size: int) -> tuple[np.ndarray, np.ndarray]:
+@contextlib.contextmanager
+def told_what_to_do(directory: Path, remedy: str) -> Iterator[None]:
+    """Around what opens or reads a directory: every error is an `InputError` that ends with the remedy."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{error}: {remedy}") from error
+    except Exception as error:  # a damaged file raises nearly anything, RuntimeError for the records themselves
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{directory} cannot be read ({reason}): {remedy}") from error
+
+
+def open_builder(directory: Path) -> Any:
+    """The TFDS builder that reads a directory; raises `InputError` for one that is incomplete or no ArrayRecord."""
     import tensorflow_datasets as tfds
-    from PIL import Image
+
+    if not (directory / "dataset_info.json").exists():
+        raise InputError(f"{directory} is not a complete TFDS directory (no dataset_info.json)")
+    builder: Any = tfds.builder_from_directory(directory)
+    file_format = builder.info.file_format
+    if file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        found = file_format.value if file_format else "an unknown format"
+        raise InputError(f"{directory} holds {found} files, only array_record can be read")
+    return builder
+
+
+def open_split(builder: Any, split: str) -> Any:
+    """Its examples, read one by one by their index; images stay as they are coded."""
+    import tensorflow_datasets as tfds
 
     # TFDS would decode with OpenCV where that is installed, and JPEGs would then differ between machines.
-    source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+
+
+def _read_split(builder: Any, split: str, official_size: int) -> tuple[np.ndarray, np.ndarray]:
+    from PIL import Image
+
+    source = open_split(builder, split)
     size = len(source)
     if size != official_size:
         where = builder.data_dir

@@ -14,6 +14,7 @@ from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.models.activation import QCFS, Neuron, ReLU, Spike
 from snnkd_jax.models.airbench import Airbench
 from snnkd_jax.models.convnet import ConvNet
+from snnkd_jax.models.imagenet_resnet import ImageNetResNet, SEWBlock
 from snnkd_jax.models.layers import BatchNorm, MaxPool
 from snnkd_jax.models.network import Features, Network, Variables
 from snnkd_jax.models.pyramidnet import PyramidNet
@@ -38,6 +39,10 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "pyramidnet18": PyramidNet,
     "airbench94": Airbench,
     "airbench95": functools.partial(Airbench, stage_channels=(128, 384, 384)),
+    "resnet18-imagenet": ImageNetResNet,
+    "resnet34-imagenet": functools.partial(ImageNetResNet, stage_sizes=(3, 4, 6, 3)),
+    "sew-resnet18": functools.partial(ImageNetResNet, block=SEWBlock),
+    "sew-resnet34": functools.partial(ImageNetResNet, block=SEWBlock, stage_sizes=(3, 4, 6, 3)),
 }
 
 MAX_WIDTH = 8.0
@@ -68,7 +73,7 @@ def build(
         num_steps: T of a spiking network.
         width: multiplier of all channels but the logits, in (0, 8].
         tdbn: threshold-dependent batch norm, for spiking networks.
-        pool: means or maxima, in the bodies that pool (convnet, vgg and airbench).
+        pool: means or maxima, in the bodies that leave it open (convnet, vgg and airbench).
         backprop: how a spiking network is differentiated in training: exactly through time, or through firing rates
             (`snnkd_jax.models.rate`), in less time and memory.
         levels: L of the quantised activation `QCFS` in the place of ReLU, for an ordinary network that is to be
@@ -88,8 +93,9 @@ def build(
         raise InputError(f"levels={levels!r} must be at least 1, and is of an ordinary network")
     name = canonical_name(name)
     check_choice("pool", pool, get_args(Pool))
-    if pool == "max" and "pool" not in inspect.signature(MODELS[name]).parameters:
-        raise InputError(f"pool={pool!r}: {name!r} does not pool; use pool='avg', or a VGG")
+    fields = inspect.signature(MODELS[name]).parameters
+    if pool == "max" and "pool" not in fields:
+        raise InputError(f"pool={pool!r}: {name!r} leaves no choice of pooling; use pool='avg', or a VGG")
     check_choice("backprop", backprop, get_args(Backprop))
     constants: dict[str, Any] = {"num_classes": num_classes, "width": width, "dtype": dtype}
     v_threshold = neuron.v_threshold if tdbn and neuron is not None else None
@@ -98,6 +104,8 @@ def build(
         layers = {"activation": activation, "norm": functools.partial(norm, v_threshold=v_threshold)}
         if pool == "max":
             layers["pool"] = max_pool
+        if "max_pool" in fields:
+            layers["max_pool"] = max_pool
         return MODELS[name](**layers, **constants)
 
     if neuron is None:

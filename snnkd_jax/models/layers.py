@@ -155,7 +155,7 @@ normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 Pooling = Callable[..., nn.Module]
-"""Makes one 2x2 pooling layer: `pool(name="pool1")(x)`."""
+"""Makes one pooling layer, of 2x2 windows if nothing else is said: `pool(name="pool1")(x)`."""
 
 
 class AvgPool(nn.Module):
@@ -168,16 +168,21 @@ class AvgPool(nn.Module):
 
 
 class MaxPool(nn.Module):
-    """`max_pool` of 2x2 windows; if the collection "rates" is mutable, records what `snnkd_jax.models.rate` needs."""
+    """`max_pool`; if the collection "rates" is mutable, records what `snnkd_jax.models.rate` needs."""
+
+    window: int = 2
+    stride: int = 2
+    padding: int = 0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """`[..., H, W, C]` to `[..., H // 2, W // 2, C]`."""
-        y = max_pool(x)
+        """`[..., H, W, C]` to `[..., h, w, C]`, as in `windows`."""
+        y = max_pool(x, self.window, self.stride, self.padding)
         if records(self, "rates"):
-            routes = jax.vjp(max_pool, x)[1](jnp.ones_like(y))[0]
+            firsts = first_maxima(windows(x, self.window, self.stride, self.padding, -jnp.inf), y)
+            routes = jnp.stack([first.mean(axis=1, keepdims=True) for first in firsts])
             self.put_variable("rates", "output", y.mean(axis=1, keepdims=True))
-            self.put_variable("rates", "routes", routes.mean(axis=1, keepdims=True))
+            self.put_variable("rates", "routes", routes.astype(y.dtype))
         return y
 
 
@@ -186,55 +191,70 @@ def avg_pool(x: Array, window: int = 2) -> Array:
 
     Raises `InputError` if the map is smaller than the window: the network has more poolings than the image allows.
     """
-    x = _whole_windows(x, window)
-    h, w, c = x.shape[-3:]
-    x = x.reshape(*x.shape[:-3], h // window, window, w // window, window, c)
+    _check_pooled(x, window)
+    h, w, c = x.shape[-3] // window, x.shape[-2] // window, x.shape[-1]
+    x = x[..., : h * window, : w * window, :].reshape(*x.shape[:-3], h, window, w, window, c)
     return x.mean(axis=(-4, -2))
 
 
-def max_pool(x: Array, window: int = 2) -> Array:
-    """Maxima over windows that do not overlap; shapes and errors as `avg_pool`.
+def max_pool(x: Array, window: int = 2, stride: int = 2, padding: int = 0) -> Array:
+    """Maxima over `windows`, of what lies in the map; shapes and errors as there.
 
     The gradient goes to the first maximum of each window, row by row, as in torch and in XLA's `reduce_window`: spikes
     tie constantly, and `jnp.maximum` would split it.
     """
-    return _max_pool(window, _whole_windows(x, window))
+    return _max_pool(window, stride, padding, x)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _max_pool(window: int, x: Array) -> Array:
-    return functools.reduce(jnp.maximum, _strided(x, window))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _max_pool(window: int, stride: int, padding: int, x: Array) -> Array:
+    return functools.reduce(jnp.maximum, windows(x, window, stride, padding, -jnp.inf))
 
 
-def _max_pool_forward(window, x):
-    y = _max_pool(window, x)
+def _max_pool_forward(window, stride, padding, x):
+    y = _max_pool(window, stride, padding, x)
     return y, (x, y)
 
 
-def _max_pool_backward(window, residuals, dy):
+def _max_pool_backward(window, stride, padding, residuals, dy):
     x, y = residuals
-    parts, taken = [], jnp.zeros(y.shape, bool)
-    for part in _strided(x, window):
-        first = (part == y) & ~taken
-        taken |= first
-        parts.append(jnp.where(first, dy, 0))
-    rows = [jnp.stack(parts[i : i + window], axis=-2) for i in range(0, len(parts), window)]  # [..., h, w, window, C]
-    return (jnp.stack(rows, axis=-4).reshape(x.shape),)
+    parts, scatter = jax.vjp(lambda x: windows(x, window, stride, padding, -jnp.inf), x)
+    return scatter([jnp.where(first, dy, 0) for first in first_maxima(parts, y)])
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def _strided(x: Array, window: int) -> list[Array]:
-    """The first, second, ... element of every window, row by row, `[..., H // window, W // window, C]` each."""
-    return [x[..., i::window, j::window, :] for i, j in itertools.product(range(window), repeat=2)]
+def windows(x: Array, window: int, stride: int, padding: int, fill: float = 0.0) -> list[Array]:
+    """The first, second, ... element of every window, row by row: `window^2` arrays `[..., h, w, C]`.
+
+    Windows begin every `stride` pixels, and h = (H + 2 padding - window) // stride + 1; `fill` lies outside the map.
+    Raises `InputError` if the padded map `[..., H, W, C]` is smaller than the window.
+    """
+    if padding:
+        edges = [(0, 0)] * (x.ndim - 3) + [(padding, padding), (padding, padding), (0, 0)]
+        x = jnp.pad(x, edges, constant_values=fill)
+    _check_pooled(x, window)
+    h, w = ((n - window) // stride for n in x.shape[-3:-1])  # where the last one begins, in strides
+    return [
+        x[..., i : i + stride * h + 1 : stride, j : j + stride * w + 1 : stride, :]
+        for i, j in itertools.product(range(window), repeat=2)
+    ]
 
 
-def _whole_windows(x: Array, window: int) -> Array:
+def first_maxima(parts: list[Array], y: Array) -> list[Array]:
+    """Of the elements of windows with the maxima y: whether each is the first that equals it."""
+    firsts, taken = [], jnp.zeros(y.shape, bool)
+    for part in parts:
+        firsts.append((part == y) & ~taken)
+        taken |= firsts[-1]
+    return firsts
+
+
+def _check_pooled(x: Array, window: int) -> None:
     h, w = x.shape[-3:-1]
     if min(h, w) < window:
         raise InputError(f"a {h}x{w} map cannot be pooled by {window}: the images are too small for this model")
-    return x[..., : h - h % window, : w - w % window, :]
 
 
 def global_avg_pool(x: Array) -> Array:

@@ -10,7 +10,8 @@ mean of my output move if my input moves by the same amount at all steps?
     batch norm             gamma (mean_t x[t] - mu) / sigma + beta with mu, sigma of the spiking pass, which are taken
                            over batch and time. A shift of x moves mu as it moves the mean of mean_t x[t], and sigma^2
                            as it moves their variance (the variance within time stays): exact.
-    max pooling            sum_i routes_i x_i, routes_i the fraction of steps at which x_i was the first maximum.
+    max pooling            sum_i routes_i x_i over a window, routes_i the share of steps at which x_i was the first
+                           maximum.
     neuron                 dr = kappa dx, kappa of `neurons.integrate_with_slopes`: exact for a shift of x. What is
                            lost is that a spike of the layer before moves its own and later steps, not all alike.
 
@@ -33,7 +34,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from snnkd_jax.models.activation import Neuron
-from snnkd_jax.models.layers import BatchNorm, avg_pool, normalise
+from snnkd_jax.models.layers import BatchNorm, normalise, windows
 
 
 @jax.custom_jvp
@@ -77,13 +78,18 @@ class RateBatchNorm(BatchNorm):
 
 
 class RateMaxPool(nn.Module):
-    """In the place of `layers.MaxPool`, on means over time `[B, 1, ...]`."""
+    """In the place of `layers.MaxPool`, whose fields it has, on means over time `[B, 1, ...]`."""
+
+    window: int = 2
+    stride: int = 2
+    padding: int = 0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """`[B, 1, H, W, C]` to the recorded mean maxima, `[B, 1, H // 2, W // 2, C]`."""
+        """`[B, 1, H, W, C]` to the recorded mean maxima, `[B, 1, h, w, C]`."""
         output, routes = (self.get_variable("rates", name) for name in ("output", "routes"))
-        return linearise(output, 4 * avg_pool(routes * x), 1.0)
+        parts = windows(x, self.window, self.stride, self.padding)
+        return linearise(output, sum(route * part for route, part in zip(routes, parts, strict=True)), 1.0)
 
 
 def with_mean_of(logits: Array, mean_logits: Array) -> Array:

@@ -8,6 +8,7 @@ channels and a hidden layer of 256). ResNet-20 has projection shortcuts here whe
 """
 
 import functools
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -43,6 +44,23 @@ class BasicBlock(nn.Module):
         return current, self.activation(name="act2")(current)
 
 
+def residual_stages(
+    x: Array, block: Callable[..., nn.Module], sizes: Sequence[int], widths: Sequence[int]
+) -> tuple[Array, Stages]:
+    """`sizes[i]` blocks of `widths[i]` channels; every stage but the first halves the map. For use in a body.
+
+    `block(features, stride, name="block1_1")` makes a module that returns what enters and what leaves its last
+    activation.
+    """
+    stages = Stages()
+    for i, (size, features) in enumerate(zip(sizes, widths, strict=True), start=1):
+        for j in range(1, size + 1):
+            current, x = block(features, 2 if i > 1 and j == 1 else 1, name=f"block{i}_{j}")(x)
+            if j == size:
+                stages.add(current, x)
+    return x, stages
+
+
 class ResNet(nn.Module):
     """`stage_sizes[i]` blocks of `stage_channels[i]` channels; every stage but the first halves the map."""
 
@@ -61,14 +79,8 @@ class ResNet(nn.Module):
         norm = functools.partial(self.norm, train=train)
         x = Conv(channels(self.stage_channels[0], self.width), dtype=self.dtype, name="stem")(x)
         x = self.activation(name="act_stem")(norm(name="norm_stem")(x))
-        stages = Stages()
-        for i, (size, base) in enumerate(zip(self.stage_sizes, self.stage_channels, strict=True), start=1):
-            for j in range(1, size + 1):
-                stride = 2 if i > 1 and j == 1 else 1
-                features = channels(base, self.width)
-                block = BasicBlock(features, stride, self.activation, norm, self.dtype, name=f"block{i}_{j}")
-                current, x = block(x)
-            stages.add(current, x)
+        block = functools.partial(BasicBlock, activation=self.activation, norm=norm, dtype=self.dtype)
+        x, stages = residual_stages(x, block, self.stage_sizes, [channels(c, self.width) for c in self.stage_channels])
         x = global_avg_pool(x)
         if self.hidden is not None:
             x = nn.Dense(channels(self.hidden, self.width), dtype=self.dtype, name="hidden")(x)

@@ -1,0 +1,278 @@
+"""Loses hosts on purpose, and checks that nothing else is lost.
+
+    python experiments/host_failures.py --record loopback    # about ten minutes on two CPU cores
+
+Hosts are processes of this machine that meet on the loopback address, two CPU devices each, and train on the digits.
+They are killed, told to stop, run out of disk, and start again on other numbers of hosts and devices; what they end
+with is compared with the run that nothing happened to. Every signal is sent to a real process.
+"""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tyro
+
+from snnkd_jax.errors import InputError, told_in_one_line
+from snnkd_jax.records import write_record
+
+RESULTS = Path(__file__).parent / "results" / "hosts"
+SCRIPT = Path(__file__).parent / "cifar_distill.py"
+TINY = ["--dataset", "digits", "--width", "0.1", "--teacher-width", "0.1", "--num-steps", "2", "--no-baseline"]
+
+# 240 steps of the teacher, then 480 of the student, 20 an epoch.
+LONG = [*TINY, "--preset", "kdsnn", "--teacher-epochs", "12", "--epochs", "24", "--checkpoint-every", "7"]
+
+# 50 steps, 10 an epoch.
+FIFTY = [*TINY, "--preset", "none", "--batch-size", "128", "--epochs", "5", "--warmup-epochs", "1"]
+
+# Until a host must have ended after another was killed or it was told to stop, in seconds; and a whole run.
+PROMPT, WHOLE = 30, 300
+
+
+class Host(NamedTuple):
+    """A process that trains, and the file with what it prints."""
+
+    process: subprocess.Popen
+    log: Path
+
+    def output(self) -> str:
+        """What it has printed so far, both streams."""
+        return self.log.read_text()
+
+    def wait_for(self, text: str) -> None:
+        """Returns once it has printed the text; raises `InputError` if it ends before."""
+        while text not in self.output():
+            if self.process.poll() is not None:
+                raise InputError(f"a host ended without printing {text!r}: {self.output()[-500:]}")
+            time.sleep(0.02)
+
+
+def start(
+    run_dir: Path, arguments: list[str], hosts: int = 2, devices: int = 2, others: Sequence[str] = ()
+) -> list[Host]:
+    """Starts the hosts of a run; all but the first with further arguments, if they are given."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    started = []
+    for i in range(hosts):
+        # jax 0.10 waits for as many threads as there are collectives under way; with two cores it has too few.
+        environment = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "NPROC": "16"}
+        if hosts > 1:
+            environment |= {
+                "JAX_COORDINATOR_ADDRESS": address,
+                "JAX_NUM_PROCESSES": str(hosts),
+                "JAX_PROCESS_ID": str(i),
+            }
+        log = run_dir.parent / f"{run_dir.name}-{i}.log"
+        with log.open("w") as file:
+            command = [sys.executable, str(SCRIPT), *arguments, *(others if i else ()), "--run-dir", str(run_dir)]
+            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | environment)
+        started.append(Host(process, log))
+    return started
+
+
+def ends(hosts: list[Host], timeout: float = WHOLE) -> list[int]:
+    """The exit statuses, when all have ended; hosts that have not in time are killed, and their status is -9."""
+    deadline = time.monotonic() + timeout
+    for host in hosts:
+        try:
+            host.process.wait(max(deadline - time.monotonic(), 0.01))
+        except subprocess.TimeoutExpired:
+            host.process.kill()
+            host.process.wait()
+    return [host.process.returncode for host in hosts]
+
+
+def finish(run_dir: Path, arguments: list[str], hosts: int = 2, devices: int = 2) -> str:
+    """Runs to the end and returns what the first host printed; raises `InputError` if a host fails."""
+    started = start(run_dir, arguments, hosts, devices)
+    statuses = ends(started)
+    if any(statuses):
+        raise InputError(f"hosts ended with {statuses}: {' '.join(host.output()[-500:] for host in started)}")
+    return started[0].output()
+
+
+def steps_of(run_dir: Path, phase: str) -> list[int]:
+    """The steps of the checkpoints, in order."""
+    return sorted(int(path.name) for path in (run_dir / phase).glob("*") if path.name.isdigit())
+
+
+def arrays(run_dir: Path, phase: str = "student", step: int | None = None) -> list[np.ndarray]:
+    """All arrays of a checkpoint, of the last one if no step is given, read by Orbax itself."""
+    leaves = []
+    for part in ("network", "training"):
+        path = run_dir / phase / str(steps_of(run_dir, phase)[-1] if step is None else step) / part
+        with ocp.StandardCheckpointer() as reader, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of reading without being told the sharding
+            saved = reader.metadata(path.absolute()).item_metadata.tree
+            target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), saved)
+            leaves += jax.tree.leaves(reader.restore(path.absolute(), target))
+    return [np.asarray(x) for x in leaves]
+
+
+def difference(run_dir: Path, expected: Path, phase: str = "student") -> float:
+    """The largest |a - b| / |b| over the last checkpoint's arrays, Euclidean norms; 0 only if all are bit-identical."""
+    pairs = list(zip(arrays(run_dir, phase), arrays(expected, phase), strict=True))
+    if all(np.array_equal(a, b) for a, b in pairs):
+        return 0.0
+    return max(float(np.linalg.norm((a - b).ravel()) / max(np.linalg.norm(b.ravel()), 1e-30)) for a, b in pairs)
+
+
+def entries(run_dir: Path) -> list[dict[str, Any]]:
+    """The log without the times."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{n: x for n, x in line.items() if n not in ("images_per_second", "seconds")} for line in lines]
+
+
+def message(host: Host) -> str:
+    """The line in which a host says why it ends."""
+    lines = [line for line in host.output().splitlines() if "error: " in line or "Terminating process" in line]
+    return lines[-1] if lines else ""
+
+
+def resumed_at(output: str) -> int | None:
+    """The step at which the student's training went on, by what the first host printed."""
+    _, found, rest = output.partition("student: resumed at step ")
+    return int(rest.split()[0]) if found else None
+
+
+def lose_one(run_dir: Path, rng: random.Random) -> dict[str, Any]:
+    """Kills one of two hosts a random time after training has begun; returns which, and how the other ended."""
+    hosts = start(run_dir, LONG)
+    hosts[0].wait_for(": epoch")
+    time.sleep(rng.uniform(0, 0.8))
+    killed = rng.randrange(2)
+    hosts[killed].process.send_signal(signal.SIGKILL)
+    since = time.monotonic()
+    statuses = ends(hosts, PROMPT)
+    phase = "student" if steps_of(run_dir, "student") else "teacher"
+    return {
+        "killed": killed,
+        "newest_checkpoint": [phase, *steps_of(run_dir, phase)[-1:]],
+        "survivor_status": statuses[1 - killed],
+        "survivor_seconds": round(time.monotonic() - since, 1),
+        "survivor_message": message(hosts[1 - killed]),
+    }
+
+
+def tell_one(run_dir: Path, told: int = 1, number: int = signal.SIGTERM) -> dict[str, Any]:
+    """Sends a signal to one of two hosts in the middle of the student's training; returns how both ended."""
+    hosts = start(run_dir, LONG)
+    hosts[0].wait_for("student: epoch 3/")
+    hosts[told].process.send_signal(number)
+    since = time.monotonic()
+    statuses = ends(hosts, PROMPT)
+    seconds = time.monotonic() - since
+    _, found, rest = hosts[0].output().partition("student: stopped at step ")
+    return {
+        "statuses": statuses,
+        "seconds": round(seconds, 1),
+        "stopped_at": int(rest.split()[0]) if found else None,
+        "newest_checkpoint": steps_of(run_dir, "student")[-1],
+    }
+
+
+def cut_back(run_dir: Path, target: Path, step: int) -> None:
+    """Copies a finished run as it was when the student's checkpoint of that step was its newest."""
+    shutil.copytree(run_dir, target)
+    (target / "result.json").unlink()
+    (target / "student" / "network.json").unlink()
+    for later in steps_of(target, "student"):
+        if later > step:
+            shutil.rmtree(target / "student" / str(later))
+
+
+def fill_disk(run_dir: Path) -> dict[str, Any]:
+    """Trains on a small file system that is full at some save and then has room again; who calls it may mount one."""
+    run_dir.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(run_dir)], check=True)
+    hosts = start(run_dir, LONG)
+    hosts[0].wait_for("student: epoch 2/")
+    with contextlib.suppress(OSError), (run_dir / "ballast").open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    statuses = ends(hosts, 2 * PROMPT)
+    messages = [message(host) for host in hosts]
+    newest = steps_of(run_dir, "student")[-1]
+    (run_dir / "ballast").unlink()
+    output = finish(run_dir, LONG)
+    shutil.copytree(run_dir, run_dir.with_name(f"{run_dir.name}-copy"))  # what is mounted goes with this process
+    return {"statuses": statuses, "messages": messages, "newest_checkpoint": newest, "resumed_at": resumed_at(output)}
+
+
+def in_own_mounts(run_dir: Path) -> dict[str, Any]:
+    """`fill_disk` in a process that may mount file systems which only it sees; a copy of the run is left behind."""
+    command = ["unshare", "-rm", sys.executable, __file__, "--disk", str(run_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"{' '.join(command)}: {done.stderr[-1000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(kills: int = 10, seed: int = 0, record: str | None = None, disk: Path | None = None) -> None:
+    """Lose hosts.
+
+    Args:
+        kills: How often a host is killed.
+        seed: Of when, and which.
+        record: Write experiments/results/hosts/<record>.json.
+        disk: Do nothing but fill a disk, mounted there.
+    """
+    if disk is not None:
+        print(json.dumps(fill_disk(disk)))
+        return
+    rng = random.Random(seed)
+    found: dict[str, Any] = {"seed": seed, "hosts": 2, "devices_a_host": 2}
+
+    def tell(name: str, value: Any) -> None:
+        found[name] = value
+        print(f"{name}: {json.dumps(value)}", flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        runs = Path(folder)
+        finish(runs / "one", FIFTY, hosts=1, devices=1)
+        finish(runs / "two", FIFTY)
+        tell("fifty_steps_difference_from_one_device", difference(runs / "two", runs / "one"))
+        finish(runs / "whole", LONG)
+        lost = [lose_one(runs / "killed", rng) for _ in range(kills)]
+        finish(runs / "killed", LONG)
+        tell("kills", lost)
+        tell("difference_after_kills", difference(runs / "killed", runs / "whole"))
+        told = tell_one(runs / "told")
+        told["resumed_at"] = resumed_at(finish(runs / "told", LONG))
+        tell("sigterm_to_one", told)
+        tell("difference_after_sigterm", difference(runs / "told", runs / "whole"))
+        tell("full_disk", in_own_mounts(runs / "disk"))
+        tell("difference_after_full_disk", difference(runs / "disk-copy", runs / "whole"))
+        differences = {}
+        for hosts, devices in ((1, 1), (1, 2), (1, 4), (2, 1), (2, 2)):
+            run_dir = runs / f"{hosts}x{devices}"
+            cut_back(runs / "whole", run_dir, steps_of(runs / "whole", "student")[-2])
+            finish(run_dir, LONG, hosts, devices)
+            differences[f"{hosts} x {devices}"] = difference(run_dir, runs / "whole")
+        tell("difference_after_resuming_on_hosts_x_devices", differences)
+    if record is not None:
+        write_record(RESULTS, "hosts", record, found)
+
+
+if __name__ == "__main__":
+    with told_in_one_line():
+        tyro.cli(main)
