@@ -118,6 +118,13 @@ def load_network(directory: Path, template: Tree, mesh: Mesh) -> Tree:
         raise InputError(f"checkpoint {path} is damaged or of another network ({damage})") from damage
 
 
+def save_network(directory: Path, variables: Tree) -> None:
+    """Saves variables that were trained elsewhere, for `load_network`; an earlier attempt is replaced."""
+    with ocp.StandardCheckpointer() as writer:
+        sealed = {"tree": variables, "fingerprint": _fingerprint(variables)}
+        writer.save((directory / "0" / "network").absolute(), sealed, force=True)
+
+
 def _parts(state: TrainState) -> dict[str, Tree]:
     network = {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
     training = {

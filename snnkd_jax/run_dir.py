@@ -21,8 +21,8 @@ from snnkd_jax import provenance
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
 
-# A run may be moved, traced, and may keep more or fewer checkpoints, without becoming another run.
-_NOT_IDENTITY = ("run_dir", "keep_checkpoints", "profile")
+# A run may be moved and traced, and may keep more or fewer checkpoints, or the teacher's outputs, and is the same run.
+_NOT_IDENTITY = ("run_dir", "keep_checkpoints", "profile", "store_teacher")
 
 
 def run_directory(config: Config) -> Path:
@@ -76,7 +76,7 @@ def teacher_directory(path: Path) -> Path:
 def check_network(directory: Path, wanted: dict[str, Any]) -> None:
     """Raises `InputError`, with the differences, unless `network.json` says what is `wanted`."""
     # What networks are that are older than the choice.
-    found = {"levels": None, "dtype": "float32"} | read_json(directory / "network.json")
+    found = {"levels": None, "pool": "avg", "dtype": "float32"} | read_json(directory / "network.json")
     wanted = json.loads(json.dumps(wanted))
     if found.keys() != wanted.keys():
         raise InputError(f"teacher_checkpoint {directory}: its network.json is damaged")
