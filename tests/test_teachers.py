@@ -1,6 +1,7 @@
 """Teachers that are given: what a function may return, what it sees, and outputs that were computed once."""
 
 import dataclasses
+import functools
 import json
 import shutil
 import threading
@@ -15,10 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from quick import quick_jit
 
-from snnkd_jax import data
+from snnkd_jax import data, experiment, teacher_store, train
 from snnkd_jax.augment import Augmentation
+from snnkd_jax.backend import put_batch, put_replicated
 from snnkd_jax.batches import InMemory
+from snnkd_jax.checkpoint import save_network
 from snnkd_jax.cli import main
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.distill import PRESETS
@@ -26,9 +31,10 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.experiment import run
 from snnkd_jax.models import Neuron, build
 from snnkd_jax.optim import make_optimizer
+from snnkd_jax.run_dir import write_json
 from snnkd_jax.teacher import Teacher, flax_teacher
 from snnkd_jax.teacher_store import STEPS_PER_FILE, TaughtSource, taught_source
-from snnkd_jax.train import Normalisation, Trainer
+from snnkd_jax.train import Normalisation, Trainer, compile_steps
 from snnkd_jax.trained import load_trained
 
 SHAPE, K = (8, 8, 1), 10
@@ -66,9 +72,16 @@ def test_a_function_of_logits_alone_is_refused_by_what_needs_more():
     teacher = Teacher(linear, WEIGHTS)
     make(teacher, "temporal")
     make(teacher, "none")
-    for preset, lacks in (("kdsnn", "no currents"), ("lasnn", "no stages"), ("enof", "no params/head")):
+    # Its classifier reads its last stage, as this objective wants it.
+    flat = {"network": build("vgg11", K, neuron=Neuron(), num_steps=1, width=0.1), "image_shape": (32, 32, 1)}
+    pooled = Teacher(lambda w, x: x.mean((1, 2)) @ w[:1], WEIGHTS)
+    for lacks, refused in (
+        ("no currents", lambda: make(teacher, "kdsnn")),
+        ("no stages", lambda: make(teacher, "lasnn")),
+        ("no params/head", lambda: make(pooled, "enof", **flat)),
+    ):
         with pytest.raises(InputError, match=f"{lacks}.*use kdsnn-response, temporal, tser, hta-kl or dist"):
-            make(teacher, preset)
+            refused()
 
 
 @pytest.mark.parametrize(
@@ -90,12 +103,12 @@ def test_a_teacher_sees_the_students_pixels_in_its_own_normalisation():
     pixels = Teacher(lambda _, x: (x[:, 0, :, 0] @ jnp.ones((8, K)), {"stages": {"stage1": x}}))
     images, step = examples(6)["images"], np.int32(5)
     own = make(pixels, "lasnn", augmentation=Augmentation(), teacher_normalisation=Normalisation((0.5,), (0.25,)))
-    found = own.teach((), step, images)["features"]["stage1"]
-    np.testing.assert_allclose(found, (images / 255 - 0.5) / 0.25, rtol=1e-5, atol=1e-5)
-    students = dataclasses.replace(own, teacher_normalisation=None).teach((), step, images)["features"]["stage1"]
-    np.testing.assert_allclose(students, (images / 255 - 0.4) / 0.3, rtol=1e-5, atol=1e-5)
+    students = dataclasses.replace(own, teacher_normalisation=None)
+    for trainer, mean, std in ((own, 0.5, 0.25), (students, 0.4, 0.3)):
+        found = quick_jit(trainer.teach)((), step, images)["features"]["stage1"]
+        np.testing.assert_allclose(found, (images / 255 - mean) / std, rtol=1e-5, atol=1e-5)
     black = dataclasses.replace(own, augmentation=Augmentation(8), teacher_normalisation=Normalisation((1,), (2,)))
-    moved = np.asarray(black.teach((), step, np.full_like(images, 255))["features"]["stage1"])
+    moved = quick_jit(black.teach)((), step, np.full_like(images, 255))["features"]["stage1"]
     assert set(np.unique(moved)) == {-0.5, 0.0}
 
 
@@ -118,12 +131,17 @@ class Wrapped(nn.Module):
 
 def test_a_flax_module_gives_the_features_that_are_named():
     module, images = Small(), jnp.asarray(RNG.standard_normal((2, *SHAPE)).astype(np.float32))
-    variables = module.init(jax.random.key(0), images, train=False)
+    variables = quick_jit(functools.partial(module.init, train=False))(jax.random.key(0), images)
     teacher = flax_teacher(module, variables, currents=("first/conv", "second"), train=False)
-    logits, features = teacher.apply(teacher.variables, images)
-    np.testing.assert_array_equal(logits, module.apply(variables, images, train=False))  # pyright: ignore[reportArgumentType]
-    first = Wrapped().apply({"params": variables["params"]["first"]}, images)
-    np.testing.assert_array_equal(features["currents"]["stage01"], first)  # pyright: ignore[reportArgumentType]
+    logits, features = quick_jit(teacher.apply)(teacher.variables, images)
+
+    @quick_jit
+    def expected(variables, images):
+        first = Wrapped().apply({"params": variables["params"]["first"]}, images)
+        return module.apply(variables, images, train=False), first
+
+    for found, value in zip((logits, features["currents"]["stage01"]), expected(variables, images), strict=True):
+        np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-5)
     assert features["currents"]["stage02"].shape == (2, 8, 8, 4)
     assert features["stages"] == {}
     make(teacher, "kdsnn")
@@ -216,6 +234,8 @@ def test_a_damaged_file_is_told_and_not_used(tmp_path):
 
 def test_a_store_is_of_one_teacher_data_seed_and_augmentation(tmp_path, monkeypatch):
     """What a run cannot use is in another folder, and a function that hides behind the same description is found."""
+    monkeypatch.setattr(teacher_store, "STEPS_PER_FILE", 2)
+    monkeypatch.setattr(train, "compile_options", lambda: {"xla_backend_optimization_level": 0})
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
     folders: set[str] = set()
 
@@ -229,14 +249,14 @@ def test_a_store_is_of_one_teacher_data_seed_and_augmentation(tmp_path, monkeypa
         assert len(folders) == len(before) + (not known)
         return found
 
-    trainer = make(Teacher(linear, WEIGHTS))
+    trainer = make(Teacher(linear, WEIGHTS), augmentation=Augmentation())
     assert taught(trainer).outputs(0)["logits"].shape == (4, K)
     taught(trainer, known=True)
     taught(trainer, WEIGHTS + 1)
     taught(trainer, size=6)
     taught(trainer, images="others")
     taught(dataclasses.replace(trainer, seed=4))
-    taught(dataclasses.replace(trainer, augmentation=Augmentation(1, True, 2)))
+    taught(dataclasses.replace(trainer, augmentation=Augmentation(1)))
     taught(dataclasses.replace(trainer, teacher_normalisation=Normalisation((0.1,), (1.0,))))
 
     both = Teacher(lambda w, x: (linear(w, x), {"stages": {"s": x}, "currents": {"s": -x}}), WEIGHTS)
@@ -244,7 +264,7 @@ def test_a_store_is_of_one_teacher_data_seed_and_augmentation(tmp_path, monkeypa
         outputs = taught(make(both, preset, augmentation=Augmentation())).outputs(1)
         np.testing.assert_allclose(outputs["features"]["s"], sign * (9 / 255 - 0.4) / 0.3, rtol=1e-5)
 
-    hidden = make(Teacher(lambda w, x: linear(-w, x), WEIGHTS))
+    hidden = make(Teacher(lambda w, x: linear(-w, x), WEIGHTS), augmentation=Augmentation())
     with pytest.raises(InputError, match="of another teacher, or of other data; delete it"):
         taught(hidden)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
@@ -254,7 +274,7 @@ def test_a_store_is_of_one_teacher_data_seed_and_augmentation(tmp_path, monkeypa
 
 # --- whole runs
 
-TINY = {"width": 0.1, "teacher_width": 0.1, "epochs": 2, "baseline": False}
+TINY = {"width": 0.1, "teacher_width": 0.1, "epochs": 2, "warmup_epochs": 0, "batch_size": 320, "baseline": False}
 
 
 @pytest.fixture(autouse=True)
@@ -267,10 +287,24 @@ def _restore_warnings(monkeypatch):
 @pytest.fixture(scope="module")
 def compiled_once(tmp_path_factory):
     """One compilation cache for all runs of this file."""
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("cache")))
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
+    changes = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }
+    before = {name: getattr(jax.config, name) for name in changes}
+    for values in (changes, before):
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if values is changes:
+            yield
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    monkeypatch.setattr(experiment, "data_mesh", lambda: mesh)
+    return mesh
 
 
 def logged(run_dir: Path) -> list[dict[str, Any]]:
@@ -294,38 +328,75 @@ def nearest_mean() -> Teacher:
 
 
 @pytest.mark.usefixtures("compiled_once")
-def test_stored_outputs_give_the_same_training_bit_for_bit(tmp_path, monkeypatch, capsys):
-    """With logits of a function and with features of a network, written by one run and read by another."""
-    alone = tmp_path / "alone"
-    assert main(["--dataset", "digits", "--width", "0.1", "--teacher-width", "0.1", "--epochs", "2", "--teacher-only",
-                 "--teacher-pool", "max", "--run-dir", str(alone)]) == 0  # fmt: skip
-    own = {"teacher_checkpoint": str(alone), "preset": "kdsnn", "teacher_pool": "max"}
-    for name, changes, teacher in (("function", {}, nearest_mean()), ("network", own, None)):
-        folder = tmp_path / name
-        live = run(config(folder / "live", **changes), teacher)
-        store = {"store_teacher": str(folder / "store")}
-        run(config(folder / "written", **changes, **store), teacher)
-        with monkeypatch.context() as patch:
-            patch.setattr(TaughtSource, "_write", None)
-            read = run(config(folder / "read", **changes, **store), teacher)
-        assert read["test_accuracy"] == live["test_accuracy"]
-        assert live["test_accuracy"]["teacher"] > 0.2
-        for other in ("written", "read"):
-            assert logged(folder / other) == logged(folder / "live")
-            assert logged(folder / other)[-1]["kd"] > 0
-        # The same run without the store is no other run.
-        run(config(folder / "read", **changes), teacher)
+def test_a_run_with_a_function_is_the_same_bit_for_bit_with_a_store(tmp_path, one_device, monkeypatch, capsys):
+    del one_device
+    monkeypatch.setattr(teacher_store, "STEPS_PER_FILE", 3)
+    store = {"store_teacher": str(tmp_path / "store")}
+    live, stored = (
+        run(config(tmp_path / "live"), nearest_mean()),
+        run(config(tmp_path / "run", **store), nearest_mean()),
+    )
+    assert stored["test_accuracy"] == live["test_accuracy"]
+    assert stored["test_accuracy"]["teacher"] > 0.5
+    assert logged(tmp_path / "run") == logged(tmp_path / "live")
+    assert [entry["kd"] > 0 for entry in logged(tmp_path / "run")] == [True, True]
     printed = capsys.readouterr()
-    assert "store_teacher: 0.000128 GB for 40 steps" in printed.out + printed.err
-    trained = load_trained(alone, "teacher")
-    assert trained.config.teacher_pool == "max"
-    accuracy = json.loads((alone / "result.json").read_text())["test_accuracy"]["teacher"]
-    digits = data.load("digits")
-    logits, _ = trained.network.apply(trained.variables, trained.normalisation(digits.test_images))
-    assert (np.asarray(logits).argmax(-1) == digits.test_labels).mean() == pytest.approx(accuracy, abs=1e-6)
+    assert "store_teacher: 0.000115 GB for 8 steps are to be added" in printed.out + printed.err
+    # Without the store it is no other run, and finished.
+    assert run(config(tmp_path / "run"), nearest_mean()) == stored
 
 
-@pytest.mark.usefixtures("compiled_once")
+def test_a_training_on_stored_features_is_the_same_bit_for_bit(tmp_path, one_device, monkeypatch):
+    """As the loop trains; written by one training and read by another, which does not run the teacher."""
+    monkeypatch.setattr(teacher_store, "STEPS_PER_FILE", 2)
+    network = build("convnet", K, width=0.1)
+    variables = network.init(jax.random.key(1), SHAPE)
+    trainer, source = make(network, "kdsnn"), InMemory(examples(40), 8, 3)
+    steps = compile_steps(trainer, one_device)
+    assert steps.teach is not None
+
+    def trained(source, teach):
+        state, metrics = put_replicated(one_device, jax.jit(trainer.init)()), []
+        for step in range(5):
+            batch = put_batch(one_device, source(step))
+            if "teacher" not in batch:
+                batch["teacher"] = teach(variables, state.step, batch["images"])
+            state, found = steps.train(state, variables, batch)
+            metrics.append(found)
+        return jax.device_get((state, metrics))
+
+    live = trained(source, steps.teach)
+    for _ in range(2):
+        taught = taught_source(source, tmp_path, trainer, variables, num_steps=5, mesh=one_device, described={})
+        jax.tree.map(np.testing.assert_array_equal, trained(taught, None), live)
+        monkeypatch.setattr(TaughtSource, "_write", None)
+    assert live[1][0]["feature"] > 0
+
+
+def test_a_converted_teacher_is_loaded_as_one_of_the_runs_networks(tmp_path):
+    """With the pooling that its description says."""
+    logits = {}
+    for pool in ("avg", "max"):
+        network = build("convnet", K, width=0.1, pool=pool)
+        variables = network.init(jax.random.key(1), SHAPE)
+        save_network(tmp_path / pool / "teacher", variables)
+        save_network(tmp_path / pool / "teacher", variables)  # again, after a crash
+        description = {
+            **{"model": "convnet", "width": 0.1, "levels": None, "pool": pool, "dtype": "float32", "num_classes": K},
+            **{"image_shape": SHAPE, "dataset": "digits", "class_names": list("0123456789"), "spiking": None},
+            "normalisation": {"mean": [0.5], "std": [0.25]},
+        }
+        write_json(tmp_path / pool / "teacher" / "network.json", description)
+        found = load_trained(tmp_path / pool, "teacher")
+        assert (found.config.teacher_pool, found.normalisation) == (pool, Normalisation((0.5,), (0.25,)))
+        jax.tree.map(np.testing.assert_array_equal, found.variables, variables)
+        images = jnp.linspace(-1, 1, 64).reshape(1, *SHAPE)
+        logits[pool] = [quick_jit(n.apply)(variables, images)[0] for n in (found.network, network)]
+        np.testing.assert_array_equal(*logits[pool])
+    assert np.abs(logits["avg"][0] - logits["max"][0]).max() > 1e-3
+
+
+@pytest.mark.usefixtures("one_device")
 def test_a_teacher_that_knows_nothing_is_told_and_leaves_nothing(tmp_path):
     with pytest.raises(InputError, match=r"given:guess: validation accuracy .* near chance, 0\.1000; give"):
         run(config(tmp_path / "run"), Teacher(lambda w, x: 0 * linear(w, x), WEIGHTS, name="guess"))
