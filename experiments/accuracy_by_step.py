@@ -112,7 +112,7 @@ def content_of(
         "dataset": dataset,
         "seeds": [config.seed for config, _ in found],
         "entries": entries,
-        "config": {name: value for name, value in dataclasses.asdict(config).items() if name not in SEED},
+        "config": {n: v for n, v in dataclasses.asdict(config.published()).items() if n not in SEED},
         "trained": {name: started[name] for name in ("versions", "hardware", "commit")},
         "notes": notes,
     }

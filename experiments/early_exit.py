@@ -81,9 +81,7 @@ def main(
     }
     print(json.dumps(result, indent=2))
     if record is not None:
-        result["config"] = {
-            n: v for n, v in dataclasses.asdict(config).items() if n not in ("run_dir", "teacher_checkpoint")
-        }
+        result["config"] = dataclasses.asdict(config.published())
         result["command"] = "python experiments/early_exit.py RUN"
         result["run_command"] = command(config)
         write_record(RESULTS, "early-exit", record, result | {"batch_size": batch_size, "tolerance": tolerance})

@@ -136,9 +136,7 @@ def model(trained: Trained) -> dict[str, Any]:
 
 def config_of(run: Path) -> Config:
     """The configuration of a run, without the paths of this machine."""
-    config = read_config(run)
-    teacher = None if config.teacher_checkpoint is None else Path(config.teacher_checkpoint).name
-    return dataclasses.replace(config, run_dir=None, teacher_checkpoint=teacher)
+    return read_config(run).published()
 
 
 def entry(trained: Trained, cost: Cost) -> dict[str, Any]:

@@ -68,8 +68,7 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
         layers[name.removesuffix("/kernel")] = {"cosine": cosine, "norm_ratio": ratio}
         print(f"{name:40} cosine {cosine:6.3f}  norm ratio {ratio:6.3f}")
     if record is not None:
-        content = {"layers": layers, "trained": run is not None, "config": dataclasses.asdict(config)}
-        content["config"] |= {"run_dir": None, "teacher_checkpoint": None}
+        content = {"layers": layers, "trained": run is not None, "config": dataclasses.asdict(config.published())}
         write_record(RESULTS, "gradients", record, content)
 
 

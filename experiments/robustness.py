@@ -85,7 +85,7 @@ def main(
             "noise_seed": seed,
             "images": len(index),
             "levels": {kind: list(strengths) for kind, strengths in LEVELS.items()},
-            "config": {k: v for k, v in dataclasses.asdict(configs[0]).items() if k not in unset},
+            "config": {k: v for k, v in dataclasses.asdict(configs[0].published()).items() if k not in unset},
             "notes": notes,
         }
         write_record(RESULTS, "noise", record, result, versions=["pillow"])

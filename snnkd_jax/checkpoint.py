@@ -143,6 +143,13 @@ def _newest_step(directory: Path) -> int:
     return max((int(path.name) for path in directory.glob("*") if path.name.isdecimal()), default=-1)
 
 
+def save_network(directory: Path, variables: Tree) -> None:
+    """Saves variables that were trained elsewhere, for `load_network`; an earlier attempt is replaced."""
+    with ocp.StandardCheckpointer() as writer:
+        sealed = {"tree": variables, "fingerprint": _fingerprint(variables)}
+        writer.save((directory / "0" / "network").absolute(), sealed, force=True)
+
+
 def _parts(state: TrainState) -> dict[str, Tree]:
     network = {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
     training = {

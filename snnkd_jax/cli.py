@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 from tqdm import tqdm
 
-from snnkd_jax.config import Config, default_config
+from snnkd_jax.config import Config, default_config, shown
 from snnkd_jax.errors import InputError
 from snnkd_jax.experiment import run
 from snnkd_jax.hosts import is_first, join, leave, say, several, wait_if_lost
@@ -64,7 +64,7 @@ def table(result: dict[str, Any]) -> str:
     """The comparison as text: a row for each network that was trained."""
     config = result["config"]
     titles = {
-        "teacher": f"teacher ({config['teacher']})",
+        "teacher": f"teacher ({shown(config['teacher'])})",
         "student_baseline": f"student without KD ({config['student']})",
         "student": f"student, {config['preset']} ({config['student']})",
     }

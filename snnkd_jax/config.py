@@ -12,6 +12,7 @@ from snnkd_jax.data import NAMES
 from snnkd_jax.distill import PRESETS, Objective
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.models import Network, Neuron, build, canonical_name
+from snnkd_jax.teacher import parse_normalisation
 
 SURROGATES = {
     "atan": surrogate.atan,
@@ -33,7 +34,10 @@ SPIKING_FIELDS = (
     "tdbn",
     "pool",
 )
-"""What `network.json` says of a student beyond what it says of a teacher, whose pooling is by means."""
+"""What `network.json` says of a student beyond what it says of a teacher."""
+
+TORCH, GIVEN = "torch:", "given:"
+"""What the name of a teacher begins with that is read from a file, or is handed to `experiment.run`."""
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -56,7 +60,8 @@ class Config:
     """Threads that read and decode images from disk, in each process; no result depends on it."""
     teacher: str = "pyramidnet18"
     """Architecture of the teacher: convnet, vgg11/13/16, resnet18/34/20/19, wrn-16-2, wrn-28-4,
-    pyramidnet18 or airbench94/95; for photographs resnet18/34-imagenet or sew-resnet18/34."""
+    pyramidnet18 or airbench94/95; for photographs resnet18/34-imagenet or sew-resnet18/34; or torch:FILE, the state
+    dict of one that was trained in PyTorch (torch_weights.py says which), of its own width and pooling."""
     student: str = "resnet18"
     """Architecture of the student, from the same list."""
     width: float = 1.0
@@ -88,6 +93,16 @@ class Config:
     teacher_levels: int | None = None
     """Levels of quantised activations (QCFS) in the teacher, so that experiments/convert.py can convert it into a
     spiking network of few steps; None: ReLU."""
+    teacher_pool: str = "avg"
+    """avg or max pooling in the teacher, where it pools (convnet, vgg and airbench)."""
+    teacher_normalisation: str = "dataset"
+    """What the teacher of torch:FILE was trained with, of pixels in [0, 1]: dataset (mean and std of the training set),
+    cifar (mean 0.4914 0.4822 0.4465, std 0.2023 0.1994 0.2010), imagenet, half (0.5, 0.5), or MEAN/STD, such as
+    0.49,0.48,0.45/0.25,0.24,0.26."""
+    store_teacher: str | None = None
+    """Folder in which the teacher's outputs are kept for every training step: other students with the same teacher,
+    data, seed, batch size and augmentation read them and do not run the teacher. Logits take 4 bytes a class and image
+    and epoch; the features of a preset that compares them take far more, and the size is told first."""
     teacher_only: bool = False
     """Train the teacher and stop; other runs take it as their --teacher-checkpoint."""
     baseline: bool = False
@@ -196,7 +211,29 @@ class Config:
         """The ordinary network."""
         config = self.of_teacher()
         return build(
-            config.teacher, num_classes, width=config.width, levels=config.teacher_levels, dtype=DTYPES[config.dtype]
+            config.teacher,
+            num_classes,
+            width=config.width,
+            pool=config.teacher_pool,  # pyright: ignore[reportArgumentType] checked by build
+            levels=config.teacher_levels,
+            dtype=DTYPES[config.dtype],
+        )
+
+    @property
+    def teacher_file(self) -> Path | None:
+        """FILE of `torch:FILE`."""
+        return Path(self.teacher.removeprefix(TORCH)) if self.teacher.startswith(TORCH) else None
+
+    @property
+    def has_foreign_teacher(self) -> bool:
+        """Whether the teacher is none of this library's architectures by name, and is trained already."""
+        return self.teacher.startswith((TORCH, GIVEN))
+
+    def published(self) -> "Config":
+        """The same without the paths of this machine: of files and folders, their names."""
+        checkpoint = None if self.teacher_checkpoint is None else Path(self.teacher_checkpoint).name
+        return dataclasses.replace(
+            self, teacher=shown(self.teacher), teacher_checkpoint=checkpoint, run_dir=None, store_teacher=None
         )
 
     def objective(self) -> Objective:
@@ -237,11 +274,18 @@ class Config:
         Raises `InputError` for whatever can be seen to be wrong without data and devices.
         """
         spelled: dict[str, Any] = {}
-        for name in ("teacher", "student"):
+        for name in ("student",) if self.has_foreign_teacher else ("teacher", "student"):
             try:
                 spelled[name] = canonical_name(getattr(self, name))
             except InputError as error:
                 raise InputError(f"{name}: {error}") from None
+        if self.teacher_file is not None:
+            spelled["teacher"] = f"{TORCH}{self.teacher_file.absolute()}"
+        if parse_normalisation(self.teacher_normalisation) is not None and self.teacher_file is None:
+            raise InputError(
+                f"teacher_normalisation={self.teacher_normalisation!r} goes with teacher='torch:FILE'; other teachers "
+                "are trained with the data set's"
+            )
         if self.teacher_checkpoint is not None:
             spelled["teacher_checkpoint"] = str(Path(self.teacher_checkpoint).absolute())
         counts = ("num_steps", "epochs", "teacher_epochs", "batch_size", "base_batch_size", "fsdp")
@@ -259,16 +303,27 @@ class Config:
             )
         check_choice("dtype", self.dtype, DTYPES)
         self.build_student(2)
-        self.build_teacher(2)
+        if not self.has_foreign_teacher:
+            self.build_teacher(2)
         self.augmentation()
-        if self.teacher_only and (self.teacher_checkpoint is not None or not self.objective().needs_teacher):
+        given = self.has_foreign_teacher or self.teacher_checkpoint is not None
+        if self.teacher_only and (given or not self.objective().needs_teacher):
             raise InputError(
-                "teacher_only: this run trains no teacher; use a preset with one, and no teacher_checkpoint"
+                "teacher_only: this run trains no teacher; use a preset with one, and a teacher that is to be trained"
             )
-        for name in ("teacher_checkpoint", "teacher_levels"):
+        names = ("teacher_checkpoint", "teacher_levels", "store_teacher", *["teacher"] * self.has_foreign_teacher)
+        for name in names:
             if getattr(self, name) is not None and not self.objective().needs_teacher:
                 raise InputError(f"{name}={getattr(self, name)!r}: preset {self.preset!r} uses no teacher")
+        for name in ("teacher_checkpoint", "teacher_levels", "teacher_epochs", "teacher_pool"):
+            if getattr(self, name) != getattr(Config, name) and self.has_foreign_teacher:
+                raise InputError(f"{name}={getattr(self, name)!r}: the teacher {self.teacher!r} is given as it is")
         return dataclasses.replace(self, **spelled)
+
+
+def shown(teacher: str) -> str:
+    """The name of a teacher in tables and records, without the folder of its file."""
+    return f"{TORCH}{Path(teacher).name}" if teacher.startswith(TORCH) else teacher
 
 
 _MNIST = {

@@ -132,6 +132,11 @@ class Objective:
         return self.feature_weight > 0 and self.feature != "classifier"
 
     @property
+    def teacher_features(self) -> Literal["stages", "currents"]:
+        """Which of the teacher's stage ends are compared: after the activation, or before it."""
+        return "currents" if self.feature == "margin" else "stages"
+
+    @property
     def reads_with_head(self) -> bool:
         """Whether the teacher's classifier reads the student."""
         return self.feature_weight > 0 and self.feature == "classifier"
@@ -157,18 +162,24 @@ PRESETS: dict[str, Objective] = {
 }
 
 
+def presets_of_logits() -> str:
+    """The presets that read nothing of a teacher but its logits, as "a, b or c"."""
+    *names, last = [name for name, x in PRESETS.items() if x.needs_teacher and not x.feature_weight]
+    return f"{', '.join(names)} or {last}"
+
+
 @dataclasses.dataclass(frozen=True)
 class StagePair:
     """The end of a stage of the student and of the teacher, `[B, H, W, C]` each, averaged over time.
 
     `connected` is the student's through its connector, which has the teacher's channels, and for the kind `blur`
-    through the generator; None where the kind of feature term needs none.
+    through the generator; None where the kind of feature term needs none. `teacher` is before the activation for the
+    kind `margin`, and after it for the others.
     """
 
     student: Array
     connected: Array | None
     teacher: Array
-    teacher_current: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +236,7 @@ def _margin(objective: Objective, guidance: Guidance) -> Array:
     del objective
     n = len(guidance.pairs)
     terms = [
-        2.0 ** (i - n) * margin_distance(_connected(pair), pair.teacher_current, negative_mean(pair.teacher_current))
+        2.0 ** (i - n) * margin_distance(_connected(pair), pair.teacher, negative_mean(pair.teacher))
         for i, pair in enumerate(guidance.pairs, start=1)
     ]
     return sum(terms, jnp.zeros(())) / 1000
@@ -309,7 +320,7 @@ def pair_stages(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[
 
     Args:
         student: stage outputs, `[..., H, W, C]` each (arrays or shapes).
-        teacher: stage currents, `[..., H, W, C]` each.
+        teacher: stage ends, `[..., H, W, C]` each.
 
     Raises:
         InputError: if no two stages have maps of the same size.

@@ -5,14 +5,19 @@ The teacher's and the baseline's results do not depend on the student's: each ne
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from snnkd_jax.backend import check_batch_size, compilation_cache, data_mesh
-from snnkd_jax.checkpoint import load_network
-from snnkd_jax.config import SPIKING_FIELDS, Config
+from snnkd_jax.backend import check_batch_size, compilation_cache, data_mesh, put_replicated
+from snnkd_jax.batches import Source
+from snnkd_jax.checkpoint import load_network, save_network
+from snnkd_jax.config import GIVEN, SPIKING_FIELDS, Config, shown
 from snnkd_jax.distill import Objective
 from snnkd_jax.errors import InputError
 from snnkd_jax.fit import evaluate, fit, variables_of
@@ -32,17 +37,28 @@ from snnkd_jax.run_dir import (
     write_json,
     write_network,
 )
-from snnkd_jax.train import CompiledSteps, Trainer, compile_steps
+from snnkd_jax.teacher import Teacher, parse_normalisation
+from snnkd_jax.teacher_store import fingerprint, taught_source
+from snnkd_jax.torch_weights import Converted, convert_weights, read_weights
+from snnkd_jax.train import CompiledEvaluation, Normalisation, TeacherNetwork, Trainer, compile_evaluation
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, teacher: Teacher | None = None) -> dict[str, Any]:
     """Carries out the run, or what is left of it, and returns what `result.json` holds.
+
+    Args:
+        config: of the run.
+        teacher: any trained teacher, in the place of the one that the configuration names.
 
     Raises:
         InputError: for anything the user can put right.
         Interrupted: after SIGTERM or SIGINT, when everything has been saved.
     """
     directory = run_directory(config)
+    if teacher is not None:
+        config = dataclasses.replace(config, teacher=f"{GIVEN}{teacher.name}")
+    elif config.teacher.startswith(GIVEN):
+        raise InputError(f"teacher {config.teacher!r} is a function; hand it to snnkd_jax.experiment.run")
     config = config.checked()
     mesh = data_mesh(config.fsdp)
     check_batch_size(config.batch_size, mesh)
@@ -50,7 +66,7 @@ def run(config: Config) -> dict[str, Any]:
     with StopRequest() as stop, full_disk_told(directory):
         inputs = first_then_others(lambda: open_inputs(config))
         check_same("their copies of the data set", inputs.identity)
-        return _Run(config, directory, mesh, inputs, stop).carry_out()
+        return _Run(config, directory, mesh, inputs, stop, teacher).carry_out()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,32 +76,43 @@ class _Run:
     mesh: jax.sharding.Mesh
     inputs: Inputs
     stop: StopRequest
+    given: Teacher | None
 
     def carry_out(self) -> dict[str, Any]:
-        config = self.config
-        objective = config.objective()
-        teacher = config.build_teacher(self.inputs.num_classes) if objective.needs_teacher else None
+        config, teacher_epochs = self.config, self.config.of_teacher().epochs
+        objective, plain = config.objective(), Objective(label_smoothing=config.label_smoothing)
+        trained = self.trained_teacher() if objective.needs_teacher else None
+        alone = None
+        if objective.needs_teacher and trained is None:
+            alone = self.trainer("teacher", config.build_teacher(self.inputs.num_classes), plain, teacher_epochs)
         student = config.build_student(self.inputs.num_classes)
-        trainer = self.trainer("student", student, objective, config.epochs, teacher)
-        direct = self.trainer("student", student, Objective(label_smoothing=config.label_smoothing), config.epochs)
-        teacher_epochs = config.of_teacher().epochs
-        alone = None if teacher is None else self.trainer("teacher", teacher, direct.objective, teacher_epochs)
-        teacher_variables: Variables = {}
-        if teacher is not None and config.teacher_checkpoint is not None:
-            teacher_variables = self.load_teacher(teacher, Path(config.teacher_checkpoint))
+        teacher = trained if alone is None else alone.network
+        normalisation = None if trained is None else trained.normalisation
+        trainer = self.trainer("student", student, objective, config.epochs, teacher, normalisation)
+        direct = self.trainer("student", student, plain, config.epochs)
+        if (
+            trained is not None
+            and config.has_foreign_teacher
+            and not of_first(int((self.directory / "result.json").exists()))
+        ):
+            self.check_accuracy(trained)
 
         # Only now, so that a run that cannot be carried out leaves nothing behind.
         first_then_others(lambda: open_run_dir(self.directory, config))
-        if of_first(int((self.directory / "result.json").exists())):
+        if self.is_finished():
             return read_json(self.directory / "result.json")
         say(self.summary())
         results: dict[str, Any] = {}
         log = MetricsLog(self.directory)
         with contextlib.closing(log), compilation_cache(self.directory / "compilation-cache"):
-            if alone is not None and teacher_variables:
-                results["teacher"] = self.test(compile_steps(alone, self.mesh), teacher_variables)
-            elif alone is not None:
+            teacher_variables: Variables = {}
+            if alone is not None:
                 results["teacher"], teacher_variables = self.train("teacher", alone, {}, teacher_epochs, log)
+            elif trained is not None:
+                teacher_variables = trained.variables
+                if config.teacher_file is not None:
+                    self.keep_teacher(teacher_variables)
+                results["teacher"] = self.test(self.evaluation(trained), teacher_variables)
             if config.baseline and objective != direct.objective and not config.teacher_only:
                 results["student_baseline"], _ = self.train("student_baseline", direct, {}, config.epochs, log)
             if not config.teacher_only:
@@ -102,6 +129,10 @@ class _Run:
         of_first(0)  # the others wait until it is written
         return result
 
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do, as the first process sees it."""
+        return bool(of_first(int((self.directory / "result.json").exists())))
+
     def summary(self) -> str:
         """Devices, batch and learning rate, in a line."""
         config, mesh = self.config, self.mesh
@@ -116,7 +147,13 @@ class _Run:
         )
 
     def trainer(
-        self, role: str, network: Network, objective: Objective, epochs: int, teacher: Network | None = None
+        self,
+        role: str,
+        network: Network,
+        objective: Objective,
+        epochs: int,
+        teacher: TeacherNetwork | None = None,
+        teacher_normalisation: Normalisation | None = None,
     ) -> Trainer:
         config = self.config
         steps_per_epoch = self.inputs.training.steps_per_epoch
@@ -139,9 +176,79 @@ class _Run:
                 self.inputs.image_shape,
                 config.seed,
                 teacher,
+                teacher_normalisation,
             )
         except InputError as error:
             raise InputError(f"{role} {getattr(config, role)!r}: {error}") from error
+
+    def trained_teacher(self) -> Teacher | None:
+        """The teacher that was handed over, of a PyTorch file, or of another run; None if this run trains it."""
+        config = self.config
+        if self.given is not None:
+            return dataclasses.replace(self.given, variables=put_replicated(self.mesh, self.given.variables))
+        if config.teacher_file is None and config.teacher_checkpoint is None:
+            return None
+        network = self.teacher_config.build_teacher(self.inputs.num_classes)
+        if config.teacher_checkpoint is not None:
+            return Teacher(network.apply, self.load_teacher(network, Path(config.teacher_checkpoint)))
+        found, normalisation = self.converted, parse_normalisation(config.teacher_normalisation)
+        channels = self.inputs.image_shape[-1]
+        if (found.num_classes, found.image_channels) != (self.inputs.num_classes, channels):
+            raise InputError(
+                f"teacher {config.teacher}: a {found.model} for {found.num_classes} classes and {found.image_channels} "
+                f"image channels; {self.inputs.name} has {self.inputs.num_classes} and {channels}"
+            )
+        if normalisation is not None and len(normalisation.mean) not in (1, channels):
+            raise InputError(
+                f"teacher_normalisation={config.teacher_normalisation!r} is of {len(normalisation.mean)} channels; "
+                f"{self.inputs.name} has {channels}"
+            )
+        return Teacher(network.apply, put_replicated(self.mesh, found.variables), normalisation)
+
+    @functools.cached_property
+    def converted(self) -> Converted:
+        """The network in the teacher's file."""
+        assert self.config.teacher_file is not None
+        return convert_weights(read_weights(self.config.teacher_file))
+
+    @property
+    def teacher_config(self) -> Config:
+        """The configuration with the teacher's width and epochs as its own, and the architecture in its file."""
+        config = self.config
+        if config.teacher_file is not None:
+            found = self.converted
+            config = dataclasses.replace(
+                config, teacher=found.model, teacher_width=found.width, teacher_pool=found.pool
+            )
+        return config.of_teacher()
+
+    def check_accuracy(self, teacher: Teacher) -> None:
+        """Says how good the teacher is on the examples that are held out; raises `InputError` if it knows nothing."""
+        validation = self.inputs.validation()
+        accuracy = evaluate(self.evaluation(teacher), teacher.variables, validation, self.mesh)["accuracy"]
+        say(f"teacher {shown(self.config.teacher)}: val accuracy {accuracy:.4f}")
+        chance = 1 / self.inputs.num_classes
+        if accuracy < 2 * chance:
+            raise InputError(
+                f"teacher {self.config.teacher}: validation accuracy {accuracy:.4f} is near chance, {chance:.4f}; "
+                "give the normalisation that it was trained with (teacher_normalisation), and see that its classes are "
+                f"in the order {', '.join(self.inputs.class_names[:3])}, ..."
+            )
+
+    def evaluation(self, teacher: Teacher) -> CompiledEvaluation:
+        normalisation = teacher.normalisation or self.inputs.normalisation
+        return compile_evaluation(teacher, normalisation, self.mesh)
+
+    def keep_teacher(self, variables: Variables) -> None:
+        """Makes a converted teacher one of this run's networks; raises `InputError` if it had another one before."""
+        directory = self.directory / "teacher"
+        if not of_first(int((directory / "network.json").exists())):
+            save_network(directory, variables)
+            write_network(directory, self.description("teacher"))
+        elif fingerprint(load_network(directory, variables, self.mesh)) != fingerprint(variables):
+            raise InputError(
+                f"teacher {self.config.teacher}: run_dir {self.directory} was started with other weights; name another"
+            )
 
     def load_teacher(self, network: Network, path: Path) -> Variables:
         """The variables in the run directory `path`, checked to be of the teacher that was asked for."""
@@ -159,11 +266,25 @@ class _Run:
     ) -> tuple[dict[str, Any], Variables]:
         """Trains one network, or what is left of it, and returns its test result and variables."""
         config = self.config
+        source: Source = self.inputs.training
+        if config.store_teacher is not None and trainer.is_guided:
+            source = taught_source(
+                source,
+                Path(config.store_teacher),
+                trainer,
+                teacher_variables,
+                num_steps=epochs * source.steps_per_epoch,
+                mesh=self.mesh,
+                described={
+                    "teacher": config.teacher if self.given else self.description("teacher"),
+                    "images": hashlib.sha256(self.inputs.identity).hexdigest(),
+                },
+            )
         state, steps = fit(
             phase,
             trainer,
             teacher_variables,
-            self.inputs.training,
+            source,
             self.inputs.validation,
             epochs=epochs,
             mesh=self.mesh,
@@ -180,24 +301,27 @@ class _Run:
         variables = variables_of(state)
         return self.test(steps, variables), variables
 
-    def test(self, steps: CompiledSteps, variables: Variables) -> dict[str, Any]:
+    def test(self, steps: CompiledEvaluation, variables: Variables) -> dict[str, Any]:
         result = evaluate(steps, variables, self.inputs.test(), self.mesh)
-        return result | {"parameters": sum(x.size for x in jax.tree.leaves(variables["params"]))}
+        params = variables["params"] if isinstance(variables, Mapping) and "params" in variables else variables
+        return result | {"parameters": sum(np.size(x) for x in jax.tree.leaves(params))}
 
     def description(self, phase: str) -> dict[str, Any]:
         """What `network.json` says of a network, enough to build it again and to feed it."""
         is_teacher = phase == "teacher"
-        config = self.config.of_teacher() if is_teacher else self.config
+        config = self.teacher_config if is_teacher else self.config
+        normalisation = parse_normalisation(config.teacher_normalisation) if is_teacher else None
         return {
             "model": config.teacher if is_teacher else config.student,
             "width": config.width,
             "levels": config.teacher_levels if is_teacher else None,
+            "pool": config.teacher_pool if is_teacher else None,
             "dtype": config.dtype,
             "num_classes": self.inputs.num_classes,
             "image_shape": list(self.inputs.image_shape),
             "dataset": self.inputs.name,
             "class_names": list(self.inputs.class_names),
-            "normalisation": dataclasses.asdict(self.inputs.normalisation),
+            "normalisation": dataclasses.asdict(normalisation or self.inputs.normalisation),
             "spiking": None if is_teacher else {name: getattr(config, name) for name in SPIKING_FIELDS},
         }
 

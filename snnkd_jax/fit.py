@@ -23,7 +23,7 @@ from snnkd_jax.interrupt import Interrupted, StopRequest
 from snnkd_jax.metrics import EpochMetrics, MetricsLog, mean_rate
 from snnkd_jax.models import Variables
 from snnkd_jax.profiling import Profiler
-from snnkd_jax.train import CompiledSteps, Trainer, TrainState, compile_steps
+from snnkd_jax.train import CompiledEvaluation, CompiledSteps, Trainer, TrainState, compile_steps
 
 # A layer outside this range of firing rates passes nothing on, or nothing but a constant (thresholds are a guess).
 SILENT_RATE, SATURATED_RATE = 0.001, 0.95
@@ -104,6 +104,9 @@ def fit(
                 batch = put_batch(mesh, training(step))
                 profiler.before(step)
                 with jax.transfer_guard("disallow"), jax.profiler.StepTraceAnnotation(phase, step_num=step):
+                    if steps.teach is not None and "teacher" not in batch:
+                        # Apart from the step, so that outputs that were stored are the same bit for bit.
+                        batch["teacher"] = steps.teach(teacher_variables, state.step, batch["images"])
                     finishing = step >= num_steps - bptt_epochs * steps_per_epoch
                     state, metrics = (exact if finishing else steps).train(state, teacher_variables, batch)
                 profiler.after(step, metrics)
@@ -146,7 +149,7 @@ def variables_of(state: TrainState) -> Variables:
     return {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
 
 
-def evaluate(steps: CompiledSteps, variables: Variables, batches: Iterable[Batch], mesh: Mesh) -> dict[str, Any]:
+def evaluate(steps: CompiledEvaluation, variables: Variables, batches: Iterable[Batch], mesh: Mesh) -> dict[str, Any]:
     """Evaluates on all examples of the batches, of which each process gives its own rows.
 
     Returns:

@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import functools
+import hashlib
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +61,7 @@ def _in_memory(config: Config) -> Inputs:
     test = {"images": dataset.test_images, "labels": dataset.test_labels}
     return Inputs(
         dataset.name,
-        dataset.train_labels.tobytes(),
+        hashlib.sha256(dataset.train_images).digest() + dataset.train_labels.tobytes(),
         dataset.class_names,
         dataset.image_shape,
         pixel_statistics(dataset.train_images),

@@ -9,7 +9,7 @@ from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
 from snnkd_jax.run_dir import read_json
 
-SEED = ("seed", "run_dir", "teacher_checkpoint")
+SEED = ("seed", "run_dir", "teacher_checkpoint", "store_teacher")
 """Runs of several seeds differ in these, and only in these."""
 
 BOOKKEEPING = ("data_dir", "workers", "keep_checkpoints", "checkpoint_every", "profile", "distributed", "fsdp")
@@ -17,6 +17,7 @@ BOOKKEEPING = ("data_dir", "workers", "keep_checkpoints", "checkpoint_every", "p
 
 OF_DISTILLATION = (
     *("preset", "teacher", "teacher_width", "teacher_epochs", "teacher_levels", "teacher_only", "baseline"),
+    *("teacher_pool", "teacher_normalisation"),
     *("ce_weight", "kd_weight", "steps_weight", "feature_weight", "temperature"),
 )
 """A student with distillation and its baseline may differ in these as well."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from snnkd_jax import provenance
-from snnkd_jax.config import Config, default_config
+from snnkd_jax.config import Config, default_config, shown
 from snnkd_jax.errors import InputError
 from snnkd_jax.recipe import BOOKKEEPING, OF_DISTILLATION, SEED, config_of, differences
 from snnkd_jax.run_dir import origin, read_json, write_json
@@ -73,7 +73,7 @@ def make_record(name: str, runs: list[Path], dataset: str, notes: str = "") -> d
         "dataset": dataset,
         "seeds": seeds,
         "metrics": {key: _summary(values) for key, values in metrics.items()},
-        "config": _without_seed(first["config"]),
+        "config": _without_seed(first["config"] | {"teacher": shown(first["config"]["teacher"])}),
         "versions": first["versions"],
         "hardware": first["hardware"],
         "commit": first["commit"],
@@ -104,11 +104,10 @@ def command(config: Config) -> str:
     """The command line of a configuration: what differs from the defaults of its data set."""
     default = default_config(config.dataset)
     arguments = ["--dataset", config.dataset]
-    if config.teacher_checkpoint is not None:  # a path of this machine otherwise
-        config = dataclasses.replace(config, teacher_checkpoint=Path(config.teacher_checkpoint).name)
+    config = config.published()
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name in ("dataset", "run_dir") or (value == getattr(default, field.name) and field.name != "seed"):
+        if field.name == "dataset" or (value == getattr(default, field.name) and field.name != "seed"):
             continue
         flag = field.name.replace("_", "-")
         arguments += (

@@ -31,9 +31,18 @@ from snnkd_jax.hosts import is_first
 NETWORK_FORMAT = 1
 """Of `network.json`; another one is not read."""
 
-# A run and its data may be moved, it may be traced, spread over other devices, and keep more or fewer checkpoints,
-# without becoming another.
-_NOT_IDENTITY = ("run_dir", "data_dir", "workers", "keep_checkpoints", "profile", "distributed", "fsdp")
+# A run and its data may be moved, it may be traced, spread over other devices, and keep more or fewer checkpoints, or
+# the teacher's outputs, without becoming another.
+_NOT_IDENTITY = (
+    "run_dir",
+    "data_dir",
+    "workers",
+    "keep_checkpoints",
+    "profile",
+    "distributed",
+    "fsdp",
+    "store_teacher",
+)
 
 
 def run_directory(config: Config) -> Path:
@@ -109,7 +118,7 @@ def teacher_directory(path: Path) -> Path:
 def check_network(directory: Path, wanted: dict[str, Any]) -> None:
     """Raises `InputError`, with the differences, unless `network.json` says what is `wanted`."""
     # What networks are that are older than the choice.
-    found = {"levels": None, "dtype": "float32"} | read_network(directory)
+    found = {"levels": None, "pool": "avg", "dtype": "float32"} | read_network(directory)
     wanted = json.loads(json.dumps(wanted))
     if found.keys() != wanted.keys():
         raise InputError(f"teacher_checkpoint {directory}: its network.json is damaged")

@@ -1,14 +1,14 @@
 """The training and the evaluation step: pure functions, compiled once, the same on one device and on many.
 
-A step is `(state, teacher variables, batch) -> (state, metrics)`. The teacher runs in evaluation mode inside the same
-program, receives no gradient, and is not part of the state that is checkpointed. Everything random is keyed by
-`(seed, state.step)`.
+A step is `(state, teacher variables, batch) -> (state, metrics)`. The teacher runs in evaluation mode, receives no
+gradient, and is not part of the state that is checkpointed. It runs inside the step, unless the batch has its outputs:
+`Trainer.teach` computes them in a program of its own. Everything random is keyed by `(seed, state.step)`.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from snnkd_jax.augment import Augmentation, augment
 from snnkd_jax.backend import compile_options, divided, fsdp_size, replicated, split
-from snnkd_jax.distill import Guidance, Objective, StagePair, loss_terms, pair_stages, weighted_sum
+from snnkd_jax.distill import Guidance, Objective, StagePair, loss_terms, pair_stages, presets_of_logits, weighted_sum
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Features, Network, Variables
 from snnkd_jax.models.connector import Connectors
@@ -28,7 +28,22 @@ from snnkd_jax.models.connector import Connectors
 _BLUR = 1_000_000
 
 Metrics = dict[str, Any]
-Batch = dict[str, Array]
+Batch = dict[str, Any]
+
+TeacherOutputs = dict[str, Any]
+"""What an objective reads of a teacher, float32: `logits` `[B, K]`, and `features`, stage to `[B, H, W, C]`."""
+
+
+class TeacherNetwork(Protocol):
+    """What can guide a student: an ordinary `Network`, or a `snnkd_jax.teacher.Teacher`."""
+
+    def init(self, key: Array, image_shape: tuple[int, int, int]) -> Any:
+        """Variables for images `[H, W, C]`, of the shapes of those that it is applied with."""
+        ...
+
+    def apply(self, variables: Any, images: Array) -> tuple[Array, Features]:
+        """Logits `[B, K]` and features as in `snnkd_jax.teacher`, of normalised images `[B, H, W, C]`."""
+        ...
 
 
 class TrainState(NamedTuple):
@@ -59,10 +74,11 @@ class Normalisation:
 class Trainer:
     """What is constant in a training: which network, on which objective, how. `teacher` is required by some objectives.
 
-    `gather` makes variables whole, where they are used, that lie divided among devices.
+    `teacher_normalisation` is of the pixels that the teacher sees; None: `normalisation`. `gather` makes variables
+    whole, where they are used, that lie divided among devices.
 
-    Raises `InputError` if the network does not fit the images, if a teacher is missing, or, for an objective on
-    features, if no stage of the student fits one of the teacher's.
+    Raises `InputError` if the network does not fit the images, if a teacher is missing or gives not what the objective
+    reads, or, for an objective on features, if no stage of the student fits one of the teacher's.
     """
 
     network: Network
@@ -72,13 +88,15 @@ class Trainer:
     augmentation: Augmentation
     image_shape: tuple[int, int, int]
     seed: int
-    teacher: Network | None = None
+    teacher: TeacherNetwork | None = None
+    teacher_normalisation: Normalisation | None = None
     gather: Callable[[Variables], Variables] = lambda variables: variables
 
     def __post_init__(self):
         if self.teacher is None and self.objective.needs_teacher:
             raise InputError("this objective needs a teacher; give one, or kd_weight=0 and feature_weight=0")
-        self._check_head()
+        if self.is_guided:
+            self._check_teacher()
         jax.eval_shape(self.init)
 
     def init(self) -> TrainState:
@@ -86,7 +104,7 @@ class Trainer:
         network_key, connector_key = jax.random.split(jax.random.key(self.seed))
         variables: dict[str, Any] = {"network": self.network.init(network_key, self.image_shape)}
         if self._connectors.channels:
-            stages = jax.tree.map(jnp.zeros_like, self._stage_shapes(self.network))
+            stages = jax.tree.map(jnp.zeros_like, self._student_shapes[1]["stages"])
             variables["connectors"] = self._connectors.init(connector_key, stages, train=False, blur_key=connector_key)
         params = {name: v["params"] for name, v in variables.items()}
         batch_stats = {name: v["batch_stats"] for name, v in variables.items()}
@@ -98,17 +116,18 @@ class Trainer:
         Args:
             state: before the update.
             teacher_variables: of `teacher`; an empty dict without one.
-            batch: `images` uint8 `[B, H, W, C]`, `labels` int32 `[B]`.
+            batch: `images` uint8 `[B, H, W, C]`, `labels` int32 `[B]`, and `teacher`, if `teach` was called for it.
 
         Returns:
             The state after the update, and scalars: `loss`, each loss term by name, `accuracy`, `grad_norm`, and
             under `firing_rates` the mean rate of each layer.
         """
-        key = jax.random.fold_in(jax.random.key(self.seed), state.step)
-        images = self.normalisation(augment(self.augmentation, key, batch["images"]))
-        teacher_outputs = None
-        if self.teacher is not None and self.objective.needs_teacher:
-            teacher_outputs = jax.lax.stop_gradient(self.teacher.apply(teacher_variables, images))
+        key = self._key(state.step)
+        pixels = augment(self.augmentation, key, batch["images"])
+        images = self.normalisation(pixels)
+        teacher_outputs = batch.get("teacher")
+        if self.is_guided and teacher_outputs is None:
+            teacher_outputs = self._outputs(teacher_variables, pixels)
 
         def loss_fn(params: Variables):
             params = self.gather(params)
@@ -139,54 +158,59 @@ class Trainer:
         }
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
+    @property
+    def is_guided(self) -> bool:
+        """Whether the objective reads the teacher."""
+        return self.teacher is not None and self.objective.needs_teacher
+
+    def teach(self, teacher_variables: Variables, step: Array, images: Array) -> TeacherOutputs:
+        """What the objective reads of the teacher in a training step.
+
+        Args:
+            teacher_variables: of `teacher`.
+            step: of the state before the update, int32.
+            images: of the batch, uint8 `[B, H, W, C]`; they are augmented as in the step.
+        """
+        return self._outputs(teacher_variables, augment(self.augmentation, self._key(step), images))
+
+    def _key(self, step: Array) -> Array:
+        return jax.random.fold_in(jax.random.key(self.seed), step)
+
+    def _outputs(self, teacher_variables: Variables, pixels: Array) -> TeacherOutputs:
+        assert self.teacher is not None
+        normalisation = self.teacher_normalisation or self.normalisation
+        logits, features = self.teacher.apply(teacher_variables, normalisation(pixels))
+        stages = {name: features[self.objective.teacher_features][name] for name in self._stage_pairs.values()}
+        outputs = {"logits": logits, "features": stages}
+        return jax.lax.stop_gradient(jax.tree.map(lambda x: x.astype(jnp.float32), outputs))
+
     def _guidance(
         self,
         teacher_variables: Variables,
-        teacher_outputs: tuple[Array, Features],
+        teacher_outputs: TeacherOutputs,
         connectors: Variables,
         features: Features,
         key: Array,
     ) -> tuple[Guidance, Variables]:
         """What the objective compares the student's features with, and the connectors' new batch statistics, if any."""
-        teacher_logits, teacher_features = teacher_outputs
+        teacher_logits, teacher_features = teacher_outputs["logits"], teacher_outputs["features"]
         stages, connected, updates = _time_mean(features["stages"]), {}, {}
         if self._connectors.channels:
             connected, updates = self._connectors.apply(
                 connectors, stages, train=True, blur_key=jax.random.fold_in(key, _BLUR), mutable=["batch_stats"]
             )
             updates = {"connectors": updates["batch_stats"]}
-        pairs = tuple(
-            StagePair(stages[s], connected.get(s), teacher_features["stages"][t], teacher_features["currents"][t])
-            for s, t in self._stage_pairs.items()
-        )
+        pairs = tuple(StagePair(stages[s], connected.get(s), teacher_features[t]) for s, t in self._stage_pairs.items())
         if not self.objective.reads_with_head:
             return Guidance(teacher_logits, pairs), updates
         return Guidance(teacher_logits, pairs, stages[max(stages)], _head(teacher_variables)), updates
-
-    def evaluate(self, variables: Variables, batch: Batch) -> Metrics:
-        """Sums over the examples of a batch whose `mask` is 1.
-
-        Returns:
-            `count`; `correct` `[T]`, by the mean of the logits of the first t steps; `loss`, the cross-entropy in
-            nats by all steps; and under `firing_rates` the rate of each layer.
-        """
-        mask = batch["mask"]
-        logits, features = self.network.apply(self.gather(variables), self.normalisation(batch["images"]))
-        logits = _with_steps(logits)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits.mean(axis=1), batch["labels"])
-        return {
-            "count": mask.sum(),
-            "correct": mask @ _correct(logits, batch["labels"]),
-            "loss": mask @ loss,
-            "firing_rates": {name: mask @ rate for name, rate in features["firing_rates"].items()},
-        }
 
     @functools.cached_property
     def _stage_pairs(self) -> dict[str, str]:
         """Student stage to teacher stage, those that the objective compares."""
         if self.teacher is None or not self.objective.compares_stages:
             return {}
-        pairs = pair_stages(self._stage_shapes(self.network), self._stage_shapes(self.teacher))
+        pairs = pair_stages(self._student_shapes[1]["stages"], self._teacher_stages)
         if self.objective.feature in ("last", "blur"):
             last = max(pairs)
             return {last: pairs[last]}
@@ -196,19 +220,34 @@ class Trainer:
     def _connectors(self) -> Connectors:
         if self.teacher is None or not self._stage_pairs or self.objective.feature == "attention":
             return Connectors(())
-        teacher = self._stage_shapes(self.teacher)
-        channels = tuple((s, teacher[t].shape[-1]) for s, t in self._stage_pairs.items())
+        channels = tuple((s, self._teacher_stages[t].shape[-1]) for s, t in self._stage_pairs.items())
         return Connectors(channels, blur=self.objective.feature == "blur")
+
+    def _check_teacher(self) -> None:
+        """Raises `InputError` if the teacher does not give what the objective reads."""
+        logits, _ = self._teacher_shapes
+        num_classes = self._student_shapes[0].shape[-1]
+        if logits.shape != (1, num_classes):
+            raise InputError(
+                f"the teacher gives logits of shape {logits.shape} for one image, the student has {num_classes} classes"
+            )
+        if self.objective.compares_stages and not self._teacher_stages:
+            raise InputError(
+                f"the teacher gives no {self.objective.teacher_features}, which this objective compares; give them "
+                f"(snnkd_jax.teacher says how), or use {presets_of_logits()}"
+            )
+        if self.objective.reads_with_head:
+            self._check_head()
 
     def _check_head(self) -> None:
         """Raises `InputError` if the teacher's head cannot read the student's last stage."""
-        if self.teacher is None or not self.objective.reads_with_head:
-            return
+        assert self.teacher is not None
         channels = []
-        for role, network in (("student", self.network), ("teacher", self.teacher)):
-            stages = self._stage_shapes(network)
+        roles = (("student", self.network, self._student_shapes), ("teacher", self.teacher, self._teacher_shapes))
+        for role, network, (_, features) in roles:
+            stages = features["stages"]
             kernel, _ = _head(jax.eval_shape(lambda network=network: network.init(jax.random.key(0), self.image_shape)))
-            channels.append(stages[max(stages)].shape[-1])
+            channels.append(stages[max(stages)].shape[-1] if stages else kernel.shape[0])
             if kernel.shape[0] != channels[-1]:
                 raise InputError(
                     f"the {role}'s classifier reads a hidden layer, not its last stage; use another preset"
@@ -219,34 +258,101 @@ class Trainer:
                 "use networks of one width, or another preset"
             )
 
-    def _stage_shapes(self, network: Network) -> dict[str, jax.ShapeDtypeStruct]:
-        """The shapes `[1, H, W, C]` of a network's stage ends, without time."""
+    @functools.cached_property
+    def _student_shapes(self) -> tuple[Any, Any]:
+        return self._shapes(self.network)
 
-        def stages(key):
+    @functools.cached_property
+    def _teacher_shapes(self) -> tuple[Any, Any]:
+        assert self.teacher is not None
+        return self._shapes(self.teacher)
+
+    @property
+    def _teacher_stages(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Those that the objective compares with the student's."""
+        return self._teacher_shapes[1][self.objective.teacher_features]
+
+    def _shapes(self, network: TeacherNetwork) -> tuple[Any, Any]:
+        """The shapes of a network's logits and features for one image; those of stage ends are without time."""
+
+        def outputs(key):
             variables = network.init(key, self.image_shape)
-            return _time_mean(network.apply(variables, jnp.zeros((1, *self.image_shape)))[1]["stages"])
+            logits, features = network.apply(variables, jnp.zeros((1, *self.image_shape)))
+            return logits, {kind: _time_mean(features[kind]) for kind in ("stages", "currents")}
 
-        return jax.eval_shape(stages, jax.random.key(0))
+        return jax.eval_shape(outputs, jax.random.key(0))
+
+
+def evaluate_batch(
+    network: TeacherNetwork, normalisation: Normalisation, variables: Variables, batch: Batch
+) -> Metrics:
+    """Sums over the examples of a batch whose `mask` is 1.
+
+    Returns:
+        `count`; `correct` `[T]`, by the mean of the logits of the first t steps; `loss`, the cross-entropy in
+        nats by all steps; and under `firing_rates` the rate of each layer.
+    """
+    mask = batch["mask"]
+    logits, features = network.apply(variables, normalisation(batch["images"]))
+    logits = _with_steps(logits)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits.mean(axis=1), batch["labels"])
+    return {
+        "count": mask.sum(),
+        "correct": mask @ _correct(logits, batch["labels"]),
+        "loss": mask @ loss,
+        "firing_rates": {name: mask @ rate for name, rate in features["firing_rates"].items()},
+    }
 
 
 @dataclasses.dataclass(frozen=True)
-class CompiledSteps:
-    """The jitted functions of a trainer on a mesh; each is traced once."""
+class CompiledEvaluation:
+    """The jitted evaluation of a network on a mesh, traced once."""
 
-    init: Callable[[], TrainState]
-    train: Callable[[TrainState, Variables, Batch], tuple[TrainState, Metrics]]
     evaluate: Callable[[Variables, Batch], Metrics]
 
 
+@dataclasses.dataclass(frozen=True)
+class CompiledSteps(CompiledEvaluation):
+    """The jitted functions of a trainer on a mesh; each is traced once. `teach` is None without a teacher."""
+
+    init: Callable[[], TrainState]
+    train: Callable[[TrainState, Variables, Batch], tuple[TrainState, Metrics]]
+    teach: Callable[[Variables, Array, Array], TeacherOutputs] | None
+
+
+def compile_evaluation(
+    network: TeacherNetwork, normalisation: Normalisation, mesh: Mesh, variables: Any = None
+) -> CompiledEvaluation:
+    """Jits the evaluation of a network: batches split; its variables lie as `variables` says, None: whole."""
+    whole, parts = replicated(mesh), split(mesh)
+
+    def evaluate(variables: Variables, batch: Batch) -> Metrics:
+        return evaluate_batch(network, normalisation, jax.lax.with_sharding_constraint(variables, whole), batch)
+
+    return CompiledEvaluation(
+        jax.jit(
+            evaluate,
+            in_shardings=(whole if variables is None else variables, parts),
+            out_shardings=whole,
+            compiler_options=compile_options(),
+        )
+    )
+
+
 def compile_steps(trainer: Trainer, mesh: Mesh) -> CompiledSteps:
-    """Jits the steps: state donated, on the mesh as `backend.divided` says; batches split, all else whole."""
+    """Jits the steps: state donated, on the mesh as `backend.divided` says; batches and what the teacher says of them
+    split; all else whole."""
     whole, parts = replicated(mesh), split(mesh)
     if fsdp_size(mesh) > 1:
         trainer = dataclasses.replace(trainer, gather=lambda tree: jax.lax.with_sharding_constraint(tree, whole))
     state = divided(mesh, jax.eval_shape(trainer.init))
     variables = {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
+    teach = jax.jit(
+        trainer.teach, in_shardings=(whole, whole, parts), out_shardings=parts, compiler_options=compile_options()
+    )
     return CompiledSteps(
         init=jax.jit(trainer.init, out_shardings=state),
+        evaluate=compile_evaluation(trainer.network, trainer.normalisation, mesh, variables).evaluate,
         train=jax.jit(
             trainer.step,
             in_shardings=(state, whole, parts),
@@ -254,15 +360,19 @@ def compile_steps(trainer: Trainer, mesh: Mesh) -> CompiledSteps:
             donate_argnums=0,
             compiler_options=compile_options(),
         ),
-        evaluate=jax.jit(
-            trainer.evaluate, in_shardings=(variables, parts), out_shardings=whole, compiler_options=compile_options()
-        ),
+        teach=teach if trainer.is_guided else None,
     )
 
 
 def _head(variables: Variables) -> tuple[Array, Array]:
     """Kernel `[C, K]` and bias `[K]` of the read-out, which every body calls "head"."""
-    return variables["params"]["head"]["kernel"], variables["params"]["head"]["bias"]
+    try:
+        head = variables["params"]["head"]
+        return head["kernel"], head["bias"]
+    except (KeyError, TypeError, IndexError):
+        raise InputError(
+            f"the teacher's variables have no params/head, which this objective reads; use {presets_of_logits()}"
+        ) from None
 
 
 def _time_mean(stages: dict[str, Array]) -> dict[str, Array]:

@@ -203,6 +203,7 @@ def _built(description: dict[str, Any]) -> tuple[Config, Network]:
         dataset=description["dataset"],
         width=description["width"],
         teacher_levels=description.get("levels"),
+        **({"teacher_pool": description.get("pool", "avg")} if spiking is None else {}),
         dtype=description.get("dtype", "float32"),
         **{role: description["model"]},
         **({} if spiking is None else spiking),

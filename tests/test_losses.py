@@ -143,9 +143,9 @@ def terms_of(objective, logits=LOGITS, labels=LABELS, teacher_logits=TEACHER_LOG
 
 
 def guidance(teacher_logits, features) -> Guidance:
-    """The teacher's current is its feature, its output the rectified one; the student is connected as it is."""
+    """The teacher's features are its currents, which the margin is of; the student is connected as it is."""
     pairs = [(jnp.asarray(s), jnp.asarray(t)) for s, t in features]
-    return Guidance(jnp.asarray(teacher_logits), tuple(StagePair(s, s, jnp.maximum(t, 0), t) for s, t in pairs))
+    return Guidance(jnp.asarray(teacher_logits), tuple(StagePair(s, s, t) for s, t in pairs))
 
 
 def loop_terms(objective: Objective) -> dict[str, np.ndarray]:

@@ -39,6 +39,7 @@ class VGG(nn.Module):
                 current = norm(name=f"norm{i}_{j}")(x)
                 x = self.activation(name=f"act{i}_{j}")(current)
             stages.add(current, x)
-            if i < len(self.stage_sizes):  # the last pooling is part of the global one
+            # The last pooling by means is part of the global one; maxima are not, if there is more than one value.
+            if i < len(self.stage_sizes) or (self.pool is not AvgPool and min(x.shape[-3:-1]) > 1):
                 x = self.pool(name=f"pool{i}")(x)
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages

@@ -1,0 +1,138 @@
+"""A teacher that is trained already: any function `images -> logits` or `images -> (logits, features)`.
+
+| value                  | shape          | who reads it                                                  |
+| ---------------------- | -------------- | ------------------------------------------------------------- |
+| `logits`               | `[B, K]`       | every objective with a teacher                                |
+| `features["stages"]`   | `[B, H, W, C]` | objectives on features but `margin`: stage ends after the act |
+| `features["currents"]` | `[B, H, W, C]` | `margin`: stage ends before it                                |
+
+Features are dictionaries, in the order of their names from the first layer to the last; an objective that finds none
+of its own refuses the teacher. Images arrive as float32 `[B, H, W, C]`, normalised by the statistics of the student's
+training set, or by those that the teacher was trained with, if it says them.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jax import Array
+
+from snnkd_jax.errors import InputError, check_choice
+from snnkd_jax.models import Features
+from snnkd_jax.train import Normalisation
+
+NORMALISATIONS = {
+    "cifar": Normalisation((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "imagenet": Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": Normalisation((0.5,), (0.5,)),
+}
+"""Of pixels in [0, 1], as in public training codes; "cifar" has a std that is not CIFAR-10's own."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Teacher:
+    """A function of variables and images, and its variables, any tree of arrays.
+
+    `normalisation` is of the pixels that the function takes; None: that of the student's training set. `name` is what
+    tables call the teacher.
+    """
+
+    function: Callable[[Any, Array], Any]
+    variables: Any = ()
+    normalisation: Normalisation | None = None
+    name: str = "function"
+
+    def init(self, key: Any, image_shape: tuple[int, int, int]) -> Any:
+        """The variables: they are trained already."""
+        del key, image_shape
+        return self.variables
+
+    def apply(self, variables: Any, images: Array) -> tuple[Array, Features]:
+        """`(logits, features)` as in the table above, and no firing rates.
+
+        Raises `InputError` if the function returns anything else.
+        """
+        found = self.function(variables, images)
+        logits, features = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
+        features = {kind: dict(features.get(kind, {})) for kind in ("stages", "currents")}
+        named = {f"{kind} {name!r}": (x, 4) for kind, maps in features.items() for name, x in maps.items()}
+        for what, (x, axes) in ({"logits": (logits, 2)} | named).items():
+            shape = getattr(x, "shape", None)
+            if shape is None or len(shape) != axes or shape[0] != images.shape[0]:
+                expected = "[B, K]" if axes == 2 else "[B, H, W, C]"
+                raise InputError(f"teacher {self.name!r}: its {what} should be {expected}, not {shape or type(x)}")
+        return logits, features | {"firing_rates": {}}
+
+
+def flax_teacher(
+    module: Any,
+    variables: Any,
+    *,
+    stages: Sequence[str] = (),
+    currents: Sequence[str] = (),
+    normalisation: Normalisation | None = None,
+    name: str = "flax",
+    **arguments: Any,
+) -> Teacher:
+    """A Flax Linen module as a teacher.
+
+    Args:
+        module: whose call returns logits `[B, K]` of images `[B, H, W, C]`.
+        variables: its collections, with "params".
+        stages: the paths of the submodules whose outputs, `[B, H, W, C]`, are the stage ends, such as "layer1/block2",
+            in the order of the network.
+        currents: the same for what enters the activation at a stage end.
+        normalisation, name: as of a `Teacher`.
+        arguments: of the call, such as `train=False`.
+
+    Raises:
+        InputError: when it is applied, if a path names no submodule that was called.
+    """
+    wanted = {"stages": stages, "currents": currents}
+    paths = {path for group in wanted.values() for path in group}
+
+    def function(variables: Any, images: Array) -> tuple[Array, dict[str, dict[str, Array]]]:
+        logits, captured = module.apply(
+            variables,
+            images,
+            **arguments,
+            capture_intermediates=lambda submodule, _: "/".join(submodule.path) in paths,
+            mutable=["intermediates"],
+        )
+        found = captured.get("intermediates", {})
+        features = {
+            kind: {f"stage{i:02}": _output(found, path, name) for i, path in enumerate(group, start=1)}
+            for kind, group in wanted.items()
+        }
+        return logits, features
+
+    return Teacher(function, variables, normalisation, name)
+
+
+def _output(captured: Any, path: str, name: str) -> Array:
+    try:
+        for part in path.split("/"):
+            captured = captured[part]
+        return captured["__call__"][-1]
+    except KeyError:
+        raise InputError(f"teacher {name!r} has no submodule {path!r} that is called") from None
+
+
+def parse_normalisation(text: str) -> Normalisation | None:
+    """The normalisation of that name, or `MEAN/STD` with one number or one a channel; None for "dataset".
+
+    Raises `InputError` for anything else.
+    """
+    if text == "dataset" or text in NORMALISATIONS:
+        return NORMALISATIONS.get(text)
+    if "/" not in text:
+        check_choice("teacher_normalisation", text, ["dataset", *NORMALISATIONS, "MEAN/STD"])
+    try:
+        mean, std = (tuple(float(x) for x in part.split(",")) for part in text.split("/"))
+    except ValueError:
+        mean, std = (), ()
+    positive = all(0 < x < math.inf for x in std)
+    if not mean or len(mean) != len(std) or not positive or not all(map(math.isfinite, mean)):
+        raise InputError(f"teacher_normalisation={text!r} must be as many means as positive stds, such as 0.5/0.25")
+    return Normalisation(mean, std)
