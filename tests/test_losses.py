@@ -81,7 +81,7 @@ def test_kd_divergence_is_zero_only_for_logits_that_differ_by_a_constant():
 def test_negative_mean_is_over_the_negative_values_of_a_channel():
     channels = [[-1.0, -3.0, 5.0, 0.0], [1.0, 2.0, 0.0, 7.0], [-0.5, -0.5, -0.5, -2.5]]
     x = jnp.array(channels).T.reshape(2, 2, 1, 3)
-    agrees(negative_mean(x), [-2.0, 0.0, -1.0], rtol=1e-6, name="margin")
+    agrees(negative_mean(x), [-2.0, 0.0, -1.0], rtol=1e-6, name="negative mean")
 
 
 @pytest.mark.parametrize(
