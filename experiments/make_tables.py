@@ -1,10 +1,14 @@
-"""Write the README's generated sections from the records in `experiments/results/`."""
+"""Write the generated sections of the README and of the pages in `experiments/docs/` from the records."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fidelity import ROWS, fidelity_section, fidelity_source
+
 from snnkd_jax.energy_records import energy_section
+from snnkd_jax.knob_records import knob_source, knob_table
 from snnkd_jax.noise_records import noise_section
 from snnkd_jax.records import read_records, tables, with_sections
 from snnkd_jax.speed_records import speed_section
@@ -12,22 +16,37 @@ from snnkd_jax.step_records import steps_section
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
+DOCS = ROOT / "experiments" / "docs"
 
-SECTIONS: dict[str, tuple[Path, Callable[[list[dict[str, Any]]], str]]] = {
+Sections = dict[str, tuple[Path, Callable[[list[dict[str, Any]]], str]]]
+
+SECTIONS: Sections = {
     "results": (RESULTS, tables),
     "steps": (RESULTS / "steps", steps_section),
     "noise": (RESULTS / "noise", noise_section),
     "energy": (RESULTS / "energy", energy_section),
     "speed": (RESULTS / "speed", speed_section),
 }
-"""Name of a section to the folder of its records and the function that writes it."""
+"""Name of a section of the README to the folder of its records and the function that writes it."""
+
+KNOBS: Sections = {
+    group: (RESULTS / "knobs", functools.partial(knob_table, group=group))
+    for group in ("neuron", "surrogate", "network", "objective")
+}
+FIDELITY: Sections = {name: (RESULTS / "fidelity", functools.partial(fidelity_section, section=name)) for name in ROWS}
+
+PAGES: dict[Path, Sections] = {
+    ROOT / "README.md": SECTIONS,
+    DOCS / "tutorial.md": KNOBS | {"runs": (RESULTS / "knobs", knob_source)},
+    DOCS / "fidelity.md": FIDELITY | {"records": (RESULTS / "fidelity", fidelity_source)},
+}
 
 
-def written(readme: str) -> str:
-    """The README with its generated sections as the records have them."""
-    return with_sections(readme, {name: write(read_records(folder)) for name, (folder, write) in SECTIONS.items()})
+def written(page: str, sections: Sections = SECTIONS) -> str:
+    """The page with its generated sections as the records have them."""
+    return with_sections(page, {name: write(read_records(folder)) for name, (folder, write) in sections.items()})
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    path.write_text(written(path.read_text()))
+    for path, sections in PAGES.items():
+        path.write_text(written(path.read_text(), sections))

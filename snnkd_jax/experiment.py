@@ -90,11 +90,7 @@ class _Run:
         normalisation = None if trained is None else trained.normalisation
         trainer = self.trainer("student", student, objective, config.epochs, teacher, normalisation)
         direct = self.trainer("student", student, plain, config.epochs)
-        if (
-            trained is not None
-            and config.has_foreign_teacher
-            and not of_first(int((self.directory / "result.json").exists()))
-        ):
+        if trained is not None and config.has_foreign_teacher and not self.is_finished():
             self.check_accuracy(trained)
 
         # Only now, so that a run that cannot be carried out leaves nothing behind.

@@ -190,17 +190,17 @@ def _gain(record: dict[str, Any], without: dict[str, Any] | None) -> str:
     return f"{statistics.fmean(gains):+.2f}{error}"
 
 
-def with_sections(readme: str, sections: dict[str, str]) -> str:
-    """The README with the text between the two markers of each section, `<!-- name: ... -->`, replaced."""
+def with_sections(page: str, sections: dict[str, str]) -> str:
+    """The page with the text between the two markers of each section, `<!-- name: ... -->`, replaced."""
     for name, text in sections.items():
         begin = f"<!-- {name}: written by experiments/make_tables.py -->\n"
         end = f"<!-- end of {name} -->\n"
-        before, _, rest = readme.partition(begin)
+        before, _, rest = page.partition(begin)
         _, found, after = rest.partition(end)
         if not found:
-            raise InputError(f"the README lacks the lines {begin.strip()!r} and {end.strip()!r}")
-        readme = before + begin + "\n" + text + "\n" + end + after
-    return readme
+            raise InputError(f"the page lacks the lines {begin.strip()!r} and {end.strip()!r}")
+        page = before + begin + "\n" + text + "\n" + end + after
+    return page
 
 
 def read_records(directory: Path) -> list[dict[str, Any]]:

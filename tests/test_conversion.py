@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparison import agrees
 from quick import quick_jit
 
 from snnkd_jax.config import Config
@@ -53,8 +54,8 @@ def test_folded_norms_change_nothing(name):
     expected, features = quick_jit(network.apply)(variables, IMAGES)
     found, folded_features = quick_jit(folded.apply)(folded_variables, IMAGES)
     for key, x in features["currents"].items():
-        np.testing.assert_allclose(folded_features["currents"][key], x, rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+        agrees(folded_features["currents"][key], x, rtol=1e-3, atol=1e-3, name="folded norms")
+    agrees(found, expected, rtol=1e-3, atol=1e-3, name="folded norms")
     left = [path for path, _ in jax.tree_util.tree_leaves_with_path(folded_variables) if path[-1].key == "scale"]
     assert bool(left) == (name in ("wrn-16-2", "pyramidnet18")), left
 
@@ -76,7 +77,7 @@ def test_quantised_activation_by_hand(levels):
     x = np.linspace(-1, 3, 101).astype(np.float32)
     expected = theta / levels * np.clip(np.floor(levels * x / theta + 0.5), 0, levels)
     found: Any = module.apply(params, x)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    agrees(found, expected, rtol=1e-6, name="QCFS")
 
     def total(x, theta):
         y: Any = module.apply({"params": {"threshold": theta}}, x)
@@ -87,7 +88,7 @@ def test_quantised_activation_by_hand(levels):
     slopes = jax.vmap(jax.grad(total, argnums=(0, 1)), (0, None))(off, jnp.float32(theta))
     np.testing.assert_allclose(slopes[0], (off > 0) & (off < theta), rtol=1e-6)
     of_theta = np.where(off < 0, 0, np.where(off < theta, (y - off) / theta, 1))
-    np.testing.assert_allclose(slopes[1], of_theta, rtol=1e-5, atol=1e-6)
+    agrees(slopes[1], of_theta, rtol=1e-5, atol=1e-6, name="QCFS, gradient by theta")
 
 
 @pytest.mark.parametrize(("v_init", "num_steps"), [(0.5, 4), (0.0, 16)])
@@ -97,7 +98,7 @@ def test_rate_of_converted_neurons_is_the_quantised_activation(v_init, num_steps
     x = (np.arange(-40, 60, dtype=np.float32) / 20 + 0.013)[None, None]
     spikes = ConvertedSpike(num_steps, v_init).apply({"params": {"threshold": jnp.float32(theta)}}, x)
     expected = theta / num_steps * np.clip(np.floor(num_steps * x / theta + v_init), 0, num_steps)
-    np.testing.assert_allclose(np.asarray(spikes).mean(1, keepdims=True), expected, rtol=1e-5, atol=1e-6)
+    agrees(np.asarray(spikes).mean(1, keepdims=True), expected, rtol=1e-5, atol=1e-6, name="converted neurons")
     assert set(np.unique(np.asarray(spikes))) == {0.0, np.float32(theta)}
 
 

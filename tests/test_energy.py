@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparison import agrees
 
 from snnkd_jax.config import default_config
 from snnkd_jax.energy import count, joules, same_architecture, summary
@@ -82,7 +83,7 @@ def spikes_at(*places, size=6, height=1.0):
 def test_a_spike_costs_the_weights_that_it_meets(place, stride, meets):
     """3x3, padding 1, 5 channels out: in the interior, in a corner, at an edge."""
     layer = conv_layer(spikes_at(place), stride=stride)
-    assert (layer.macs, layer.acs) == (0, 5 * meets)
+    agrees((layer.macs, layer.acs), (0, 5 * meets), name="operations by hand")
     assert layer.operations == "AC"
     assert layer.dense == 2 * 5 * (3 * 6 - 2) ** 2
     assert layer.input_rate == 1 / 72
@@ -105,7 +106,7 @@ def test_dense_layer():
     variables = {"params": {"only": {"kernel": np.ones((100, 50), np.float32), "bias": np.ones(50, np.float32)}}}
     cost = count(network, variables, images)
     assert cost.layers["only"].kind == "dense"
-    assert (cost.acs, cost.macs, cost.dense) == (50 * (7 + 4) / 2, 0, 5000)
+    agrees((cost.acs, cost.macs, cost.dense), (50 * (7 + 4) / 2, 0, 5000), name="operations by hand")
     assert cost.footprint == 4 * 5050
     assert cost.activation_sparsity == 0
 
@@ -252,7 +253,7 @@ def test_whole_networks_against_loops(name):
             for key in layer.split("/"):
                 place = place[key]
             kernel = np.asarray(place.get("conv", place)["kernel"])
-            assert found.effective == operations(x, kernel, stride), layer
+            agrees(found.effective, operations(x, kernel, stride), name="operations of whole networks")
             assert found.possible == operations(np.ones_like(x), np.ones_like(kernel), stride), layer
             assert found.steps == (x.shape[1] if spiking else 1)
             assert found.steps == (1 if layer in ("stem", "conv1", "conv1_1") or not spiking else T)
@@ -352,11 +353,11 @@ def test_dense_operations_by_the_closed_formula(model):
     network = build(model, 10, neuron=NEURON, num_steps=2, width=0.0625)
     cost = count(network, random_variables(network, (32, 32, 3)), np.ones((1, 32, 32, 3), np.float32))
     stem, rest = closed_formula(model, 0.0625)
-    assert (cost.dense, cost.dense_pass) == (stem + 2 * rest, stem + rest)
+    agrees((cost.dense, cost.dense_pass), (stem + 2 * rest, stem + rest), name="dense operations")
 
 
 def test_energy():
-    assert joules(1e6, 2e6) == pytest.approx((4.6 + 1.8) * 1e-6)
+    agrees(joules(1e6, 2e6), (4.6 + 1.8) * 1e-6, rtol=1e-6, name="joules")
     assert joules(3, 5, mac_pj=1, ac_pj=0.1) == pytest.approx(3.5e-12)
     with pytest.raises(InputError, match="mac_pj=-1"):
         joules(1, 1, mac_pj=-1)

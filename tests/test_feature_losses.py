@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparison import agrees
 
 from snnkd_jax.feature_losses import attention_distance, mask_channels, mean_squared_distance, squared_distance
 
@@ -41,18 +42,23 @@ TERMS = {
 
 
 @pytest.fixture(params=TERMS)
-def term(request):
-    return TERMS[request.param]
+def name(request):
+    return request.param
 
 
-def test_agrees_with_a_float64_loop(term):
+@pytest.fixture
+def term(name):
+    return TERMS[name]
+
+
+def test_agrees_with_a_float64_loop(name, term):
     function, loop = term
     found = function(jnp.asarray(STUDENT), jnp.asarray(TEACHER))
     assert found.shape == (3,)
-    np.testing.assert_allclose(found, loop(STUDENT, TEACHER), rtol=1e-5)
+    agrees(found, loop(STUDENT, TEACHER), rtol=1e-5, name=name)
 
 
-def test_gradient_is_the_difference_quotient_for_the_student_and_none_for_the_teacher(term):
+def test_gradient_is_the_difference_quotient_for_the_student_and_none_for_the_teacher(name, term):
     function, loop = term
     student, teacher = jax.grad(lambda s, t: function(s, t).sum(), argnums=(0, 1))(
         jnp.asarray(STUDENT), jnp.asarray(TEACHER)
@@ -63,7 +69,7 @@ def test_gradient_is_the_difference_quotient_for_the_student_and_none_for_the_te
         step[index] = h
         up, down = (loop(STUDENT + sign * step, TEACHER).sum() for sign in (1, -1))
         expected[index] = (up - down) / (2 * h)
-    np.testing.assert_allclose(student, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    agrees(student, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max(), name=f"{name}, gradient")
     np.testing.assert_array_equal(teacher, np.zeros(TEACHER.shape))
 
 
@@ -118,7 +124,7 @@ def test_a_mask_zeroes_whole_channels_of_each_example_and_leaves_the_others():
     dropped = (masked == 0).all(axis=(1, 2))
     assert np.all(kept ^ dropped)
     # 3200 draws: the share has a standard deviation of 0.0063
-    assert abs(dropped.mean() - 0.15) < 0.03
+    agrees(dropped.mean(), 0.15, atol=0.03, name="masked channels")
     assert len({tuple(row) for row in dropped}) > 32  # each example has a mask of its own
 
 

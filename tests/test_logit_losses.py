@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparison import agrees
 from scipy.special import entr, log_softmax, rel_entr, softmax
 
 from snnkd_jax.losses import (
@@ -121,7 +122,7 @@ def test_agrees_with_a_float64_loop(name):
     found = function(jnp.asarray(LOGITS), jnp.asarray(TEACHER_LOGITS))
     assert found.shape == SHAPES.get(name, (B, T))
     expected = loop(LOGITS.astype(np.float64), TEACHER_LOGITS.astype(np.float64))
-    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
+    agrees(found, expected, rtol=2e-5, atol=1e-6, name=name)
 
 
 @pytest.mark.parametrize("name", ["deviation", "entropy", "inter", "intra"])
@@ -133,7 +134,7 @@ def test_gradient_is_the_difference_quotient(name):
         step[index] = h
         up, down = (TERMS[name][1](z + sign * step, teacher).sum() for sign in (1, -1))
         expected[index] = (up - down) / (2 * h)
-    np.testing.assert_allclose(gradients(name)[0], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    agrees(gradients(name)[0], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max(), name=f"{name}, gradient")
 
 
 @pytest.mark.parametrize("name", ["head and tail", "inter", "intra"])
@@ -175,7 +176,7 @@ def test_classifier_divergence_reads_the_feature_with_the_teachers_classifier():
         kl(TEACHER_LOGITS[b].astype(np.float64), [feature[b] @ KERNEL[:, k] + BIAS[k] for k in range(K)] / np.ones(K))
         for b in range(B)
     ]
-    np.testing.assert_allclose(found, expected, rtol=2e-5)
+    agrees(found, expected, rtol=2e-5, name="classifier")
 
 
 def test_classifier_divergence_by_hand():
@@ -191,7 +192,7 @@ def test_only_the_feature_gets_a_gradient_through_the_teachers_classifier():
     )
     q = softmax((FEATURE.astype(np.float64) @ KERNEL + BIAS) / TAU, axis=-1)
     p = softmax(TEACHER_LOGITS.astype(np.float64) / TAU, axis=-1)
-    np.testing.assert_allclose(feature, TAU * (q - p) @ KERNEL.T, rtol=1e-4, atol=1e-5)
+    agrees(feature, TAU * (q - p) @ KERNEL.T, rtol=1e-4, atol=1e-5, name="classifier, gradient")
     for gradient in others:
         np.testing.assert_array_equal(gradient, np.zeros(gradient.shape))
 
@@ -241,7 +242,7 @@ def test_what_the_right_steps_teach_is_a_constant():
     right = (LABELS[:, None] == PREDICTED)[..., None]
     target = (z * right).sum(axis=1, keepdims=True) / np.maximum(right.sum(axis=1, keepdims=True), 1)
     expected = TAU * (softmax(z / TAU, axis=-1) - softmax(target / TAU, axis=-1))
-    np.testing.assert_allclose(gradients("sharing")[0], expected, rtol=1e-4, atol=1e-5)
+    agrees(gradients("sharing")[0], expected, rtol=1e-4, atol=1e-5, name="sharing, gradient")
 
 
 # --- HTA-KL
@@ -276,7 +277,7 @@ def test_the_weights_of_head_and_tail_are_constants_for_the_gradient():
     log_ratio = log_softmax(z / TAU) - log_softmax(teacher / TAU)
     expected = TAU * (w * (q - p) + (1 - w) * q * (log_ratio - (q * log_ratio).sum()))
     found = jax.grad(lambda s: head_tail_divergence(s, jnp.asarray(TEACHER_LOGITS[1]), TAU))(jnp.asarray(LOGITS[1, 0]))
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    agrees(found, expected, rtol=1e-4, atol=1e-6, name="head and tail, gradient")
 
 
 # --- DIST
@@ -336,7 +337,7 @@ def test_only_the_step_that_learns_gets_a_gradient(name):
     q = softmax(LOGITS.astype(np.float64) / TAU, axis=-1)
     expected = np.zeros((B, T, K))
     expected[:, student] = TAU * (q[:, student] - q[:, teacher])
-    np.testing.assert_allclose(gradients(name)[0], expected, rtol=1e-4, atol=1e-5)
+    agrees(gradients(name)[0], expected, rtol=1e-4, atol=1e-5, name=f"{name}, gradient")
 
 
 def test_one_step_has_nothing_to_teach_itself():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparison import agrees
 from scipy.special import log_softmax, rel_entr, softmax
 
 from snnkd_jax.distill import PRESETS, Guidance, Objective, StagePair, loss_terms, pair_stages, weighted_sum
@@ -25,8 +26,8 @@ FEATURES = [
 ]
 
 
-def close(found, expected, rtol=1e-5):
-    np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * np.abs(expected).max())
+def close(found, expected, name=None, rtol=1e-5):
+    agrees(found, expected, rtol=rtol, atol=rtol * np.abs(expected).max(), name=name)
 
 
 # --- single terms
@@ -39,7 +40,7 @@ def test_cross_entropy_is_that_of_the_smoothed_label(eps):
         for t in range(T):
             log_p = log_softmax(LOGITS[b, t].astype(np.float64))
             expected[b, t] = -(1 - eps) * log_p[LABELS[b]] - eps * log_p.mean()
-    close(cross_entropy(jnp.asarray(LOGITS), jnp.asarray(LABELS)[:, None], eps), expected)
+    close(cross_entropy(jnp.asarray(LOGITS), jnp.asarray(LABELS)[:, None], eps), expected, "cross-entropy")
 
 
 def test_cross_entropy_by_hand():
@@ -57,7 +58,7 @@ def test_kd_divergence_is_the_relative_entropy_of_the_softened_labels(tau):
     p = softmax(TEACHER_LOGITS[:, None].astype(np.float64) / tau, axis=-1)
     q = softmax(LOGITS.astype(np.float64) / tau, axis=-1)
     found = kd_divergence(jnp.asarray(LOGITS), jnp.asarray(TEACHER_LOGITS)[:, None], tau)
-    close(found, tau**2 * rel_entr(p, q).sum(axis=-1))
+    close(found, tau**2 * rel_entr(p, q).sum(axis=-1), "KD")
 
 
 @pytest.mark.parametrize("tau", [1.0, 4.0])
@@ -66,7 +67,7 @@ def test_kd_divergence_has_the_gradient_tau_q_minus_p_and_none_for_the_teacher(t
     student, teacher = jax.grad(lambda s, t: kd_divergence(s, t, tau).sum(), argnums=(0, 1))(
         jnp.asarray(LOGITS[:, 0]), jnp.asarray(TEACHER_LOGITS)
     )
-    close(student, tau * (q - p))
+    close(student, tau * (q - p), "KD, gradient")
     np.testing.assert_array_equal(teacher, np.zeros((B, K)))
 
 
@@ -80,7 +81,7 @@ def test_kd_divergence_is_zero_only_for_logits_that_differ_by_a_constant():
 def test_negative_mean_is_over_the_negative_values_of_a_channel():
     channels = [[-1.0, -3.0, 5.0, 0.0], [1.0, 2.0, 0.0, 7.0], [-0.5, -0.5, -0.5, -2.5]]
     x = jnp.array(channels).T.reshape(2, 2, 1, 3)
-    np.testing.assert_allclose(negative_mean(x), [-2.0, 0.0, -1.0], rtol=1e-6)
+    agrees(negative_mean(x), [-2.0, 0.0, -1.0], rtol=1e-6, name="negative mean")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_negative_mean_is_over_the_negative_values_of_a_channel():
 )
 def test_margin_distance_at_points_worked_out_by_hand(s, t, m, d):
     student, teacher = jnp.full((1, 1, 1, 1), s), jnp.full((1, 1, 1, 1), t)
-    np.testing.assert_allclose(margin_distance(student, teacher, jnp.array([m])), [d], rtol=1e-6)
+    agrees(margin_distance(student, teacher, jnp.array([m])), [d], rtol=1e-6, name="margin distance by hand")
 
 
 def loop_margin_distance(student, teacher, margin):
@@ -121,7 +122,7 @@ def test_margin_distance_is_summed_over_the_map_of_each_example():
     student, teacher = FEATURES[0]
     margin = np.array([-0.5, -2.0], np.float32)
     found = margin_distance(jnp.asarray(student), jnp.asarray(teacher), jnp.asarray(margin))
-    close(found, loop_margin_distance(student, teacher, margin))
+    close(found, loop_margin_distance(student, teacher, margin), "margin distance")
 
 
 def test_margin_distance_has_no_gradient_for_the_teacher_and_its_margin():
@@ -131,7 +132,7 @@ def test_margin_distance_has_no_gradient_for_the_teacher_and_its_margin():
     student, teacher = FEATURES[0]
     ds, dt = jax.grad(loss, argnums=(0, 1))(jnp.asarray(student), jnp.asarray(teacher))
     target = np.maximum(teacher.astype(np.float64), loop_negative_mean(teacher))
-    close(ds, np.where((student > target) | (target > 0), 2 * (student - target), 0))
+    close(ds, np.where((student > target) | (target > 0), 2 * (student - target), 0), "margin distance, gradient")
     np.testing.assert_array_equal(dt, np.zeros_like(teacher))
 
 
@@ -189,7 +190,7 @@ def test_terms_and_loss_agree_with_a_float64_loop(name):
     assert terms.keys() == expected.keys()
     for term in terms:
         assert terms[term].shape == (B,)
-        close(terms[term], expected[term])
+        close(terms[term], expected[term], "objectives")
     weights = {
         "ce": objective.ce_weight,
         "kd": objective.kd_weight,
@@ -221,7 +222,7 @@ def test_feature_kinds_take_the_stages_they_say():
     }
     for kind, value in expected.items():
         objective = Objective(ce_weight=0.0, feature=kind, feature_weight=1.0)  # pyright: ignore[reportArgumentType]
-        close(terms_of(objective)["feature"], value)
+        close(terms_of(objective)["feature"], value, "objectives")
 
 
 def test_classifier_kind_reads_the_last_stage_averaged_over_the_map():
@@ -232,7 +233,7 @@ def test_classifier_kind_reads_the_last_stage_averaged_over_the_map():
     found = loss_terms(objective, jnp.asarray(LOGITS), jnp.asarray(LABELS), given)["feature"]
     read = last.mean((1, 2)).astype(float) @ head[0] + head[1]
     expected = [4 * rel_entr(softmax(t / 2), softmax(z / 2)).sum() for t, z in zip(TEACHER_LOGITS, read, strict=True)]
-    close(found, np.array(expected))
+    close(found, np.array(expected), "objectives")
 
 
 @pytest.mark.parametrize("per_step", [True, False])
@@ -258,13 +259,13 @@ def test_steps_kinds_by_their_formulas():
     }
     for kind, value in expected.items():
         objective = Objective(steps=kind, steps_weight=1.0)  # pyright: ignore[reportArgumentType]
-        close(terms_of(objective)["steps"], value)
+        close(terms_of(objective)["steps"], value, "objectives")
     sure = z.copy()
     sure[:, 0], sure[:, -1] = 5 * z[:, 0], 0.1 * z[:, -1]
     p, q = softmax(sure[:, 0] / 2, axis=-1), softmax(sure[:, -1] / 2, axis=-1)
     for kind, value in (("strong2weak", rel_entr(p, q)), ("weak2strong", rel_entr(q, p))):
         objective = Objective(steps=kind, steps_weight=1.0, temperature=2.0)  # pyright: ignore[reportArgumentType]
-        close(terms_of(objective, logits=sure.astype(np.float32))["steps"], 4 * value.sum(-1))
+        close(terms_of(objective, logits=sure.astype(np.float32))["steps"], 4 * value.sum(-1), "objectives")
 
 
 @pytest.mark.parametrize("name", PRESETS)

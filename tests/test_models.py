@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparison import agrees
 from quick import quick_jit
 
 from snnkd_jax.errors import InputError
@@ -106,7 +107,7 @@ def test_every_model_has_a_golden_count():
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("neuron", [None, Neuron()], ids=["relu", "lif"])
 def test_parameter_count(name, neuron):
-    assert count(shapes(build(name, 10, neuron=neuron))) == PARAMETERS[name]
+    agrees(count(shapes(build(name, 10, neuron=neuron))), PARAMETERS[name], name="numbers of parameters")
 
 
 def test_published_counts():
@@ -245,7 +246,7 @@ def test_convnet_against_numpy():
         expected.append(s @ p["head"]["kernel"] + p["head"]["bias"])
     logits, features = jax.jit(student.apply)(variables, jnp.asarray(image, jnp.float32)[None])
     assert all(0 < float(rate[0]) < 1 for rate in features["firing_rates"].values())
-    np.testing.assert_allclose(logits[0], np.array(expected), rtol=1e-4, atol=1e-5)
+    agrees(logits[0], np.array(expected), rtol=1e-4, atol=1e-5, name="a spiking convnet")
 
 
 def test_batch_norm_against_numpy():
@@ -258,7 +259,7 @@ def test_batch_norm_against_numpy():
     mean, var = x64.mean((0, 1, 2, 3)), x64.var((0, 1, 2, 3))
     gain = 0.5 / np.sqrt(2)  # tdBN: threshold over the root of the number of branches
     expected = gain * np.array([1.5, -1.0]) * (x64 - mean) / np.sqrt(var + 1e-5) + np.array([0.1, 0.2])
-    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    agrees(y, expected, rtol=1e-4, atol=1e-5, name="batch norm with tdBN")
     np.testing.assert_allclose(updates["batch_stats"]["mean"], 0.1 * mean, rtol=1e-5)
     np.testing.assert_allclose(updates["batch_stats"]["var"], 0.9 + 0.1 * var, rtol=1e-5)
 
@@ -269,7 +270,7 @@ def test_batch_norm_agrees_with_flax():
     theirs = nn.BatchNorm(use_running_average=False, momentum=0.9, epsilon=1e-5)
     a, _ = ours.apply(BatchNorm(train=False).init(jax.random.key(0), x), x, mutable=["batch_stats"])
     b, _ = theirs.apply(theirs.init(jax.random.key(0), x), x, mutable=["batch_stats"])
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    agrees(a, b, rtol=1e-4, atol=1e-5, name="batch norm")
 
 
 def test_tdbn_reaches_the_residual_sum():
@@ -302,7 +303,7 @@ def test_average_pooling_against_a_loop_and_odd_maps():
     for i in range(2):
         for j in range(3):
             window = x[..., 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, :]
-            np.testing.assert_allclose(y[..., i, j, :], window.mean((2, 3)), rtol=1e-5, atol=1e-6)
+            agrees(y[..., i, j, :], window.mean((2, 3)), rtol=1e-5, atol=1e-6, name="mean pooling")
 
 
 def test_connectors_map_each_stage():

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparison import agrees
 
 from snnkd_jax import surrogate
 from snnkd_jax.errors import InputError
@@ -41,6 +42,11 @@ class Case:
     surrogate: str = "sigmoid"
     num_steps: int = 4
     v_threshold: float = 0.8
+
+    @property
+    def row(self) -> str:
+        """Of the fidelity page."""
+        return f"{self.neuron}, {'soft' if self.v_reset is None else 'hard'} reset"
 
     @property
     def tau(self) -> float:
@@ -109,7 +115,7 @@ def library(case: Case, x, v0, spikes_cotangent, v_cotangent, dtype):
     return spikes, v, dx, dv0, dw
 
 
-def assert_agrees(case: Case, dtype: type = np.float32, rtol: float = 1e-5):
+def assert_agrees(case: Case, dtype: type = np.float32, rtol: float = 1e-5, row: str | None = None):
     rng = np.random.default_rng(3)
     shape = (3, case.num_steps, 40)
     # Float32 values, so that both sides start from the same numbers.
@@ -122,11 +128,11 @@ def assert_agrees(case: Case, dtype: type = np.float32, rtol: float = 1e-5):
     assert 0.1 < spikes.mean() < 0.9
     assert min(np.abs(np.abs(distance) - kink).min() for kink in (0, 0.5, 1)) > 1e-5
     found = library(case, x, v0, spikes_cotangent, v_cotangent, dtype)
-    np.testing.assert_array_equal(found[0], spikes)
+    agrees(found[0], spikes, name="spikes")
     dw = dtau * (1 - case.tau) if case.neuron == "plif" else 0.0  # tau = 1 + exp(-w)
     for a, b in zip(found[1:], (v, dx, dv0, dw), strict=True):
         assert a.dtype == dtype
-        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max())
+        agrees(a, b, rtol=rtol, atol=rtol * np.abs(b).max(), name=row or case.row)
 
 
 CASES = [
@@ -149,7 +155,7 @@ def test_spikes_potential_and_gradients_agree_with_a_float64_loop(case):
 
 def test_float64_currents_are_integrated_in_float64():
     with jax.enable_x64(True):
-        assert_agrees(Case("plif", -0.4, surrogate="atan", num_steps=9), np.float64, rtol=1e-12)
+        assert_agrees(Case("plif", -0.4, surrogate="atan", num_steps=9), np.float64, rtol=1e-12, row="plif in float64")
 
 
 @pytest.mark.parametrize("case", CASES[::2], ids=str)
@@ -179,9 +185,9 @@ def test_slopes_of_the_mean_spike_count_agree_with_the_float64_loop(case):
     v0 = np.broadcast_to(rest, (3, 40))
     spikes = reference(case, x, v0, np.zeros_like(x), np.zeros((3, 40)))[0]
     np.testing.assert_array_equal(found[0], spikes)
-    np.testing.assert_allclose(found[1], kappa, rtol=1e-5, atol=1e-5 * np.abs(kappa).max())
+    agrees(found[1], kappa, rtol=1e-5, atol=1e-5 * np.abs(kappa).max(), name="kappa")
     if case.neuron == "plif":
-        np.testing.assert_allclose(found[2], kappa_tau, rtol=1e-5, atol=1e-5 * np.abs(kappa_tau).max())
+        agrees(found[2], kappa_tau, rtol=1e-5, atol=1e-5 * np.abs(kappa_tau).max(), name="kappa_tau")
     else:
         assert found[2] is None
 
@@ -222,8 +228,8 @@ def test_only_the_current_is_kept_for_the_backward_pass(num_steps):
 )
 def test_trajectory_across_a_spike_and_a_reset_worked_out_by_hand(run, current, spikes, v):
     found = run(jnp.array([current]), return_v=True)
-    np.testing.assert_array_equal(found[0], [spikes])
-    np.testing.assert_array_equal(found[1], [v])
+    agrees(found[0], [spikes], name="trajectories by hand")
+    agrees(found[1], [v], name="trajectories by hand")
     np.testing.assert_array_equal(run(jnp.array([current])), [spikes])
 
 
@@ -239,8 +245,8 @@ def test_single_neuron_experiment_of_the_nir_paper():
         return v, (spikes[0, 0], v[0])
 
     _, (spikes, v) = jax.lax.scan(step, jnp.zeros(1), jnp.asarray(current.ravel()))
-    assert np.flatnonzero(spikes).tolist() == [460, 510, 710, 760]
-    np.testing.assert_allclose(v.max(), 0.09984, rtol=1e-4)
+    agrees(np.flatnonzero(spikes), [460, 510, 710, 760], name="NIR's single neuron, spikes")
+    agrees(v.max(), 0.09984, rtol=1e-4, name="NIR's single neuron, potential")
     np.testing.assert_array_equal(lif(jnp.asarray(current.reshape(1, -1)), tau=25.0, v_threshold=0.1)[0], spikes)
 
 
@@ -255,8 +261,8 @@ def test_a_stream_cut_into_pieces_gives_exactly_what_the_whole_gives(pieces, v_r
         s, v = run(current[:, start : start + length], v=v)
         spikes.append(s)
         start += length
-    np.testing.assert_array_equal(jnp.concatenate(spikes, axis=1), whole)
-    np.testing.assert_array_equal(v, v_whole)
+    agrees(jnp.concatenate(spikes, axis=1), whole, name="a stream in pieces")
+    agrees(v, v_whole, name="a stream in pieces")
     assert 0.2 < whole.mean() < 0.8
 
 
@@ -324,7 +330,7 @@ def test_learnable_time_constant_may_differ_between_neurons():
 
 @pytest.mark.parametrize(("tau", "w"), [(2.0, 0.0), (1 + math.e, -1.0), (1 + math.exp(-3), 3.0)])
 def test_plif_parameter_inverts_the_sigmoid(tau, w):
-    np.testing.assert_allclose(plif_parameter(tau), w, rtol=1e-12, atol=1e-12)
+    agrees(plif_parameter(tau), w, rtol=1e-12, atol=1e-12, name="plif_parameter")
 
 
 @pytest.mark.parametrize("w", [-100.0, -30.0, 30.0, 100.0])

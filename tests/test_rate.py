@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparison import agrees
 from quick import quick_jit
 
 from snnkd_jax.errors import InputError
@@ -36,12 +37,15 @@ def train_outputs(network: Network, variables, images=IMAGES, per_step=False):
     return *aux, gradients
 
 
-def assert_trees_close(found, expected, rtol=1e-5):
+def assert_trees_close(found, expected, rtol=1e-5, name=None):
     """Relative to the largest value of each array; an array that is 0 but for rounding counts against the others."""
     least = 0.01 * max(np.abs(x).max() for x in jax.tree.leaves(expected))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=rtol * max(np.abs(b).max(), least)), found, expected
-    )
+
+    def compare(a, b):
+        scale = max(np.abs(b).max(), least)
+        agrees(a / scale, b / scale, atol=rtol, name=name)
+
+    jax.tree.map(compare, found, expected)
 
 
 def both(neuron: Neuron, num_steps: int, **body) -> tuple[Network, Network]:
@@ -60,7 +64,7 @@ def test_one_step_is_backpropagation_through_time(name):
     variables = networks[0].init(jax.random.key(0), (16, 16, 3))
     expected, found = (train_outputs(network, variables) for network in networks)
     np.testing.assert_array_equal(found[0], expected[0])
-    assert_trees_close(found[2:], expected[2:], 2e-5)
+    assert_trees_close(found[2:], expected[2:], 2e-5, "rates, one step")
     gradients = jax.tree.leaves(expected[3])
     assert sum(np.abs(x).max() > 1e-6 for x in gradients) > 0.6 * len(gradients)
 
@@ -73,7 +77,7 @@ def test_one_layer_with_a_linear_read_out_is_exact_for_any_number_of_steps(v_res
     expected, found = (train_outputs(network, variables) for network in networks)
     assert 0.1 < expected[1]["firing_rates"]["act1_1"].mean() < 0.9
     np.testing.assert_array_equal(found[0], expected[0])
-    assert_trees_close(found[2:], expected[2:])
+    assert_trees_close(found[2:], expected[2:], name="rates, one layer")
 
 
 def test_neurons_without_memory_are_exact_at_any_depth():
@@ -81,7 +85,7 @@ def test_neurons_without_memory_are_exact_at_any_depth():
     networks = both(Neuron(tau=1.0), 3, stage_sizes=(1, 2, 1), width=0.2)
     variables = networks[0].init(jax.random.key(0), (16, 16, 3))
     expected, found = (train_outputs(network, variables) for network in networks)
-    assert_trees_close(found[2:], expected[2:], 2e-5)
+    assert_trees_close(found[2:], expected[2:], 2e-5, "rates, neurons without memory")
 
 
 def test_neurons_far_above_threshold_are_exact_at_any_depth():
@@ -94,7 +98,8 @@ def test_neurons_far_above_threshold_are_exact_at_any_depth():
     )
     expected, found = (train_outputs(network, variables | {"params": high}) for network in networks)
     assert all(rate.min() > 0.99 for rate in expected[1]["firing_rates"].values())
-    assert_trees_close(found[2:], expected[2:], 2e-3)  # maps are constant but for their borders: norms amplify rounding
+    # Maps are constant but for their borders: norms amplify rounding.
+    assert_trees_close(found[2:], expected[2:], 2e-3, "rates, neurons that always fire")
     assert np.abs(expected[3]["conv1_1"]["conv"]["kernel"]).max() > 1e-6
 
 
@@ -138,7 +143,7 @@ def test_a_loss_on_single_steps_sends_the_sum_of_its_gradients():
         return jax.jit(jax.grad(loss))(variables["params"])
 
     mean = jnp.broadcast_to(weights.mean(1, keepdims=True), weights.shape)
-    assert_trees_close(gradient(weights), gradient(mean), 1e-4)
+    assert_trees_close(gradient(weights), gradient(mean), 1e-4, "rates, a loss on single steps")
 
 
 def test_frames_reach_the_stem_as_their_mean():

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
+from comparison import agrees
 from PIL import Image
 
 from snnkd_jax.backend import split
@@ -111,7 +112,7 @@ def test_gaussian_uniform_speckle_and_shot_have_their_moments_and_independent_ch
     }
     for (kind, level), std in expected.items():
         difference = noisy(kind, level, GREY) - 0.5
-        assert difference.std() == pytest.approx(std, rel=0.03), kind
+        agrees(difference.std(), std, rtol=0.03, name=kind)
         assert abs(difference.mean()) < 0.03 * std, kind
         assert abs(np.corrcoef(difference[..., 0].ravel(), difference[..., 1].ravel())[0, 1]) < 0.05, kind
     uniform = noisy("uniform", 3, GREY) - 0.5
@@ -124,8 +125,8 @@ def test_gaussian_uniform_speckle_and_shot_have_their_moments_and_independent_ch
 
 def test_salt_and_pepper_changes_its_share():
     images = noisy("salt_and_pepper", 4, GREY)
-    assert (images == 1).mean() == pytest.approx(0.17 / 2, rel=0.1)
-    assert (images == 0).mean() == pytest.approx(0.17 / 2, rel=0.1)
+    for value in (0, 1):
+        agrees((images == value).mean(), 0.17 / 2, rtol=0.1, name="salt_and_pepper")
     assert set(np.unique(images)) == {0, 0.5, 1}
 
 
@@ -135,7 +136,7 @@ def test_blur_is_scipys_and_keeps_the_mean(level):
     images = np.random.default_rng(1).random(SMOOTH.shape, np.float32)
     expected = scipy.ndimage.gaussian_filter(images.astype(float), (0, sigma, sigma, 0), mode="reflect", truncate=4)
     found = noisy("blur", level, images)
-    np.testing.assert_allclose(found, expected, atol=2e-6)
+    agrees(found, expected, atol=2e-6, name="blur")
     np.testing.assert_allclose(found.mean((1, 2), float), images.mean((1, 2), float), atol=1e-6)
 
 
@@ -146,7 +147,7 @@ def test_occlusion_is_one_grey_square_anywhere(level):
     places = set()
     for image in images:
         rows, columns = np.nonzero((image == 0.5).all(-1))
-        assert len(rows) == (image != 1).any(-1).sum() == side**2
+        agrees((len(rows), (image != 1).any(-1).sum()), (side**2, side**2), name="occlusion")
         assert np.ptp(rows) == np.ptp(columns) == side - 1
         places.add((rows.min(), columns.min()))
     assert len(places) > 20
@@ -157,8 +158,8 @@ def test_occlusion_is_one_grey_square_anywhere(level):
 def test_contrast_and_brightness_are_their_formulas():
     x = SMOOTH.astype(float)
     m = x.mean((1, 2), keepdims=True)
-    np.testing.assert_allclose(noisy("contrast", 2, SMOOTH), m + 0.5 * (x - m), atol=1e-6)
-    np.testing.assert_allclose(noisy("brightness", 3, SMOOTH), np.minimum(x + 0.3, 1), atol=1e-6)
+    agrees(noisy("contrast", 2, SMOOTH), m + 0.5 * (x - m), atol=1e-6, name="contrast")
+    agrees(noisy("brightness", 3, SMOOTH), np.minimum(x + 0.3, 1), atol=1e-6, name="brightness")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -168,7 +169,7 @@ def test_jpeg_is_pillows(channels):
     file = io.BytesIO()
     Image.fromarray(pixels.squeeze(), "L" if channels == 1 else "RGB").save(file, format="JPEG", quality=18)
     expected = np.array(Image.open(file)).reshape(pixels.shape)
-    np.testing.assert_array_equal(np.round(255 * noisy("jpeg", 3, image[None])[0]), expected)
+    agrees(np.round(255 * noisy("jpeg", 3, image[None])[0]), expected, name="jpeg")
     assert (expected != pixels).any()
 
 
@@ -250,9 +251,9 @@ def test_spikes_are_lost_and_inserted_at_their_rates():
     assert spikes_of("spike_insertion", 1.0).all()
     lost, inserted = (np.asarray(spikes_of(f"spike_{kind}", 0.2)) for kind in ("deletion", "insertion"))
     assert not lost[spikes == 0].any()
-    assert lost[spikes == 1].mean() == pytest.approx(0.8, abs=0.015)
+    agrees(lost[spikes == 1].mean(), 0.8, atol=0.015, name="spike_deletion")
     assert inserted[spikes == 1].all()
-    assert inserted[spikes == 0].mean() == pytest.approx(0.2, abs=0.015)
+    agrees(inserted[spikes == 0].mean(), 0.2, atol=0.015, name="spike_insertion")
     kept = lost[0][spikes[0] == 1], lost[1][spikes[0] == 1]
     assert (kept[0] != kept[1]).any(), "two images share their draw"
     always = lost[:, 0][spikes[:, 0] == 1], lost[:, 1][spikes[:, 0] == 1]
@@ -304,7 +305,7 @@ def test_mismatched_thresholds_are_those_of_a_neuron_with_another_threshold(neur
     nominal = lif_with_thresholds(current, np.ones(50), neuron)
     assert (expected != nominal).mean() > 0.02
     assert 0.1 < expected.mean() < 0.9
-    np.testing.assert_array_equal(spikes_of("threshold_mismatch", 0.3, current, neuron), expected)
+    agrees(spikes_of("threshold_mismatch", 0.3, current, neuron), expected, name="threshold_mismatch")
 
 
 def test_a_constant_current_meets_the_same_thresholds_and_so_does_a_learnt_time_constant():
@@ -343,7 +344,7 @@ def test_noisy_weights_are_multiplied_kernels():
     params = jax.tree_util.tree_map_with_path(by_hand, variables["params"], found["params"])
     assert sorted(multiplied) == ["conv", "conv", "head", "hidden"]
     assert np.concatenate(factors).mean() == pytest.approx(1, abs=0.02)
-    assert np.concatenate(factors).std() == pytest.approx(0.2, rel=0.05)
+    agrees(np.concatenate(factors).std(), 0.2, rtol=0.05, name="weight_noise")
     assert len(np.unique(np.concatenate(factors))) > 0.9 * sum(map(len, factors)), "weights share their draws"
     expected = _apply(ANN, variables | {"params": params}, INPUTS)[0]
     np.testing.assert_allclose(disturbed("weight_noise", 0.2, network=ANN)[0], expected, rtol=1e-4, atol=1e-4)

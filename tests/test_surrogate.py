@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparison import agrees
 from numpy.typing import ArrayLike
 
 from snnkd_jax.errors import InputError
@@ -38,7 +39,7 @@ def test_derivative_is_the_slope_of_the_primitive(make, alpha):
     with jax.enable_x64(True):
         expected = slope(make(alpha), GRID / alpha, 1e-5 / alpha)
         derivative = np.asarray(make(alpha).derivative(jnp.asarray(GRID / alpha)))
-    np.testing.assert_allclose(derivative, expected, rtol=1e-7, atol=1e-10 * alpha)
+    agrees(derivative, expected, rtol=1e-7, atol=1e-10 * alpha, name=make.__name__)
 
 
 @all_alphas
@@ -48,7 +49,7 @@ def test_gradient_of_the_spike_is_the_slope_of_the_primitive_times_the_cotangent
     with jax.enable_x64(True):
         expected = cotangent * slope(make(alpha), GRID / alpha, 1e-5 / alpha)
         found = gradient(make(alpha), GRID / alpha, cotangent)
-    np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-9 * alpha)
+    agrees(found, expected, rtol=1e-7, atol=1e-9 * alpha, name=f"{make.__name__}, gradient of the spike")
 
 
 @all_surrogates
@@ -81,7 +82,7 @@ def test_gradient_of_the_spike_is_the_derivative_in_single_precision_too(make):
     ],
 )
 def test_gradient_at_points_computed_by_hand(surrogate, x, expected):
-    np.testing.assert_allclose(gradient(surrogate, x), expected, rtol=1e-6)
+    agrees(gradient(surrogate, x), expected, rtol=1e-6, name="surrogates by hand")
 
 
 def test_default_sharpness_is_that_of_the_literature():

@@ -1,0 +1,121 @@
+"""What each knob of a spiking student changes: students of handwritten digits that differ in one option each.
+
+    python experiments/knobs.py --record digits
+
+Each student is the recipe of `cifar_distill.py --dataset digits` with one option changed, for each seed, with 30 epochs
+in the place of 60 and 30 % of the training images held out in the place of 10 %: what is measured is the accuracy on
+these. The teachers, one a seed, know no image that is held out for that seed. The same command goes on where it was
+interrupted; it takes 20 minutes of one core.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from snnkd_jax.config import Config, default_config
+from snnkd_jax.errors import told_in_one_line
+from snnkd_jax.experiment import run
+from snnkd_jax.recipe import SEED, check_same, read_config
+from snnkd_jax.records import command, write_record
+
+RESULTS = Path(__file__).parent / "results" / "knobs"
+
+KNOBS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "neuron": {
+        "neuron": ("plif", "if"),
+        "tau": (1.25, 4.0),
+        "v_threshold": (0.5, 2.0),
+        "v_reset": (None,),
+        "decay_input": (False,),
+        "detach_reset": (True,),
+    },
+    "surrogate": {
+        "surrogate": ("sigmoid", "triangle", "fast_sigmoid"),
+        "surrogate_alpha": (0.5, 8.0),
+    },
+    "network": {
+        "num_steps": (1, 4),
+        "width": (0.125, 0.5),
+        "pool": ("max",),
+        "backprop": ("rate",),
+    },
+    "objective": {
+        "preset": ("none", "kdsnn-response", "kdsnn-feature"),
+        "kd_weight": (1.0,),
+        "temperature": (1.0, 10.0),
+    },
+}
+"""Group of options, as the tutorial has them, to the values of each that are tried beside the recipe's."""
+
+
+def main(runs: Path = Path("runs/knobs"), seeds: tuple[int, ...] = (0, 1, 2), record: str | None = None) -> None:
+    """Train the students, or those that are missing.
+
+    Args:
+        runs: Where the run directories are.
+        seeds: Of each student.
+        record: Write experiments/results/knobs/<record>.json.
+    """
+    recipe = dataclasses.replace(
+        default_config("digits"),
+        epochs=30,
+        teacher_epochs=60,
+        validation_fraction=0.3,
+        baseline=False,
+        checkpoint_every=10_000,  # none but the last: a student takes seconds
+    )
+    for seed in seeds:
+        run(dataclasses.replace(recipe, teacher_only=True, seed=seed, run_dir=str(runs / f"teacher-{seed}")))
+    entries = [over_seeds([validated(recipe, {}, runs, seed) for seed in seeds])]
+    for group, option, value in tried():
+        change = {"group": group, "option": option, "recipe": in_recipe(recipe, option), "value": value}
+        entries.append(change | over_seeds([validated(recipe, {option: value}, runs, seed) for seed in seeds]))
+    if record is not None:
+        content = {
+            "command": "python experiments/knobs.py",
+            "run_command": command(recipe),
+            "dataset": "scikit-learn digits",
+            "seeds": list(seeds),
+            "entries": entries,
+            "config": {name: value for name, value in dataclasses.asdict(recipe).items() if name not in SEED},
+        }
+        write_record(RESULTS, "knobs", record, content)
+
+
+def tried() -> list[tuple[str, str, Any]]:
+    """Group, option and value of every student but that of the recipe."""
+    return [(g, option, value) for g, options in KNOBS.items() for option, vs in options.items() for value in vs]
+
+
+def in_recipe(recipe: Config, option: str) -> Any:
+    """The recipe's value of an option, also where the preset or the surrogate decides on it."""
+    if option == "surrogate_alpha":
+        return recipe.neurons().surrogate.alpha
+    return getattr(recipe.objective(), option, getattr(recipe, option))
+
+
+def over_seeds(found: list[dict[str, float]]) -> dict[str, list[float]]:
+    """One dictionary of lists of the dictionaries of the seeds."""
+    return {name: [of_seed[name] for of_seed in found] for name in found[0]}
+
+
+def validated(recipe: Config, change: dict[str, Any], runs: Path, seed: int) -> dict[str, float]:
+    """The accuracy and the firing rate of one student on the images held out, after its last epoch."""
+    name = "-".join(f"{option}-{value}" for option, value in change.items()) or "recipe"
+    directory = runs / f"{name}-{seed}"
+    config = dataclasses.replace(recipe, **change, seed=seed, run_dir=str(directory))
+    if config.objective().needs_teacher:
+        config = dataclasses.replace(config, teacher_checkpoint=str(runs / f"teacher-{seed}"))
+    if not (directory / "result.json").is_file():
+        run(config)
+    check_same("runs", [read_config(directory), config], ("run_dir", "teacher_checkpoint"))
+    last = json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])
+    return {name: last["validation"][name] for name in ("accuracy", "firing_rate")}
+
+
+if __name__ == "__main__":
+    with told_in_one_line():
+        tyro.cli(main)
