@@ -4,16 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib as mpl  # pyright: ignore[reportMissingImports]
+import matplotlib as mpl
 import numpy as np
-from figure_style import STYLE
-from matplotlib import pyplot as plt  # pyright: ignore[reportMissingImports]
+from matplotlib import pyplot as plt
 
 from snnkd_jax import data
 from snnkd_jax.corruptions import IMAGE_LEVELS, MAX_LEVEL, corrupt
+from snnkd_jax.figure_style import COLOURS, STYLE
 from snnkd_jax.records import NETWORKS
 
-COLOURS = {"teacher": "#888888", "student_baseline": "#d9822b", "student": "#1f6fb2"}
 GAP = 2  # white pixels between images
 
 
