@@ -5,6 +5,8 @@ The teacher's and the baseline's results do not depend on the student's: each ne
 
 import contextlib
 import dataclasses
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from snnkd_jax.fit import evaluate, fit, variables_of
 from snnkd_jax.interrupt import StopRequest
 from snnkd_jax.metrics import MetricsLog
 from snnkd_jax.models import Network, Variables
+from snnkd_jax.observation import observe, save_observation
 from snnkd_jax.optim import make_optimizer
 from snnkd_jax.run_dir import check_network, open_run_dir, read_json, run_directory, teacher_directory, write_json
 from snnkd_jax.train import CompiledSteps, Normalisation, Trainer, compile_steps
@@ -72,6 +75,8 @@ class _Run:
         # Only now, so that a run that cannot be carried out leaves nothing behind.
         open_run_dir(self.directory, config)
         if (self.directory / "result.json").exists():
+            if not (self.directory / "report.html").exists():
+                self.report()
             return read_json(self.directory / "result.json")
         results: dict[str, Any] = {}
         log = MetricsLog(self.directory)
@@ -83,7 +88,8 @@ class _Run:
             if config.baseline and objective != direct.objective and not config.teacher_only:
                 results["student_baseline"], _ = self.train("student_baseline", direct, {}, config.epochs, log)
             if not config.teacher_only:
-                results["student"], _ = self.train("student", trainer, teacher_variables, config.epochs, log)
+                results["student"], variables = self.train("student", trainer, teacher_variables, config.epochs, log)
+                self.observe(student, variables)
         result = {
             "test_accuracy": {name: r["accuracy"] for name, r in _in_order(results)},
             "test_accuracy_by_step": {name: r["accuracy_by_step"] for name, r in _in_order(results)},
@@ -93,7 +99,23 @@ class _Run:
             **read_json(self.directory / "config.json"),
         }
         write_json(self.directory / "result.json", result)
+        self.report()
         return result
+
+    def observe(self, student: Network, variables: Variables) -> None:
+        """Keeps what the report shows of the trained student, while the data are at hand."""
+        with _only_warned(f"the student of {self.directory} cannot be observed for the report"):
+            test = self.dataset.test_images, self.dataset.test_labels
+            # On one device, whatever the mesh: every process has all of the variables.
+            observed = observe(student, jax.device_get(variables), pixel_statistics(self.dataset), *test)
+            save_observation(self.directory / "student" / "observation.npz", observed)
+
+    def report(self) -> None:
+        """Writes `report.html`; matplotlib is imported only here."""
+        with _only_warned(f"{self.directory / 'report.html'} cannot be written"):
+            from snnkd_jax.report.write import write_report
+
+            write_report([self.directory])
 
     def trainer(
         self, role: str, network: Network, objective: Objective, epochs: int, teacher: Network | None = None
@@ -181,6 +203,15 @@ class _Run:
             "normalisation": dataclasses.asdict(pixel_statistics(self.dataset)),
             "spiking": None if is_teacher else {name: getattr(config, name) for name in SPIKING_FIELDS},
         }
+
+
+@contextlib.contextmanager
+def _only_warned(what: str) -> Iterator[None]:
+    """Turns an error into a warning: no result is lost because it cannot be shown."""
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(f"{what} ({type(error).__name__}: {error})", stacklevel=2)
 
 
 def pixel_statistics(dataset: data.Dataset) -> Normalisation:

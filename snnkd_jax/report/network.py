@@ -1,0 +1,200 @@
+"""What a report shows of a trained student: its neurons, its confusions, what noise does to it, and what it costs."""
+
+import base64
+import dataclasses
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from snnkd_jax.energy_records import COLUMNS, energy_rows, energy_terms
+from snnkd_jax.noise_records import in_words, noise_rows
+from snnkd_jax.observation import Layer
+from snnkd_jax.report.figures import Curve, heat, panels, potentials, raster
+from snnkd_jax.report.page import (
+    NETWORK_COLOURS,
+    Html,
+    absent,
+    details,
+    element,
+    figure,
+    figures,
+    join,
+    paragraph,
+    percent,
+    scrolling,
+    table,
+)
+from snnkd_jax.report.run import Run
+
+_TRACED_LAYERS, _TRACED_NEURONS = 4, 5
+_MOST_CLASSES = 20  # of a matrix whose every number is shown
+_MOST_CONFUSIONS = 20
+
+_NOTHING_OBSERVED = "Nothing was recorded of the student at the end of this run: it has no student, or did not end."
+
+
+def neurons_section(run: Run) -> Html:
+    """The first image of the test set: the answer at each step, spikes, and membrane potentials."""
+    observed = run.observation
+    if observed is None:
+        return absent(_NOTHING_OBSERVED)
+    steps = len(observed.logits)
+    probabilities = _softmax(np.cumsum(observed.logits, axis=0) / np.arange(1, steps + 1)[:, None])
+    answers = probabilities.argmax(axis=1)
+    label = _class(run, observed.label)
+    height, width = observed.image.shape[:2]
+    alt = f"The first image of the test set, {height} × {width} pixels, of class {label}"
+    likeliest = float(probabilities[-1].max())
+    seen = f"{alt}. After {steps} steps the answer is {_class(run, answers[-1])}, with probability {likeliest:.3f}."
+    by_step = table(
+        "The answer by the first steps",
+        ["T", "answer", "its probability", f"of {label}"],
+        [
+            [t + 1, _class(run, answers[t]), f"{p.max():.3f}", f"{p[observed.label]:.3f}"]
+            for t, p in enumerate(probabilities)
+        ],
+    )
+    layers = observed.layers
+    spikes = sum(int(layer.spikes.sum()) for layer in layers)
+    neurons = sum(layer.spikes.shape[1] for layer in layers)
+    most = max(layer.spikes.shape[1] for layer in layers)
+    spiking = (
+        f"Spikes for this image, first layer on top: {spikes} in {steps} steps, of {neurons} neurons, up to {most} of "
+        f"each of {len(layers)} layers, spread evenly over it."
+    )
+    chosen = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, _TRACED_LAYERS).round().astype(int))]
+    chosen = [_most_active(layer) for layer in chosen]
+    threshold = run.config.v_threshold
+    ends = np.concatenate([layer.v[-1] for layer in chosen])
+    tracing = (
+        f"Membrane potentials after each step, of the {_TRACED_NEURONS} recorded neurons of a layer that change most; "
+        f"a spike (circle) has already reset them. They end between {ends.min():.2f} and {ends.max():.2f}; the "
+        f"threshold (dashed) is {threshold:g}."
+    )
+    counts = table(
+        "Neurons and spikes of this image, of the recorded ones",
+        ["layer", "neurons", "recorded", "spikes", "per neuron and step"],
+        [
+            [layer.name, layer.size, layer.spikes.shape[1], int(layer.spikes.sum()), f"{layer.spikes.mean():.4f}"]
+            for layer in layers
+        ],
+    )
+    return join(
+        [
+            figures(
+                figure(_picture(observed.image, alt), seen, by_step),
+                figure(raster("raster", layers), spiking),
+                figure(potentials("potentials", chosen, threshold), tracing),
+            ),
+            details("Spikes by layer", counts),
+        ]
+    )
+
+
+def _most_active(layer: Layer) -> Layer:
+    """The few neurons whose potential makes the largest step."""
+    change = np.abs(np.diff(layer.v, axis=0, prepend=0)).max(axis=0)
+    few = np.sort(np.argsort(-change, kind="stable")[:_TRACED_NEURONS])
+    return dataclasses.replace(layer, spikes=layer.spikes[:, few], v=layer.v[:, few])
+
+
+def _picture(image: NDArray, alt: str) -> Html:
+    file = io.BytesIO()
+    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "PNG")
+    return element("img", src=f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}", alt=alt)
+
+
+def _softmax(logits: NDArray) -> NDArray:
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _class(run: Run, label: Any) -> str:
+    return run.classes[label] if label < len(run.classes) else str(label)
+
+
+def confusion_section(run: Run) -> Html:
+    """What the student takes for what."""
+    if run.observation is None:
+        return absent(_NOTHING_OBSERVED)
+    counts = run.observation.confusion
+    names = [_class(run, k) for k in range(len(counts))]
+    wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSIONS]
+    most = [np.unravel_index(i, wrong.shape) for i in order if wrong.flat[i]]
+    summary = f"The {run.titles['student']} classifies {np.trace(counts)} of {counts.sum()} test images correctly"
+    summary += f", {percent(np.trace(counts) / counts.sum())}."
+    if most:
+        summary += f" Most often it takes {names[most[0][0]]} for {names[most[0][1]]}, {wrong[most[0]]} times."
+    if len(names) <= _MOST_CLASSES:
+        return join([paragraph(summary), _matrix(counts, names)])
+    rows = [[names[i], names[j], wrong[i, j], counts[i].sum()] for i, j in most]
+    return figures(
+        figure(
+            heat("heat", counts),
+            f"{summary} Rows are classes, columns answers, in the order of the data set.",
+            details("Most frequent confusions", table("Confusions", ["class", "answer", "images", "of"], rows)),
+        )
+    )
+
+
+def _matrix(counts: NDArray, names: list[str]) -> Html:
+    """The confusion matrix as a table, its cells coloured by their share of the row."""
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    head = element("tr", element("th", "class \\ answer", scope="col"), *(element("th", n, scope="col") for n in names))
+    rows = [
+        element(
+            "tr",
+            element("th", name, scope="row"),
+            *(
+                element("td", n, class_="heat hot" if share > 0.87 else "heat", style=f"--share: {share:.2f}")
+                for n, share in zip(row, row_shares, strict=True)
+            ),
+        )
+        for name, row, row_shares in zip(names, counts, shares, strict=True)
+    ]
+    caption = "Test images by class (rows) and answer (columns)"
+    inside = [element("caption", caption), element("thead", head), element("tbody", *rows)]
+    return scrolling(caption, element("table", *inside))
+
+
+def noise_section(run: Run) -> Html:
+    """Accuracy under noise, where it was measured."""
+    if run.noise is None:
+        return absent("Not measured: ", element("code", "python experiments/robustness.py RUN"), " does it.")
+    networks = run.noise["networks"]
+    kinds: dict[str, list[Curve]] = {}
+    for kind in next(iter(networks.values()))["kinds"]:
+        found = [(role, network["kinds"][kind]) for role, network in networks.items()]
+        kinds[kind.replace("_", " ")] = [
+            Curve(
+                run.titles[role],
+                range(len(entry["accuracy"])),
+                [100 * level["mean"] for level in entry["accuracy"]],
+                NETWORK_COLOURS[role],
+                marker=".",
+            )
+            for role, entry in found
+            if entry is not None
+        ]
+    heading, *rows = noise_rows(run.noise)
+    means = []
+    for role, network in networks.items():
+        group, over = ("all", "all kinds") if network["mean"]["all"] else ("image", "the kinds on images")
+        mean, clean = network["mean"][group]["mean"], network["clean"]["mean"]
+        means.append(f"{run.titles[role]}: {percent(clean)} without noise, {percent(mean)} over {over}")
+    caption = f"Test accuracy at levels 0 to 5 of each kind of noise, on {run.noise['images']} images. "
+    caption += f"{'; '.join(means)}. {in_words(run.noise)}"
+    numbers = table("Test accuracy in %, each kind's mean over its levels", heading, rows)
+    return figures(figure(panels("noise", kinds, "level", "test accuracy, %"), caption), numbers)
+
+
+def energy_section(run: Run) -> Html:
+    """Operations and energy of an image, where they were counted."""
+    if run.energy is None:
+        return absent("Not counted: ", element("code", "python experiments/energy.py RUN"), " does it.")
+    rows = [row[1:] for row in energy_rows(run.energy)]
+    return join([table("Operations and energy of an image", COLUMNS[1:], rows), paragraph(energy_terms([run.energy]))])
