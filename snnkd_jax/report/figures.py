@@ -92,26 +92,36 @@ class _Drawing:
         """The drawing as an element of the page: `name` tells its parts from other drawings', `label` is read aloud."""
         file = io.StringIO()
         with mpl.rc_context(self._style):
-            metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-            self.figure.savefig(file, format="svg", metadata=metadata)
-        text = file.getvalue()
-        text = text[text.index("<svg") :]
-        text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-        text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
-        used = set(re.findall(r'(?:href="#|url\(#)([\w.]+)', text))
-        text = re.sub(r' id="([\w.]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text)
-        text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
-        text = re.sub(r" font-family: [^;\"]*;?", "", text)
-        text = re.sub(r' transform="rotate\(-0 [^)]*\)"', "", text)
-        text = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda m: re.sub(r"(\d\.\d\d)\d+", r"\1", m[0]), text)
-        text = re.sub(r"\s*\n\s*", " ", text)
+            self.figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        svg = _in_a_page(file.getvalue(), name)
         for stand_in, css in self._css.items():
-            text = text.replace(stand_in, css)
-        size = re.search(r'viewBox="[^"]*"', text)
+            svg = svg.replace(stand_in, css)
+        size = re.search(r'viewBox="[^"]*"', svg)
         assert size is not None
-        opening = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {size[0]}'
-        opening += f' role="img" aria-label="{html.escape(label)}">'
-        return Html(re.sub(r"^<svg[^>]*>", lambda _: opening, text))
+        opening = f'<svg {size[0]} role="img" aria-label="{html.escape(label)}">'
+        return Html(opening + svg[svg.index(">") + 1 :])
+
+
+_DROPPED = (
+    r"^.*?(?=<svg)",  # the head of a file
+    r"<metadata>.*?</metadata>",
+    r"<defs>\s*<style.*?</style>\s*</defs>",  # it would style the whole page
+    r" font-family: [^;\"]*;?",  # the page has one
+    r' transform="rotate\(-0 [^)]*\)"',
+    r"xlink:(?=href=)",
+)
+
+
+def _in_a_page(svg: str, name: str) -> str:
+    """A file of matplotlib's as a part of a page, in which identifiers must be unique."""
+    for pattern in _DROPPED:
+        svg = re.sub(pattern, "", svg, flags=re.DOTALL)
+    used = set(re.findall(r'(?:href="#|url\(#)([\w.]+)', svg))
+    svg = re.sub(r' id="([\w.]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", svg)
+    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
+    # Hundredths of a pixel are enough.
+    svg = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda m: re.sub(r"(\d\.\d\d)\d+", r"\1", m[0]), svg)
+    return re.sub(r"\s*\n\s*", " ", svg)
 
 
 def lines(name: str, curves: Sequence[Curve], x_label: str, y_label: str) -> Html:
