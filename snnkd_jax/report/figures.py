@@ -24,6 +24,7 @@ _WIDTH, _HEIGHT = 360, 230  # units of the drawing, one CSS pixel each on a phon
 _POINTS = 72  # of them in one of matplotlib's inches
 _INK, _LINE = "currentColor", "var(--line)"
 _MARKERS = "osD^vP*X"
+_GAP = 4  # between the layers of a raster
 
 _REPORT_STYLE = STYLE | {
     "svg.fonttype": "none",
@@ -67,10 +68,10 @@ def markers(n: int) -> str:
 
 
 class _Drawing:
-    """A matplotlib figure in the style of the page, and the CSS colours that its own stand for."""
+    """A matplotlib figure in the style of the page; colours stand in for those of CSS until it is written."""
 
     def __init__(self, height: float = _HEIGHT, rows: int = 1, columns: int = 1, **options: Any):
-        self._css: dict[str, str] = {}
+        self._stand_ins: dict[str, str] = {}
         ink = self.colour(_INK)
         names = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
         self._style = _REPORT_STYLE | dict.fromkeys(names, ink) | {"grid.color": self.colour(_LINE)}
@@ -81,12 +82,7 @@ class _Drawing:
 
     def colour(self, css: str) -> str:
         """A colour for matplotlib in the place of one of CSS."""
-        for stand_in, known in self._css.items():
-            if known == css:
-                return stand_in
-        stand_in = f"#fe{len(self._css):04x}"
-        self._css[stand_in] = css
-        return stand_in
+        return self._stand_ins.setdefault(css, f"#fe{len(self._stand_ins):04x}")
 
     def svg(self, name: str, label: str) -> Html:
         """The drawing as an element of the page: `name` tells its parts from other drawings', `label` is read aloud."""
@@ -94,7 +90,7 @@ class _Drawing:
         with mpl.rc_context(self._style):
             self.figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
         svg = _in_a_page(file.getvalue(), name)
-        for stand_in, css in self._css.items():
+        for css, stand_in in self._stand_ins.items():
             svg = svg.replace(stand_in, css)
         size = re.search(r'viewBox="[^"]*"', svg)
         assert size is not None
@@ -165,30 +161,29 @@ def _plot(drawing: _Drawing, axes: Any, curves: Sequence[Curve]) -> None:
 
 def raster(name: str, layers: Sequence[Layer]) -> Html:
     """A dash for each spike: steps to the right, neurons downwards, layer below layer."""
-    drawing = _Drawing(min(110 + 14 * len(layers) + sum(_rows(layer) for layer in layers), 480))
+    # Of a layer, as many units as neurons, but so many that its name has room beside it.
+    heights = [max(layer.spikes.shape[1], 12) for layer in layers]
+    whole = sum(heights) + _GAP * len(layers)
+    height = min(whole, 420)
+    drawing = _Drawing(height + 50)
     axes = drawing.axes
     num_steps = len(layers[0].spikes)
     top, ticks = 0.0, []
-    for layer, css in zip(layers, spread(len(layers)), strict=True):
+    for layer, rows, css in zip(layers, heights, spread(len(layers)), strict=True):
         t, neuron = np.nonzero(layer.spikes)
-        height = _rows(layer)
-        y = top + (neuron + 0.5) * height / layer.spikes.shape[1]
+        y = top + (neuron + 0.5) * rows / layer.spikes.shape[1]
         x = np.stack([t + 0.6, t + 1.4, np.full(t.shape, np.nan)], axis=1)
-        axes.plot(x.ravel(), np.repeat(y, 3), color=drawing.colour(css), lw=1.2, solid_capstyle="butt")
-        ticks.append(top + height / 2)
-        top += height + 4
-    axes.set_ylim(top, -4)
+        width = max(0.5, 0.8 * height / whole)
+        axes.plot(x.ravel(), np.repeat(y, 3), color=drawing.colour(css), lw=width, solid_capstyle="butt")
+        ticks.append(top + rows / 2)
+        top += rows + _GAP
+    axes.set_ylim(top, -_GAP)
     axes.set_xlim(0.5, num_steps + 0.5)
-    axes.set_yticks(ticks, [layer.name for layer in layers], fontsize=9 if len(layers) < 20 else 6)
+    axes.set_yticks(ticks, [layer.name for layer in layers], fontsize=9)
     axes.tick_params(axis="y", length=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("time step")
     return drawing.svg(name, f"Spikes of neurons in {len(layers)} layers at {num_steps} time steps")
-
-
-def _rows(layer: Layer) -> int:
-    """The height of a layer in a raster, that its name has room beside it."""
-    return max(layer.spikes.shape[1], 12)
 
 
 def potentials(name: str, layers: Sequence[Layer], v_threshold: float) -> Html:

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from snnkd_jax.energy_records import COLUMNS, energy_rows, energy_terms
 from snnkd_jax.noise_records import in_words, noise_rows
-from snnkd_jax.observation import Layer
+from snnkd_jax.observation import Layer, Observation
 from snnkd_jax.report.figures import Curve, heat, panels, potentials, raster
 from snnkd_jax.report.page import (
     NETWORK_COLOURS,
@@ -38,42 +39,9 @@ _NOTHING_OBSERVED = "Nothing was recorded of the student at the end of this run:
 
 def neurons_section(run: Run) -> Html:
     """The first image of the test set: the answer at each step, spikes, and membrane potentials."""
-    observed = run.observation
-    if observed is None:
+    if run.observation is None:
         return absent(_NOTHING_OBSERVED)
-    steps = len(observed.logits)
-    probabilities = _softmax(np.cumsum(observed.logits, axis=0) / np.arange(1, steps + 1)[:, None])
-    answers = probabilities.argmax(axis=1)
-    label = _class(run, observed.label)
-    height, width = observed.image.shape[:2]
-    alt = f"The first image of the test set, {height} × {width} pixels, of class {label}"
-    likeliest = float(probabilities[-1].max())
-    seen = f"{alt}. After {steps} steps the answer is {_class(run, answers[-1])}, with probability {likeliest:.3f}."
-    by_step = table(
-        "The answer by the first steps",
-        ["T", "answer", "its probability", f"of {label}"],
-        [
-            [t + 1, _class(run, answers[t]), f"{p.max():.3f}", f"{p[observed.label]:.3f}"]
-            for t, p in enumerate(probabilities)
-        ],
-    )
-    layers = observed.layers
-    spikes = sum(int(layer.spikes.sum()) for layer in layers)
-    neurons = sum(layer.spikes.shape[1] for layer in layers)
-    most = max(layer.spikes.shape[1] for layer in layers)
-    spiking = (
-        f"Spikes for this image, first layer on top: {spikes} in {steps} steps, of {neurons} neurons, up to {most} of "
-        f"each of {len(layers)} layers, spread evenly over it."
-    )
-    chosen = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, _TRACED_LAYERS).round().astype(int))]
-    chosen = [_most_active(layer) for layer in chosen]
-    threshold = run.config.v_threshold
-    ends = np.concatenate([layer.v[-1] for layer in chosen])
-    tracing = (
-        f"Membrane potentials after each step, of the {_TRACED_NEURONS} recorded neurons of a layer that change most; "
-        f"a spike (circle) has already reset them. They end between {ends.min():.2f} and {ends.max():.2f}; the "
-        f"threshold (dashed) is {threshold:g}."
-    )
+    layers = run.observation.layers
     counts = table(
         "Neurons and spikes of this image, of the recorded ones",
         ["layer", "neurons", "recorded", "spikes", "per neuron and step"],
@@ -82,23 +50,28 @@ def neurons_section(run: Run) -> Html:
             for layer in layers
         ],
     )
-    return join(
-        [
-            figures(
-                figure(_picture(observed.image, alt), seen, by_step),
-                figure(raster("raster", layers), spiking),
-                figure(potentials("potentials", chosen, threshold), tracing),
-            ),
-            details("Spikes by layer", counts),
-        ]
+    drawn = figures(
+        _answers(run, run.observation), _spikes(layers), _membrane_potentials(layers, run.config.v_threshold)
     )
+    return join([drawn, details("Spikes by layer", counts)])
 
 
-def _most_active(layer: Layer) -> Layer:
-    """The few neurons whose potential makes the largest step."""
-    change = np.abs(np.diff(layer.v, axis=0, prepend=0)).max(axis=0)
-    few = np.sort(np.argsort(-change, kind="stable")[:_TRACED_NEURONS])
-    return dataclasses.replace(layer, spikes=layer.spikes[:, few], v=layer.v[:, few])
+def _answers(run: Run, observed: Observation) -> Html:
+    """The image, and what the network takes it for after each step."""
+    steps = np.arange(1, len(observed.logits) + 1)
+    means = np.cumsum(observed.logits, axis=0) / steps[:, None]
+    powers = np.exp(means - means.max(axis=1, keepdims=True))
+    probabilities = powers / powers.sum(axis=1, keepdims=True)
+    label = _class(run, observed.label)
+    rows = [
+        [t, _class(run, p.argmax()), f"{p.max():.3f}", f"{p[observed.label]:.3f}"]
+        for t, p in zip(steps, probabilities, strict=True)
+    ]
+    height, width = observed.image.shape[:2]
+    alt = f"The first image of the test set, {height} × {width} pixels, of class {label}"
+    caption = f"{alt}. After {steps[-1]} steps the answer is {rows[-1][1]}, with probability {rows[-1][2]}."
+    numbers = table("The answer by the first steps", ["T", "answer", "its probability", f"of {label}"], rows)
+    return figure(_picture(observed.image, alt), caption, numbers)
 
 
 def _picture(image: NDArray, alt: str) -> Html:
@@ -107,9 +80,33 @@ def _picture(image: NDArray, alt: str) -> Html:
     return element("img", src=f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}", alt=alt)
 
 
-def _softmax(logits: NDArray) -> NDArray:
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+def _spikes(layers: Sequence[Layer]) -> Html:
+    by_layer = [layer.spikes for layer in layers]
+    number, neurons = sum(int(spikes.sum()) for spikes in by_layer), [spikes.shape[1] for spikes in by_layer]
+    caption = (
+        f"Spikes for this image, first layer on top: {number} in {len(by_layer[0])} steps, of {sum(neurons)} neurons, "
+        f"up to {max(neurons)} of each of {len(layers)} layers, spread evenly over it."
+    )
+    return figure(raster("raster", layers), caption)
+
+
+def _membrane_potentials(layers: Sequence[Layer], v_threshold: float) -> Html:
+    few = np.unique(np.linspace(0, len(layers) - 1, _TRACED_LAYERS).round().astype(int))
+    chosen = [_most_active(layers[i]) for i in few]
+    ends = np.concatenate([layer.v[-1] for layer in chosen])
+    caption = (
+        f"Membrane potentials after each step, of the {_TRACED_NEURONS} recorded neurons of a layer that change most; "
+        f"a spike (circle) has already reset them. They end between {ends.min():.2f} and {ends.max():.2f}; the "
+        f"threshold (dashed) is {v_threshold:g}."
+    )
+    return figure(potentials("potentials", chosen, v_threshold), caption)
+
+
+def _most_active(layer: Layer) -> Layer:
+    """The few neurons whose potential makes the largest step."""
+    change = np.abs(np.diff(layer.v, axis=0, prepend=0)).max(axis=0)
+    few = np.sort(np.argsort(-change, kind="stable")[:_TRACED_NEURONS])
+    return dataclasses.replace(layer, spikes=layer.spikes[:, few], v=layer.v[:, few])
 
 
 def _class(run: Run, label: Any) -> str:
