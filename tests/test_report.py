@@ -189,8 +189,8 @@ def check_page(text: str) -> Document:
 
 def test_page_of_a_run_is_complete_valid_and_self_contained(run):
     document = check_page(write_report([run]).read_text())
-    # By step, loss, accuracy, terms, rates, raster, potentials and noise; the image.
-    assert len(document.all("svg")) == 8
+    # By step, loss, accuracy, terms, rates of both students, raster, potentials and noise; the image.
+    assert len(document.all("svg")) == 9
     assert len(document.all("img")) == 1
     assert len(document.all("h2")) == 8
     assert "absent" not in {attributes.get("class") for attributes in document.all("p")}

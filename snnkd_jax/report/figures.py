@@ -145,7 +145,7 @@ def panels(name: str, by_title: dict[str, Sequence[Curve]], x_label: str, y_labe
     drawing.figure.supxlabel(x_label, fontsize=10)
     drawing.figure.supylabel(y_label, fontsize=10)
     handles, labels = places[0].get_legend_handles_labels()
-    drawing.figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    drawing.figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
     return drawing.svg(name, f"{len(by_title)} plots of {y_label} against {x_label}, of {', '.join(labels)}")
 
 
@@ -186,16 +186,17 @@ def raster(name: str, layers: Sequence[Layer]) -> Html:
     return drawing.svg(name, f"Spikes of neurons in {len(layers)} layers at {num_steps} time steps")
 
 
-def potentials(name: str, layers: Sequence[Layer], v_threshold: float) -> Html:
-    """The potentials of a few neurons of each layer after each step, a dot for each spike, the threshold dashed."""
+def potentials(name: str, layers: Sequence[Layer], v_rest: float, v_threshold: float) -> Html:
+    """The potentials of a few neurons of each layer, from rest on, after each step; circles are spikes."""
     drawing = _Drawing(90 * len(layers) + 40, len(layers), 1, sharex=True)
     for axes, layer in zip(drawing.grid[:, 0], layers, strict=True):
-        steps = np.arange(1, len(layer.v) + 1)
+        steps = np.arange(len(layer.v) + 1)
+        v = np.vstack([np.full(layer.v.shape[1], v_rest), layer.v])
         for i, css in enumerate(spread(layer.v.shape[1])):
             colour = drawing.colour(css)
-            axes.plot(steps, layer.v[:, i], color=colour, lw=1.4, marker=".", ms=3)
-            fired = layer.spikes[:, i]
-            axes.plot(steps[fired], np.full(fired.sum(), v_threshold), "o", color=colour, ms=5, mfc="none")
+            axes.plot(steps, v[:, i], color=colour, lw=1.4, marker=".", ms=3)
+            fired = steps[1:][layer.spikes[:, i]]
+            axes.plot(fired, np.full(len(fired), v_threshold), "o", color=colour, ms=5, mfc="none")
         axes.axhline(v_threshold, color=drawing.colour(_INK), lw=0.8, ls="--")
         axes.set_title(layer.name, loc="left", fontsize=9)
         axes.grid(lw=0.6)

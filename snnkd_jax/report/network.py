@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from snnkd_jax.config import Config
 from snnkd_jax.energy_records import COLUMNS, energy_rows, energy_terms
 from snnkd_jax.noise_records import in_words, noise_rows
 from snnkd_jax.observation import Layer, Observation
@@ -50,9 +51,7 @@ def neurons_section(run: Run) -> Html:
             for layer in layers
         ],
     )
-    drawn = figures(
-        _answers(run, run.observation), _spikes(layers), _membrane_potentials(layers, run.config.v_threshold)
-    )
+    drawn = figures(_answers(run, run.observation), _spikes(layers), _membrane_potentials(layers, run.config))
     return join([drawn, details("Spikes by layer", counts)])
 
 
@@ -90,22 +89,23 @@ def _spikes(layers: Sequence[Layer]) -> Html:
     return figure(raster("raster", layers), caption)
 
 
-def _membrane_potentials(layers: Sequence[Layer], v_threshold: float) -> Html:
+def _membrane_potentials(layers: Sequence[Layer], config: Config) -> Html:
     few = np.unique(np.linspace(0, len(layers) - 1, _TRACED_LAYERS).round().astype(int))
-    chosen = [_most_active(layers[i]) for i in few]
+    chosen = [_various(layers[i]) for i in few]
     ends = np.concatenate([layer.v[-1] for layer in chosen])
     caption = (
-        f"Membrane potentials after each step, of the {_TRACED_NEURONS} recorded neurons of a layer that change most; "
-        f"a spike (circle) has already reset them. They end between {ends.min():.2f} and {ends.max():.2f}; the "
-        f"threshold (dashed) is {v_threshold:g}."
+        f"Membrane potentials after each step, from rest on, of {_TRACED_NEURONS} neurons of a layer, from the one "
+        f"that fires most to the most inhibited one; a spike (circle) has already reset them. They end between "
+        f"{ends.min():.2f} and {ends.max():.2f}; the threshold (dashed) is {config.v_threshold:g}."
     )
-    return figure(potentials("potentials", chosen, v_threshold), caption)
+    v_rest = 0.0 if config.v_reset is None else config.v_reset
+    return figure(potentials("potentials", chosen, v_rest, config.v_threshold), caption)
 
 
-def _most_active(layer: Layer) -> Layer:
-    """The few neurons whose potential makes the largest step."""
-    change = np.abs(np.diff(layer.v, axis=0, prepend=0)).max(axis=0)
-    few = np.sort(np.argsort(-change, kind="stable")[:_TRACED_NEURONS])
+def _various(layer: Layer) -> Layer:
+    """A few neurons, spread evenly over an order by spikes and then by potential."""
+    order = np.lexsort((layer.v.mean(axis=0), layer.spikes.sum(axis=0)))[::-1]
+    few = order[np.unique(np.linspace(0, len(order) - 1, _TRACED_NEURONS).round().astype(int))]
     return dataclasses.replace(layer, spikes=layer.spikes[:, few], v=layer.v[:, few])
 
 
@@ -125,7 +125,8 @@ def confusion_section(run: Run) -> Html:
     summary = f"The {run.titles['student']} classifies {np.trace(counts)} of {counts.sum()} test images correctly"
     summary += f", {percent(np.trace(counts) / counts.sum())}."
     if most:
-        summary += f" Most often it takes {names[most[0][0]]} for {names[most[0][1]]}, {wrong[most[0]]} times."
+        i, j = most[0]
+        summary += f" Most often it takes {names[i]} for {names[j]}, {wrong[i, j]} of {counts[i].sum()} times."
     if len(names) <= _MOST_CLASSES:
         return join([paragraph(summary), _matrix(counts, names)])
     rows = [[names[i], names[j], wrong[i, j], counts[i].sum()] for i, j in most]

@@ -151,6 +151,7 @@ tbody th { font-weight: 500; }
 td.number { text-align: right; white-space: nowrap; }
 td.heat { text-align: right; background: rgb(var(--heat) / var(--share)); }
 td.hot { color: #ffffff; }
+@media (max-width: 40rem) { th, td { padding: 0.25rem 0.35rem; } thead th { white-space: normal; } }
 details { margin: 0.5rem 0; }
 summary { cursor: pointer; color: var(--accent); padding: 0.25rem 0; font-size: 0.875rem; }
 """

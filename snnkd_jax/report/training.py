@@ -66,8 +66,17 @@ def rates_section(run: Run) -> Html:
     }
     if not by_role:
         return absent("No epoch of a spiking network has been logged.")
-    role, entries = next(iter(by_role.items()))
-    names = _layers(run, entries[-1]["validation"]["firing_rates"])
+    names = _layers(run, next(iter(by_role.values()))[-1]["validation"]["firing_rates"])
+    drawn = [_rates(role, run.titles[role], names, entries) for role, entries in by_role.items()]
+    ends = [(run.titles[r], e) for r, logged in by_role.items() for e in logged[:1] + logged[1:][-1:]]
+    heading = ["layer", *(f"{title}, epoch {_epochs([entry])[0]}" for title, entry in ends)]
+    found = [entry["validation"]["firing_rates"] for _, entry in ends]
+    rows = [[name, *(f"{rates.get(name, math.nan):.4f}" for rates in found)] for name in names]
+    numbers = table("Firing rates, spikes per neuron and step", heading, rows)
+    return join([figures(*drawn), numbers])
+
+
+def _rates(role: str, title: str, names: list[str], entries: list[dict[str, Any]]) -> Html:
     shown = names if len(names) <= 8 else (names[0], names[-1])
     curves = [
         Curve(name if name in shown else "", _epochs(entries), _series(entries, "validation", "firing_rates", name), c)
@@ -76,16 +85,10 @@ def rates_section(run: Run) -> Html:
     last = entries[-1]["validation"]["firing_rates"]
     least, most = min(last, key=last.__getitem__), max(last, key=last.__getitem__)
     caption = (
-        f"Firing rates of the {run.titles[role]}, spikes per neuron and time step on the validation split, first layer "
-        f"blue, last red. At the end they go from {last[least]:.3f} in {least} to {last[most]:.3f} in {most}."
+        f"Firing rates of the {title}, spikes per neuron and time step on the validation split, first layer blue, last "
+        f"red. At the end they go from {last[least]:.3f} in {least} to {last[most]:.3f} in {most}."
     )
-    ends = [(run.titles[r], e) for r, logged in by_role.items() for e in logged[:1] + logged[1:][-1:]]
-    heading = ["layer", *(f"{title}, epoch {_epochs([entry])[0]}" for title, entry in ends)]
-    found = [entry["validation"]["firing_rates"] for _, entry in ends]
-    rows = [[name, *(f"{rates.get(name, math.nan):.4f}" for rates in found)] for name in names]
-    numbers = table("Firing rates, spikes per neuron and step", heading, rows)
-    drawing = lines("rates", curves, "epoch", "firing rate")
-    return join([figures(figure(drawing, caption)), numbers])
+    return figure(lines(f"rates-{role}", curves, "epoch", "firing rate"), caption)
 
 
 def _layers(run: Run, names: Any) -> list[str]:
