@@ -1,6 +1,8 @@
 """What all figures have in common; the same numbers give the same bytes."""
 
-STYLE = {
+from typing import Any
+
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "snnkd",
     "svg.fonttype": "path",
     "figure.facecolor": "white",

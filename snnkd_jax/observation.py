@@ -72,7 +72,7 @@ def observe(
     np.add.at(confusion, (np.concatenate(classes), np.concatenate(answers)), 1)
     names = layer_names(network, variables, normalisation(images[:1]))
     most = max(1, min(MAX_NEURONS, MAX_VALUES // (len(layers) * len(logits))))
-    sampled = tuple(_sampled(name, *layer, most) for name, layer in zip(names, layers, strict=True))
+    sampled = tuple(_sampled(name, spikes, v, most) for name, (spikes, v) in zip(names, layers, strict=True))
     return Observation(confusion, images[0], int(labels[0]), logits, sampled)
 
 
@@ -88,17 +88,17 @@ def save_observation(path: Path, observation: Observation) -> None:
     layers = observation.layers
     partial = path.with_name(path.name + ".tmp")
     with partial.open("wb") as file:
-        np.savez_compressed(
-            file,
-            confusion=observation.confusion,
-            image=observation.image,
-            label=observation.label,
-            logits=observation.logits,
-            layers=np.array([layer.name for layer in layers]),
-            sizes=np.array([layer.size for layer in layers]),
+        arrays = {
+            "confusion": observation.confusion,
+            "image": observation.image,
+            "label": np.array(observation.label),
+            "logits": observation.logits,
+            "layers": np.array([layer.name for layer in layers]),
+            "sizes": np.array([layer.size for layer in layers]),
             **{f"spikes_{i}": layer.spikes for i, layer in enumerate(layers)},
             **{f"v_{i}": layer.v for i, layer in enumerate(layers)},
-        )
+        }
+        np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType] none is called allow_pickle
     partial.replace(path)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from quick import quick_jit
@@ -62,11 +63,11 @@ def test_layers_are_named_in_the_order_of_the_network():
     """In the order of the alphabet, the last activation would come first."""
     network = Config(student="pyramidnet18", width=0.1).build_student(10)
     variables = jax.eval_shape(lambda: network.init(jax.random.key(0), (32, 32, 3)))
-    names = layer_names(network, variables, np.zeros((1, 32, 32, 3), np.float32))
+    names = layer_names(network, variables, jnp.zeros((1, 32, 32, 3)))
     assert names[0] == "block1_1/act"
     assert names[-1] == "act_final"
     with pytest.raises(InputError, match="no time steps"):
-        record(Config().build_teacher(10), {}, np.zeros((1, 32, 32, 3), np.float32))
+        record(Config().build_teacher(10), {}, jnp.zeros((1, 32, 32, 3)))
 
 
 def test_observed_confusions_image_and_neurons(tmp_path, monkeypatch):

@@ -28,8 +28,10 @@ MALICE = '</td><script>alert("x")</script>&amp;<img src=//evil onerror=alert(1)>
 """Ends a cell, starts a script, fetches an image, and is no formula."""
 
 
-def make_run(directory: Path, *, epochs: int = 3, classes: int = 10, names=None, layers: int = 3, **changes) -> Path:
-    """The directory of a finished run of three networks, as a run and the two scripts leave it."""
+def make_run(
+    directory: Path, *, epochs: int = 3, classes: int = 10, names=None, layers: int = 3, measured=False, **changes
+) -> Path:
+    """The directory of a finished run of three networks; `measured`: as the scripts of noise and energy leave it."""
     config = dataclasses.replace(default_config("digits"), run_dir=str(directory), epochs=epochs, **changes)
     rng = np.random.default_rng(config.seed)
     (directory / "student").mkdir(parents=True)
@@ -68,7 +70,7 @@ def make_run(directory: Path, *, epochs: int = 3, classes: int = 10, names=None,
     image = rng.integers(0, 256, (8, 8, 1), np.uint8)
     logits = rng.normal(0, 2, (t, classes)).astype(np.float32)
     save_observation(directory / "student" / "observation.npz", Observation(confusion, image, 3, logits, recorded))
-    for name in ("noise", "energy"):
+    for name in ("noise", "energy") if measured else ():
         shutil.copy(ROOT / "experiments" / "results" / name / "digits.json", directory / f"{name}.json")
     return directory
 
@@ -142,7 +144,7 @@ def report_of(run: Path) -> Document:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs") / "run")
+    return make_run(tmp_path_factory.mktemp("runs") / "run", measured=True)
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +289,7 @@ def test_many_layers_and_classes(tmp_path):
 def test_an_unfinished_run_says_what_is_missing(tmp_path):
     """Interrupted in its student's second epoch, with a loss that is not a number."""
     run = make_run(tmp_path / "run")
-    for name in ("result.json", "noise.json", "energy.json", "student/observation.npz", "student/network.json"):
+    for name in ("result.json", "student/observation.npz", "student/network.json"):
         (run / name).unlink()
     log = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join([*log[:6], log[6].replace("0.25", "NaN"), log[7][:40]]))

@@ -52,8 +52,8 @@ def record(network: Network, variables: Variables, images: Array) -> tuple[Array
             capture_intermediates=lambda module, _: isinstance(module, Spike),
             mutable=["potentials", "intermediates"],
         )
-        spikes = traverse_util.flatten_dict(updates["intermediates"], sep="/")
-        v = traverse_util.flatten_dict(updates["potentials"], sep="/")
+        spikes: dict[str, Any] = traverse_util.flatten_dict(updates["intermediates"], sep="/")
+        v: dict[str, Any] = traverse_util.flatten_dict(updates["potentials"], sep="/")
         layers = [(spikes[f"{name}/__call__"][0][0, 0], v[f"{name}/v"][0]) for name in names]
         return {"potentials": updates["potentials"]}, (logits[:, 0].astype(jnp.float32), layers)
 

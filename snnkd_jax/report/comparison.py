@@ -86,7 +86,8 @@ def _result(recipes: list[_Recipe]) -> Html:
             for run in recipe.runs
             if (value := _percent(run, role)) is not None
         ]
-        curves.append(Curve(NETWORKS[role], *zip(*points, strict=True), NETWORK_COLOURS[role], "", marker))
+        x, y = zip(*points, strict=True)
+        curves.append(Curve(NETWORKS[role], x, y, NETWORK_COLOURS[role], "", marker))
     caption = "Test accuracy of every run by recipe, a point a network. " + "; ".join(
         f"{recipe.title}, {NETWORKS[role]}: {recipe.mean(lambda run, role=role: _percent(run, role), 2)} %"
         for recipe in recipes

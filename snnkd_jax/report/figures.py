@@ -8,7 +8,7 @@ import dataclasses
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -74,7 +74,7 @@ class _Drawing:
         self._stand_ins: dict[str, str] = {}
         ink = self.colour(_INK)
         names = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
-        self._style = _REPORT_STYLE | dict.fromkeys(names, ink) | {"grid.color": self.colour(_LINE)}
+        self._style: Any = _REPORT_STYLE | dict.fromkeys(names, ink) | {"grid.color": self.colour(_LINE)}
         with mpl.rc_context(self._style):
             self.figure = Figure(figsize=(_WIDTH / _POINTS, height / _POINTS), layout="constrained")
             self.grid = self.figure.subplots(rows, columns, squeeze=False, **options)
@@ -132,7 +132,7 @@ def lines(name: str, curves: Sequence[Curve], x_label: str, y_label: str) -> Htm
     return drawing.svg(name, f"Plot of {y_label} against {x_label}, of {', '.join(named)}")
 
 
-def panels(name: str, by_title: dict[str, Sequence[Curve]], x_label: str, y_label: str) -> Html:
+def panels(name: str, by_title: Mapping[str, Sequence[Curve]], x_label: str, y_label: str) -> Html:
     """Small plots of the same axes, three in a row."""
     rows = -(-len(by_title) // 3)
     drawing = _Drawing(rows * 85 + 50, rows, 3, sharex=True, sharey=True)
