@@ -149,10 +149,10 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def comparison(tmp_path_factory) -> Path:
-    """Two seeds of one recipe, and one run without distillation, which has more steps and was interrupted."""
+    """Two seeds of a recipe, and two without distillation and with more steps, one of which was interrupted."""
     folder = tmp_path_factory.mktemp("compared")
     runs = [make_run(folder / "a", seed=0), make_run(folder / "b", seed=1)]
-    runs.append(make_run(folder / "c", preset="none", num_steps=4, epochs=2))
+    runs += [make_run(folder / f"c{s}", preset="none", num_steps=4, epochs=2, seed=s) for s in (0, 1)]
     (runs[2] / "result.json").unlink()
     return write_report(runs, folder / "compared.html")
 
@@ -322,12 +322,13 @@ def test_comparison_is_by_recipe(comparison):
     document = check_page(comparison.read_text())
     heading, distilled, plain = document.tables["Test accuracy, mean ± standard deviation over runs"]
     assert heading[1:4] == ["preset", "num_steps", "epochs"]
-    assert distilled[:5] == ["recipe 1", '"temporal"', "2", "3", "2"]
+    assert distilled[:5] == ["recipe 1", "temporal", "2", "3", "2"]
     assert distilled[5:8] == ["99.12 ± 0.00", "95.34 ± 0.00", f"97.51 ± {math.sqrt(0.5):.2f}"]
-    assert plain == ["recipe 2", '"none"', "4", "2", "1", *["–"] * 5]
+    assert plain == ["recipe 2", "none", "4", "2", "2", "–", "98.01", "–", "0.123", "1.5"]
     runs = document.tables["Every run"]
-    assert [row[0] for row in runs[1:]] == ["a", "b", "c"]
-    assert [row[5] for row in runs[1:]] == ["97.01", "98.01", "not finished"]
+    assert [row[0] for row in runs[1:]] == ["a", "b", "c0", "c1"]
+    assert [row[4] for row in runs[1:]] == ["95.34", "95.34", "not finished", "98.01"]
+    assert [row[5] for row in runs[1:]] == ["97.01", "98.01", "not finished", "–"]
     assert len(document.all("svg")) == 5
     options = {row[0]: row[1:] for row in document.tables["Options of the recipes"]}
     assert options["num_steps"] == ["2", "4"]

@@ -1,7 +1,6 @@
 """Several runs on one page: those that differ in their seed only are one recipe, and recipes stand side by side."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable
 
@@ -10,7 +9,19 @@ import numpy as np
 from snnkd_jax.recipe import BOOKKEEPING, SEED, differences
 from snnkd_jax.records import NETWORKS, mean_and_std
 from snnkd_jax.report.figures import Curve, lines, markers, spread
-from snnkd_jax.report.page import NETWORK_COLOURS, Html, absent, details, figure, figures, join, page, paragraph, table
+from snnkd_jax.report.page import (
+    NETWORK_COLOURS,
+    Html,
+    absent,
+    details,
+    figure,
+    figures,
+    join,
+    page,
+    paragraph,
+    shown,
+    table,
+)
 from snnkd_jax.report.run import Run
 
 _SAME = (*SEED, *BOOKKEEPING)
@@ -62,14 +73,15 @@ def _differing(recipes: list[_Recipe]) -> list[str]:
 
 def _result(recipes: list[_Recipe]) -> Html:
     options = _differing(recipes)
-    roles = [role for role in NETWORKS if any(role in run.accuracies() for recipe in recipes for run in recipe.runs)]
+    runs = [run for recipe in recipes for run in recipe.runs]
+    roles = [role for role in NETWORKS if any(_percent(run, role) is not None for run in runs)]
     rows = []
     for recipe in recipes:
         config = recipe.runs[0].config
         accuracies = [recipe.mean(lambda run, role=role: _percent(run, role), 2) for role in roles]
         rate = recipe.mean(lambda run: None if run.result is None else run.result["firing_rate"]["student"], 3)
         minutes = recipe.mean(lambda run: None if run.result is None else run.result.get("seconds", math.nan) / 60, 1)
-        chosen = [json.dumps(getattr(config, name)) for name in options]
+        chosen = [shown(getattr(config, name)) for name in options]
         rows.append([recipe.title, *chosen, len(recipe.runs), *accuracies, rate, minutes])
     columns = [*(f"{NETWORKS[role]}, %" for role in roles), "firing rate", "minutes"]
     parts = [
@@ -87,17 +99,21 @@ def _result(recipes: list[_Recipe]) -> Html:
             if (value := _percent(run, role)) is not None
         ]
         x, y = zip(*points, strict=True)
-        curves.append(Curve(NETWORKS[role], x, y, NETWORK_COLOURS[role], "", marker))
-    caption = "Test accuracy of every run by recipe, a point a network. " + "; ".join(
-        f"{recipe.title}, {NETWORKS[role]}: {recipe.mean(lambda run, role=role: _percent(run, role), 2)} %"
+        curves.append(Curve(NETWORKS[role], x, y, NETWORK_COLOURS[role], "none", marker))
+    caption = "Test accuracy of every run by recipe, a point a network: " + "; ".join(
+        f"{recipe.title}, {NETWORKS[role]} {recipe.mean(lambda run, role=role: _percent(run, role), 2)} %"
         for recipe in recipes
         for role in roles
+        if any(_percent(run, role) is not None for run in recipe.runs)
     )
     drawn = [figure(lines("accuracy", curves, "recipe", "test accuracy, %"), f"{caption}.")]
     return join([*parts, figures(*drawn, *_by_step(recipes))])
 
 
 def _percent(run: Run, role: str) -> float | None:
+    """Test accuracy; the only student of a run without distillation is the student without it."""
+    if run.config.is_plain:
+        role = {"student_baseline": "student", "student": "student_baseline"}.get(role, role)
     accuracy = run.accuracies().get(role)
     return None if accuracy is None else 100 * accuracy
 
@@ -131,8 +147,8 @@ def _by_step(recipes: list[_Recipe]) -> list[Html]:
     curves = _bands(recipes, values)
     if not curves:
         return []
-    ends = "; ".join(f"{c.label}: {np.asarray(c.y)[-1]:.2f} % at T = {len(np.asarray(c.y))}" for c in curves)
-    caption = f"Test accuracy of the student by the first 1, 2, ... time steps, mean and standard deviation. {ends}."
+    ends = "; ".join(f"{c.label} {np.asarray(c.y)[-1]:.2f} % at T = {len(np.asarray(c.y))}" for c in curves)
+    caption = f"Test accuracy of the student by the first 1, 2, ... time steps, mean and standard deviation: {ends}."
     return [figure(lines("by-step", curves, "time steps T", "test accuracy, %"), caption)]
 
 
@@ -152,8 +168,8 @@ def _training(recipes: list[_Recipe]) -> Html:
             for recipe in recipes
         }
         if curves := _bands(recipes, values):
-            ends = "; ".join(f"{curve.label}: {np.asarray(curve.y)[-1]:.4g}" for curve in curves)
-            caption = f"The student's {title}, mean and standard deviation over runs. At the end {ends}."
+            ends = "; ".join(f"{curve.label} {np.asarray(curve.y)[-1]:.4g}" for curve in curves)
+            caption = f"The student's {title}, mean and standard deviation over runs. At the end: {ends}."
             drawn.append(figure(lines(name, curves, "epoch", title.split(", spikes")[0]), caption))
     return figures(*drawn) if drawn else absent("No epoch of a student has been logged.")
 
@@ -178,7 +194,7 @@ def _bands(recipes: list[_Recipe], values: dict[str, list[list[float]]]) -> list
 
 def _configuration(recipes: list[_Recipe]) -> Html:
     configs = [dataclasses.asdict(recipe.runs[0].config) for recipe in recipes]
-    rows = [[name, *(json.dumps(config[name]) for config in configs)] for name in configs[0] if name not in SEED]
+    rows = [[name, *(shown(config[name]) for config in configs)] for name in configs[0] if name not in SEED]
     parts = [details("Options", table("Options of the recipes", ["option", *(r.title for r in recipes)], rows))]
     runs = [run for recipe in recipes for run in recipe.runs]
     found = [versions if isinstance(versions := run.started.get("versions"), dict) else {} for run in runs]

@@ -42,7 +42,7 @@ _REPORT_STYLE = STYLE | {
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A line of a plot: its name in the legend, "" for none, its points, CSS colour and matplotlib's dash style.
+    """A line of a plot: its name in the legend, "" for none, its points, CSS colour and line style, "none" for points.
 
     `low` and `high`, if given, bound a band around it.
     """
@@ -152,7 +152,7 @@ def panels(name: str, by_title: Mapping[str, Sequence[Curve]], x_label: str, y_l
 def _plot(drawing: _Drawing, axes: Any, curves: Sequence[Curve]) -> None:
     for curve in curves:
         colour = drawing.colour(curve.colour)
-        (line,) = axes.plot(curve.x, curve.y, curve.dashes, color=colour, lw=1.6, marker=curve.marker, ms=4)
+        (line,) = axes.plot(curve.x, curve.y, ls=curve.dashes, color=colour, lw=1.6, marker=curve.marker, ms=4)
         line.set_label(curve.label or "_")
         if curve.low is not None and curve.high is not None:
             axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.2, lw=0)

@@ -183,11 +183,11 @@ def noise_section(run: Run) -> Html:
     for role, network in networks.items():
         group, over = ("all", "all kinds") if network["mean"]["all"] else ("image", "the kinds on images")
         mean, clean = network["mean"][group]["mean"], network["clean"]["mean"]
-        means.append(f"{run.titles[role]}: {percent(clean)} without noise, {percent(mean)} over {over}")
-    caption = f"Test accuracy at levels 0 to 5 of each kind of noise, on {run.noise['images']} images. "
+        means.append(f"{run.titles[role]} {percent(clean)} without noise, {percent(mean)} over {over}")
+    caption = f"Test accuracy at levels 0 to 5 of each kind of noise, on {run.noise['images']} images: "
     caption += f"{'; '.join(means)}. {in_words(run.noise)}"
     numbers = table("Test accuracy in %, each kind's mean over its levels", heading, rows)
-    return figures(figure(panels("noise", kinds, "level", "test accuracy, %"), caption), numbers)
+    return join([figures(figure(panels("noise", kinds, "level", "test accuracy, %"), caption)), numbers])
 
 
 def energy_section(run: Run) -> Html:

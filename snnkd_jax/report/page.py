@@ -4,6 +4,7 @@ The page reads well on a phone and on a screen, in light and in dark; its figure
 """
 
 import html
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -48,10 +49,12 @@ def absent(*content: Any) -> Html:
 
 def table(caption: str, heading: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Html:
     """A table whose first column names the rows; it scrolls by itself where it is wider than the page."""
-    head = element("tr", *(element("th", cell, scope="col") for cell in heading))
-    body = join(
-        element("tr", element("th", first, scope="row"), *(_cell(cell) for cell in others)) for first, *others in rows
-    )
+    cells = [list(row) for row in rows]
+    numeric = [all(_NUMBER.fullmatch(str(cell)) for cell in column) for column in zip(*cells, strict=True)]
+    numeric = numeric if cells else [False] * len(heading)
+    columns = zip(heading, [False, *numeric[1:]], strict=True)
+    head = element("tr", *(element("th", title, scope="col", class_=_class(number)) for title, number in columns))
+    body = join(element("tr", element("th", first, scope="row"), *map(_cell, others)) for first, *others in cells)
     inside = element("table", element("caption", caption), element("thead", head), element("tbody", body))
     return scrolling(caption, inside)
 
@@ -65,7 +68,16 @@ _NUMBER = re.compile(r"[+-]?[\d.,]+( ?%)?( ± [\d.,]+)?|–|-|nan|inf")
 
 
 def _cell(value: Any) -> Html:
-    return element("td", value, class_="number" if _NUMBER.fullmatch(str(value)) else None)
+    return element("td", value, class_=_class(bool(_NUMBER.fullmatch(str(value)))))
+
+
+def _class(number: bool) -> str | None:
+    return "number" if number else None
+
+
+def shown(value: Any) -> str:
+    """An option or another value of a JSON file as text."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def percent(share: float) -> str:
@@ -86,6 +98,11 @@ def figure(drawing: Html, caption: str, *numbers: Any) -> Html:
 def figures(*found: Html) -> Html:
     """Figures side by side, as many as there is room for."""
     return element("div", *found, class_="figures")
+
+
+def beside(*parts: Html) -> Html:
+    """Parts of their own width side by side, where there is room."""
+    return element("div", *(element("div", part) for part in parts), class_="beside")
 
 
 def section(name: str, title: str, *content: Any) -> Html:
@@ -136,6 +153,9 @@ nav ul { display: flex; flex-wrap: wrap; gap: 0.25rem 1rem; margin: 1rem 0 0; pa
 nav a { display: inline-block; padding: 0.25rem 0; }
 code { font: 0.875em/1.4 ui-monospace, monospace; background: var(--shade); padding: 0.1em 0.3em; border-radius: 3px; }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1rem 2rem; }
+.beside { display: flex; flex-wrap: wrap; gap: 0 3rem; }
+.beside > div { max-width: 100%; }
+.beside > div:last-child { flex: 1; min-width: min(100%, 21rem); max-width: 28rem; }
 figure { margin: 0.5rem 0; min-width: 0; max-width: 34rem; }
 figure svg { display: block; width: 100%; height: auto; fill: currentColor; }
 figure img { display: block; width: 9rem; image-rendering: pixelated; border: 1px solid var(--line); }
@@ -148,10 +168,10 @@ caption { text-align: left; color: var(--faint); padding-bottom: 0.25rem; }
 th, td { text-align: left; padding: 0.25rem 0.6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 thead th { border-bottom: 2px solid var(--line); white-space: nowrap; }
 tbody th { font-weight: 500; }
-td.number { text-align: right; white-space: nowrap; }
+td.number, th.number { text-align: right; white-space: nowrap; }
 td.heat { text-align: right; background: rgb(var(--heat) / var(--share)); }
 td.hot { color: #ffffff; }
-@media (max-width: 40rem) { th, td { padding: 0.25rem 0.35rem; } thead th { white-space: normal; } }
+@media (max-width: 40rem) { th, td { padding: 0.25rem 0.35rem; } thead th, th.number { white-space: normal; } }
 details { margin: 0.5rem 0; }
 summary { cursor: pointer; color: var(--accent); padding: 0.25rem 0; font-size: 0.875rem; }
 """

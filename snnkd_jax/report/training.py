@@ -30,10 +30,10 @@ def training_section(run: Run) -> Html:
                 values = [scale * value for value in _series(entries, *key)]
                 curves.append(Curve(label, _epochs(entries), values, NETWORK_COLOURS[role], dashes))
         last = "; ".join(
-            f"{run.titles[role]}: {scale * _series(entries, 'validation', validated)[-1]:.4g}"
+            f"{run.titles[role]} {scale * _series(entries, 'validation', validated)[-1]:.4g}"
             for role, entries in trained.items()
         )
-        caption = f"{title.capitalize()}: on the validation split, and in training (dotted). At the end {last}."
+        caption = f"{title.capitalize()}: on the validation split, and in training (dotted). At the end: {last}."
         drawn.append(figure(lines(name, curves, "epoch", title), caption))
     role = "student" if "student" in trained else next(iter(trained))
     entries = trained[role]
@@ -42,8 +42,10 @@ def training_section(run: Run) -> Html:
         Curve(term, _epochs(entries), _series(entries, term), colour, "-" if term == "loss" else "--")
         for term, colour in zip(terms, ["currentColor", *spread(len(terms) - 1)], strict=True)
     ]
-    last = "; ".join(f"{term}: {_series(entries, term)[-1]:.4g}" for term in terms)
-    caption = f"What the {run.titles[role]} minimises, loss, and its terms before they are weighted. At the end {last}."
+    last = "; ".join(f"{term} {_series(entries, term)[-1]:.4g}" for term in terms)
+    caption = (
+        f"What the {run.titles[role]} minimises, loss, and its terms before they are weighted. At the end: {last}."
+    )
     drawn.append(figure(lines("terms", curves, "epoch", "mean over the epoch"), caption))
     return join([figures(*drawn), *(_epoch_table(run.titles[role], entries) for role, entries in trained.items())])
 

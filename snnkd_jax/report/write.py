@@ -1,9 +1,7 @@
 """Puts the sections of a report together and writes it."""
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.records import command
@@ -14,14 +12,15 @@ from snnkd_jax.report.page import (
     NETWORK_COLOURS,
     Html,
     absent,
+    beside,
     details,
     element,
     figure,
-    figures,
     join,
     page,
     paragraph,
     percent,
+    shown,
     table,
 )
 from snnkd_jax.report.run import Run, read_run, result_rows
@@ -101,8 +100,8 @@ def result_section(run: Run) -> Html:
     if "teacher" in accuracies:
         level = [100 * accuracies["teacher"]] * len(steps)
         curves.append(Curve("teacher", steps, level, NETWORK_COLOURS["teacher"], ":", marker="D"))
-    caption = "Test accuracy by the first 1, 2, ... time steps. " + "; ".join(
-        f"{run.titles[role]}: {percent(by_step[role][0])} at T = 1, {percent(by_step[role][-1])} at T = {len(steps)}"
+    caption = "Test accuracy by the first 1, 2, ... time steps: " + "; ".join(
+        f"{run.titles[role]} {percent(by_step[role][0])} at T = 1, {percent(by_step[role][-1])} at T = {len(steps)}"
         for role in students
     )
     numbers = table(
@@ -111,15 +110,15 @@ def result_section(run: Run) -> Html:
         [[t, *(f"{100 * by_step[role][t - 1]:.2f}" for role in students)] for t in steps],
     )
     drawing = lines("by-step", curves, "time steps T", "test accuracy, %")
-    return join([*parts, figures(figure(drawing, f"{caption}.", details("Numbers", numbers)))])
+    return beside(join(parts), figure(drawing, f"{caption}.", details("Numbers", numbers)))
 
 
 def configuration_section(run: Run) -> Html:
     """All of config.json."""
     started = run.started
-    options = [[name, _shown(value)] for name, value in dataclasses.asdict(run.config).items()]
+    options = [[name, shown(value)] for name, value in dataclasses.asdict(run.config).items()]
     versions = started.get("versions")
-    origin = [[name, _shown(started.get(name))] for name in ("command", "hardware", "commit")]
+    origin = [[name, shown(started.get(name))] for name in ("command", "hardware", "commit")]
     return join(
         [
             details("Options", table("Options of the run", ["option", "value"], options)),
@@ -130,7 +129,3 @@ def configuration_section(run: Run) -> Html:
             ),
         ]
     )
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
