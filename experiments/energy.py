@@ -3,7 +3,7 @@
     python experiments/energy.py RUN --record NAME
 
 `snnkd_jax.energy` has the definitions. The student is set against the ANN of its architecture: the run's teacher, if
-it is that, or the teacher of another run, --against RUN2.
+it is that, or the teacher of another run, --against RUN2. RUN/energy.json keeps what was found, for the run's report.
 """
 
 import dataclasses
@@ -89,8 +89,6 @@ def main(
         else:
             counted = energy(costs[ann].macs, costs[ann].acs)
             print(f"{total / counted:.3f} of those of the trained ANN of this architecture, {ann}, that are not zero")
-    if record is None:
-        return
     config = config_of(run)
     options = [] if against is None else ["--against", "ANN"]
     options += [] if converted is None else ["--converted", str(converted)]
@@ -110,7 +108,9 @@ def main(
             for role, cost in costs.items()
         },
     }
-    write_record(RESULTS, "energy", record, content)
+    write_record(run, "energy", "energy", content)
+    if record is not None:
+        write_record(RESULTS, "energy", record, content)
 
 
 def measure(trained: Trained, images: NDArray, batch_size: int) -> Cost:

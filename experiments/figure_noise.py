@@ -4,16 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib as mpl  # pyright: ignore[reportMissingImports]
+import matplotlib as mpl
 import numpy as np
-from figure_style import STYLE
-from matplotlib import pyplot as plt  # pyright: ignore[reportMissingImports]
+from matplotlib import pyplot as plt
+from matplotlib.lines import Line2D
 
 from snnkd_jax import data
 from snnkd_jax.corruptions import IMAGE_LEVELS, MAX_LEVEL, corrupt
+from snnkd_jax.figure_style import COLOURS, STYLE
 from snnkd_jax.records import NETWORKS
 
-COLOURS = {"teacher": "#888888", "student_baseline": "#d9822b", "student": "#1f6fb2"}
 GAP = 2  # white pixels between images
 
 
@@ -32,7 +32,7 @@ def draw_levels(dataset: data.Dataset, path: Path) -> None:
     sheet = np.concatenate(rows)
     sheet = np.broadcast_to(sheet, (*sheet.shape[:2], 3))
     h, w = (n + GAP for n in dataset.image_shape[:2])
-    with mpl.rc_context(STYLE | {"image.interpolation": "nearest"}):
+    with mpl.rc_context({**STYLE, "image.interpolation": "nearest"}):
         figure, axes = plt.subplots(figsize=(12, 12 * sheet.shape[0] / sheet.shape[1]), layout="constrained")
         axes.imshow(sheet)
         axes.set_yticks((np.arange(len(IMAGE_LEVELS)) + 0.5) * h, [kind.replace("_", " ") for kind in IMAGE_LEVELS])
@@ -67,7 +67,7 @@ def draw_curves(record: dict[str, Any], path: Path) -> None:
             axes.grid(color="#dddddd")
         for axes in panels[len(kinds) :]:
             axes.set_axis_off()
-        lines = [plt.Line2D([], [], color=COLOURS[role], label=NETWORKS[role]) for role in record["networks"]]
+        lines = [Line2D([], [], color=COLOURS[role], label=NETWORKS[role]) for role in record["networks"]]
         panels[len(kinds)].legend(handles=lines, frameon=False, loc="center")
         figure.supxlabel("level")
         figure.supylabel("test accuracy, %")

@@ -7,11 +7,11 @@ has several T: time and memory of a training step against T. The same records gi
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl  # pyright: ignore[reportMissingImports]
-from figure_style import STYLE
-from matplotlib import pyplot as plt  # pyright: ignore[reportMissingImports]
+import matplotlib as mpl
+from matplotlib import pyplot as plt
 
 from snnkd_jax.errors import InputError
+from snnkd_jax.figure_style import STYLE
 
 OURS = ("snnkd_jax", "snnkd_jax, rate-based")
 COLOURS = {

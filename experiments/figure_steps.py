@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl  # pyright: ignore[reportMissingImports]
+import matplotlib as mpl
 import numpy as np
-from figure_style import STYLE
-from matplotlib import pyplot as plt  # pyright: ignore[reportMissingImports]
+from matplotlib import pyplot as plt
 
 from snnkd_jax.errors import InputError
+from snnkd_jax.figure_style import STYLE
 
 MARKERS = "osD^vP*X"
 

@@ -1,11 +1,11 @@
-"""Draw the figures of the README from the records in `experiments/results/`; needs matplotlib (extra `bench`)."""
+"""Draw the figures of the README from the records in `experiments/results/`."""
 
 from pathlib import Path
 
 import figure_noise
 import figure_speed
 import figure_steps
-import matplotlib as mpl  # pyright: ignore[reportMissingImports]
+import matplotlib as mpl
 
 from snnkd_jax import data
 from snnkd_jax.errors import told_in_one_line

@@ -3,7 +3,7 @@
     python experiments/robustness.py RUN [RUN ...] [--baseline RUN ...] --record NAME
 
 Several runs are the seeds of one configuration. Kinds, levels and what is drawn when: `snnkd_jax/robustness.py`. The
-figures of a record: `experiments/make_figures.py`.
+figures of a record: `experiments/make_figures.py`. RUN/noise.json keeps what was found of a run, for its report.
 """
 
 import dataclasses
@@ -76,14 +76,15 @@ def main(
                 reports.setdefault(role, []).append(done[directory])
     result = summarise(reports)
     print(noise_table(result), in_words(result), sep="\n")
+    of_noise = {"command": command(images, seed, batch_size), "noise_seed": seed, "images": len(index)}
+    for i, (_, run) in enumerate(seeds_of_one_recipe("runs", runs)):
+        of_run = summarise({role: [found[i]] for role, found in reports.items()})
+        write_record(run, "noise", "noise", of_run | of_noise, versions=["pillow"])
     if record is not None:
         unset = dict.fromkeys(SEED)
-        result |= {
-            "command": command(images, seed, batch_size),
+        result |= of_noise | {
             "dataset": configs[0].dataset if dataset is None else dataset,
             "seeds": [config.seed for config in configs],
-            "noise_seed": seed,
-            "images": len(index),
             "levels": {kind: list(strengths) for kind, strengths in LEVELS.items()},
             "config": {k: v for k, v in dataclasses.asdict(configs[0].published()).items() if k not in unset},
             "notes": notes,

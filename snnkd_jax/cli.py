@@ -12,11 +12,12 @@ from typing import Any
 import tyro
 from tqdm import tqdm
 
-from snnkd_jax.config import Config, default_config, shown
+from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
 from snnkd_jax.experiment import run
 from snnkd_jax.hosts import is_first, join, leave, say, several, wait_if_lost
 from snnkd_jax.interrupt import Interrupted
+from snnkd_jax.report.run import result_rows
 
 
 def main(arguments: Sequence[str] | None = None, dataset: str = Config.dataset) -> int:
@@ -62,25 +63,7 @@ def _run(arguments: Sequence[str], dataset: str) -> int:
 
 def table(result: dict[str, Any]) -> str:
     """The comparison as text: a row for each network that was trained."""
-    config = result["config"]
-    titles = {
-        "teacher": f"teacher ({shown(config['teacher'])})",
-        "student_baseline": f"student without KD ({config['student']})",
-        "student": f"student, {config['preset']} ({config['student']})",
-    }
-    rows = [("network", "T", "parameters", "firing rate", "test accuracy")]
-    for name, title in titles.items():
-        if result["test_accuracy"][name] is not None:
-            rate = result["firing_rate"][name]
-            rows.append(
-                (
-                    title,
-                    "-" if name == "teacher" else str(config["num_steps"]),
-                    f"{result['parameters'][name]:,}",
-                    "-" if rate is None else f"{rate:.3f}",
-                    f"{100 * result['test_accuracy'][name]:.2f} %",
-                )
-            )
+    rows = result_rows(result)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(r, widths, strict=True)))

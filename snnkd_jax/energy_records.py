@@ -11,30 +11,20 @@ from snnkd_jax.energy import joules
 from snnkd_jax.recipe import config_of
 from snnkd_jax.records import NETWORKS
 
+COLUMNS = (
+    *("data", "network", "T", "test accuracy, %", "MACs, M", "ACs, M"),
+    *("energy, µJ", "of the ANN's", "estimate, µJ", "of the ANN's"),
+)
+
 
 def energy_section(records: list[dict[str, Any]]) -> str:
     """The README's section on energy: a row for each network of each record, and below it the commands."""
     if not records:
         return ""
-    lines = [
-        "| data | network | T | test accuracy, % | MACs, M | ACs, M "
-        "| energy, µJ | of the ANN's | estimate, µJ | of the ANN's |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    lines = [f"| {' | '.join(COLUMNS)} |", f"| {' | '.join(['---'] * len(COLUMNS))} |"]
     for record in records:
-        lines += [_row(record, role) for role in record["networks"]]
-    constants = sorted({(r["mac_pj"], r["ac_pj"]) for r in records})
-    lines += [
-        "",
-        "Means over test images. Operations by NeuroBench's definition: only inputs and weights that are not zero "
-        "count, as accumulations (AC) where a layer's inputs are spikes, else as multiplications (MAC); mean pooling "
-        "makes spikes into numbers, so what follows it costs MACs. A static image is convolved once, not T times. The "
-        "ANN of the same architecture is counted alike. The estimate is what most papers print, firing rate × dense "
-        "operations × T, set against all the operations of the ANN. Energy at "
-        + "; ".join(f"{mac:g} pJ a MAC and {ac:g} pJ an AC" for mac, ac in constants)
-        + " (45 nm, float32, Horowitz 2014), memory access not included.",
-        "",
-    ]
+        lines += [f"| {' | '.join(row)} |" for row in energy_rows(record)]
+    lines += ["", energy_terms(records), ""]
     for r in records:
         against = f", ANN of `{r['ann_command']}`" if r["ann_command"] else ""
         lines.append(
@@ -44,7 +34,26 @@ def energy_section(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(record: dict[str, Any], role: str) -> str:
+def energy_terms(records: list[dict[str, Any]]) -> str:
+    """What the columns mean, and at which energies of an operation."""
+    constants = sorted({(r["mac_pj"], r["ac_pj"]) for r in records})
+    return (
+        "Means over test images. Operations by NeuroBench's definition: only inputs and weights that are not zero "
+        "count, as accumulations (AC) where a layer's inputs are spikes, else as multiplications (MAC); mean pooling "
+        "makes spikes into numbers, so what follows it costs MACs. A static image is convolved once, not T times. The "
+        "ANN of the same architecture is counted alike. The estimate is what most papers print, firing rate × dense "
+        "operations × T, set against all the operations of the ANN. Energy at "
+        + "; ".join(f"{mac:g} pJ a MAC and {ac:g} pJ an AC" for mac, ac in constants)
+        + " (45 nm, float32, Horowitz 2014), memory access not included."
+    )
+
+
+def energy_rows(record: dict[str, Any]) -> list[list[str]]:
+    """A row of `COLUMNS` for each network of a record."""
+    return [_row(record, role) for role in record["networks"]]
+
+
+def _row(record: dict[str, Any], role: str) -> list[str]:
     network = record["networks"][role]
     constants = record["mac_pj"], record["ac_pj"]
     macs, acs = network["estimate"]
@@ -52,7 +61,7 @@ def _row(record: dict[str, Any], role: str) -> str:
     ann = record["networks"].get(network["ann"])
     counted = None if ann is None else joules(ann["macs"], ann["acs"], *constants)
     accuracy = network["test_accuracy"]
-    cells = [
+    return [
         record["dataset"],
         f"{network['model']}, width {network['width']:g}, {_role(record, role)}",
         "–" if network["num_steps"] is None else str(network["num_steps"]),
@@ -64,7 +73,6 @@ def _row(record: dict[str, Any], role: str) -> str:
         _three_figures(1e6 * estimate),
         f"{estimate / joules(network['dense_pass'], 0, *constants):.2f}",
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _role(record: dict[str, Any], role: str) -> str:

@@ -7,7 +7,8 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from snnkd_jax.config import GIVEN, SPIKING_FIELDS, Config, shown
 from snnkd_jax.distill import Objective
 from snnkd_jax.errors import InputError
 from snnkd_jax.fit import evaluate, fit, variables_of
-from snnkd_jax.hosts import check_same, first_then_others, of_first, say, together
+from snnkd_jax.hosts import check_same, first_then_others, is_first, of_first, say, several, together
 from snnkd_jax.inputs import Inputs, open_inputs
 from snnkd_jax.interrupt import StopRequest
 from snnkd_jax.metrics import MetricsLog
 from snnkd_jax.models import Network, Variables
+from snnkd_jax.observation import observe, save_observation
 from snnkd_jax.optim import make_optimizer
 from snnkd_jax.run_dir import (
     check_network,
@@ -96,6 +98,8 @@ class _Run:
         # Only now, so that a run that cannot be carried out leaves nothing behind.
         first_then_others(lambda: open_run_dir(self.directory, config))
         if self.is_finished():
+            if not (self.directory / "report.html").exists():
+                self.report()
             return read_json(self.directory / "result.json")
         say(self.summary())
         results: dict[str, Any] = {}
@@ -112,7 +116,8 @@ class _Run:
             if config.baseline and objective != direct.objective and not config.teacher_only:
                 results["student_baseline"], _ = self.train("student_baseline", direct, {}, config.epochs, log)
             if not config.teacher_only:
-                results["student"], _ = self.train("student", trainer, teacher_variables, config.epochs, log)
+                results["student"], variables = self.train("student", trainer, teacher_variables, config.epochs, log)
+                self.observe(student, variables)
         result = {
             "test_accuracy": {name: r["accuracy"] for name, r in _in_order(results)},
             "test_accuracy_by_step": {name: r["accuracy_by_step"] for name, r in _in_order(results)},
@@ -123,7 +128,29 @@ class _Run:
         }
         write_json(self.directory / "result.json", result)
         of_first(0)  # the others wait until it is written
+        self.report()
         return result
+
+    def observe(self, student: Network, variables: Variables) -> None:
+        """Keeps what the report shows of the trained student, while the data are at hand.
+
+        Of several processes each has only its rows of the test set, so they leave it out.
+        """
+        if several():
+            return
+        with _only_warned(f"the student of {self.directory} cannot be observed for the report"):
+            # On one device, whatever the mesh.
+            observed = observe(student, jax.device_get(variables), self.inputs.normalisation, self.inputs.test())
+            save_observation(self.directory / "student" / "observation.npz", observed)
+
+    def report(self) -> None:
+        """Writes `report.html`; matplotlib is imported only here."""
+        if not is_first():
+            return
+        with _only_warned(f"{self.directory / 'report.html'} cannot be written"):
+            from snnkd_jax.report.write import write_report
+
+            write_report([self.directory])
 
     def is_finished(self) -> bool:
         """Whether nothing is left to do, as the first process sees it."""
@@ -320,6 +347,15 @@ class _Run:
             "normalisation": dataclasses.asdict(normalisation or self.inputs.normalisation),
             "spiking": None if is_teacher else {name: getattr(config, name) for name in SPIKING_FIELDS},
         }
+
+
+@contextlib.contextmanager
+def _only_warned(what: str) -> Iterator[None]:
+    """Turns an error into a warning: no result is lost because it cannot be shown."""
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(f"{what} ({type(error).__name__}: {error})", stacklevel=2)
 
 
 def _in_order(results: dict[str, Any]) -> list[tuple[str, Any]]:

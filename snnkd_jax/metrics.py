@@ -35,7 +35,7 @@ class MetricsLog:
             return
         kept = [
             line
-            for line in self._lines()
+            for line in _lines(self._path)
             if (entry := _parse(line)) is not None and not (entry["phase"] == phase and entry["step"] > step)
         ]
         replacement = self._path.with_suffix(".tmp")
@@ -44,10 +44,7 @@ class MetricsLog:
 
     def seconds(self) -> float:
         """The time that all epochs took, those of earlier sessions included."""
-        return sum(entry["seconds"] for line in self._lines() if (entry := _parse(line)) is not None)
-
-    def _lines(self) -> list[str]:
-        return self._path.read_text(errors="replace").splitlines() if self._path.exists() else []
+        return sum(entry["seconds"] for entry in read_log(self._path.parent))
 
     def write(self, entry: dict[str, Any]) -> None:
         """Writes one entry; it has "phase", "step" and "seconds", numbers, and dictionaries of numbers."""
@@ -66,6 +63,16 @@ class MetricsLog:
         """Closes the TensorBoard file."""
         if self._writer is not None:
             self._writer.close()
+
+
+def read_log(directory: Path) -> list[dict[str, Any]]:
+    """The entries of `<directory>/metrics.jsonl`, none without it; a line cut off by a crash is left out."""
+    parsed = (_parse(line) for line in _lines(directory / "metrics.jsonl"))
+    return [entry for entry in parsed if entry is not None]
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(errors="replace").splitlines() if path.exists() else []
 
 
 def _parse(line: str) -> dict[str, Any] | None:

@@ -85,8 +85,11 @@ def noise_section(records: list[dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def noise_table(record: dict[str, Any]) -> str:
-    """A row for each kind of noise and for the means over them, a column for each network, and one for the gain."""
+def noise_rows(record: dict[str, Any]) -> list[list[str]]:
+    """A heading, then a row for each kind of noise, a column for each network, and one for the gain.
+
+    The first row is without noise, the last ones are the means over kinds, of the titles in `group_titles`.
+    """
     networks = record["networks"]
     rows: dict[str, list[dict[str, Any] | None]] = {"none": [network["clean"] for network in networks.values()]}
     for kind in next(iter(networks.values()))["kinds"]:
@@ -94,23 +97,34 @@ def noise_table(record: dict[str, Any]) -> str:
     for group, title in _GROUP_TITLES.items():
         means = [network["mean"][group] for network in networks.values()]
         if any(means):
-            rows[f"**{title.format(len(GROUPS[group]))}**"] = means
-    columns = [NETWORKS[role] for role in networks]
+            rows[title] = means
     compared = record["comparison"] is not None
-    lines = [
-        f"| noise | {' | '.join([*columns, 'gain by KD'] if compared else columns)} |",
-        f"| {' | '.join(['---'] * (1 + len(columns) + compared))} |",
-    ]
+    heading = ["noise", *(NETWORKS[role] for role in networks), *(["gain by KD"] if compared else [])]
+    found = [heading]
     for title, entries in rows.items():
         cells = [_percent(entry) for entry in entries]
         if compared:
             by_role = dict(zip(networks, entries, strict=True))
             cells.append(_gain(by_role["student"], by_role["student_baseline"]))
+        found.append([title, *cells])
+    return found
+
+
+def noise_table(record: dict[str, Any]) -> str:
+    """`noise_rows` in Markdown."""
+    heading, *rows = noise_rows(record)
+    lines = [f"| {' | '.join(heading)} |", f"| {' | '.join(['---'] * len(heading))} |"]
+    for title, *cells in rows:
+        title = f"**{title}**" if title in _GROUP_TITLES.values() else title
         lines.append(f"| {' | '.join([title, *cells])} |")
     return "\n".join(lines) + "\n"
 
 
-_GROUP_TITLES = {"image": "mean of the {} on images", "layer": "mean of the {} between layers", "all": "mean of all {}"}
+_GROUP_TITLES = {
+    "image": f"mean of the {len(GROUPS['image'])} on images",
+    "layer": f"mean of the {len(GROUPS['layer'])} between layers",
+    "all": f"mean of all {len(GROUPS['all'])}",
+}
 
 
 def in_words(record: dict[str, Any]) -> str:

@@ -5,7 +5,10 @@ metrics.jsonl    one line for each epoch of each network
 teacher/, student_baseline/, student/    checkpoints, and in the end `network.json`: what they are of, sealed
 compilation-cache/    compiled programs, which a resumed run need not compile again; may be deleted
 profile/         traces, if they were asked for
+student/observation.npz    what the report shows of the student, recorded at the end
+noise.json, energy.json    what experiments/robustness.py and experiments/energy.py found, if they were run
 result.json      the comparison; written at the end
+report.html      how the run went and what its student does, to be looked at; written last
 """
 
 import contextlib

@@ -4,6 +4,7 @@ Crashes and signals are real, on real processes.
 """
 
 import ast
+import dataclasses
 import gzip
 import importlib
 import inspect
@@ -27,8 +28,10 @@ from snnkd_jax.cli import main, table
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.convert import convert
 from snnkd_jax.errors import InputError
+from snnkd_jax.experiment import run
 from snnkd_jax.inference import accuracy_by_step, logits_by_step
 from snnkd_jax.metrics import MetricsLog
+from snnkd_jax.observation import load_observation
 from snnkd_jax.profiling import PROFILED_STEPS, Profiler
 from snnkd_jax.step_records import steps_section
 from snnkd_jax.trained import load_trained
@@ -228,6 +231,42 @@ def test_table_shows_what_was_measured(finished):
     for name, accuracy in result["test_accuracy"].items():
         assert f"{100 * accuracy:.2f} %" in text, name
         assert f"{result['parameters'][name]:,}" in text
+
+
+def test_a_run_ends_with_its_report_and_with_what_it_shows_of_the_student(finished, capsys):
+    """The confusions add up to the accuracy that was reported; a report that is missing is written again."""
+    result = json.loads((finished / "result.json").read_text())
+    observed = load_observation(finished / "student" / "observation.npz")
+    assert observed.confusion.sum() == 360
+    assert np.trace(observed.confusion) / 360 == pytest.approx(result["test_accuracy"]["student"], abs=1.01 / 360)
+    np.testing.assert_array_equal(observed.image, data.load("digits").test_images[0])
+    assert [layer.name for layer in observed.layers] == ["act1", "act2", "act_hidden"]
+    before = (finished / "report.html").read_bytes()
+    for accuracy in result["test_accuracy"].values():
+        assert f"{100 * accuracy:.2f} %".encode() in before
+    (finished / "report.html").unlink()
+    assert main([*TINY, "--epochs", "2", "--run-dir", str(finished)]) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert (finished / "report.html").read_bytes() == before
+
+
+def test_a_result_is_not_lost_because_it_cannot_be_shown(tmp_path, monkeypatch):
+    """What cannot be drawn or recorded is told as a warning, after the result or without it."""
+
+    def fail(*_):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr("snnkd_jax.experiment.observe", fail)
+    monkeypatch.setattr("snnkd_jax.report.write.write_report", fail)
+    run_dir = tmp_path / "run"
+    config = dataclasses.replace(default_config("digits"), width=0.1, preset="none", epochs=1, run_dir=str(run_dir))
+    with pytest.warns(UserWarning, match="no ink") as warned:
+        result = run(config)
+    told = [str(w.message) for w in warned if "no ink" in str(w.message)]
+    assert len(told) == 2
+    assert "RuntimeError: no ink" in told[0]
+    assert "report.html cannot be written" in told[1]
+    assert json.loads((run_dir / "result.json").read_text()) == result
 
 
 def test_finished_run_is_not_trained_again(finished, capsys):

@@ -1,6 +1,8 @@
-"""What all figures have in common; the same records give the same bytes."""
+"""What all figures have in common; the same numbers give the same bytes."""
 
-STYLE = {
+from typing import Any
+
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "snnkd",
     "svg.fonttype": "path",
     "figure.facecolor": "white",
@@ -11,3 +13,6 @@ STYLE = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
 }
+
+COLOURS = {"teacher": "#888888", "student_baseline": "#d9822b", "student": "#1f6fb2"}
+"""Of the networks of a run, on white."""

@@ -1,0 +1,220 @@
+"""The figures of a report: matplotlib's SVG, made part of the page around it.
+
+Text stays text in the page's font, colours are the page's own (CSS), so that one drawing serves a light and a dark
+background. A drawing is about as wide as a phone. The same numbers give the same bytes.
+"""
+
+import dataclasses
+import html
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from snnkd_jax.figure_style import STYLE
+from snnkd_jax.observation import Layer
+from snnkd_jax.report.page import Html
+
+_WIDTH, _HEIGHT = 360, 230  # units of the drawing, one CSS pixel each on a phone
+_POINTS = 72  # of them in one of matplotlib's inches
+_INK, _LINE = "currentColor", "var(--line)"
+_MARKERS = "osD^vP*X"
+_GAP = 4  # between the layers of a raster
+
+_REPORT_STYLE = STYLE | {
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "axes.labelsize": 10,
+    "legend.fontsize": 9,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "text.parse_math": False,  # names may hold any character
+    "axes.formatter.use_mathtext": False,
+    "path.simplify": False,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A line of a plot: its name in the legend, "" for none, its points, CSS colour and line style, "none" for points.
+
+    `low` and `high`, if given, bound a band around it.
+    """
+
+    label: str
+    x: ArrayLike
+    y: ArrayLike
+    colour: str
+    dashes: str = "-"
+    marker: str = ""
+    low: ArrayLike | None = None
+    high: ArrayLike | None = None
+
+
+def spread(n: int) -> list[str]:
+    """CSS colours of n curves in an order, from blue to red, readable on both backgrounds."""
+    return [f"oklch(var(--lightness) 0.13 {hue:.0f})" for hue in np.linspace(265, 30, max(n, 2))[:n]]
+
+
+def markers(n: int) -> str:
+    """Markers of n curves, the first ones again after the eighth."""
+    return (_MARKERS * n)[:n]
+
+
+class _Drawing:
+    """A matplotlib figure in the style of the page; colours stand in for those of CSS until it is written."""
+
+    def __init__(self, height: float = _HEIGHT, rows: int = 1, columns: int = 1, **options: Any):
+        self._stand_ins: dict[str, str] = {}
+        ink = self.colour(_INK)
+        names = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
+        self._style: Any = _REPORT_STYLE | dict.fromkeys(names, ink) | {"grid.color": self.colour(_LINE)}
+        with mpl.rc_context(self._style):
+            self.figure = Figure(figsize=(_WIDTH / _POINTS, height / _POINTS), layout="constrained")
+            self.grid = self.figure.subplots(rows, columns, squeeze=False, **options)
+        self.axes = self.grid[0, 0]
+
+    def colour(self, css: str) -> str:
+        """A colour for matplotlib in the place of one of CSS."""
+        return self._stand_ins.setdefault(css, f"#fe{len(self._stand_ins):04x}")
+
+    def svg(self, name: str, label: str) -> Html:
+        """The drawing as an element of the page: `name` tells its parts from other drawings', `label` is read aloud."""
+        file = io.StringIO()
+        with mpl.rc_context(self._style):
+            self.figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        svg = _in_a_page(file.getvalue(), name)
+        for css, stand_in in self._stand_ins.items():
+            svg = svg.replace(stand_in, css)
+        size = re.search(r'viewBox="[^"]*"', svg)
+        assert size is not None
+        opening = f'<svg {size[0]} role="img" aria-label="{html.escape(label)}">'
+        return Html(opening + svg[svg.index(">") + 1 :])
+
+
+_DROPPED = (
+    r"^.*?(?=<svg)",  # the head of a file
+    r"<metadata>.*?</metadata>",
+    r"<defs>\s*<style.*?</style>\s*</defs>",  # it would style the whole page
+    r" font-family: [^;\"]*;?",  # the page has one
+    r' transform="rotate\(-0 [^)]*\)"',
+    r"xlink:(?=href=)",
+)
+
+
+def _in_a_page(svg: str, name: str) -> str:
+    """A file of matplotlib's as a part of a page, in which identifiers must be unique."""
+    for pattern in _DROPPED:
+        svg = re.sub(pattern, "", svg, flags=re.DOTALL)
+    used = set(re.findall(r'(?:href="#|url\(#)([\w.]+)', svg))
+    svg = re.sub(r' id="([\w.]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", svg)
+    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
+    # Hundredths of a pixel are enough.
+    svg = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda m: re.sub(r"(\d\.\d\d)\d+", r"\1", m[0]), svg)
+    return re.sub(r"\s*\n\s*", " ", svg)
+
+
+def lines(name: str, curves: Sequence[Curve], x_label: str, y_label: str) -> Html:
+    """Curves over whole numbers."""
+    drawing = _Drawing()
+    _plot(drawing, drawing.axes, curves)
+    drawing.axes.set_xlabel(x_label)
+    drawing.axes.set_ylabel(y_label)
+    drawing.axes.xaxis.get_major_locator().set_params(integer=True)
+    named = [curve.label for curve in curves if curve.label]
+    drawing.figure.legend(loc="outside lower center", ncols=min(len(named), 2), frameon=False)
+    return drawing.svg(name, f"Plot of {y_label} against {x_label}, of {', '.join(named)}")
+
+
+def panels(name: str, by_title: Mapping[str, Sequence[Curve]], x_label: str, y_label: str) -> Html:
+    """Small plots of the same axes, three in a row."""
+    rows = -(-len(by_title) // 3)
+    drawing = _Drawing(rows * 85 + 50, rows, 3, sharex=True, sharey=True)
+    places = drawing.grid.ravel()
+    for axes, (title, curves) in zip(places, by_title.items(), strict=False):
+        _plot(drawing, axes, curves)
+        axes.set_title(title, loc="left", fontsize=9)
+    for axes in places[len(by_title) :]:
+        axes.set_axis_off()
+    drawing.figure.supxlabel(x_label, fontsize=10)
+    drawing.figure.supylabel(y_label, fontsize=10)
+    handles, labels = places[0].get_legend_handles_labels()
+    drawing.figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+    return drawing.svg(name, f"{len(by_title)} plots of {y_label} against {x_label}, of {', '.join(labels)}")
+
+
+def _plot(drawing: _Drawing, axes: Any, curves: Sequence[Curve]) -> None:
+    for curve in curves:
+        colour = drawing.colour(curve.colour)
+        (line,) = axes.plot(curve.x, curve.y, ls=curve.dashes, color=colour, lw=1.6, marker=curve.marker, ms=4)
+        line.set_label(curve.label or "_")
+        if curve.low is not None and curve.high is not None:
+            axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.2, lw=0)
+    axes.grid(lw=0.6)
+
+
+def raster(name: str, layers: Sequence[Layer]) -> Html:
+    """A dash for each spike: steps to the right, neurons downwards, layer below layer."""
+    # Of a layer, as many units as neurons, but so many that its name has room beside it.
+    heights = [max(layer.spikes.shape[1], 12) for layer in layers]
+    whole = sum(heights) + _GAP * len(layers)
+    height = min(whole, 420)
+    drawing = _Drawing(height + 50)
+    axes = drawing.axes
+    num_steps = len(layers[0].spikes)
+    top, ticks = 0.0, []
+    for layer, rows, css in zip(layers, heights, spread(len(layers)), strict=True):
+        t, neuron = np.nonzero(layer.spikes)
+        y = top + (neuron + 0.5) * rows / layer.spikes.shape[1]
+        x = np.stack([t + 0.6, t + 1.4, np.full(t.shape, np.nan)], axis=1)
+        width = max(0.5, 0.8 * height / whole)
+        axes.plot(x.ravel(), np.repeat(y, 3), color=drawing.colour(css), lw=width, solid_capstyle="butt")
+        ticks.append(top + rows / 2)
+        top += rows + _GAP
+    axes.set_ylim(top, -_GAP)
+    axes.set_xlim(0.5, num_steps + 0.5)
+    axes.set_yticks(ticks, [layer.name for layer in layers], fontsize=9)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel("time step")
+    return drawing.svg(name, f"Spikes of neurons in {len(layers)} layers at {num_steps} time steps")
+
+
+def potentials(name: str, layers: Sequence[Layer], v_rest: float, v_threshold: float) -> Html:
+    """The potentials of a few neurons of each layer, from rest on, after each step; circles are spikes."""
+    drawing = _Drawing(90 * len(layers) + 40, len(layers), 1, sharex=True)
+    for axes, layer in zip(drawing.grid[:, 0], layers, strict=True):
+        steps = np.arange(len(layer.v) + 1)
+        v = np.vstack([np.full(layer.v.shape[1], v_rest), layer.v])
+        for i, css in enumerate(spread(layer.v.shape[1])):
+            colour = drawing.colour(css)
+            axes.plot(steps, v[:, i], color=colour, lw=1.4, marker=".", ms=3)
+            fired = steps[1:][layer.spikes[:, i]]
+            axes.plot(fired, np.full(len(fired), v_threshold), "o", color=colour, ms=5, mfc="none")
+        axes.axhline(v_threshold, color=drawing.colour(_INK), lw=0.8, ls="--")
+        axes.set_title(layer.name, loc="left", fontsize=9)
+        axes.grid(lw=0.6)
+    last = drawing.grid[-1, 0]
+    last.xaxis.get_major_locator().set_params(integer=True)
+    last.set_xlabel("time step")
+    drawing.figure.supylabel("membrane potential", fontsize=10)
+    return drawing.svg(name, f"Membrane potentials by time step in {', '.join(layer.name for layer in layers)}")
+
+
+def heat(name: str, counts: NDArray) -> Html:
+    """A confusion matrix of many classes: each row's shares, from nothing to the colour of the student."""
+    drawing = _Drawing(_WIDTH)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    pixels = np.zeros((*shares.shape, 4))
+    pixels[..., :3] = np.array([48, 120, 186]) / 255
+    pixels[..., 3] = np.sqrt(shares)  # so that rare confusions can be seen
+    drawing.axes.imshow(pixels, interpolation="nearest")
+    drawing.axes.set_xlabel("answer")
+    drawing.axes.set_ylabel("class")
+    return drawing.svg(name, f"Confusion matrix of {len(counts)} classes")

@@ -1,0 +1,198 @@
+"""What a report shows of a trained student: its neurons, its confusions, what noise does to it, and what it costs."""
+
+import base64
+import dataclasses
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from snnkd_jax.config import Config
+from snnkd_jax.energy_records import COLUMNS, energy_rows, energy_terms
+from snnkd_jax.noise_records import in_words, noise_rows
+from snnkd_jax.observation import Layer, Observation
+from snnkd_jax.report.figures import Curve, heat, panels, potentials, raster
+from snnkd_jax.report.page import (
+    NETWORK_COLOURS,
+    Html,
+    absent,
+    details,
+    element,
+    figure,
+    figures,
+    join,
+    paragraph,
+    percent,
+    scrolling,
+    table,
+)
+from snnkd_jax.report.run import Run
+
+_TRACED_LAYERS, _TRACED_NEURONS = 4, 5
+_MOST_CLASSES = 20  # of a matrix whose every number is shown
+_MOST_CONFUSIONS = 20
+
+_NOTHING_OBSERVED = "Nothing was recorded of the student at the end of this run: it has no student, or did not end."
+
+
+def neurons_section(run: Run) -> Html:
+    """The first image of the test set: the answer at each step, spikes, and membrane potentials."""
+    if run.observation is None:
+        return absent(_NOTHING_OBSERVED)
+    layers = run.observation.layers
+    counts = table(
+        "Neurons and spikes of this image, of the recorded ones",
+        ["layer", "neurons", "recorded", "spikes", "per neuron and step"],
+        [
+            [layer.name, layer.size, layer.spikes.shape[1], int(layer.spikes.sum()), f"{layer.spikes.mean():.4f}"]
+            for layer in layers
+        ],
+    )
+    drawn = figures(_answers(run, run.observation), _spikes(layers), _membrane_potentials(layers, run.config))
+    return join([drawn, details("Spikes by layer", counts)])
+
+
+def _answers(run: Run, observed: Observation) -> Html:
+    """The image, and what the network takes it for after each step."""
+    steps = np.arange(1, len(observed.logits) + 1)
+    means = np.cumsum(observed.logits, axis=0) / steps[:, None]
+    powers = np.exp(means - means.max(axis=1, keepdims=True))
+    probabilities = powers / powers.sum(axis=1, keepdims=True)
+    label = _class(run, observed.label)
+    rows = [
+        [t, _class(run, p.argmax()), f"{p.max():.3f}", f"{p[observed.label]:.3f}"]
+        for t, p in zip(steps, probabilities, strict=True)
+    ]
+    height, width = observed.image.shape[:2]
+    alt = f"The first image of the test set, {height} × {width} pixels, of class {label}"
+    caption = f"{alt}. After {steps[-1]} steps the answer is {rows[-1][1]}, with probability {rows[-1][2]}."
+    numbers = table("The answer by the first steps", ["T", "answer", "its probability", f"of {label}"], rows)
+    return figure(_picture(observed.image, alt), caption, numbers)
+
+
+def _picture(image: NDArray, alt: str) -> Html:
+    file = io.BytesIO()
+    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "PNG")
+    return element("img", src=f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}", alt=alt)
+
+
+def _spikes(layers: Sequence[Layer]) -> Html:
+    by_layer = [layer.spikes for layer in layers]
+    number, neurons = sum(int(spikes.sum()) for spikes in by_layer), [spikes.shape[1] for spikes in by_layer]
+    caption = (
+        f"Spikes for this image, first layer on top: {number} in {len(by_layer[0])} steps, of {sum(neurons)} neurons, "
+        f"up to {max(neurons)} of each of {len(layers)} layers, spread evenly over it."
+    )
+    return figure(raster("raster", layers), caption)
+
+
+def _membrane_potentials(layers: Sequence[Layer], config: Config) -> Html:
+    few = np.unique(np.linspace(0, len(layers) - 1, _TRACED_LAYERS).round().astype(int))
+    chosen = [_various(layers[i]) for i in few]
+    ends = np.concatenate([layer.v[-1] for layer in chosen])
+    caption = (
+        f"Membrane potentials after each step, from rest on, of {_TRACED_NEURONS} neurons of a layer, from the one "
+        f"that fires most to the most inhibited one; a spike (circle) has already reset them. They end between "
+        f"{ends.min():.2f} and {ends.max():.2f}; the threshold (dashed) is {config.v_threshold:g}."
+    )
+    v_rest = 0.0 if config.v_reset is None else config.v_reset
+    return figure(potentials("potentials", chosen, v_rest, config.v_threshold), caption)
+
+
+def _various(layer: Layer) -> Layer:
+    """A few neurons, spread evenly over an order by spikes and then by potential."""
+    order = np.lexsort((layer.v.mean(axis=0), layer.spikes.sum(axis=0)))[::-1]
+    few = order[np.unique(np.linspace(0, len(order) - 1, _TRACED_NEURONS).round().astype(int))]
+    return dataclasses.replace(layer, spikes=layer.spikes[:, few], v=layer.v[:, few])
+
+
+def _class(run: Run, label: Any) -> str:
+    return run.classes[label] if label < len(run.classes) else str(label)
+
+
+def confusion_section(run: Run) -> Html:
+    """What the student takes for what."""
+    if run.observation is None:
+        return absent(_NOTHING_OBSERVED)
+    counts = run.observation.confusion
+    names = [_class(run, k) for k in range(len(counts))]
+    wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSIONS]
+    most = [np.unravel_index(i, wrong.shape) for i in order if wrong.flat[i]]
+    summary = f"The {run.titles['student']} classifies {np.trace(counts)} of {counts.sum()} test images correctly"
+    summary += f", {percent(np.trace(counts) / counts.sum())}."
+    if most:
+        i, j = most[0]
+        summary += f" Most often it takes {names[i]} for {names[j]}, {wrong[i, j]} of {counts[i].sum()} times."
+    if len(names) <= _MOST_CLASSES:
+        return join([paragraph(summary), _matrix(counts, names)])
+    rows = [[names[i], names[j], wrong[i, j], counts[i].sum()] for i, j in most]
+    return figures(
+        figure(
+            heat("heat", counts),
+            f"{summary} Rows are classes, columns answers, in the order of the data set.",
+            details("Most frequent confusions", table("Confusions", ["class", "answer", "images", "of"], rows)),
+        )
+    )
+
+
+def _matrix(counts: NDArray, names: list[str]) -> Html:
+    """The confusion matrix as a table, its cells coloured by their share of the row."""
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    head = element("tr", element("th", "class \\ answer", scope="col"), *(element("th", n, scope="col") for n in names))
+    rows = [
+        element(
+            "tr",
+            element("th", name, scope="row"),
+            *(
+                element("td", n, class_="heat hot" if share > 0.87 else "heat", style=f"--share: {share:.2f}")
+                for n, share in zip(row, row_shares, strict=True)
+            ),
+        )
+        for name, row, row_shares in zip(names, counts, shares, strict=True)
+    ]
+    caption = "Test images by class (rows) and answer (columns)"
+    inside = [element("caption", caption), element("thead", head), element("tbody", *rows)]
+    return scrolling(caption, element("table", *inside))
+
+
+def noise_section(run: Run) -> Html:
+    """Accuracy under noise, where it was measured."""
+    if run.noise is None:
+        return absent("Not measured: ", element("code", "python experiments/robustness.py RUN"), " does it.")
+    networks = run.noise["networks"]
+    kinds: dict[str, list[Curve]] = {}
+    for kind in next(iter(networks.values()))["kinds"]:
+        found = [(role, network["kinds"][kind]) for role, network in networks.items()]
+        kinds[kind.replace("_", " ")] = [
+            Curve(
+                run.titles[role],
+                range(len(entry["accuracy"])),
+                [100 * level["mean"] for level in entry["accuracy"]],
+                NETWORK_COLOURS[role],
+                marker=".",
+            )
+            for role, entry in found
+            if entry is not None
+        ]
+    heading, *rows = noise_rows(run.noise)
+    means = []
+    for role, network in networks.items():
+        group, over = ("all", "all kinds") if network["mean"]["all"] else ("image", "the kinds on images")
+        mean, clean = network["mean"][group]["mean"], network["clean"]["mean"]
+        means.append(f"{run.titles[role]} {percent(clean)} without noise, {percent(mean)} over {over}")
+    caption = f"Test accuracy at levels 0 to 5 of each kind of noise, on {run.noise['images']} images: "
+    caption += f"{'; '.join(means)}. {in_words(run.noise)}"
+    numbers = table("Test accuracy in %, each kind's mean over its levels", heading, rows)
+    return join([figures(figure(panels("noise", kinds, "level", "test accuracy, %"), caption)), numbers])
+
+
+def energy_section(run: Run) -> Html:
+    """Operations and energy of an image, where they were counted."""
+    if run.energy is None:
+        return absent("Not counted: ", element("code", "python experiments/energy.py RUN"), " does it.")
+    rows = [row[1:] for row in energy_rows(run.energy)]
+    return join([table("Operations and energy of an image", COLUMNS[1:], rows), paragraph(energy_terms([run.energy]))])

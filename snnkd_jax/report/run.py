@@ -1,0 +1,111 @@
+"""What a run directory holds of a run, finished or not, for those who read it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from snnkd_jax.config import Config, shown
+from snnkd_jax.errors import InputError
+from snnkd_jax.metrics import read_log
+from snnkd_jax.observation import Observation, load_observation
+from snnkd_jax.recipe import read_config
+from snnkd_jax.records import NETWORKS
+from snnkd_jax.run_dir import read_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run; what it lacks is None or empty.
+
+    `started` is its config.json, `result` its result.json, `epochs` has the entries of metrics.jsonl by network, and
+    `noise` and `energy` are what `experiments/robustness.py` and `experiments/energy.py` found of it.
+    """
+
+    path: Path
+    config: Config
+    started: dict[str, Any]
+    result: dict[str, Any] | None
+    epochs: dict[str, list[dict[str, Any]]]
+    observation: Observation | None
+    classes: tuple[str, ...]
+    noise: dict[str, Any] | None
+    energy: dict[str, Any] | None
+
+    @property
+    def name(self) -> str:
+        """Of its directory."""
+        return self.path.resolve().name
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """The networks in words; a student without distillation is called so."""
+        return NETWORKS | ({"student": NETWORKS["student_baseline"]} if self.config.is_plain else {})
+
+    def accuracies(self) -> dict[str, float]:
+        """Test accuracy of each network that the result has."""
+        found = {} if self.result is None else self.result["test_accuracy"]
+        return {role: found[role] for role in NETWORKS if found.get(role) is not None}
+
+
+def read_run(path: Path) -> Run:
+    """Reads a run directory; raises `InputError` if it is none, or a file in it is damaged."""
+    if not (path / "config.json").is_file():
+        raise InputError(f"{path} is not a run directory (no config.json)")
+    observation, description = path / "student" / "observation.npz", path / "student" / "network.json"
+    epochs: dict[str, list[dict[str, Any]]] = {role: [] for role in NETWORKS}
+    for entry in read_log(path):
+        if entry["phase"] in epochs and isinstance(entry.get("validation"), dict):
+            epochs[entry["phase"]].append(entry)
+    return Run(
+        path,
+        read_config(path),
+        read_json(path / "config.json"),
+        _result(path / "result.json"),
+        epochs,
+        load_observation(observation) if observation.is_file() else None,
+        tuple(map(str, read_json(description).get("class_names", ()))) if description.is_file() else (),
+        _optional(path / "noise.json", "networks", "comparison", "images"),
+        _optional(path / "energy.json", "networks", "dataset", "config", "name", "mac_pj", "ac_pj"),
+    )
+
+
+def _optional(path: Path, *needed: str) -> dict[str, Any] | None:
+    content = read_json(path) if path.is_file() else None
+    if content is not None and not content.keys() >= set(needed):
+        raise InputError(f"{path} is damaged, it lacks {', '.join(set(needed) - content.keys())}; delete it")
+    return content
+
+
+def _result(path: Path) -> dict[str, Any] | None:
+    result = _optional(path)
+    if result is None:
+        return None
+    of_networks = dict.fromkeys(("test_accuracy", "test_accuracy_by_step", "firing_rate", "parameters"), NETWORKS)
+    for name, needed in (of_networks | {"config": ("teacher", "student", "preset", "num_steps")}).items():
+        if not isinstance(found := result.get(name), dict) or not found.keys() >= set(needed):
+            raise InputError(f"{path} is not the result of a run ({name!r} is missing or incomplete)")
+    return result
+
+
+def result_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The comparison of a finished run: a heading, and a row for each network that was trained."""
+    config = result["config"]
+    titles = {
+        "teacher": f"teacher ({shown(config['teacher'])})",
+        "student_baseline": f"student without KD ({config['student']})",
+        "student": f"student, {config['preset']} ({config['student']})",
+    }
+    rows = [("network", "T", "parameters", "firing rate", "test accuracy")]
+    for name, title in titles.items():
+        if result["test_accuracy"][name] is not None:
+            rate = result["firing_rate"][name]
+            rows.append(
+                (
+                    title,
+                    "-" if name == "teacher" else str(config["num_steps"]),
+                    f"{result['parameters'][name]:,}",
+                    "-" if rate is None else f"{rate:.3f}",
+                    f"{100 * result['test_accuracy'][name]:.2f} %",
+                )
+            )
+    return rows

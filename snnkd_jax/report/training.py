@@ -1,0 +1,118 @@
+"""What a report shows of training: losses, accuracies and firing rates, epoch by epoch."""
+
+import math
+from typing import Any
+
+from snnkd_jax.report.figures import Curve, lines, spread
+from snnkd_jax.report.page import NETWORK_COLOURS, Html, absent, details, figure, figures, join, table
+from snnkd_jax.report.run import Run
+
+_NO_TERMS = (
+    *("phase", "epoch", "step", "accuracy", "grad_norm", "loss", "firing_rate"),
+    *("averaged_steps", "seconds", "images_per_second", "validation"),
+)
+"""What the log has of an epoch beside the terms of the loss."""
+
+
+def training_section(run: Run) -> Html:
+    """Losses and accuracies of each network, epoch by epoch."""
+    trained = {role: entries for role, entries in run.epochs.items() if entries}
+    if not trained:
+        return absent("No epoch has been logged: metrics.jsonl is missing or has no complete line.")
+    drawn = []
+    for name, title, validated, fitted, scale in (
+        ("loss", "cross-entropy, nats", "loss", "ce", 1),
+        ("accuracy", "accuracy, %", "accuracy", "accuracy", 100),
+    ):
+        curves = []
+        for role, entries in trained.items():
+            for label, key, dashes in ((run.titles[role], ("validation", validated), "-"), ("", (fitted,), ":")):
+                values = [scale * value for value in _series(entries, *key)]
+                curves.append(Curve(label, _epochs(entries), values, NETWORK_COLOURS[role], dashes))
+        last = "; ".join(
+            f"{run.titles[role]} {scale * _series(entries, 'validation', validated)[-1]:.4g}"
+            for role, entries in trained.items()
+        )
+        caption = f"{title.capitalize()}: on the validation split, and in training (dotted). At the end: {last}."
+        drawn.append(figure(lines(name, curves, "epoch", title), caption))
+    role = "student" if "student" in trained else next(iter(trained))
+    entries = trained[role]
+    terms = ["loss", *_terms(entries)]
+    curves = [
+        Curve(term, _epochs(entries), _series(entries, term), colour, "-" if term == "loss" else "--")
+        for term, colour in zip(terms, ["currentColor", *spread(len(terms) - 1)], strict=True)
+    ]
+    last = "; ".join(f"{term} {_series(entries, term)[-1]:.4g}" for term in terms)
+    caption = (
+        f"What the {run.titles[role]} minimises, loss, and its terms before they are weighted. At the end: {last}."
+    )
+    drawn.append(figure(lines("terms", curves, "epoch", "mean over the epoch"), caption))
+    return join([figures(*drawn), *(_epoch_table(run.titles[role], entries) for role, entries in trained.items())])
+
+
+def _epoch_table(title: str, entries: list[dict[str, Any]]) -> Html:
+    terms = _terms(entries)
+    columns = [(name,) for name in ("loss", *terms, "accuracy")]
+    columns += [("validation", "loss"), ("validation", "accuracy"), ("firing_rate",), ("seconds",)]
+    values = zip(*(_series(entries, *column) for column in columns), strict=True)
+    rows = [[epoch, *(f"{v:.4g}" for v in row)] for epoch, row in zip(_epochs(entries), values, strict=True)]
+    return details(f"Every epoch of the {title}", table(title, ["epoch", *map(" ".join, columns)], rows))
+
+
+def rates_section(run: Run) -> Html:
+    """Spikes per neuron and step of each layer, epoch by epoch."""
+    by_role = {
+        role: entries
+        for role in ("student", "student_baseline")
+        if (entries := [e for e in run.epochs[role] if e["validation"].get("firing_rates")])
+    }
+    if not by_role:
+        return absent("No epoch of a spiking network has been logged.")
+    names = _layers(run, next(iter(by_role.values()))[-1]["validation"]["firing_rates"])
+    drawn = [_rates(role, run.titles[role], names, entries) for role, entries in by_role.items()]
+    ends = [(run.titles[r], e) for r, logged in by_role.items() for e in logged[:1] + logged[1:][-1:]]
+    heading = ["layer", *(f"{title}, epoch {_epochs([entry])[0]}" for title, entry in ends)]
+    found = [entry["validation"]["firing_rates"] for _, entry in ends]
+    rows = [[name, *(f"{rates.get(name, math.nan):.4f}" for rates in found)] for name in names]
+    numbers = table("Firing rates, spikes per neuron and step", heading, rows)
+    return join([figures(*drawn), numbers])
+
+
+def _rates(role: str, title: str, names: list[str], entries: list[dict[str, Any]]) -> Html:
+    shown = names if len(names) <= 8 else (names[0], names[-1])
+    curves = [
+        Curve(name if name in shown else "", _epochs(entries), _series(entries, "validation", "firing_rates", name), c)
+        for name, c in zip(names, spread(len(names)), strict=True)
+    ]
+    last = entries[-1]["validation"]["firing_rates"]
+    least, most = min(last, key=last.__getitem__), max(last, key=last.__getitem__)
+    caption = (
+        f"Firing rates of the {title}, spikes per neuron and time step on the validation split, first layer blue, last "
+        f"red. At the end they go from {last[least]:.3f} in {least} to {last[most]:.3f} in {most}."
+    )
+    return figure(lines(f"rates-{role}", curves, "epoch", "firing rate"), caption)
+
+
+def _layers(run: Run, names: Any) -> list[str]:
+    """In the order in which an image passes them, where it is known."""
+    known = [] if run.observation is None else [layer.name for layer in run.observation.layers]
+    return sorted(names, key=lambda name: known.index(name) if name in known else len(known))
+
+
+def _epochs(entries: list[dict[str, Any]]) -> list[int]:
+    return [entry.get("epoch", i + 1) for i, entry in enumerate(entries)]
+
+
+def _terms(entries: list[dict[str, Any]]) -> list[str]:
+    return [name for name in entries[-1] if name not in _NO_TERMS]
+
+
+def _series(entries: list[dict[str, Any]], *keys: str) -> list[float]:
+    """A value of each epoch, NaN where it is missing."""
+    found = []
+    for entry in entries:
+        value: Any = entry
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        found.append(math.nan if value is None else float(value))
+    return found
