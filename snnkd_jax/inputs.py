@@ -12,6 +12,7 @@ from snnkd_jax import data
 from snnkd_jax.augment import Augmentation
 from snnkd_jax.batches import EvalBatches, InMemory, Source, eval_batches, split_indices, split_validation
 from snnkd_jax.config import Config
+from snnkd_jax.data.streamed import Examples, open_streamed
 from snnkd_jax.errors import InputError
 from snnkd_jax.stream import Stream, centres
 from snnkd_jax.train import Normalisation
@@ -74,7 +75,7 @@ def _in_memory(config: Config) -> Inputs:
 
 def _streamed(config: Config) -> Inputs:
     """Images are cropped by area and mirrored where they are decoded, so that the device need not mirror them again."""
-    dataset, size = data.open_streamed(config.dataset, config.data_dir), config.image_size
+    dataset, size = open_streamed(config.dataset, config.data_dir), config.image_size
     training, validation = split_indices(len(dataset.train), config.validation_fraction, config.seed)
     _check_batch_size(config, len(training))
     reading = {"image_size": size, "batch_size": config.batch_size, "threads": config.workers}
@@ -96,7 +97,7 @@ def _check_batch_size(config: Config, examples: int) -> None:
         raise InputError(f"batch_size={config.batch_size!r} is above the {examples} training images")
 
 
-def _measured(examples: data.Examples, size: int, threads: int) -> Normalisation:
+def _measured(examples: Examples, size: int, threads: int) -> Normalisation:
     """Of the centres of `MEASURED_IMAGES` images, the same for every seed and in every process."""
     chosen = np.sort(np.random.default_rng(0).permutation(len(examples))[:MEASURED_IMAGES])
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:

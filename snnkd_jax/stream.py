@@ -14,6 +14,7 @@ import dataclasses
 import math
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import grain
 import numpy as np
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from snnkd_jax.backend import process_rows
 from snnkd_jax.batches import Batch, epoch_order
-from snnkd_jax.data import Examples
+from snnkd_jax.data.streamed import Examples
 
 _BATCHES_AHEAD = 2
 
@@ -53,7 +54,7 @@ class Stream:
         self._next_step = step + 1
         return next(self._batches)
 
-    def _row(self, step: int, row: int) -> Batch:
+    def _row(self, step: int, row: int) -> dict[str, Any]:
         epoch, i = divmod(step, self.steps_per_epoch)
         example = int(self.index[epoch_order(self.seed, epoch, len(self.index))[i * self.batch_size + row]])
         rng = np.random.default_rng([self.seed, 2, epoch, example])
@@ -67,7 +68,7 @@ def centres(examples: Examples, index: NDArray, image_size: int, batch_size: int
     The last batch is filled up with copies of the last example, of `mask` 0.
     """
 
-    def row(batch: int, row: int) -> Batch:
+    def row(batch: int, row: int) -> dict[str, Any]:
         place = batch * batch_size + row
         image, label = examples.centre(int(index[min(place, len(index) - 1)]), image_size)
         return {"images": image, "labels": label, "mask": np.float32(place < len(index))}
@@ -77,13 +78,13 @@ def centres(examples: Examples, index: NDArray, image_size: int, batch_size: int
 
 
 def _read_ahead(
-    row: Callable[[int, int], Batch], start: int, stop: int, batch_size: int, threads: int
+    row: Callable[[int, int], dict[str, Any]], start: int, stop: int, batch_size: int, threads: int
 ) -> grain.DatasetIterator:
     """Batches `start` to `stop` of `batch_size` rows, `row(batch, i)` each: this process's rows of them."""
     rows = process_rows(batch_size)
     share = rows.stop - rows.start
 
-    def nth(n: int) -> Batch:
+    def nth(n: int) -> dict[str, Any]:
         batch, i = divmod(n, share)
         return row(batch, rows.start + i)
 

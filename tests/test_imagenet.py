@@ -33,7 +33,8 @@ from test_run import arrays, logged
 from snnkd_jax.batches import Batch
 from snnkd_jax.cli import main
 from snnkd_jax.config import default_config
-from snnkd_jax.data import Examples, crops, open_streamed
+from snnkd_jax.data import crops
+from snnkd_jax.data.streamed import Examples, open_streamed
 from snnkd_jax.energy import count as count_operations
 from snnkd_jax.errors import InputError
 from snnkd_jax.inputs import open_inputs
@@ -94,7 +95,8 @@ def write(data_dir: Path, splits: dict[str, list[dict[str, Any]]], version: str 
 
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):
-        Photos(data_dir=data_dir, file_format="array_record").download_and_prepare()
+        builder: Any = Photos(data_dir=data_dir, file_format="array_record")  # pyright: ignore[reportCallIssue]
+        builder.download_and_prepare()
     return data_dir / "photos" / version
 
 
