@@ -79,6 +79,7 @@ def main(
     for count in counts:
         print(
             f"{count.reader:34} {count.spikes} spikes, {count.differing_spikes} differ; "
+            f"logits to {count.logit_difference:.1g}; "
             f"{count.correct} of {len(labels)} classes right, {count.differing_classes} differ"
         )
     if record is not None:
@@ -97,12 +98,16 @@ def main(
 
 @dataclasses.dataclass
 class Counts:
-    """Of a reader: outputs of neurons, the spikes among them, and what is different from NumPy."""
+    """Of a reader: outputs of neurons, the spikes among them, and what is different from NumPy.
+
+    `logit_difference` is the largest; where it is not 0 but spikes are the same, the readers add in other orders.
+    """
 
     reader: str
     outputs: int = 0
     spikes: int = 0
     differing_spikes: int = 0
+    logit_difference: float = 0.0
     differing_classes: int = 0
     correct: int = 0
 
@@ -113,6 +118,8 @@ class Counts:
             self.outputs += found[name].size
             self.spikes += int(found[name].sum())
             self.differing_spikes += int((found[name] != expected[name]).sum())
+        difference = np.abs(found["output"] - expected["output"]).max()
+        self.logit_difference = max(self.logit_difference, float(difference))
         classes, others = (outputs["output"].mean(1).argmax(-1) for outputs in (found, expected))
         self.differing_classes += int((classes != others).sum())
         self.correct += int((classes == labels).sum())

@@ -49,7 +49,7 @@ try:
     from nir.serialization import hdf2dict
 
     from snnkd_jax.nir_nodes import from_nir, to_nir
-except ImportError as error:
+except ModuleNotFoundError as error:
     raise InputError("files of NIR need the package nir: pip install 'snnkd-jax[nir]'") from error
 
 DT = 1e-4

@@ -8,6 +8,7 @@ multiples, where v > v_threshold and v >= v_threshold are the same.
 import functools
 import importlib
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 from quick import quick_jit
 
+from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Neuron, build
 from snnkd_jax.models.activation import Spike
@@ -28,6 +30,7 @@ from snnkd_jax.models.features import Stages
 from snnkd_jax.models.layers import BatchNorm
 from snnkd_jax.nir import read_nir, write_nir
 from snnkd_jax.train import Normalisation
+from snnkd_jax.trained import Trained
 
 T = 4
 NORMALISATION = Normalisation((0.1, 0.2, 0.3), (1.0, 2.0, 4.0))
@@ -383,6 +386,42 @@ def test_a_thousand_damaged_files_are_refused(tmp_path):
         with pytest.raises(InputError, match=r"net\.nir"):
             read_nir(path)
         refused += 1
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nir", None)
+    monkeypatch.delitem(sys.modules, "snnkd_jax.nir")
+    with pytest.raises(InputError, match=r"pip install 'snnkd-jax\[nir\]'"):
+        importlib.import_module("snnkd_jax.nir")
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_script_writes_the_student_of_a_run(dtype, tmp_path, monkeypatch, capsys, readers):
+    del readers  # the scripts are on the path
+    script = importlib.import_module("export_nir")
+    network = build("convnet", 3, neuron=Neuron(), num_steps=T, width=0.1, dtype=dtype)
+    variables = dyadic_variables(network, (8, 8, 3))
+    trained = Trained(network, variables, NORMALISATION, (8, 8, 3), ("a", "b", "c"), "cifar10", Config())
+    monkeypatch.setattr(script, "load_trained", lambda *_: trained)
+    script.main(tmp_path, tmp_path / "net.nir")
+    read, told = read_nir(tmp_path / "net.nir"), capsys.readouterr().out
+    assert (read.network.num_steps, read.normalisation) == (T, NORMALISATION)
+    assert ("some spikes will differ" in told) == (dtype == jnp.bfloat16)
+    for line in ("act1 LIF (3, 8, 8) conv1", "steps 4 of dt = 0.0001 s", "mean [0.1, 0.2, 0.3], std [1.0, 2.0, 4.0]"):
+        assert line in " ".join(told.split())
+
+
+def test_differences_from_numpy_are_counted(readers):
+    del readers
+    counts = importlib.import_module("check_nir").Counts("another")
+    spikes, logits = np.zeros((2, 3, 4)), np.tile([1.0, 2.0], (2, 3, 1))
+    other, others = spikes.copy(), logits.copy()
+    other[0, 1, :3] = 1
+    others[1] = [2.5, 2.0]
+    counts.add({"act": other, "output": others}, {"act": spikes, "output": logits}, np.array([1, 0]))
+    found = (counts.outputs, counts.spikes, counts.differing_spikes, counts.differing_classes, counts.correct)
+    assert found == (24, 3, 3, 1, 2)
+    assert counts.logit_difference == 1.5
 
 
 @pytest.mark.peers

@@ -1,7 +1,7 @@
-"""A spiking network as a graph of layers: data without a library, and a network again.
+"""A spiking network as a graph of layers, and such a graph as a network.
 
 Shapes are `(H, W, C)` of a map or `(N,)` of a vector, those of one image at one time step. Every layer has the method
-`out`, the shape of its output; it raises `InputError` for an input that the layer cannot read.
+`out`, the shape of its output for that of its input; it raises `InputError` for an input that does not fit.
 """
 
 import dataclasses
