@@ -416,20 +416,26 @@ def damaged(data: bytes, rng: random.Random) -> bytes | None:
 
 @pytest.mark.parametrize(
     ("count", "sealed"),
-    [(60, True), pytest.param(1000, True, marks=pytest.mark.slow), pytest.param(40, False, marks=pytest.mark.slow)],
+    [(100, True), pytest.param(1000, True, marks=pytest.mark.slow), pytest.param(10, False, marks=pytest.mark.slow)],
 )
 def test_randomly_damaged_directories(run, tmp_path, count, sealed):
-    """Refused as `InputError`, or the same network bit for bit, where the damage hit what it is not made of."""
+    """Refused as `InputError`, or the same network bit for bit, where the damage hit what it is not made of.
+
+    Nine of ten times a file is hit that the network is made of; without a seal, its description is not.
+    """
     shutil.copytree(run / "student", tmp_path / "student")
     expected = load_trained(run)
-    if not sealed:
+    description = tmp_path / "student" / "network.json"
+    own = [tmp_path / "student" / name for name in json.loads(description.read_text())["files"]]
+    paths = sorted(path for path in (tmp_path / "student").rglob("*") if path.is_file() and path != description)
+    if sealed:
+        own.append(description)
+    else:
         unsealed(tmp_path / "student")
-    paths = sorted(path for path in (tmp_path / "student").rglob("*") if path.is_file())
-    paths = [path for path in paths if sealed or path.name != "network.json"]  # which cannot be told to be damaged
     rng = random.Random(count)
     refused = 0
     for _ in range(count):
-        path = rng.choice(paths)
+        path = rng.choice(own if rng.random() < 0.9 else paths)
         original = path.read_bytes()
         content = damaged(original, rng)
         if content is None:
@@ -445,6 +451,7 @@ def test_randomly_damaged_directories(run, tmp_path, count, sealed):
             for name in ("normalisation", "image_shape", "classes", "dataset", "config"):
                 assert getattr(found, name) == getattr(expected, name)
         path.write_bytes(original)
+    print(f"{refused} of {count} refused")
     assert count / 5 < refused < count
 
 
