@@ -54,6 +54,8 @@ class Teacher:
         Raises `InputError` if the function returns anything else.
         """
         found = self.function(variables, images)
+        logits: Any
+        features: Any
         logits, features = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
         features = {kind: dict(features.get(kind, {})) for kind in ("stages", "currents")}
         named = {f"{kind} {name!r}": (x, 4) for kind, maps in features.items() for name, x in maps.items()}

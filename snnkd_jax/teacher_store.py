@@ -95,7 +95,7 @@ class TaughtSource:
         try:
             with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".tmp", delete=False) as file:
                 partial = Path(file.name)
-                file.write(records.view(np.uint8))
+                file.write(records.tobytes())
                 file.write(_digest(records))
                 file.flush()
                 os.fsync(file.fileno())
@@ -193,9 +193,9 @@ def fingerprint(tree: Any) -> str:
     for path, x in jax.tree_util.tree_leaves_with_path(tree):
         x = np.asarray(x)
         digest.update(f"{jax.tree_util.keystr(path)} {x.dtype} {x.shape}".encode())
-        digest.update(np.ascontiguousarray(x).view(np.uint8))
+        digest.update(x.tobytes())
     return digest.hexdigest()
 
 
 def _digest(records: NDArray) -> bytes:
-    return hashlib.sha256(records.view(np.uint8)).digest()
+    return hashlib.sha256(records.tobytes()).digest()

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import MAX_WIDTH, MODELS, Pool, Variables, build
 
-_RESNETS = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34", (3, 3, 3): "resnet20"}
-_VGGS = {(1, 1, 2, 2, 2): "vgg11", (2, 2, 2, 2, 2): "vgg13", (2, 2, 3, 3, 3): "vgg16"}
+_RESNETS: dict[tuple[int, ...], str] = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34", (3, 3, 3): "resnet20"}
+_VGGS: dict[tuple[int, ...], str] = {(1, 1, 2, 2, 2): "vgg11", (2, 2, 2, 2, 2): "vgg13", (2, 2, 3, 3, 3): "vgg16"}
 _SUPPORTED = "supported are resnet18/20/34 with a 3x3 stem, vgg11/13/16 with batch norm and one linear layer, and WRN"
 
 Weights = Mapping[str, Any]
@@ -172,7 +172,8 @@ def _checked(model: str, stem: str, found: dict[tuple[str, ...], NDArray]) -> Co
 def _shapes(model: str, width: float, num_classes: int, image_channels: int) -> dict[tuple[str, ...], tuple[int, ...]]:
     network = build(model, num_classes, width=width)
     variables = jax.eval_shape(lambda: network.init(jax.random.key(0), (32, 32, image_channels)))
-    return {path: x.shape for path, x in traverse_util.flatten_dict(variables).items()}
+    flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables)
+    return {path: x.shape for path, x in flat.items()}
 
 
 def _without_bias(prefix: str, mean: NDArray, bias: NDArray | float) -> NDArray:
@@ -185,7 +186,7 @@ def _resnet(weights: Weights) -> tuple[str, Layers, str]:
     sizes = _counts(weights, r"layer(\d+)\.(\d+)\.")
     if sizes not in _RESNETS or "layer1.0.conv3.weight" in weights:
         raise InputError(f"a ResNet with {sizes} blocks in its stages, or with bottlenecks; {_SUPPORTED}")
-    if np.shape(weights.get("conv1.weight"))[2:] == (7, 7):
+    if np.shape(weights.get("conv1.weight", 0))[2:] == (7, 7):
         raise InputError(f"a ResNet with a 7x7 stem, for large images; {_SUPPORTED}")
 
     def layers() -> Layers:
@@ -236,7 +237,7 @@ def _vgg(weights: Weights) -> tuple[str, Layers, str]:
 
 def _wide_resnet(weights: Weights) -> tuple[str, Layers, str]:
     sizes = _counts(weights, r"block(\d+)\.layer\.(\d+)\.")
-    stem, first = (np.shape(weights.get(name)) for name in ("conv1.weight", "block1.layer.0.conv1.weight"))
+    stem, first = (np.shape(weights.get(name, 0)) for name in ("conv1.weight", "block1.layer.0.conv1.weight"))
     widen = first[0] // stem[0] if first and stem and stem[0] else 0
     model = f"wrn-{6 * sizes[0] + 4}-{widen}"
     if len(set(sizes)) != 1 or len(sizes) != 3 or model not in MODELS:

@@ -332,10 +332,8 @@ def test_a_run_with_a_function_is_the_same_bit_for_bit_with_a_store(tmp_path, on
     del one_device
     monkeypatch.setattr(teacher_store, "STEPS_PER_FILE", 3)
     store = {"store_teacher": str(tmp_path / "store")}
-    live, stored = (
-        run(config(tmp_path / "live"), nearest_mean()),
-        run(config(tmp_path / "run", **store), nearest_mean()),
-    )
+    live = run(config(tmp_path / "live"), nearest_mean())
+    stored = run(config(tmp_path / "run", **store), nearest_mean())
     assert stored["test_accuracy"] == live["test_accuracy"]
     assert stored["test_accuracy"]["teacher"] > 0.5
     assert logged(tmp_path / "run") == logged(tmp_path / "live")

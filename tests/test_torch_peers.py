@@ -1,13 +1,17 @@
 """Converted networks against PyTorch itself, from the file to the logits; needs torch."""
 
+import importlib
 import json
+import warnings
+from typing import Any
 
-import flax
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 from torch_nets import RESNET, VGG
 
+from snnkd_jax import experiment
 from snnkd_jax.cli import main
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import build
@@ -19,9 +23,8 @@ pytestmark = pytest.mark.peers
 
 def modules():
     """The networks' classes; PyTorch is imported when a test runs."""
-    import torch
-    from torch import nn
-    from torch.nn import functional as F
+    torch = importlib.import_module("torch")
+    nn, F = torch.nn, torch.nn.functional
 
     class Block(nn.Module):
         def __init__(self, inputs, size, stride):
@@ -193,14 +196,16 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_file_guides_a_student_as_the_run_does_that_trained_it(tmp_path, capsys):
+@pytest.mark.filterwarnings("ignore:.*(silent|saturated) layers.*")
+def test_a_file_guides_a_student_as_the_run_does_that_trained_it(tmp_path, capsys, monkeypatch):
     """A teacher of this library, written as PyTorch would have it: the student is the same bit for bit.
 
     It is one of the run's networks then. With another normalisation it knows too little, and the run says so.
     """
-    import torch
-
-    small = ["--dataset", "digits", "--width", "0.1", "--epochs", "2", "--no-baseline", "--preset", "kdsnn"]
+    torch, mesh = importlib.import_module("torch"), jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    monkeypatch.setattr(experiment, "data_mesh", lambda: mesh)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command line sets another
+    small = ["--dataset", "digits", "--width", "0.1", "--epochs", "1", "--no-baseline", "--preset", "kdsnn"]
     teacher = ["--teacher", "resnet20", "--teacher-width", "0.25"]
     runs = {name: tmp_path / name for name in ("teacher", "checkpoint", "file", "wrong")}
     assert main([*small, *teacher, "--teacher-epochs", "6", "--teacher-only", "--run-dir", str(runs["teacher"])]) == 0
@@ -237,7 +242,8 @@ def as_torch(variables) -> dict[str, np.ndarray]:
     names |= {"norm_shortcut": "shortcut.1", "norm1": "bn1", "norm2": "bn2"}
     kinds = {"scale": "weight", "kernel": "weight", "mean": "running_mean", "var": "running_var", "bias": "bias"}
     found = {}
-    for (_, *path, kind), x in flax.traverse_util.flatten_dict(jax.device_get(variables)).items():
+    flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(jax.device_get(variables))
+    for (_, *path, kind), x in flat.items():
         parts = [names.get(part, part) for part in path if part != "conv"]
         if parts[0].startswith("block"):
             stage, block = parts[0].removeprefix("block").split("_")
