@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from quick import quick_jit
 
+from snnkd_jax.batches import eval_batches
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
 from snnkd_jax.models.recording import layer_names, record
