@@ -445,6 +445,8 @@ def test_script_prints_and_records(script, tmp_path, capsys):
     )
     assert record.keys() >= {"versions", "hardware", "commit", "date", "images", "mac_pj", "ac_pj"}
     assert len(energy_section([record]).splitlines()) == 2 + 3 + 3 + 1
+    kept = json.loads((tmp_path / "run" / "energy.json").read_text())
+    assert kept == record | {"name": "energy"}
 
 
 def test_script_refuses_what_it_cannot_count(script, tmp_path):

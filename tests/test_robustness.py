@@ -549,6 +549,8 @@ def test_script_pairs_the_seeds_and_writes_a_record(script, monkeypatch, tmp_pat
     assert record["levels"]["jpeg"] == list(IMAGE_LEVELS["jpeg"])
     assert str(tmp_path) not in json.dumps(record)
     assert noise_table(record) in capsys.readouterr().out
+    kept = [json.loads((tmp_path / name / "noise.json").read_text())["networks"] for name in ("k0", "k1")]
+    assert [n["student"]["kinds"]["blur"]["mean"]["values"] for n in kept] == [[0.56], [0.60]]
     section = noise_section([record])
     assert noise_table(record) in section
     assert "[x](experiments/results/noise/x.json): the digits, convnet, width 0.25, T = 2, temporal;" in section

@@ -46,7 +46,7 @@ def write_report(runs: list[Path], out: Path | None = None) -> Path:
     text = run_page(found[0]) if len(found) == 1 else comparison_page(found)
     partial = path.with_name(path.name + ".tmp")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="replace")
         partial.replace(path)
     except OSError as error:
         raise InputError(f"out {path} cannot be written ({error.strerror}); name another file") from error
