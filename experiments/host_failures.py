@@ -41,7 +41,19 @@ SHORT = [*TINY, "--preset", "kdsnn", "--teacher-epochs", "2", "--epochs", "8", "
 LONG = [*SHORT, "--teacher-epochs", "12", "--epochs", "24"]
 
 # 50 steps, 10 an epoch.
-FIFTY = [*TINY, "--width", "0.25", "--preset", "none", "--batch-size", "128", "--epochs", "5"]
+FIFTY = [
+    *TINY,
+    "--width",
+    "0.25",
+    "--preset",
+    "none",
+    "--batch-size",
+    "128",
+    "--epochs",
+    "5",
+    "--learning-rate",
+    "0.01",
+]
 
 # Until a host must have ended after another was killed or it was told to stop, in seconds; and a whole run.
 PROMPT, WHOLE = 30, 600
