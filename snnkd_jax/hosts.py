@@ -167,11 +167,11 @@ def together() -> Iterator[None]:
 
 def first_then_others(function: Callable[[], T]) -> T:
     """Calls it in the first process, then in the others, which find what the first has made."""
-    for turn in (True, False):
-        with together():
-            if is_first() == turn:
-                result = function()
-    return result
+    with together():
+        results = [function()] if is_first() else []
+    with together():
+        results = results or [function()]
+    return results[0]
 
 
 def check_same(what: str, value: bytes) -> None:
