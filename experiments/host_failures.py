@@ -9,6 +9,7 @@ with is compared with the run that nothing happened to. Every signal is sent to 
 
 import contextlib
 import json
+import logging
 import os
 import random
 import shutil
@@ -35,14 +36,30 @@ RESULTS = Path(__file__).parent / "results" / "hosts"
 SCRIPT = Path(__file__).parent / "cifar_distill.py"
 TINY = ["--dataset", "digits", "--width", "0.1", "--teacher-width", "0.1", "--num-steps", "2", "--no-baseline"]
 
-# 240 steps of the teacher, then 480 of the student, 20 an epoch.
-LONG = [*TINY, "--preset", "kdsnn", "--teacher-epochs", "12", "--epochs", "24", "--checkpoint-every", "7"]
+# 40 steps of the teacher, then 160 of the student; and 240, then 480; 20 an epoch.
+SHORT = [*TINY, "--preset", "kdsnn", "--teacher-epochs", "2", "--epochs", "8", "--checkpoint-every", "7"]
+LONG = [*SHORT, "--teacher-epochs", "12", "--epochs", "24"]
 
 # 50 steps, 10 an epoch.
-FIFTY = [*TINY, "--preset", "none", "--batch-size", "128", "--epochs", "5", "--warmup-epochs", "1"]
+FIFTY = [
+    *TINY,
+    "--width",
+    "0.25",
+    "--preset",
+    "none",
+    "--batch-size",
+    "128",
+    "--epochs",
+    "5",
+    "--learning-rate",
+    "0.01",
+]
 
 # Until a host must have ended after another was killed or it was told to stop, in seconds; and a whole run.
-PROMPT, WHOLE = 30, 300
+PROMPT, WHOLE = 30, 600
+
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what it does not find and does not need
 
 
 class Host(NamedTuple):
@@ -124,7 +141,7 @@ def arrays(run_dir: Path, phase: str = "student", step: int | None = None) -> li
             warnings.simplefilter("ignore")  # of reading without being told the sharding
             saved = reader.metadata(path.absolute()).item_metadata.tree
             target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), saved)
-            leaves += jax.tree.leaves(reader.restore(path.absolute(), target))
+            leaves += jax.tree.leaves(reader.restore(path.absolute(), target)["tree"])
     return [np.asarray(x) for x in leaves]
 
 
@@ -154,9 +171,9 @@ def resumed_at(output: str) -> int | None:
     return int(rest.split()[0]) if found else None
 
 
-def lose_one(run_dir: Path, rng: random.Random) -> dict[str, Any]:
+def lose_one(run_dir: Path, arguments: list[str], rng: random.Random) -> dict[str, Any]:
     """Kills one of two hosts a random time after training has begun; returns which, and how the other ended."""
-    hosts = start(run_dir, LONG)
+    hosts = start(run_dir, arguments)
     hosts[0].wait_for(": epoch")
     time.sleep(rng.uniform(0, 0.8))
     killed = rng.randrange(2)
@@ -175,7 +192,7 @@ def lose_one(run_dir: Path, rng: random.Random) -> dict[str, Any]:
 
 def tell_one(run_dir: Path, told: int = 1, number: int = signal.SIGTERM) -> dict[str, Any]:
     """Sends a signal to one of two hosts in the middle of the student's training; returns how both ended."""
-    hosts = start(run_dir, LONG)
+    hosts = start(run_dir, SHORT)
     hosts[0].wait_for("student: epoch 3/")
     hosts[told].process.send_signal(number)
     since = time.monotonic()
@@ -204,7 +221,7 @@ def fill_disk(run_dir: Path) -> dict[str, Any]:
     """Trains on a small file system that is full at some save and then has room again; who calls it may mount one."""
     run_dir.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(run_dir)], check=True)
-    hosts = start(run_dir, LONG)
+    hosts = start(run_dir, SHORT)
     hosts[0].wait_for("student: epoch 2/")
     with contextlib.suppress(OSError), (run_dir / "ballast").open("wb", buffering=0) as file:
         while file.write(bytes(4096)):
@@ -213,7 +230,7 @@ def fill_disk(run_dir: Path) -> dict[str, Any]:
     messages = [message(host) for host in hosts]
     newest = steps_of(run_dir, "student")[-1]
     (run_dir / "ballast").unlink()
-    output = finish(run_dir, LONG)
+    output = finish(run_dir, SHORT)
     shutil.copytree(run_dir, run_dir.with_name(f"{run_dir.name}-copy"))  # what is mounted goes with this process
     return {"statuses": statuses, "messages": messages, "newest_checkpoint": newest, "resumed_at": resumed_at(output)}
 
@@ -251,13 +268,13 @@ def main(kills: int = 10, seed: int = 0, record: str | None = None, disk: Path |
         finish(runs / "one", FIFTY, hosts=1, devices=1)
         finish(runs / "two", FIFTY)
         tell("fifty_steps_difference_from_one_device", difference(runs / "two", runs / "one"))
-        finish(runs / "whole", LONG)
-        lost = [lose_one(runs / "killed", rng) for _ in range(kills)]
+        finish(runs / "long", LONG)
+        tell("kills", [lose_one(runs / "killed", LONG, rng) for _ in range(kills)])
         finish(runs / "killed", LONG)
-        tell("kills", lost)
-        tell("difference_after_kills", difference(runs / "killed", runs / "whole"))
+        tell("difference_after_kills", difference(runs / "killed", runs / "long"))
+        finish(runs / "whole", SHORT)
         told = tell_one(runs / "told")
-        told["resumed_at"] = resumed_at(finish(runs / "told", LONG))
+        told["resumed_at"] = resumed_at(finish(runs / "told", SHORT))
         tell("sigterm_to_one", told)
         tell("difference_after_sigterm", difference(runs / "told", runs / "whole"))
         tell("full_disk", in_own_mounts(runs / "disk"))
@@ -266,7 +283,7 @@ def main(kills: int = 10, seed: int = 0, record: str | None = None, disk: Path |
         for hosts, devices in ((1, 1), (1, 2), (1, 4), (2, 1), (2, 2)):
             run_dir = runs / f"{hosts}x{devices}"
             cut_back(runs / "whole", run_dir, steps_of(runs / "whole", "student")[-2])
-            finish(run_dir, LONG, hosts, devices)
+            finish(run_dir, SHORT, hosts, devices)
             differences[f"{hosts} x {devices}"] = difference(run_dir, runs / "whole")
         tell("difference_after_resuming_on_hosts_x_devices", differences)
     if record is not None:

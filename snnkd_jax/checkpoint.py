@@ -30,8 +30,8 @@ from snnkd_jax.train import TrainState
 
 Tree = Any
 
-# Orbax reports every save in a dozen lines; what matters is reported here.
-logging.getLogger("absl").setLevel(logging.ERROR)
+# Orbax reports every save in a dozen lines, and what it raises with a traceback as well; what matters is reported here.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class _Manager(ocp.CheckpointManager):
