@@ -114,9 +114,8 @@ def train(data_dir) -> Examples:
 
 def stored(data_dir: Path, split: str) -> list[tuple[Image.Image, int, str]]:
     """The examples as another reader gives them, in their order on disk."""
-    source = tfds.builder_from_directory(data_dir / "photos" / "1.0.0").as_data_source(
-        split, decoders={"image": tfds.decode.SkipDecoding()}
-    )
+    builder: Any = tfds.builder_from_directory(data_dir / "photos" / "1.0.0")
+    source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
     return [
         (Image.open(io.BytesIO(e["image"])).convert("RGB"), int(e["label"]), e["file_name"].decode()) for e in source
     ]
@@ -538,7 +537,7 @@ def nested(tree: dict[str, Any], path: list[str]) -> dict[str, Any]:
 def start(data_dir: Path, run_dir: Path) -> subprocess.Popen:
     """Six steps an epoch, a checkpoint every four."""
     arguments = ["--data-dir", str(data_dir), "--dataset", "photos", "--image-size", "32", "--workers", "3"]
-    arguments += ["--teacher", "convnet", "--student", "sew-resnet18", "--width", "0.1", "--num-steps", "2"]
+    arguments += ["--teacher", "convnet", "--student", "convnet", "--width", "0.1", "--num-steps", "2"]
     arguments += ["--teacher-epochs", "1", "--epochs", "6", "--warmup-epochs", "0", "--preset", "kdsnn-response"]
     arguments += ["--batch-size", "6", "--validation-fraction", "0.1", "--checkpoint-every", "4"]
     return subprocess.Popen(
