@@ -215,7 +215,7 @@ def fidelity_section(records: list[dict[str, Any]], section: str) -> str:
         if not found:
             raise InputError(f"no record of fidelity has the row {name!r}; run its test with --fidelity")
         error, number = max(row["error"] for row in found), sum(row["comparisons"] for row in found)
-        limit = "exact" if found[0]["kind"] == "exact" else f"{found[0]['tolerance']:.0e}, {found[0]['kind']}"
+        limit = "exact" if found[0]["kind"] == "exact" else f"{found[0]['tolerance']:g}, {found[0]['kind']}"
         of = ", ".join(f"`{name}`" for name in check.of.split())
         shown = "0" if error == 0 else f"{error:.1e}"
         table.append(f"| {name} | {of} | {check.against} | {limit} | {shown} | {number} |")
