@@ -6,6 +6,7 @@ from typing import Any
 
 from snnkd_jax.energy_records import energy_section
 from snnkd_jax.noise_records import noise_section
+from snnkd_jax.plan_records import plan_section
 from snnkd_jax.records import read_records, tables, with_sections
 from snnkd_jax.speed_records import speed_section
 from snnkd_jax.step_records import steps_section
@@ -19,6 +20,7 @@ SECTIONS: dict[str, tuple[Path, Callable[[list[dict[str, Any]]], str]]] = {
     "noise": (RESULTS / "noise", noise_section),
     "energy": (RESULTS / "energy", energy_section),
     "speed": (RESULTS / "speed", speed_section),
+    "plan": (RESULTS / "plan", plan_section),
 }
 """Name of a section to the folder of its records and the function that writes it."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from snnkd_jax import data
 from snnkd_jax.backend import check_batch_size, compilation_cache, data_mesh
@@ -37,7 +38,7 @@ def run(config: Config) -> dict[str, Any]:
     directory = run_directory(config)
     config = config.checked()
     mesh = data_mesh()
-    check_batch_size(config.batch_size, mesh)
+    check_batch_size(config.batch_size, mesh, config.accumulate)
     with StopRequest() as stop:
         dataset = data.load(config.dataset)
         training, validation = split_validation(dataset, config.validation_fraction, config.seed)
@@ -100,15 +101,7 @@ class _Run:
     ) -> Trainer:
         config = self.config
         steps_per_epoch = len(self.training["labels"]) // config.batch_size
-        optimizer = make_optimizer(
-            config.optimizer,  # pyright: ignore[reportArgumentType] checked by make_optimizer
-            learning_rate=config.learning_rate,
-            num_steps=epochs * steps_per_epoch,
-            warmup_steps=min(config.warmup_epochs, epochs - 1) * steps_per_epoch,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            clip_norm=config.clip_norm,
-        )
+        optimizer = config_optimizer(config, epochs, steps_per_epoch)
         try:
             return Trainer(
                 network,
@@ -119,6 +112,7 @@ class _Run:
                 self.dataset.image_shape,
                 config.seed,
                 teacher,
+                config.accumulate,
             )
         except InputError as error:
             raise InputError(f"{role} {getattr(config, role)!r}: {error}") from error
@@ -181,6 +175,19 @@ class _Run:
             "normalisation": dataclasses.asdict(pixel_statistics(self.dataset)),
             "spiking": None if is_teacher else {name: getattr(config, name) for name in SPIKING_FIELDS},
         }
+
+
+def config_optimizer(config: Config, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The optimiser of a training that takes so many epochs."""
+    return make_optimizer(
+        config.optimizer,  # pyright: ignore[reportArgumentType] checked by make_optimizer
+        learning_rate=config.learning_rate,
+        num_steps=epochs * steps_per_epoch,
+        warmup_steps=min(config.warmup_epochs, epochs - 1) * steps_per_epoch,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+    )
 
 
 def pixel_statistics(dataset: data.Dataset) -> Normalisation:

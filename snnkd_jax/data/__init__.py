@@ -7,3 +7,4 @@ directory under `TFDS_DATA_DIR` and prepare it first where it is missing. Tensor
 from snnkd_jax.data.dataset import Dataset as Dataset
 from snnkd_jax.data.loading import NAMES as NAMES
 from snnkd_jax.data.loading import load as load
+from snnkd_jax.data.loading import shape_of as shape_of

@@ -38,6 +38,19 @@ def load(name: str) -> Dataset:
     return read_prepared(name, directory)
 
 
+def shape_of(name: str) -> tuple[tuple[int, int, int], int]:
+    """Image shape `[H, W, C]` and number of classes of a data set, which need not be there.
+
+    Raises `InputError` for an unknown name.
+    """
+    check_choice("dataset", name, NAMES)
+    if name == "digits":
+        digits = load_digits()
+        return digits.image_shape, digits.num_classes
+    features = OFFICIAL[name].stock_builder()(data_dir=_data_dir()).info.features
+    return features["image"].shape, features["label"].num_classes
+
+
 def _data_dir() -> Path:
     value = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     if "://" in value:  # pathlib would make a local folder named "gs:" of it

@@ -8,6 +8,7 @@ channels and a hidden layer of 256). ResNet-20 has projection shortcuts here whe
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jax.typing import DTypeLike
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.features import Stages
 from snnkd_jax.models.layers import BatchNorm, Conv, Norm, channels, global_avg_pool
+from snnkd_jax.models.remat import Remat, rematerialised
 
 
 class BasicBlock(nn.Module):
@@ -54,6 +56,7 @@ class ResNet(nn.Module):
     hidden: int | None = None
     width: float = 1.0
     dtype: DTypeLike = jnp.float32
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Stages]:
@@ -61,16 +64,23 @@ class ResNet(nn.Module):
         norm = functools.partial(self.norm, train=train)
         x = Conv(channels(self.stage_channels[0], self.width), dtype=self.dtype, name="stem")(x)
         x = self.activation(name="act_stem")(norm(name="norm_stem")(x))
-        stages = Stages()
+        stages, remat = Stages(), self.remat if train else "none"
+        block_class = rematerialised(BasicBlock, remat == "block")
+        block = functools.partial(block_class, activation=self.activation, norm=norm, dtype=self.dtype)
         for i, (size, base) in enumerate(zip(self.stage_sizes, self.stage_channels, strict=True), start=1):
-            for j in range(1, size + 1):
-                stride = 2 if i > 1 and j == 1 else 1
-                features = channels(base, self.width)
-                block = BasicBlock(features, stride, self.activation, norm, self.dtype, name=f"block{i}_{j}")
-                current, x = block(x)
+            stage = functools.partial(_stage, block=block, i=i, size=size, features=channels(base, self.width))
+            current, x = rematerialised(stage, remat == "stage")(self, x)
             stages.add(current, x)
         x = global_avg_pool(x)
         if self.hidden is not None:
             x = nn.Dense(channels(self.hidden, self.width), dtype=self.dtype, name="hidden")(x)
             x = self.activation(name="act_hidden")(x)
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x), stages
+
+
+def _stage(_: nn.Module, x: Array, *, block: Any, i: int, size: int, features: int) -> tuple[Array, Array]:
+    """Stage `i` of `size` blocks: what enters and what leaves its last activation."""
+    current = x
+    for j in range(1, size + 1):
+        current, x = block(features, 2 if i > 1 and j == 1 else 1, name=f"block{i}_{j}")(x)
+    return current, x
