@@ -96,7 +96,7 @@ def in_words(entry: dict[str, Any]) -> str:
     gib = {name: entry[name] / 2**30 for name in ("memory", "capacity", "arguments", "temporary")}
     lines = {
         "chips and images": f"{entry['chips']} with {entry['batch_size']} images each, {images} a step",
-        "FLOPs per chip": "not counted" if entry["flops"] is None else f"{entry['flops'] / 1e9:.1f} G",
+        "FLOPs per chip": f"{entry['flops'] / 1e9:.1f} G",
         "memory per chip": f"{gib['memory']:.2f} GiB of {gib['capacity']:.1f} (state, teacher and batch "
         f"{gib['arguments']:.2f}, activations and the like {gib['temporary']:.2f})",
         "collectives": ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in entry["collectives"].items()),

@@ -25,7 +25,7 @@ def _topologies(record: dict[str, Any]) -> str:
         cells = [
             f"{entry['chips']} ({entry['topology']})",
             str(entry["batch_size"]),
-            "–" if entry["flops"] is None else f"{entry['flops'] / 1e9:.1f}",
+            f"{entry['flops'] / 1e9:.1f}",
             f"{entry['memory'] / 2**30:.2f}",
             f"{entry['collectives'].get('all-reduce', 0) / 1e6:.2f}",
             ", ".join(others) or "none",

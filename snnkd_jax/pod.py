@@ -32,12 +32,13 @@ class Plan:
     """A compiled training step; everything but the number of chips is of one chip, in bytes where it is memory.
 
     `arguments` are state, teacher and batch, `temporary` what else the step holds at its peak, mostly activations.
-    `flops` and `bytes` are None where the compiler does not count them (GPUs); a loop's body counts once.
+    A loop's body counts once. For GPUs the compiler counts neither: `flops` are those of the program before it is
+    compiled, `bytes` are None.
     """
 
     chips: int
     batch_size: int
-    flops: float | None
+    flops: float
     bytes: float | None
     arguments: int
     outputs: int
@@ -53,12 +54,11 @@ class Plan:
     def bounds(self, chip: Chip) -> dict[str, float]:
         """Seconds that the step takes at least, for each of the reasons above."""
         reduced = total_bytes(self.collectives).get("all-reduce", 0)
-        found = {"links": 2 * (self.chips - 1) / self.chips * reduced / chip.links}
-        if self.flops is not None:
-            found["compute"] = self.flops / chip.flops
-        if self.bytes is not None:
-            found["memory"] = self.bytes / chip.bandwidth
-        return found
+        found = {
+            "compute": self.flops / chip.flops,
+            "links": 2 * (self.chips - 1) / self.chips * reduced / chip.links,
+        }
+        return found if self.bytes is None else found | {"memory": self.bytes / chip.bandwidth}
 
 
 def planned_trainer(config: Config) -> tuple[Trainer, Variables]:
@@ -98,23 +98,22 @@ def plan(config: Config, topology: str, per_chip_batch: int) -> Plan:
     _, there = devices(topology)
     mesh = jax.make_mesh((len(there),), ("data",), axis_types=(AxisType.Auto,), devices=there)
     trainer, teacher_variables = planned_trainer(config)
-    size = per_chip_batch * len(there)
-    batch = {
-        "images": jax.ShapeDtypeStruct((size, *trainer.image_shape), jnp.uint8),
-        "labels": jax.ShapeDtypeStruct((size,), jnp.int32),
-    }
+    state = jax.eval_shape(trainer.init)
     step: Any = compile_steps(trainer, mesh).train
     try:
-        compiled = step.lower(jax.eval_shape(trainer.init), teacher_variables, batch).compile()
+        compiled = step.lower(state, teacher_variables, _batch(trainer, per_chip_batch * len(there))).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise MemoryError(f"{per_chip_batch} images a chip do not fit: {str(error).splitlines()[0]}") from error
-    costs, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
+    costs, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    if not costs:
+        traced = jax.jit(trainer.step).trace(state, teacher_variables, _batch(trainer, per_chip_batch))
+        costs = {"flops": traced.lower(lowering_platforms=("cuda",)).cost_analysis()["flops"]}
     return Plan(
         len(there),
         per_chip_batch,
-        costs.get("flops"),
+        costs["flops"],
         costs.get("bytes accessed"),
         memory.argument_size_in_bytes,
         memory.output_size_in_bytes,
@@ -122,6 +121,13 @@ def plan(config: Config, topology: str, per_chip_batch: int) -> Plan:
         memory.temp_size_in_bytes,
         collectives(compiled.as_text()),
     )
+
+
+def _batch(trainer: Trainer, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
+        "images": jax.ShapeDtypeStruct((size, *trainer.image_shape), jnp.uint8),
+        "labels": jax.ShapeDtypeStruct((size,), jnp.int32),
+    }
 
 
 def largest_batch(memory: Callable[[int], float], first: int, capacity: float, multiple: int = 8) -> int:

@@ -22,21 +22,20 @@ AUGMENTATION = Augmentation(1, True, 3)
 
 
 def without_batch_statistics():
-    """The student with norms by constants."""
+    """The student with norms by constants, and a gain that makes its neurons fire all the same."""
 
-    def norm(train, **options):
-        del train
-        return BatchNorm(train=False, **options)
+    def norm(**options):
+        return BatchNorm(**(options | {"train": False, "v_threshold": 5.0}))
 
     return dataclasses.replace(STUDENT, body=STUDENT.body.clone(norm=norm))
 
 
-@pytest.mark.parametrize("parts", [2, 8])
-def test_without_batch_statistics_the_parts_make_the_whole_batch(parts):
+def test_without_batch_statistics_the_parts_make_the_whole_batch():
     """State and metrics, with augmentation and teacher."""
     whole = make("kdsnn-response", without_batch_statistics(), AUGMENTATION)
-    found = run(dataclasses.replace(whole, accumulate=parts), one_device(), 2)
+    found = run(dataclasses.replace(whole, accumulate=4), one_device(), 2)
     expected = run(whole, one_device(), 2)
+    assert min(expected[1]["firing_rates"].values()) > 0.02
     assert_close(found[0], expected[0], 1e-5)
     assert_close(found[1], expected[1], 1e-4)
 
@@ -77,8 +76,8 @@ def test_every_part_is_blanked_differently():
     state = jax.jit(one.init)()
     _, expected = quick_jit(one.step)(state, teacher_variables(), data)
     _, found = quick_jit(dataclasses.replace(one, accumulate=2).step)(state, teacher_variables(), twice)
-    assert found["ce"] == pytest.approx(expected["ce"], rel=1e-5)
-    assert found["feature"] != pytest.approx(expected["feature"], rel=1e-3)
+    assert float(found["ce"]) == pytest.approx(float(expected["ce"]), rel=1e-5)
+    assert float(found["feature"]) != pytest.approx(float(expected["feature"]), rel=1e-3)
 
 
 @pytest.mark.parametrize("parts", [1, 2])
