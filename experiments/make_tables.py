@@ -10,6 +10,7 @@ from fidelity import ROWS, fidelity_section, fidelity_source
 from snnkd_jax.energy_records import energy_section
 from snnkd_jax.knob_records import knob_source, knob_table
 from snnkd_jax.noise_records import noise_section
+from snnkd_jax.plan_records import plan_section
 from snnkd_jax.records import read_records, tables, with_sections
 from snnkd_jax.speed_records import speed_section
 from snnkd_jax.step_records import steps_section
@@ -26,6 +27,7 @@ SECTIONS: Sections = {
     "noise": (RESULTS / "noise", noise_section),
     "energy": (RESULTS / "energy", energy_section),
     "speed": (RESULTS / "speed", speed_section),
+    "plan": (RESULTS / "plan", plan_section),
 }
 """Name of a section of the README to the folder of its records and the function that writes it."""
 

@@ -29,12 +29,12 @@ _CPU_OPTIONS = {
 
 
 @functools.cache
-def compile_options() -> dict[str, str]:
-    """Options for `jax.jit(..., compiler_options=...)` that make this code fast on the default backend.
+def compile_options(platform: str | None = None) -> dict[str, str]:
+    """Options for `jax.jit(..., compiler_options=...)` that make this code fast on `platform`, by default JAX's.
 
     The options are experimental: they are tried once, and left out where the compiler does not know them.
     """
-    if jax.default_backend() != "cpu":
+    if (platform or jax.default_backend()) != "cpu":
         return {}
     try:
         jax.jit(lambda x: x + 1, compiler_options=_CPU_OPTIONS).lower(0).compile()
@@ -124,10 +124,13 @@ def divided(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises `InputError` unless a global batch of that size can be divided among the devices."""
-    if batch_size < 1 or batch_size % mesh.size:
-        raise InputError(f"batch_size={batch_size!r} must be a positive multiple of the number of devices, {mesh.size}")
+def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Raises `InputError` unless a global batch of that size can be divided among devices and parts of a step."""
+    parts = f"accumulate={accumulate} times " if accumulate > 1 else ""
+    if batch_size < 1 or batch_size % (mesh.size * accumulate):
+        raise InputError(
+            f"batch_size={batch_size!r} must be a positive multiple of {parts}the number of devices, {mesh.size}"
+        )
 
 
 def process_rows(batch_size: int) -> slice:

@@ -132,6 +132,11 @@ class Config:
     """bptt, exact, or rate: one backward pass for all time steps, in less time and memory (see models/rate.py)."""
     bptt_epochs: int = 0
     """With --backprop rate: so many epochs at the end are differentiated through time, and need the memory for it."""
+    remat: str = "none"
+    """stage or block: keep only what enters each stage or block for the backward pass, and compute the rest again, in
+    less memory and more time, of student and teacher; none: keep everything."""
+    accumulate: int = 1
+    """Parts of a batch that are computed one after another, in the memory of one; batch norm sees one at a time."""
 
     ce_weight: float | None = None
     """Weight of the cross-entropy; None: the preset's."""
@@ -205,6 +210,7 @@ class Config:
             pool=self.pool,  # pyright: ignore[reportArgumentType] checked by build
             backprop=self.backprop,  # pyright: ignore[reportArgumentType] checked by build
             dtype=DTYPES[self.dtype],
+            remat=self.remat,  # pyright: ignore[reportArgumentType] checked by build
         )
 
     def build_teacher(self, num_classes: int) -> Network:
@@ -217,6 +223,7 @@ class Config:
             pool=config.teacher_pool,  # pyright: ignore[reportArgumentType] checked by build
             levels=config.teacher_levels,
             dtype=DTYPES[config.dtype],
+            remat=config.remat,  # pyright: ignore[reportArgumentType] checked by build
         )
 
     @property
@@ -288,7 +295,7 @@ class Config:
             )
         if self.teacher_checkpoint is not None:
             spelled["teacher_checkpoint"] = str(Path(self.teacher_checkpoint).absolute())
-        counts = ("num_steps", "epochs", "teacher_epochs", "batch_size", "base_batch_size", "fsdp")
+        counts = ("num_steps", "epochs", "teacher_epochs", "batch_size", "base_batch_size", "fsdp", "accumulate")
         for name in (*counts, "checkpoint_every", "keep_checkpoints", "image_size", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -300,6 +307,10 @@ class Config:
         if not 0 <= self.bptt_epochs <= self.epochs or (self.bptt_epochs and self.backprop != "rate"):
             raise InputError(
                 f"bptt_epochs={self.bptt_epochs!r} must be in 0 to epochs={self.epochs}, and goes with backprop='rate'"
+            )
+        if self.remat != "none" and self.backprop == "rate" and not self.bptt_epochs:
+            raise InputError(
+                f"remat={self.remat!r}: backprop='rate' keeps nothing that could be computed again; use remat='none'"
             )
         check_choice("dtype", self.dtype, DTYPES)
         self.build_student(2)

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from snnkd_jax.backend import check_batch_size, compilation_cache, data_mesh, put_replicated
 from snnkd_jax.batches import Source
@@ -63,7 +64,7 @@ def run(config: Config, teacher: Teacher | None = None) -> dict[str, Any]:
         raise InputError(f"teacher {config.teacher!r} is a function; hand it to snnkd_jax.experiment.run")
     config = config.checked()
     mesh = data_mesh(config.fsdp)
-    check_batch_size(config.batch_size, mesh)
+    check_batch_size(config.batch_size, mesh, config.accumulate)
     check_same("their arguments", repr(config).encode())
     with StopRequest() as stop, full_disk_told(directory):
         inputs = first_then_others(lambda: open_inputs(config))
@@ -179,16 +180,7 @@ class _Run:
         teacher_normalisation: Normalisation | None = None,
     ) -> Trainer:
         config = self.config
-        steps_per_epoch = self.inputs.training.steps_per_epoch
-        optimizer = make_optimizer(
-            config.optimizer,  # pyright: ignore[reportArgumentType] checked by make_optimizer
-            learning_rate=config.peak_learning_rate,
-            num_steps=epochs * steps_per_epoch,
-            warmup_steps=min(config.warmup_epochs, epochs - 1) * steps_per_epoch,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            clip_norm=config.clip_norm,
-        )
+        optimizer = config_optimizer(config, epochs, self.inputs.training.steps_per_epoch)
         try:
             return Trainer(
                 network,
@@ -200,6 +192,7 @@ class _Run:
                 config.seed,
                 teacher,
                 teacher_normalisation,
+                accumulate=config.accumulate,
             )
         except InputError as error:
             raise InputError(f"{role} {getattr(config, role)!r}: {error}") from error
@@ -347,6 +340,19 @@ class _Run:
             "normalisation": dataclasses.asdict(normalisation or self.inputs.normalisation),
             "spiking": None if is_teacher else {name: getattr(config, name) for name in SPIKING_FIELDS},
         }
+
+
+def config_optimizer(config: Config, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The optimiser of a training that takes so many epochs."""
+    return make_optimizer(
+        config.optimizer,  # pyright: ignore[reportArgumentType] checked by make_optimizer
+        learning_rate=config.peak_learning_rate,
+        num_steps=epochs * steps_per_epoch,
+        warmup_steps=min(config.warmup_epochs, epochs - 1) * steps_per_epoch,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+    )
 
 
 @contextlib.contextmanager

@@ -77,6 +77,12 @@ class Trainer:
     `teacher_normalisation` is of the pixels that the teacher sees; None: `normalisation`. `gather` makes variables
     whole, where they are used, that lie divided among devices.
 
+    With `accumulate` N > 1 a step goes through its batch in N parts, one after another, in the memory of one, and
+    updates the parameters once, by the mean of their gradients. Part n has the images n, n + N, n + 2N, ... Without
+    batch norm that is the gradient of the whole batch, if the objective's terms are means over examples. Batch norm
+    normalises each part by its own statistics and updates the running ones N times; what an objective takes over the
+    batch (correlations between examples, the margin) it takes over the part. Augmentation is that of the whole batch.
+
     Raises `InputError` if the network does not fit the images, if a teacher is missing or gives not what the objective
     reads, or, for an objective on features, if no stage of the student fits one of the teacher's.
     """
@@ -90,9 +96,12 @@ class Trainer:
     seed: int
     teacher: TeacherNetwork | None = None
     teacher_normalisation: Normalisation | None = None
+    accumulate: int = 1
     gather: Callable[[Variables], Variables] = lambda variables: variables
 
     def __post_init__(self):
+        if self.accumulate < 1:
+            raise InputError(f"accumulate={self.accumulate!r} must be at least 1")
         if self.teacher is None and self.objective.needs_teacher:
             raise InputError("this objective needs a teacher; give one, or kd_weight=0 and feature_weight=0")
         if self.is_guided:
@@ -123,40 +132,69 @@ class Trainer:
             under `firing_rates` the mean rate of each layer.
         """
         key = self._key(state.step)
-        pixels = augment(self.augmentation, key, batch["images"])
-        images = self.normalisation(pixels)
+        batch = {**batch, "images": augment(self.augmentation, key, batch["images"])}
+        gradient = functools.partial(self._gradient, state.params, teacher_variables)
+        if self.accumulate == 1:
+            grads, batch_stats, metrics = gradient(state.batch_stats, batch, jax.random.fold_in(key, _BLUR))
+        else:
+            grads, batch_stats, metrics = self._accumulated(gradient, state, batch, key)
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        params: Any = optax.apply_updates(state.params, updates)
+        metrics |= {"grad_norm": optax.tree.norm(grads)}
+        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+    def _accumulated(
+        self, gradient: Callable[..., tuple[Any, Variables, Metrics]], state: TrainState, batch: Batch, key: Array
+    ) -> tuple[Any, Variables, Metrics]:
+        """`gradient` of the parts of a batch: means of gradients and metrics, and the last batch statistics."""
+
+        # Part n takes every N-th image, so that each device finds its share of every part among its own.
+        def divide(x: Array) -> Array:
+            return x.reshape(-1, self.accumulate, *x.shape[1:]).swapaxes(0, 1)
+
+        def add(carry, part):
+            total, batch_stats = carry
+            n, batch = part
+            grads, batch_stats, metrics = gradient(batch_stats, batch, jax.random.fold_in(key, _BLUR + n))
+            return (jax.tree.map(jnp.add, total, grads), batch_stats), metrics
+
+        start = jax.tree.map(jnp.zeros_like, state.params), state.batch_stats
+        parts = jnp.arange(self.accumulate), jax.tree.map(divide, batch)
+        (total, batch_stats), metrics = jax.lax.scan(add, start, parts)
+        grads = jax.tree.map(lambda x: x / self.accumulate, total)
+        return grads, batch_stats, jax.tree.map(lambda x: x.mean(axis=0), metrics)
+
+    def _gradient(
+        self, params: Variables, teacher_variables: Variables, batch_stats: Variables, batch: Batch, blur_key: Array
+    ) -> tuple[Any, Variables, Metrics]:
+        """The loss's gradient by `params`, new batch statistics, and metrics, on augmented images."""
+        images = self.normalisation(batch["images"])
         teacher_outputs = batch.get("teacher")
         if self.is_guided and teacher_outputs is None:
-            teacher_outputs = self._outputs(teacher_variables, pixels)
+            teacher_outputs = self._outputs(teacher_variables, batch["images"])
 
         def loss_fn(params: Variables):
             params = self.gather(params)
-            variables = {"params": params["network"], "batch_stats": state.batch_stats["network"]}
+            variables = {"params": params["network"], "batch_stats": batch_stats["network"]}
             (logits, features), network_stats = self.network.apply_train(variables, images)
-            guidance, batch_stats = None, {"network": network_stats}
+            guidance, stats = None, {"network": network_stats}
             if teacher_outputs is not None:
-                connectors = {
-                    "params": params.get("connectors", {}),
-                    "batch_stats": state.batch_stats.get("connectors", {}),
-                }
-                guidance, updates = self._guidance(teacher_variables, teacher_outputs, connectors, features, key)
-                batch_stats |= updates
+                connectors = {"params": params.get("connectors", {}), "batch_stats": batch_stats.get("connectors", {})}
+                guidance, updates = self._guidance(teacher_variables, teacher_outputs, connectors, features, blur_key)
+                stats |= updates
             logits = _with_steps(logits)
             terms = loss_terms(self.objective, logits, batch["labels"], guidance)
             loss = weighted_sum(self.objective, terms)
-            return loss, (terms, logits, features["firing_rates"], batch_stats)
+            return loss, (terms, logits, features["firing_rates"], stats)
 
-        (loss, (terms, logits, rates, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        params: Any = optax.apply_updates(state.params, updates)
+        (loss, (terms, logits, rates, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
         metrics = {
             "loss": loss,
             **{name: term.mean() for name, term in terms.items()},
             "accuracy": _correct(logits, batch["labels"])[:, -1].mean(),
-            "grad_norm": optax.tree.norm(grads),
             "firing_rates": {name: rate.mean() for name, rate in rates.items()},
         }
-        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+        return grads, stats, metrics
 
     @property
     def is_guided(self) -> bool:
@@ -190,14 +228,14 @@ class Trainer:
         teacher_outputs: TeacherOutputs,
         connectors: Variables,
         features: Features,
-        key: Array,
+        blur_key: Array,
     ) -> tuple[Guidance, Variables]:
         """What the objective compares the student's features with, and the connectors' new batch statistics, if any."""
         teacher_logits, teacher_features = teacher_outputs["logits"], teacher_outputs["features"]
         stages, connected, updates = _time_mean(features["stages"]), {}, {}
         if self._connectors.channels:
             connected, updates = self._connectors.apply(
-                connectors, stages, train=True, blur_key=jax.random.fold_in(key, _BLUR), mutable=["batch_stats"]
+                connectors, stages, train=True, blur_key=blur_key, mutable=["batch_stats"]
             )
             updates = {"connectors": updates["batch_stats"]}
         pairs = tuple(StagePair(stages[s], connected.get(s), teacher_features[t]) for s, t in self._stage_pairs.items())
@@ -326,6 +364,8 @@ def compile_evaluation(
     """Jits the evaluation of a network: batches split; its variables lie as `variables` says, None: whole."""
     whole, parts = replicated(mesh), split(mesh)
 
+    options = compile_options(mesh.devices.flat[0].platform)
+
     def evaluate(variables: Variables, batch: Batch) -> Metrics:
         return evaluate_batch(network, normalisation, jax.lax.with_sharding_constraint(variables, whole), batch)
 
@@ -334,7 +374,7 @@ def compile_evaluation(
             evaluate,
             in_shardings=(whole if variables is None else variables, parts),
             out_shardings=whole,
-            compiler_options=compile_options(),
+            compiler_options=options,
         )
     )
 
@@ -342,14 +382,12 @@ def compile_evaluation(
 def compile_steps(trainer: Trainer, mesh: Mesh) -> CompiledSteps:
     """Jits the steps: state donated, on the mesh as `backend.divided` says; batches and what the teacher says of them
     split; all else whole."""
-    whole, parts = replicated(mesh), split(mesh)
+    whole, parts, options = replicated(mesh), split(mesh), compile_options(mesh.devices.flat[0].platform)
     if fsdp_size(mesh) > 1:
         trainer = dataclasses.replace(trainer, gather=lambda tree: jax.lax.with_sharding_constraint(tree, whole))
     state = divided(mesh, jax.eval_shape(trainer.init))
     variables = {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
-    teach = jax.jit(
-        trainer.teach, in_shardings=(whole, whole, parts), out_shardings=parts, compiler_options=compile_options()
-    )
+    teach = jax.jit(trainer.teach, in_shardings=(whole, whole, parts), out_shardings=parts, compiler_options=options)
     return CompiledSteps(
         init=jax.jit(trainer.init, out_shardings=state),
         evaluate=compile_evaluation(trainer.network, trainer.normalisation, mesh, variables).evaluate,
@@ -358,7 +396,7 @@ def compile_steps(trainer: Trainer, mesh: Mesh) -> CompiledSteps:
             in_shardings=(state, whole, parts),
             out_shardings=(state, whole),
             donate_argnums=0,
-            compiler_options=compile_options(),
+            compiler_options=options,
         ),
         teach=teach if trainer.is_guided else None,
     )

@@ -8,3 +8,4 @@ that is there, whatever its size. TensorFlow is never imported.
 from snnkd_jax.data.dataset import Dataset as Dataset
 from snnkd_jax.data.loading import NAMES as NAMES
 from snnkd_jax.data.loading import load as load
+from snnkd_jax.data.loading import shape_of as shape_of

@@ -41,6 +41,23 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
     return read_prepared(name, directory)
 
 
+def shape_of(name: str, image_size: int) -> tuple[tuple[int, int, int], int]:
+    """Image shape `[H, W, C]` and number of classes of a data set, which need not be there.
+
+    `image_size` is that of ImageNet's images.
+
+    Raises `InputError` for an unknown name.
+    """
+    if name.startswith("imagenet2012"):
+        return (image_size, image_size, 3), 1000
+    check_choice("dataset", name, (*NAMES, "imagenet2012"))
+    if name == "digits":
+        digits = load_digits()
+        return digits.image_shape, digits.num_classes
+    features = OFFICIAL[name].stock_builder()(data_dir=data_directory(None)).info.features
+    return features["image"].shape, features["label"].num_classes
+
+
 def data_directory(data_dir: str | None) -> Path:
     """The folder of all TFDS data sets: None is `TFDS_DATA_DIR`, or where that is not set `~/tensorflow_datasets`.
 

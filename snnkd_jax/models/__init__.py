@@ -19,6 +19,7 @@ from snnkd_jax.models.layers import BatchNorm, MaxPool
 from snnkd_jax.models.network import Features, Network, Variables
 from snnkd_jax.models.pyramidnet import PyramidNet
 from snnkd_jax.models.rate import Rate, RateBatchNorm, RateMaxPool
+from snnkd_jax.models.remat import Remat
 from snnkd_jax.models.resnet import ResNet
 from snnkd_jax.models.vgg import VGG
 from snnkd_jax.models.wide_resnet import WideResNet
@@ -63,6 +64,7 @@ def build(
     backprop: Backprop = "bptt",
     levels: int | None = None,
     dtype: DTypeLike = jnp.float32,
+    remat: Remat = "none",
 ) -> Network:
     """The network of that name.
 
@@ -79,6 +81,8 @@ def build(
         levels: L of the quantised activation `QCFS` in the place of ReLU, for an ordinary network that is to be
             converted into a spiking one; None keeps ReLU.
         dtype: of convolutions and dense layers; parameters, norms, potentials and logits are float32.
+        remat: what training through time computes again instead of keeping it (`snnkd_jax.models.remat`); through rates
+            there is nothing to keep.
 
     Raises:
         InputError: for an unknown name, or a number out of its range.
@@ -97,22 +101,24 @@ def build(
     if pool == "max" and "pool" not in fields:
         raise InputError(f"pool={pool!r}: {name!r} leaves no choice of pooling; use pool='avg', or a VGG")
     check_choice("backprop", backprop, get_args(Backprop))
+    check_choice("remat", remat, get_args(Remat))
     constants: dict[str, Any] = {"num_classes": num_classes, "width": width, "dtype": dtype}
     v_threshold = neuron.v_threshold if tdbn and neuron is not None else None
 
-    def body(activation, norm, max_pool):
+    def body(activation, norm, max_pool, remat: Remat = "none"):
         layers = {"activation": activation, "norm": functools.partial(norm, v_threshold=v_threshold)}
         if pool == "max":
             layers["pool"] = max_pool
         if "max_pool" in fields:
             layers["max_pool"] = max_pool
-        return MODELS[name](**layers, **constants)
+        return MODELS[name](**layers, **constants, remat=remat)
 
     if neuron is None:
-        return Network(body(ReLU if levels is None else functools.partial(QCFS, levels), BatchNorm, MaxPool), None)
+        activation = ReLU if levels is None else functools.partial(QCFS, levels)
+        return Network(body(activation, BatchNorm, MaxPool, remat), None)
     rate_body = body(functools.partial(Rate, neuron), RateBatchNorm, RateMaxPool) if backprop == "rate" else None
     return Network(
-        body(functools.partial(Spike, neuron, num_steps=num_steps), BatchNorm, MaxPool), num_steps, rate_body
+        body(functools.partial(Spike, neuron, num_steps=num_steps), BatchNorm, MaxPool, remat), num_steps, rate_body
     )
 
 

@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.features import Stages
 from snnkd_jax.models.layers import AvgPool, BatchNorm, Conv, Norm, Pooling, channels, global_avg_pool
+from snnkd_jax.models.remat import Remat, rematerialised
 
 
 class Airbench(nn.Module):
@@ -31,6 +32,7 @@ class Airbench(nn.Module):
     stage_channels: tuple[int, ...] = (64, 256, 256)
     width: float = 1.0
     dtype: DTypeLike = jnp.float32
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Stages]:
@@ -40,12 +42,17 @@ class Airbench(nn.Module):
         x = self.activation(name="act_stem")(norm(name="norm_stem")(x))
         stages = Stages()
         for i, base in enumerate(self.stage_channels, start=1):
-            features = channels(base, self.width)
-            x = Conv(features, dtype=self.dtype, name=f"conv{i}_1")(x)
-            x = norm(name=f"norm{i}_1")(self.pool(name=f"pool{i}")(x))
-            x = self.activation(name=f"act{i}_1")(x)
-            x = Conv(features, dtype=self.dtype, name=f"conv{i}_2")(x)
-            current = norm(name=f"norm{i}_2")(x)
-            x = self.activation(name=f"act{i}_2")(current)
+            stage = functools.partial(_stage, norm=norm, i=i, features=channels(base, self.width))
+            current, x = rematerialised(stage, train and self.remat != "none")(self, x)
             stages.add(current, x)
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages
+
+
+def _stage(body: Airbench, x: Array, *, norm: Norm, i: int, features: int) -> tuple[Array, Array]:
+    """Stage `i`: what enters and what leaves its last activation."""
+    x = Conv(features, dtype=body.dtype, name=f"conv{i}_1")(x)
+    x = norm(name=f"norm{i}_1")(body.pool(name=f"pool{i}")(x))
+    x = body.activation(name=f"act{i}_1")(x)
+    x = Conv(features, dtype=body.dtype, name=f"conv{i}_2")(x)
+    current = norm(name=f"norm{i}_2")(x)
+    return current, body.activation(name=f"act{i}_2")(current)

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.features import Stages
 from snnkd_jax.models.layers import AvgPool, BatchNorm, Conv, Norm, Pooling, channels
+from snnkd_jax.models.remat import Remat, rematerialised
 
 
 class ConvNet(nn.Module):
@@ -22,6 +23,7 @@ class ConvNet(nn.Module):
     depth: int = 2
     width: float = 1.0
     dtype: DTypeLike = jnp.float32
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Stages]:
@@ -29,9 +31,8 @@ class ConvNet(nn.Module):
         norm = functools.partial(self.norm, train=train)
         stages = Stages()
         for i in range(1, self.depth + 1):
-            x = Conv(channels(16 * 2**i, self.width), dtype=self.dtype, name=f"conv{i}")(x)
-            current = norm(name=f"norm{i}")(x)
-            x = self.activation(name=f"act{i}")(current)
+            stage = functools.partial(_stage, norm=norm, i=i)
+            current, x = rematerialised(stage, train and self.remat != "none")(self, x)
             stages.add(current, x)
             x = self.pool(name=f"pool{i}")(x)
         x = x.reshape(*x.shape[:-3], -1)
@@ -39,3 +40,10 @@ class ConvNet(nn.Module):
         x = norm(name="norm_hidden")(x)
         x = self.activation(name="act_hidden")(x)
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x), stages
+
+
+def _stage(body: ConvNet, x: Array, *, norm: Norm, i: int) -> tuple[Array, Array]:
+    """Stage `i`: what enters and what leaves its activation."""
+    x = Conv(channels(16 * 2**i, body.width), dtype=body.dtype, name=f"conv{i}")(x)
+    current = norm(name=f"norm{i}")(x)
+    return current, body.activation(name=f"act{i}")(current)

@@ -22,6 +22,7 @@ from jax.typing import DTypeLike
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.features import Stages
 from snnkd_jax.models.layers import BatchNorm, Conv, MaxPool, Norm, Pooling, channels, global_avg_pool
+from snnkd_jax.models.remat import Remat
 from snnkd_jax.models.resnet import BasicBlock, residual_stages
 
 
@@ -59,6 +60,7 @@ class ImageNetResNet(nn.Module):
     stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
     width: float = 1.0
     dtype: DTypeLike = jnp.float32
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Stages]:
@@ -68,6 +70,8 @@ class ImageNetResNet(nn.Module):
         x = Conv(widths[0], kernel=7, stride=2, dtype=self.dtype, name="stem")(x)
         x = self.activation(name="act_stem")(norm(name="norm_stem")(x))
         x = self.max_pool(window=3, stride=2, padding=1, name="pool_stem")(x)
-        block = functools.partial(self.block, activation=self.activation, norm=norm, dtype=self.dtype)
-        x, stages = residual_stages(x, block, self.stage_sizes, widths)
+        fields = {"activation": self.activation, "norm": norm, "dtype": self.dtype}
+        x, stages = residual_stages(
+            self, x, self.block, self.stage_sizes, widths, self.remat if train else "none", **fields
+        )
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages

@@ -11,6 +11,7 @@ Reference: Han, Kim & Kim, CVPR 2017, arXiv 1610.02915.
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from jax.typing import DTypeLike
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.features import Stages
 from snnkd_jax.models.layers import BatchNorm, Conv, Norm, avg_pool, channels, global_avg_pool
+from snnkd_jax.models.remat import Remat, rematerialised
 
 
 class PyramidBlock(nn.Module):
@@ -61,6 +63,7 @@ class PyramidNet(nn.Module):
     end: int = 512
     width: float = 1.0
     dtype: DTypeLike = jnp.float32
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Stages]:
@@ -68,18 +71,26 @@ class PyramidNet(nn.Module):
         norm = functools.partial(self.norm, train=train)
         x = Conv(channels(self.start, self.width), dtype=self.dtype, name="stem")(x)
         x = norm(name="norm_stem")(x)
-        stages = Stages()
-        k, n = 0, sum(self.stage_sizes)
+        stages, remat = Stages(), self.remat if train else "none"
+        block_class = rematerialised(PyramidBlock, remat == "block")
+        block = functools.partial(block_class, activation=self.activation, norm=norm, dtype=self.dtype)
+        n = sum(self.stage_sizes)
+        growing = [channels(self.start + (self.end - self.start) * k // n, self.width) for k in range(1, n + 1)]
         for i, size in enumerate(self.stage_sizes, start=1):
-            for j in range(1, size + 1):
-                k += 1
-                stride = 2 if i > 1 and j == 1 else 1
-                features = channels(self.start + (self.end - self.start) * k // n, self.width)
-                block = PyramidBlock(features, stride, self.activation, norm, self.dtype, name=f"block{i}_{j}")
-                x, entry = block(x)
-                if i > 1 and j == 1:
-                    stages.add(entry, entry)
+            before = sum(self.stage_sizes[: i - 1])
+            stage = functools.partial(_stage, block=block, i=i, features=growing[before : before + size])
+            x, entry = rematerialised(stage, remat == "stage")(self, x)
+            if i > 1:
+                stages.add(entry, entry)
         current = norm(name="norm_final")(x)
         x = self.activation(name="act_final")(current)
         stages.add(current, x)
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages
+
+
+def _stage(_: nn.Module, x: Array, *, block: Any, i: int, features: list[int]) -> tuple[Array, Array]:
+    """Stage `i`, a block for each of `features`: the last sum, and the norm at the entry of the first block."""
+    x, entry = block(features[0], 1 if i == 1 else 2, name=f"block{i}_1")(x)
+    for j, size in enumerate(features[1:], start=2):
+        x, _ = block(size, 1, name=f"block{i}_{j}")(x)
+    return x, entry

@@ -8,7 +8,8 @@ channels and a hidden layer of 256). ResNet-20 has projection shortcuts here whe
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jax.typing import DTypeLike
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.features import Stages
 from snnkd_jax.models.layers import BatchNorm, Conv, Norm, channels, global_avg_pool
+from snnkd_jax.models.remat import Remat, rematerialised
 
 
 class BasicBlock(nn.Module):
@@ -45,19 +47,25 @@ class BasicBlock(nn.Module):
 
 
 def residual_stages(
-    x: Array, block: Callable[..., nn.Module], sizes: Sequence[int], widths: Sequence[int]
+    body: nn.Module,
+    x: Array,
+    block_class: type[nn.Module],
+    sizes: Sequence[int],
+    widths: Sequence[int],
+    remat: Remat,
+    **fields: Any,
 ) -> tuple[Array, Stages]:
-    """`sizes[i]` blocks of `widths[i]` channels; every stage but the first halves the map. For use in a body.
+    """`sizes[i]` blocks of `widths[i]` channels in a body; every stage but the first halves the map.
 
-    `block(features, stride, name="block1_1")` makes a module that returns what enters and what leaves its last
-    activation.
+    `block_class(features, stride, **fields)` is a module that returns what enters and what leaves its last activation;
+    `remat` says what of the stages is computed again in the backward pass.
     """
     stages = Stages()
+    block = functools.partial(rematerialised(block_class, remat == "block"), **fields)
     for i, (size, features) in enumerate(zip(sizes, widths, strict=True), start=1):
-        for j in range(1, size + 1):
-            current, x = block(features, 2 if i > 1 and j == 1 else 1, name=f"block{i}_{j}")(x)
-            if j == size:
-                stages.add(current, x)
+        stage = functools.partial(_stage, block=block, i=i, size=size, features=features)
+        current, x = rematerialised(stage, remat == "stage")(body, x)
+        stages.add(current, x)
     return x, stages
 
 
@@ -72,6 +80,7 @@ class ResNet(nn.Module):
     hidden: int | None = None
     width: float = 1.0
     dtype: DTypeLike = jnp.float32
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Stages]:
@@ -79,10 +88,21 @@ class ResNet(nn.Module):
         norm = functools.partial(self.norm, train=train)
         x = Conv(channels(self.stage_channels[0], self.width), dtype=self.dtype, name="stem")(x)
         x = self.activation(name="act_stem")(norm(name="norm_stem")(x))
-        block = functools.partial(BasicBlock, activation=self.activation, norm=norm, dtype=self.dtype)
-        x, stages = residual_stages(x, block, self.stage_sizes, [channels(c, self.width) for c in self.stage_channels])
+        widths = [channels(c, self.width) for c in self.stage_channels]
+        fields = {"activation": self.activation, "norm": norm, "dtype": self.dtype}
+        x, stages = residual_stages(
+            self, x, BasicBlock, self.stage_sizes, widths, self.remat if train else "none", **fields
+        )
         x = global_avg_pool(x)
         if self.hidden is not None:
             x = nn.Dense(channels(self.hidden, self.width), dtype=self.dtype, name="hidden")(x)
             x = self.activation(name="act_hidden")(x)
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x), stages
+
+
+def _stage(_: nn.Module, x: Array, *, block: Any, i: int, size: int, features: int) -> tuple[Array, Array]:
+    """Stage `i` of `size` blocks: what enters and what leaves its last activation."""
+    current = x
+    for j in range(1, size + 1):
+        current, x = block(features, 2 if i > 1 and j == 1 else 1, name=f"block{i}_{j}")(x)
+    return current, x

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.features import Stages
 from snnkd_jax.models.layers import AvgPool, BatchNorm, Conv, Norm, Pooling, channels, global_avg_pool
+from snnkd_jax.models.remat import Remat, rematerialised
 
 
 class VGG(nn.Module):
@@ -26,6 +27,7 @@ class VGG(nn.Module):
     stage_sizes: tuple[int, ...] = (1, 1, 2, 2, 2)
     width: float = 1.0
     dtype: DTypeLike = jnp.float32
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Stages]:
@@ -34,12 +36,20 @@ class VGG(nn.Module):
         stages = Stages()
         for i, size in enumerate(self.stage_sizes, start=1):
             features = channels(64 * min(2 ** (i - 1), 8), self.width)
-            for j in range(1, size + 1):
-                x = Conv(features, dtype=self.dtype, name=f"conv{i}_{j}")(x)
-                current = norm(name=f"norm{i}_{j}")(x)
-                x = self.activation(name=f"act{i}_{j}")(current)
+            stage = functools.partial(_stage, norm=norm, i=i, size=size, features=features)
+            current, x = rematerialised(stage, train and self.remat != "none")(self, x)
             stages.add(current, x)
             # The last pooling by means is part of the global one; maxima are not, if there is more than one value.
             if i < len(self.stage_sizes) or (self.pool is not AvgPool and min(x.shape[-3:-1]) > 1):
                 x = self.pool(name=f"pool{i}")(x)
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages
+
+
+def _stage(body: VGG, x: Array, *, norm: Norm, i: int, size: int, features: int) -> tuple[Array, Array]:
+    """Stage `i` of `size` convolutions: what enters and what leaves its last activation."""
+    current = x
+    for j in range(1, size + 1):
+        x = Conv(features, dtype=body.dtype, name=f"conv{i}_{j}")(x)
+        current = norm(name=f"norm{i}_{j}")(x)
+        x = body.activation(name=f"act{i}_{j}")(current)
+    return current, x

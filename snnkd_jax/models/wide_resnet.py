@@ -9,6 +9,7 @@ Reference: Zagoruyko & Komodakis 2016, arXiv 1605.07146; without dropout.
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jax.typing import DTypeLike
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.features import Stages
 from snnkd_jax.models.layers import BatchNorm, Conv, Norm, channels, global_avg_pool
+from snnkd_jax.models.remat import Remat, rematerialised
 
 
 class PreActivationBlock(nn.Module):
@@ -56,22 +58,31 @@ class WideResNet(nn.Module):
     widen: int = 2
     width: float = 1.0
     dtype: DTypeLike = jnp.float32
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Stages]:
         """Images `[B, H, W, C]` or `[B, T, H, W, C]` to logits `[B, K]` or `[B, T, K]` and the stage ends."""
         norm = functools.partial(self.norm, train=train)
         x = Conv(channels(16, self.width), dtype=self.dtype, name="stem")(x)
-        stages = Stages()
+        stages, remat = Stages(), self.remat if train else "none"
+        block_class = rematerialised(PreActivationBlock, remat == "block")
+        block = functools.partial(block_class, activation=self.activation, norm=norm, dtype=self.dtype)
         for i in range(1, 4):
             features = channels(16 * self.widen * 2 ** (i - 1), self.width)
-            for j in range(1, (self.depth - 4) // 6 + 1):
-                stride = 2 if i > 1 and j == 1 else 1
-                block = PreActivationBlock(features, stride, self.activation, norm, self.dtype, name=f"block{i}_{j}")
-                x, current, output = block(x)
-                if i > 1 and j == 1:
-                    stages.add(current, output)
+            stage = functools.partial(_stage, block=block, i=i, size=(self.depth - 4) // 6, features=features)
+            x, current, output = rematerialised(stage, remat == "stage")(self, x)
+            if i > 1:
+                stages.add(current, output)
         current = norm(name="norm_final")(x)
         x = self.activation(name="act_final")(current)
         stages.add(current, x)
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages
+
+
+def _stage(_: nn.Module, x: Array, *, block: Any, i: int, size: int, features: int) -> tuple[Array, Array, Array]:
+    """Stage `i` of `size` blocks: the last sum, and the input and output of the first activation."""
+    x, current, output = block(features, 1 if i == 1 else 2, name=f"block{i}_1")(x)
+    for j in range(2, size + 1):
+        x, _, _ = block(features, 1, name=f"block{i}_{j}")(x)
+    return x, current, output

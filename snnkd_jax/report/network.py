@@ -35,7 +35,10 @@ _TRACED_LAYERS, _TRACED_NEURONS = 4, 5
 _MOST_CLASSES = 20  # of a matrix whose every number is shown
 _MOST_CONFUSIONS = 20
 
-_NOTHING_OBSERVED = "Nothing was recorded of the student at the end of this run: it has no student, did not end, or had several processes."
+_NOTHING_OBSERVED = (
+    "Nothing was recorded of the student at the end of this run: it has no student, did not end, or was of several "
+    "processes."
+)
 
 
 def neurons_section(run: Run) -> Html:

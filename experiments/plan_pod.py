@@ -1,0 +1,113 @@
+"""Plan a training on a pod without the pod: what a step costs each chip, and the largest batch that fits.
+
+    python experiments/plan_pod.py --topology v5e:16x16 --student resnet18
+    python experiments/plan_pod.py --topology v5e:2x2 --each-num-steps 1 2 4 8 16 --each-remat none stage block
+
+Takes the arguments of `cifar_distill.py`. Needs `pip install -e '.[plan]'` and no accelerator; compiling takes minutes.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import tyro
+
+from snnkd_jax.chips import devices
+from snnkd_jax.collectives import total_bytes
+from snnkd_jax.config import Config
+from snnkd_jax.errors import InputError, told_in_one_line
+from snnkd_jax.pod import Plan, largest_batch, plan
+from snnkd_jax.records import write_record
+
+RESULTS = Path(__file__).parent / "results" / "plan"
+
+
+def main(
+    config: tyro.conf.OmitArgPrefixes[Config],
+    topology: tuple[str, ...],
+    model: str | None = None,
+    per_chip_batch: int = 32,
+    each_num_steps: tuple[int, ...] = (),
+    each_remat: tuple[str, ...] = (),
+    largest: bool = True,
+    record: str | None = None,
+) -> None:
+    """Print what a training step of the student costs.
+
+    Args:
+        config: As of cifar_distill.py; --batch-size is not used.
+        topology: TPU slices such as v5e:16x16, or GPUs of a machine such as h100:8.
+        model: The student, as --student.
+        per_chip_batch: Images per chip and step.
+        each_num_steps: Several T instead of that of --num-steps.
+        each_remat: Several of none, stage and block instead of that of --remat.
+        largest: Search for the largest batch that fits, which takes two more compilations or three.
+        record: Write experiments/results/plan/<record>.json.
+    """
+    jax.config.update("jax_platforms", "cpu")  # what is planned for is not there
+    student = config.student if model is None else model
+    entries = []
+    for name, num_steps, remat in itertools.product(
+        topology, each_num_steps or (config.num_steps,), each_remat or (config.remat,)
+    ):
+        options = {"student": student, "num_steps": num_steps, "remat": remat}
+        changed = dataclasses.replace(config, **options).checked()
+        entry = measured(changed, name, per_chip_batch, largest)
+        entries.append(options | entry)
+        print(f"{name}, {changed.student}, T = {num_steps}, remat {remat}\n{in_words(entry)}\n", flush=True)
+    if record is not None:
+        settings = dataclasses.asdict(config) | {"run_dir": None, "teacher_checkpoint": None, "student": student}
+        content = {"config": settings, "entries": entries}
+        write_record(RESULTS, "memory" if each_num_steps else "topologies", record, content, ("libtpu",))
+
+
+def measured(config: Config, topology: str, per_chip_batch: int, largest: bool) -> dict[str, Any]:
+    """What a record says of a plan."""
+    chip, _ = devices(topology)
+    compiled = functools.cache(functools.partial(plan, config, topology))
+    try:
+        found: Plan = compiled(per_chip_batch)
+        batch = None
+        if largest:
+            multiple = math.lcm(8, config.accumulate)
+            batch = largest_batch(lambda size: compiled(size).memory, per_chip_batch, chip.memory, multiple)
+    except MemoryError as error:
+        raise InputError(f"per_chip_batch={per_chip_batch}: {error}; make it smaller, or use remat") from error
+    return {
+        "topology": topology,
+        **{name: value for name, value in dataclasses.asdict(found).items() if name != "collectives"},
+        "memory": found.memory,
+        "capacity": chip.memory,
+        "collectives": total_bytes(found.collectives),
+        "bounds": found.bounds(chip),
+        "largest_batch": batch,
+    }
+
+
+def in_words(entry: dict[str, Any]) -> str:
+    """The entry as lines."""
+    bound = max(entry["bounds"], key=entry["bounds"].get)
+    seconds = entry["bounds"][bound]
+    images = entry["batch_size"] * entry["chips"]
+    gib = {name: entry[name] / 2**30 for name in ("memory", "capacity", "arguments", "temporary")}
+    lines = {
+        "chips and images": f"{entry['chips']} with {entry['batch_size']} images each, {images} a step",
+        "FLOPs per chip": f"{entry['flops'] / 1e9:.1f} G",
+        "memory per chip": f"{gib['memory']:.2f} GiB of {gib['capacity']:.1f} (state, teacher and batch "
+        f"{gib['arguments']:.2f}, activations and the like {gib['temporary']:.2f})",
+        "collectives": ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in entry["collectives"].items()),
+        "step at best": f"{1e3 * seconds:.2f} ms, {images / seconds:.0f} images/s "
+        f"({', '.join(f'{name} {1e3 * s:.2f}' for name, s in entry['bounds'].items())})",
+    }
+    if entry["largest_batch"] is not None:
+        lines["largest batch"] = f"{entry['largest_batch']} images per chip"
+    return "\n".join(f"  {name:18}{text}" for name, text in lines.items())
+
+
+if __name__ == "__main__":
+    with told_in_one_line():
+        tyro.cli(main)

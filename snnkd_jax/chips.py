@@ -1,0 +1,143 @@
+"""Accelerators that are not there: what is published of them, and devices for which programs can be compiled.
+
+| chip   | peak, TFLOP/s | memory    | its bandwidth, GB/s | links, GB/s | source                              |
+| ------ | ------------- | --------- | ------------------- | ----------- | ----------------------------------- |
+| `v4`   | 275           | 32 GiB    | 1200                | 300         | docs.cloud.google.com/tpu/docs/v4   |
+| `v5e`  | 197           | 16 GB     | 819                 | 200         | docs.cloud.google.com/tpu/docs/v5e  |
+| `v5p`  | 459           | 95 GB     | 2765                | 600         | docs.cloud.google.com/tpu/docs/v5p  |
+| `v6e`  | 918           | 32 GB     | 1638                | 400         | docs.cloud.google.com/tpu/docs/v6e  |
+| `a100` | 312           | 80 GB     | 2039                | 300         | NVIDIA A100 80GB SXM data sheet     |
+| `h100` | 989           | 80 GB     | 3352                | 450         | NVIDIA H100 80GB SXM data sheet     |
+
+Peaks are of dense bfloat16 matrix products with float32 sums. A TPU multiplies float32 convolutions at that precision
+unless it is told otherwise; a GPU, in TF32, at half the speed. Links are all of a chip together, one way.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from snnkd_jax.errors import InputError, check_choice
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """The published figures in FLOP/s, bytes and bytes per second; of a GPU also what its compiler must know."""
+
+    flops: float
+    memory: float
+    bandwidth: float
+    links: float
+    target: str | None = None
+
+
+def _gpu(name: str, compute_capability: str, **limits: float) -> str:
+    """A `GpuTargetConfigProto` as text; `limits` are what differs between the GPUs here, of what XLA asks for."""
+    common = {
+        "threads_per_block_limit": 1024,
+        "threads_per_warp": 32,
+        "threads_per_core_limit": 2048,
+        "shared_memory_per_block": 48 * 1024,
+        "block_dim_limit_x": 2**31 - 1,
+        "block_dim_limit_y": 2**16 - 1,
+        "block_dim_limit_z": 2**16 - 1,
+        "registers_per_core_limit": 2**16,
+        "registers_per_block_limit": 2**16,
+    }
+    device = " ".join(f"{key}: {value}" for key, value in (common | limits).items())
+    return (
+        f"gpu_device_info {{ {device} cuda_compute_capability {{ {compute_capability} }} }} "
+        f'platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 8 }} device_description_str: "{name}"'
+    )
+
+
+CHIPS = {
+    "v4": Chip(275e12, 32 * 2**30, 1200e9, 300e9),
+    "v5e": Chip(197e12, 16e9, 819e9, 200e9),
+    "v5p": Chip(459e12, 95e9, 2765e9, 600e9),
+    "v6e": Chip(918e12, 32e9, 1638e9, 400e9),
+    "a100": Chip(
+        312e12,
+        80e9,
+        2039e9,
+        300e9,
+        _gpu(
+            "NVIDIA A100-SXM4-80GB",
+            "major: 8",
+            core_count=108,
+            fpus_per_core=64,
+            clock_rate_ghz=1.41,
+            l2_cache_size=40 * 2**20,
+            memory_bandwidth=2039040000000,
+            device_memory_size=85100068864,
+            shared_memory_per_core=164 * 1024,
+            shared_memory_per_block_optin=163 * 1024,
+        ),
+    ),
+    "h100": Chip(
+        989e12,
+        80e9,
+        3352e9,
+        450e9,
+        _gpu(
+            "NVIDIA H100 80GB HBM3",
+            "major: 9 feature_extension: ACCELERATED_FEATURES",
+            core_count=132,
+            fpus_per_core=128,
+            clock_rate_ghz=1.98,
+            l2_cache_size=50 * 2**20,
+            memory_bandwidth=3352320000000,
+            device_memory_size=84942979072,
+            shared_memory_per_core=228 * 1024,
+            shared_memory_per_block_optin=227 * 1024,
+        ),
+    ),
+}
+
+# What libtpu asks of the machine that it thinks it is on.
+_TPU_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+
+def devices(topology: str) -> tuple[Chip, Sequence[jax.Device]]:
+    """The chip of a topology, and its devices, one a chip, which can be compiled for and nothing else.
+
+    JAX's own platform must be the CPU (`jax_platforms`), because the accelerator cannot be started. Variables that
+    libtpu wants are set in the environment where they are missing.
+
+    Args:
+        topology: a TPU slice such as "v5e:16x16" or "v5p:2x2x2", or GPUs of one machine, "h100:8" (or "h100", one).
+
+    Raises:
+        InputError: for an unknown chip or an impossible shape, or if the compiler is not installed.
+    """
+    name, _, shape = topology.partition(":")
+    check_choice("topology", name, CHIPS)
+    chip = CHIPS[name]
+    if chip.target:
+        shape = shape or "1"
+    if not (shape.isdigit() if chip.target else all(n.isdigit() for n in shape.split("x"))):
+        example = f"{name}:8" if chip.target else f"{name}:{'2x2' if name.endswith('e') else '2x2x1'}"
+        raise InputError(f"topology={topology!r} must name the chips, such as {example}")
+    try:
+        if chip.target:
+            options = {"target_config": chip.target, "topology": f"1x1x{shape}"}
+            return chip, topologies.get_topology_desc(name, "cuda", **options).devices
+        for variable, value in _TPU_ENVIRONMENT.items():
+            os.environ.setdefault(variable, value)
+        # Where a chip has two cores, they are one device, as JAX has it on the machine itself.
+        options: dict[str, Any] = {"chip_config_name": "megacore"} if name == "v4" else {}
+        return chip, topologies.get_topology_desc(topology, "tpu", **options).devices
+    except jax.errors.JaxRuntimeError as error:
+        raise InputError(f"topology={topology!r} is refused by the compiler: {error}") from error
+    except (RuntimeError, NotImplementedError) as error:
+        raise InputError(f"topology={topology!r} needs a compiler that is missing; pip install -e '.[plan]'") from error

@@ -1,0 +1,48 @@
+"""What the devices of a compiled program say to each other, read from its text."""
+
+import dataclasses
+import re
+from collections.abc import Iterable
+
+_OPERATIONS = "all-reduce|all-gather|(?:ragged-)?all-to-all|collective-permute|collective-broadcast|reduce-scatter"
+
+# "%name = f32[3,3,64,64]{3,2,1,0} all-reduce(...", or a tuple of types; "-start" where it is asynchronous.
+_CALL = re.compile(rf"^\s*(?:ROOT )?\S+ = (\S.*?) ({_OPERATIONS})(?:-start)?\(", re.MULTILINE)
+_TYPE = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One array of one collective operation, as long as it is on a single device: "all-reduce", "f32", (64,)."""
+
+    operation: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Its size."""
+        size = 1
+        for n in self.shape:
+            size *= n
+        return size * (8 if self.dtype == "pred" else int(re.findall(r"\d+", self.dtype)[0])) // 8
+
+
+def collectives(text: str) -> tuple[Collective, ...]:
+    """Those in the text of a compiled program (`jax.stages.Compiled.as_text`), in its order.
+
+    What is inside a loop counts once. Asynchronous gathers and permutations name what they take and what they return.
+    """
+    return tuple(
+        Collective(operation, dtype, tuple(int(n) for n in shape.split(",") if n))
+        for types, operation in _CALL.findall(text)
+        for dtype, shape in _TYPE.findall(types)
+    )
+
+
+def total_bytes(found: Iterable[Collective]) -> dict[str, int]:
+    """Operation to the bytes of all its arrays."""
+    totals: dict[str, int] = {}
+    for one in found:
+        totals[one.operation] = totals.get(one.operation, 0) + one.bytes
+    return totals

@@ -1,0 +1,33 @@
+"""Rematerialisation: what is computed again in the backward pass instead of being kept for it.
+
+Every layer keeps its input for the backward pass, `[B, T, ...]` of each, so memory grows with T times depth.
+
+| remat   | kept between the passes    | computed again and held, one at a time | forward passes |
+| ------- | -------------------------- | -------------------------------------- | -------------- |
+| `none`  | the inputs of all layers   | nothing but the potentials             | 1              |
+| `stage` | what enters a stage        | the layers of a stage                  | 2              |
+| `block` | what enters a block        | the layers of a block                  | 2              |
+
+Values and gradients are the same, but for rounding. A residual block is a block; the bodies without them (convnet, vgg
+and airbench) have stages of one to three convolutions, which are their blocks. Evaluation keeps nothing in any case.
+
+Reference: Chen et al. 2016, arXiv 1604.06174.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+
+Remat = Literal["none", "stage", "block"]
+
+
+def rematerialised(layers: Callable[..., Any], enabled: bool) -> Callable[..., Any]:
+    """The same layers, of whose forward pass only the input is kept.
+
+    Args:
+        layers: a module class, or a function of the module that owns the layers and of their input. Variables that they
+            write, such as batch statistics, are written once.
+        enabled: False returns `layers` as they are.
+    """
+    return nn.remat(layers) if enabled else layers

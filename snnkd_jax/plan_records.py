@@ -1,0 +1,76 @@
+"""What the README says of plans, from the records in `experiments/results/plan/` (`experiments/plan_pod.py`).
+
+A record has an entry for each topology, T and kind of rematerialisation that was compiled for; memory is in bytes.
+Records of the kind `memory` compare T and rematerialisation on one topology, those of the kind `topologies` the chips.
+"""
+
+from typing import Any
+
+
+def plan_section(records: list[dict[str, Any]]) -> str:
+    """The README's section on plans: the tables of both kinds."""
+    writers = {"topologies": _topologies, "memory": _memory}
+    return "\n".join(writers[kind](record) for kind in writers for record in records if record["kind"] == kind)
+
+
+def _topologies(record: dict[str, Any]) -> str:
+    """A row for each topology."""
+    lines = [
+        "| chips | images per chip | GFLOP per chip | memory per chip, GiB | all-reduce, MB | other collectives "
+        "| step at best, ms | largest batch per chip |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for entry in record["entries"]:
+        others = [name for name in entry["collectives"] if name != "all-reduce"]
+        cells = [
+            f"{entry['chips']} ({entry['topology']})",
+            str(entry["batch_size"]),
+            f"{entry['flops'] / 1e9:.1f}",
+            f"{entry['memory'] / 2**30:.2f}",
+            f"{entry['collectives'].get('all-reduce', 0) / 1e6:.2f}",
+            ", ".join(others) or "none",
+            f"{1e3 * max(entry['bounds'].values()):.2f}",
+            "–" if entry["largest_batch"] is None else str(entry["largest_batch"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _command(record)]) + "\n"
+
+
+def _memory(record: dict[str, Any]) -> str:
+    """A row for each T: temporary memory by rematerialisation, and the operations that it costs."""
+    kinds = list(dict.fromkeys(entry["remat"] for entry in record["entries"]))
+    steps = sorted({entry["num_steps"] for entry in record["entries"]})
+    at = {(entry["num_steps"], entry["remat"]): entry for entry in record["entries"]}
+    columns = [f"remat {kind}, GiB" for kind in kinds] + [f"{kind}, GFLOP" for kind in kinds]
+    lines = [f"| T | {' | '.join(columns)} |", f"| --- | {' | '.join('---' for _ in columns)} |"]
+    for t in steps:
+        cells = [f"{at[t, kind]['temporary'] / 2**30:.2f}" for kind in kinds]
+        cells += [f"{at[t, kind]['flops'] / 1e9:.1f}" for kind in kinds]
+        lines.append(f"| {t} | {' | '.join(cells)} |")
+    ratios = [f"{kind} {growth(record, kind) / growth(record, kinds[0]):.2f}" for kind in kinds[1:]]
+    first = record["entries"][0]
+    lines += [
+        "",
+        f"Temporary memory per chip, mostly activations, and operations, with {first['batch_size']} images on each "
+        f"chip of {first['topology']}. Its growth from T = {steps[0]} to {steps[-1]}, as a share of that with "
+        f"{kinds[0]}: {', '.join(ratios)}.",
+        "",
+        _command(record),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def growth(record: dict[str, Any], remat: str) -> float:
+    """Bytes of temporary memory for each further step, from the least T of a record to the greatest."""
+    found = sorted((e["num_steps"], e["temporary"]) for e in record["entries"] if e["remat"] == remat)
+    (least, small), (greatest, large) = found[0], found[-1]
+    return (large - small) / (greatest - least)
+
+
+def _command(record: dict[str, Any]) -> str:
+    config = record["config"]
+    return (
+        f"[{record['name']}](experiments/results/plan/{record['name']}.json): `{record['command']}`; "
+        f"{config['student']}, width {config['width']:g}, {config['preset']}, {config['dtype']}; "
+        f"jax {record['versions']['jax']}, libtpu {record['versions']['libtpu']}."
+    )

@@ -1,0 +1,168 @@
+"""What a training step costs each chip of a pod, found by compiling it for the pod on a machine without one.
+
+The step is the one that trains (`train.compile_steps`), with every option of the configuration; nothing is run and no
+data are read. FLOPs, bytes and memory are the compiler's own account of its program, of one chip:
+
+    step >= max(FLOPs / peak FLOP/s,  bytes / memory bandwidth,  2 (D - 1) / D all-reduced bytes / links)
+
+with the figures of `snnkd_jax.chips` and D chips, each of which sends so much in any all-reduce of that size. Bytes are
+those that pass between the compiler's fused operations, some of which stay on the chip. No step is as fast as that.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType
+
+from snnkd_jax.chips import Chip, devices
+from snnkd_jax.collectives import Collective, collectives, total_bytes
+from snnkd_jax.config import Config
+from snnkd_jax.data import shape_of
+from snnkd_jax.errors import InputError
+from snnkd_jax.experiment import config_optimizer
+from snnkd_jax.models import Variables
+from snnkd_jax.train import Normalisation, Trainer, compile_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A compiled training step; everything but the number of chips is of one chip, in bytes where it is memory.
+
+    `arguments` are state, teacher and batch, `temporary` what else the step holds at its peak, mostly activations.
+    A loop's body counts once. For GPUs the compiler counts neither: `flops` are those of the program before it is
+    compiled, `bytes` are None.
+    """
+
+    chips: int
+    batch_size: int
+    flops: float
+    bytes: float | None
+    arguments: int
+    outputs: int
+    aliased: int
+    temporary: int
+    collectives: tuple[Collective, ...]
+
+    @property
+    def memory(self) -> int:
+        """All that is needed; the state is updated in its place."""
+        return self.arguments + self.outputs - self.aliased + self.temporary
+
+    def bounds(self, chip: Chip) -> dict[str, float]:
+        """Seconds that the step takes at least, for each of the reasons above."""
+        reduced = total_bytes(self.collectives).get("all-reduce", 0)
+        found = {
+            "compute": self.flops / chip.flops,
+            "links": 2 * (self.chips - 1) / self.chips * reduced / chip.links,
+        }
+        return found if self.bytes is None else found | {"memory": self.bytes / chip.bandwidth}
+
+
+def planned_trainer(config: Config) -> tuple[Trainer, Variables]:
+    """The student's trainer as a run would have it, but for constants, and the shapes of the teacher's variables."""
+    image_shape, num_classes = shape_of(config.dataset, config.image_size)
+    teacher = config.build_teacher(num_classes) if config.objective().needs_teacher else None
+    trainer = Trainer(
+        config.build_student(num_classes),
+        config.objective(),
+        config_optimizer(config, config.epochs, steps_per_epoch=1000),
+        Normalisation((0.5,) * image_shape[-1], (0.25,) * image_shape[-1]),
+        config.augmentation(),
+        image_shape,
+        config.seed,
+        teacher,
+        accumulate=config.accumulate,
+    )
+    if teacher is None:
+        return trainer, {}
+    return trainer, jax.eval_shape(lambda: teacher.init(jax.random.key(0), image_shape))
+
+
+def plan(config: Config, topology: str, per_chip_batch: int) -> Plan:
+    """Compiles the student's training step for a topology.
+
+    Args:
+        config: of the run; its batch size is not used.
+        topology: as `chips.devices` takes it.
+        per_chip_batch: images a step on each chip.
+
+    Raises:
+        InputError: for what a run or `chips.devices` would refuse.
+        MemoryError: if the compiler finds that the step does not fit.
+    """
+    if per_chip_batch < 1 or per_chip_batch % config.accumulate:
+        raise InputError(f"per_chip_batch={per_chip_batch!r} must be a multiple of accumulate={config.accumulate}")
+    _, there = devices(topology)
+    mesh = jax.make_mesh((len(there),), ("data",), axis_types=(AxisType.Auto,), devices=there)
+    trainer, teacher_variables = planned_trainer(config)
+    state = jax.eval_shape(trainer.init)
+    step: Any = compile_steps(trainer, mesh).train
+    try:
+        compiled = step.lower(state, teacher_variables, _batch(trainer, per_chip_batch * len(there))).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise MemoryError(f"{per_chip_batch} images a chip do not fit: {str(error).splitlines()[0]}") from error
+    costs, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    if not costs:
+        traced = jax.jit(trainer.step).trace(state, teacher_variables, _batch(trainer, per_chip_batch))
+        costs = {"flops": traced.lower(lowering_platforms=("cuda",)).cost_analysis()["flops"]}
+    return Plan(
+        len(there),
+        per_chip_batch,
+        costs["flops"],
+        costs.get("bytes accessed"),
+        memory.argument_size_in_bytes,
+        memory.output_size_in_bytes,
+        memory.alias_size_in_bytes,
+        memory.temp_size_in_bytes,
+        collectives(compiled.as_text()),
+    )
+
+
+def _batch(trainer: Trainer, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
+        "images": jax.ShapeDtypeStruct((size, *trainer.image_shape), jnp.uint8),
+        "labels": jax.ShapeDtypeStruct((size,), jnp.int32),
+    }
+
+
+def largest_batch(memory: Callable[[int], float], first: int, capacity: float, multiple: int = 8) -> int:
+    """The largest batch that fits, by few compilations: memory is nearly a + c B.
+
+    a and c follow from `first` and twice that. The batch that they allow is compiled, and made smaller by an eighth as
+    long as it does not fit. The compiler may squeeze in more by computing things again.
+
+    Args:
+        memory: bytes that a batch needs; raises `MemoryError` if it is refused.
+        first: a batch that fits, with which the search starts.
+        capacity: bytes that there are.
+        multiple: the result is a multiple of this, if it is above it.
+
+    Raises:
+        MemoryError: if not even `first` fits.
+    """
+
+    def fits(size: int) -> bool:
+        try:
+            return memory(size) <= capacity
+        except MemoryError:
+            return False
+
+    small = memory(first)
+    if small > capacity:
+        raise MemoryError(f"{first} images a chip need {small / 2**30:.2f} GiB, and there are {capacity / 2**30:.2f}")
+    if not fits(2 * first):
+        return first
+    slope = (memory(2 * first) - small) / first
+    size = _rounded(first + (capacity - small) / slope, multiple)
+    while size > 2 * first and not fits(size):
+        size = _rounded(size * 7 / 8, multiple)
+    return max(size, 2 * first)
+
+
+def _rounded(size: float, multiple: int) -> int:
+    return int(size // multiple) * multiple

@@ -1,0 +1,187 @@
+"""Plans: what is compiled for a pod, what is read from it, and what the README says of it.
+
+Those marked `plan` need libtpu and compile for minutes: `python -m pytest -m plan`.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from snnkd_jax.chips import CHIPS, devices
+from snnkd_jax.collectives import Collective
+from snnkd_jax.config import Config
+from snnkd_jax.data import load, shape_of
+from snnkd_jax.errors import InputError
+from snnkd_jax.plan_records import growth, plan_section
+from snnkd_jax.pod import Plan, largest_batch, plan, planned_trainer
+
+RECORDS = sorted((Path(__file__).parent.parent / "experiments" / "results" / "plan").glob("*.json"))
+SMALL = Config(teacher="resnet20", student="resnet20", preset="kdsnn", num_steps=2)
+
+
+def test_bounds_by_hand():
+    """197 GFLOP at 197 TFLOP/s, 81.9 MB at 819 GB/s; 1 kB that each of 4 chips sends 2 · 3 / 4 times, at 200 GB/s."""
+    found = (Collective("all-reduce", "f32", (10, 20)), Collective("all-reduce", "f32", (50,)))
+    made = Plan(4, 8, 197e9, 81.9e6, 700, 500, 400, 100, found)
+    assert made.memory == 900
+    bounds = made.bounds(CHIPS["v5e"])
+    assert bounds == pytest.approx({"compute": 1e-3, "memory": 1e-4, "links": 7.5e-9})
+    assert dataclasses.replace(made, bytes=None).bounds(CHIPS["h100"]).keys() == {"compute", "links"}
+
+
+@pytest.mark.parametrize(("capacity", "expected"), [(1000, 80), (230, 20), (229, 10)])
+def test_the_largest_batch_of_nearly_affine_memory(capacity, expected):
+    """30 + 10 B bytes: 1000 allow 97, so 96 is tried and does not fit, then 7/8 of it. 230 allow 20, 229 only 10."""
+    compiled = set()
+
+    def memory(size: int) -> int:
+        compiled.add(size)
+        return 30 + 10 * size + (100 if size > 90 else 0)
+
+    assert largest_batch(memory, 10, capacity) == expected
+    assert len(compiled) <= 4
+
+
+def test_the_largest_batch_of_a_compiler_that_refuses():
+    def memory(size: int) -> int:
+        if size > 50:
+            raise MemoryError
+        return size
+
+    assert largest_batch(memory, 8, 64) == 48
+    with pytest.raises(MemoryError, match="8 images"):
+        largest_batch(memory, 8, 7)
+
+
+def test_topologies_that_are_not_understood_are_refused():
+    for topology, message in (("v5e", "such as v5e:2x2"), ("h100:2x2", "such as h100:8"), ("v1:2x2", "is unknown")):
+        with pytest.raises(InputError, match=message):
+            devices(topology)
+
+
+def test_shapes_of_data_sets_are_known_without_them(monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    digits = load("digits")
+    assert shape_of("digits") == (digits.image_shape, digits.num_classes)
+    assert shape_of("mnist") == ((28, 28, 1), 10)
+    assert shape_of("cifar100") == ((32, 32, 3), 100)
+    assert not list(tmp_path.iterdir())
+
+
+def entry(**changes: Any) -> dict[str, Any]:
+    return {
+        "topology": "v5e:2x2",
+        "num_steps": 1,
+        "remat": "none",
+        "chips": 4,
+        "batch_size": 32,
+        "flops": 1.25e12,
+        "temporary": 2**30,
+        "memory": 2**31,
+        "collectives": {"all-reduce": 44_700_000},
+        "bounds": {"compute": 0.5, "memory": 0.25},
+        "largest_batch": 96,
+    } | changes
+
+
+def record(kind: str, *entries: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "name": "x",
+        "command": "python experiments/plan_pod.py",
+        "entries": list(entries),
+        "config": {"student": "resnet18", "width": 1.0, "preset": "none", "dtype": "float32"},
+        "versions": {"jax": "0.10.2", "libtpu": "1"},
+    }
+
+
+def test_rows_of_topologies():
+    text = plan_section([record("topologies", entry(), entry(collectives={"all-gather": 1}, largest_batch=None))])
+    assert text.splitlines()[2:4] == [
+        "| 4 (v5e:2x2) | 32 | 1250.0 | 2.00 | 44.70 | none | 500.00 | 96 |",
+        "| 4 (v5e:2x2) | 32 | 1250.0 | 2.00 | 0.00 | all-gather | 500.00 | – |",
+    ]
+
+
+def test_rows_of_memory_and_its_growth():
+    """3 GiB for four further steps against 1: a third."""
+    made = record(
+        "memory",
+        *(
+            entry(num_steps=t, remat=remat, temporary=gib * 2**30)
+            for t, remat, gib in ((1, "none", 2), (1, "stage", 1), (5, "none", 5), (5, "stage", 2))
+        ),
+    )
+    assert growth(made, "none") == 3 * 2**30 / 4
+    lines = plan_section([made]).splitlines()
+    assert lines[2:4] == ["| 1 | 2.00 | 1.00 | 1250.0 | 1250.0 |", "| 5 | 5.00 | 2.00 | 1250.0 | 1250.0 |"]
+    assert lines[5].endswith("as a share of that with none: stage 0.33.")
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_committed_plans(path):
+    """Work per chip does not depend on the number of chips, and memory with remat grows less than half as fast."""
+    made = json.loads(path.read_text())
+    assert made["commit"] is not None
+    assert "+" not in made["commit"]
+    for one in made["entries"]:
+        assert one["collectives"].keys() == {"all-reduce"}
+    if made["kind"] == "topologies":
+        flops = [one["flops"] for one in made["entries"]]
+        assert max(flops) == pytest.approx(min(flops), rel=0.01)
+    else:
+        assert growth(made, "block") < growth(made, "none") / 2
+
+
+@pytest.mark.plan
+@pytest.mark.parametrize("preset", ["kdsnn", "temporal"])
+def test_work_per_chip_is_constant_and_only_gradients_are_exchanged(preset):
+    """4, 16, 64 and 256 chips. What is exchanged depends neither on their number nor on that of the images."""
+    config = dataclasses.replace(SMALL, preset=preset)
+    plans = [plan(config, topology, 8) for topology in ("v5e:2x2", "v5e:4x4", "v5e:8x8", "v5e:16x16")]
+    assert [made.chips for made in plans] == [4, 16, 64, 256]
+    flops = [made.flops for made in plans]
+    assert max(flops) == pytest.approx(min(flops), rel=0.01)
+    check_collectives(plans[0], config)
+    for other in (*plans[1:], plan(config, "v5e:2x2", 16)):
+        assert sorted(map(str, other.collectives)) == sorted(map(str, plans[0].collectives))
+
+
+def check_collectives(made: Plan, config: Config) -> None:
+    """All-reduces alone: each gradient once, statistics of a value a channel, and scalars."""
+    assert {one.operation for one in made.collectives} == {"all-reduce"}
+    params = jax.tree.leaves(jax.eval_shape(planned_trainer(config)[0].init).params)
+    kernels = sorted(int(np.prod(x.shape)) for x in params if x.ndim > 1)
+    assert sorted(int(np.prod(one.shape)) for one in made.collectives if len(one.shape) > 1) == kernels
+
+
+@pytest.mark.plan
+def test_accumulation_moves_no_images_between_chips():
+    config = dataclasses.replace(SMALL, accumulate=2)
+    made = plan(config, "v5e:2x2", 16)
+    check_collectives(made, config)
+
+
+@pytest.mark.plan
+@pytest.mark.parametrize("student", ["resnet18", "wrn-16-2", "vgg16"])
+def test_remat_takes_less_memory(student):
+    config = dataclasses.replace(SMALL, student=student, width=0.5, num_steps=4)
+    none, stage, block = (
+        plan(dataclasses.replace(config, remat=remat), "v5e:2x2", 32).temporary for remat in ("none", "stage", "block")
+    )
+    assert stage < 0.8 * none
+    assert block < 0.8 * none
+
+
+@pytest.mark.plan
+def test_gpus_can_be_planned_for():
+    """Their operations are counted before compilation, which the TPU's compiler counts much alike."""
+    made = plan(SMALL, "h100:8", 8)
+    assert {one.operation for one in made.collectives} == {"all-reduce"}
+    assert made.temporary > 0
+    assert made.flops == pytest.approx(plan(SMALL, "v5e:2x2", 8).flops, rel=0.3)
