@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from numpy.typing import NDArray
 
 from snnkd_jax.errors import InputError
@@ -45,7 +46,7 @@ def as_pixels(name: str, images: Any, image_shape: tuple[int, int, int], sequenc
         return images
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise InputError(f"{name} have dtype {images.dtype}; give bytes (uint8, 0 to 255), or floats in [0, 1]")
-    if not isinstance(images, jax.core.Tracer):
+    if not isinstance(images, Tracer):
         _check_values(name, np.asarray(images))
     return images.astype(np.float32) * np.float32(255)
 

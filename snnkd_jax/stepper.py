@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from numpy.typing import NDArray
 
 from snnkd_jax.backend import compile_options
@@ -73,9 +74,8 @@ class State:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stepper:
-    """Makes time steps on `device`, where `variables` lie; `network` is spiking with `num_steps=1`, or ordinary."""
+    """Makes time steps where `variables` lie; `network` is spiking with `num_steps=1`, or ordinary."""
 
-    device: jax.Device
     network: Network
     variables: Variables
     normalisation: Normalisation
@@ -97,17 +97,17 @@ class Stepper:
             The state after the step, and what the network says by all steps so far.
         """
         full = len(state.rows.steps)
-        traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((state, images)))
+        traced = any(isinstance(x, Tracer) for x in jax.tree.leaves((state, images)))
         if full != state.batch:
             pad = jnp.pad if isinstance(images, jax.Array) else np.pad
             images = pad(images, ((0, full - state.batch), (0, 0), (0, 0), (0, 0)))
         # Compiler options are for the outermost jit, which here may be the user's.
-        rows, answer = (self._step if traced else self._compiled)(self.variables, state.rows, images)
+        rows, prediction = (self._step if traced else self._compiled)(self.variables, state.rows, images)
         if full != state.batch:
-            answer = jax.tree.map(lambda x: x[: state.batch], answer)
-        return State(rows, state.batch), Prediction(*answer, self.class_names)
+            prediction = jax.tree.map(lambda x: x[: state.batch], prediction)
+        return State(rows, state.batch), prediction
 
-    def _step(self, variables: Variables, rows: Rows, images: Array) -> tuple[Rows, tuple[Any, ...]]:
+    def _step(self, variables: Variables, rows: Rows, images: Array | NDArray) -> tuple[Rows, Prediction]:
         pixels, potentials = self.normalisation(images), rows.potentials
         if self.network.num_steps is None:
             logits, features = self.network.apply(variables, pixels)
@@ -118,8 +118,8 @@ class Stepper:
         rows = Rows(potentials, rows.logits + logits, rates, rows.steps + 1)
         steps = rows.steps.astype(jnp.float32)
         mean = rows.logits / steps[:, None]
-        confidence = jax.nn.softmax(mean).max(-1)
-        return rows, (mean, confidence, rows.steps, {name: rate / steps for name, rate in rates.items()})
+        rates = {name: rate / steps for name, rate in rates.items()}
+        return rows, Prediction(mean, jax.nn.softmax(mean).max(-1), rows.steps, rates, self.class_names)
 
     @functools.cached_property
     def _compiled(self):
@@ -128,12 +128,14 @@ class Stepper:
     @functools.cached_property
     def _first(self) -> Rows:
         """One image before the first step."""
-        image = jnp.zeros((1, *self.image_shape))
-        logits, features = jax.eval_shape(self.network.apply, self.variables, image)
-        potentials = {} if self.network.num_steps is None else self.network.at_rest(self.variables, image)
-        rates = {name: jnp.zeros(1) for name in features["firing_rates"]}
-        rows = Rows(potentials, jnp.zeros((1, logits.shape[-1])), rates, jnp.zeros(1, jnp.int32))
-        return jax.device_put(rows, self.device)  # as later ones are, for which a step would be compiled again
+        with jax.ensure_compile_time_eval():  # it is kept, also where a user's jit traces the first call
+            image = jnp.zeros((1, *self.image_shape))
+            logits, features = jax.eval_shape(self.network.apply, self.variables, image)
+            potentials = {} if self.network.num_steps is None else self.network.at_rest(self.variables, image)
+            rates = {name: jnp.zeros(1) for name in features["firing_rates"]}
+            rows = Rows(potentials, jnp.zeros((1, logits.shape[-1])), rates, jnp.zeros(1, jnp.int32))
+            # On the device of later ones, for which a step would be compiled again.
+            return jax.device_put(rows, jax.tree.leaves(self.variables)[0].sharding)
 
 
 def filled(batch: int) -> int:

@@ -132,9 +132,9 @@ class Trained:
     @functools.cached_property
     def _stepper(self) -> Stepper:
         network = self.network if self.network.num_steps is None else self.with_steps(1)
-        device = jax.local_devices()[0]
-        variables = jax.device_put(self.variables, device)
-        return Stepper(device, network, variables, self.normalisation, self.image_shape, self.classes)
+        with jax.ensure_compile_time_eval():
+            variables = jax.device_put(self.variables, jax.local_devices()[0])
+        return Stepper(network, variables, self.normalisation, self.image_shape, self.classes)
 
 
 def load(path: str | Path, role: Role | None = None) -> Trained:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +127,7 @@ def test_no_image_and_few_programs(student, traced_sizes):
 T = 4
 
 
-def made(activation, body=ConvNet, **options) -> Trained:
+def made(activation: Any, body: Any = ConvNet, **options) -> Trained:
     """A network for images 8 x 8 x 1 with random weights and norms, learned time constants of 3 and thresholds of 1."""
     if isinstance(activation, Neuron):
         activation = functools.partial(Spike, activation, num_steps=T)
@@ -196,6 +197,20 @@ def test_a_step_is_traced_once(student, traced_sizes):
     whole = student.predict(np.stack([IMAGES[:3], IMAGES[3:6], IMAGES[6:9]], axis=1))
     np.testing.assert_allclose(outputs[-1].logits, whole.logits, rtol=1e-5, atol=1e-5)
     assert outputs[-1].names == whole.names
+
+
+def test_a_whole_stream_is_traced(student):
+    """Its start with it, which leaves nothing of the trace behind."""
+    fresh = dataclasses.replace(student)
+
+    @quick_jit
+    def logits_of(frames):
+        state = fresh.start(3)
+        state, _ = fresh.step(state, frames[:, 0])
+        return fresh.step(state, frames[:, 1])[1].logits
+
+    frames = np.stack([IMAGES[:3], IMAGES[3:6]], axis=1)
+    np.testing.assert_allclose(logits_of(frames), fresh.predict(frames).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_an_ordinary_network_predicts_and_takes_no_streams():
