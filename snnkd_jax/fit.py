@@ -105,7 +105,8 @@ def fit(
                 profiler.before(step)
                 with jax.transfer_guard("disallow"), jax.profiler.StepTraceAnnotation(phase, step_num=step):
                     if steps.teach is not None and "teacher" not in batch:
-                        # Apart from the step, so that outputs that were stored are the same bit for bit.
+                        # Not inside the step, where it is compiled with the rest and rounds otherwise: so its outputs
+                        # are those of a store bit for bit.
                         batch["teacher"] = steps.teach(teacher_variables, state.step, batch["images"])
                     finishing = step >= num_steps - bptt_epochs * steps_per_epoch
                     state, metrics = (exact if finishing else steps).train(state, teacher_variables, batch)

@@ -29,7 +29,6 @@ from tqdm import tqdm
 from snnkd_jax.backend import put_batch, put_replicated
 from snnkd_jax.batches import Batch, Source
 from snnkd_jax.errors import InputError
-from snnkd_jax.run_dir import write_json
 from snnkd_jax.train import Trainer, compile_steps
 
 # To be raised when batches, augmentation or the files become other ones.
@@ -91,19 +90,7 @@ class TaughtSource:
         for i in range(self.steps_per_file):
             for name, x in zip(self._record.names or (), jax.tree.leaves(self._compute(first + i)), strict=True):
                 records[name][i] = x
-        partial = None
-        try:
-            with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".tmp", delete=False) as file:
-                partial = Path(file.name)
-                file.write(records.tobytes())
-                file.write(_digest(records))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self._path(first))
-        except OSError as error:
-            if partial is not None:
-                partial.unlink(missing_ok=True)
-            raise InputError(f"store_teacher {self._folder} cannot be written ({error.strerror})") from error
+        _write_whole(self._path(first), records.tobytes() + _digest(records))
 
     def _read(self, first: int) -> NDArray:
         """The records of a file, mapped into memory and checked."""
@@ -170,9 +157,9 @@ def taught_source(
     folder = root / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "store.json", known)
     except OSError as error:
         raise InputError(f"store_teacher {root} cannot be written ({error.strerror}); name another folder") from error
+    _write_whole(folder / "store.json", json.dumps(known, indent=2).encode())
     taught = TaughtSource(source, folder, outputs, compute)
     missing, free = taught.missing_bytes(num_steps), shutil.disk_usage(folder).free
     tqdm.write(f"store_teacher: {missing / 1e9:.3g} GB for {num_steps} steps are to be added to {folder}")
@@ -195,6 +182,22 @@ def fingerprint(tree: Any) -> str:
         digest.update(f"{jax.tree_util.keystr(path)} {x.dtype} {x.shape}".encode())
         digest.update(x.tobytes())
     return digest.hexdigest()
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Puts a file in its place when it is complete, whoever else writes the same one."""
+    partial = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            partial = Path(file.name)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+        raise InputError(f"store_teacher: {path} cannot be written ({error.strerror})") from error
 
 
 def _digest(records: NDArray) -> bytes:

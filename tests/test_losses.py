@@ -140,13 +140,16 @@ def test_margin_distance_has_no_gradient_for_the_teacher_and_its_margin():
 
 
 def terms_of(objective, logits=LOGITS, labels=LABELS, teacher_logits=TEACHER_LOGITS, features=FEATURES):
-    return loss_terms(objective, jnp.asarray(logits), jnp.asarray(labels), guidance(teacher_logits, features))
+    return loss_terms(
+        objective, jnp.asarray(logits), jnp.asarray(labels), guidance(objective, teacher_logits, features)
+    )
 
 
-def guidance(teacher_logits, features) -> Guidance:
-    """The teacher's features are its currents, which the margin is of; the student is connected as it is."""
+def guidance(objective, teacher_logits, features) -> Guidance:
+    """The teacher's current is its feature, its output the rectified one; the student is connected as it is."""
     pairs = [(jnp.asarray(s), jnp.asarray(t)) for s, t in features]
-    return Guidance(jnp.asarray(teacher_logits), tuple(StagePair(s, s, t) for s, t in pairs))
+    output = (lambda t: t) if objective.teacher_features == "currents" else (lambda t: jnp.maximum(t, 0))
+    return Guidance(jnp.asarray(teacher_logits), tuple(StagePair(s, s, output(t)) for s, t in pairs))
 
 
 def loop_terms(objective: Objective) -> dict[str, np.ndarray]:
@@ -276,7 +279,7 @@ def test_every_term_of_a_preset_moves_the_student(name):
 
     def term(logits, power, which):
         stages = [jnp.abs(jnp.asarray(student)) ** power for student, _ in FEATURES]
-        given = guidance(TEACHER_LOGITS, [(s, t) for s, (_, t) in zip(stages, FEATURES, strict=True)])
+        given = guidance(objective, TEACHER_LOGITS, [(s, t) for s, (_, t) in zip(stages, FEATURES, strict=True)])
         given = dataclasses.replace(given, last=stages[-1], head=head)
         return loss_terms(objective, logits, jnp.asarray(LABELS), given)[which].mean()
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import shutil
 import threading
 import time
@@ -191,7 +192,11 @@ def test_outputs_are_computed_once_and_read_again(tmp_path):
     assert [path.stat().st_size for path in tmp_path.iterdir()] == [size + 32] * 2
 
 
-def test_an_interrupted_file_is_no_file(tmp_path):
+def raise_error(error: Exception):
+    raise error
+
+
+def test_an_interrupted_file_is_no_file(tmp_path, monkeypatch):
     def compute(step):
         if step == 7:
             raise KeyboardInterrupt
@@ -201,6 +206,11 @@ def test_an_interrupted_file_is_no_file(tmp_path):
         opened(tmp_path, compute).outputs(0)
     assert not list(tmp_path.iterdir())
     (tmp_path / "left.tmp").write_bytes(b"of a run that was killed")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: raise_error(OSError(28, "full")))
+        with pytest.raises(InputError, match=r"000000\.bin cannot be written \(full\)"):
+            opened(tmp_path).outputs(0)
+    assert [path.name for path in tmp_path.iterdir()] == ["left.tmp"]
     jax.tree.map(np.testing.assert_array_equal, opened(tmp_path).outputs(7), Counted.of(7))
 
 
