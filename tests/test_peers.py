@@ -1,6 +1,7 @@
 """Neurons against SpikingJelly's own: spikes, the last potential and gradients. Needs the extra bench."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ def theirs(kind: str, v_reset: float | None, decay_input: bool, detach_reset: bo
 
     options = {"v_threshold": 0.8, "v_reset": v_reset, "detach_reset": detach_reset, "step_mode": "m"}
     options["surrogate_function"] = surrogates.ATan(2.0)
+    node: Any
     if kind == "lif":
         node = neuron.LIFNode(tau=2.5, decay_input=decay_input, **options)
     elif kind == "plif":
