@@ -83,8 +83,9 @@ def module(path: Path) -> str:
 def public(node: ast.AST) -> Iterator[Definition]:
     """Functions and classes with a docstring whose name has no underscore in front, but for `__call__`."""
     for child in ast.iter_child_nodes(node):
-        named = isinstance(child, Definition) and (child.name == "__call__" or not child.name.startswith("_"))
-        if named and ast.get_docstring(child):
+        if not isinstance(child, Definition) or ast.get_docstring(child) is None:
+            continue
+        if child.name == "__call__" or not child.name.startswith("_"):
             yield child
 
 

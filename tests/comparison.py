@@ -5,16 +5,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 report: Path | None = None  # set by conftest.py
 
 
-def agrees(
-    found: ArrayLike, expected: ArrayLike, rtol: float = 0.0, atol: float = 0.0, *, name: str | None = None
-) -> None:
+def agrees(found: Any, expected: Any, rtol: float = 0.0, atol: float = 0.0, *, name: str | None = None) -> None:
     """Asserts `|found - expected| <= atol + rtol |expected|`; without tolerances, that the two are equal.
 
     The error that is reported is the largest `|found - expected| / (|expected| + atol / rtol)`, to be set against rtol,

@@ -1,6 +1,7 @@
 """Neurons against SpikingJelly's own: spikes, the last potential and gradients. Needs the extra bench."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,8 @@ from snnkd_jax import neurons, surrogate
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 T, W = 6, 0.7
-X, SPIKES_COTANGENT = np.random.default_rng(0).normal([[[0.8]], [[0.0]]], 1, (2, 4, T, 50)).astype(np.float32)
+X, SPIKES_COTANGENT = np.random.default_rng(0).normal(size=(2, 4, T, 50)).astype(np.float32)
+X = 2 * X + 1  # so that all of the neurons below fire, and not always
 OPTIONS = list(itertools.product((0.0, -0.4, None), (False, True), (False, True)))
 
 
@@ -24,7 +26,8 @@ def theirs(kind: str, v_reset: float | None, decay_input: bool, detach_reset: bo
     from spikingjelly.activation_based import surrogate as surrogates  # pyright: ignore[reportMissingImports]
 
     options = {"v_threshold": 0.8, "v_reset": v_reset, "detach_reset": detach_reset, "step_mode": "m"}
-    options |= {"surrogate_function": surrogates.ATan(2.0), "backend": "torch"}
+    options["surrogate_function"] = surrogates.ATan(2.0)
+    node: Any
     if kind == "lif":
         node = neuron.LIFNode(tau=2.5, decay_input=decay_input, **options)
     elif kind == "plif":
