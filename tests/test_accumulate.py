@@ -82,16 +82,16 @@ def test_every_part_is_blanked_differently():
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_devices_exchange_gradients_and_statistics_and_no_activation(parts):
-    """On eight devices: all-reduces of parameters' shapes, of a value a channel, and of scalars."""
+    """On eight devices: all-reduces of gradients, of a value a channel, and of scalars."""
     trainer = dataclasses.replace(make("kdsnn", augmentation=AUGMENTATION), accumulate=parts)
     state = jax.eval_shape(trainer.init)
     step: Any = compile_steps(trainer, data_mesh()).train
     data = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch(32).items()}
     found = collectives(step.lower(state, jax.eval_shape(teacher_variables), data).compile().as_text())
-    shapes = {x.shape for x in jax.tree.leaves(state.params)}
     assert {one.operation for one in found} == {"all-reduce"}
-    assert {one.shape for one in found if len(one.shape) > 1} <= shapes
-    assert max(shapes, key=np.prod) in {one.shape for one in found}
+    # Each gradient once; that of a dense layer may lie on its side.
+    kernels = sorted(sorted(x.shape) for x in jax.tree.leaves(state.params) if x.ndim > 1)
+    assert sorted(sorted(one.shape) for one in found if len(one.shape) > 1) == kernels
 
 
 def test_parts_must_divide_the_batch():

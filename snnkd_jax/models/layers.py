@@ -11,10 +11,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.models.features import records
+from snnkd_jax.models.remat import MOMENTS
 
 Norm = Callable[..., nn.Module]
 """Makes one normalisation layer: `norm(name="norm1", branches=2)(x)`."""
@@ -99,8 +101,8 @@ class BatchNorm(nn.Module):
         y = lax.stop_gradient(x.astype(jnp.float32)) if self.train else x.astype(jnp.float32)
         if self.train:
             axes = tuple(range(x.ndim - 1))
-            mu = y.mean(axes)
-            var = jnp.square(y - mu).mean(axes)
+            mu = checkpoint_name(y.mean(axes), MOMENTS)
+            var = checkpoint_name(jnp.square(y - mu).mean(axes), MOMENTS)
             if not self.is_initializing():
                 running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mu
                 running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var

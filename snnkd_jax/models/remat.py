@@ -8,8 +8,10 @@ Every layer keeps its input for the backward pass, `[B, T, ...]` of each, so mem
 | `stage` | what enters a stage        | the layers of a stage                  | 2              |
 | `block` | what enters a block        | the layers of a block                  | 2              |
 
-Values and gradients are the same, but for rounding. A residual block is a block; the bodies without them (convnet, vgg
-and airbench) have stages of one to three convolutions, which are their blocks. Evaluation keeps nothing in any case.
+Values and gradients are the same, but for rounding. Batch norm's moments are kept in any case: they are small, and to
+compute them again the devices would have to exchange them again. A residual block is a block; the bodies without them
+(convnet, vgg and airbench) have stages of one to three convolutions, which are their blocks. Evaluation keeps nothing
+in any case.
 
 Reference: Chen et al. 2016, arXiv 1604.06174.
 """
@@ -18,16 +20,22 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 
 Remat = Literal["none", "stage", "block"]
 
+MOMENTS = "moments"
+"""The name, in the sense of `jax.ad_checkpoint.checkpoint_name`, of what is kept although it is inside."""
+
 
 def rematerialised(layers: Callable[..., Any], enabled: bool) -> Callable[..., Any]:
-    """The same layers, of whose forward pass only the input is kept.
+    """The same layers, of whose forward pass only the input and batch norm's moments are kept.
 
     Args:
         layers: a module class, or a function of the module that owns the layers and of their input. Variables that they
             write, such as batch statistics, are written once.
         enabled: False returns `layers` as they are.
     """
-    return nn.remat(layers) if enabled else layers
+    if not enabled:
+        return layers
+    return nn.remat(layers, policy=jax.checkpoint_policies.save_only_these_names(MOMENTS))
