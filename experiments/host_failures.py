@@ -36,9 +36,8 @@ RESULTS = Path(__file__).parent / "results" / "hosts"
 SCRIPT = Path(__file__).parent / "cifar_distill.py"
 TINY = ["--dataset", "digits", "--width", "0.1", "--teacher-width", "0.1", "--num-steps", "2", "--no-baseline"]
 
-# 40 steps of the teacher, then 160 of the student; and 240, then 480; 20 an epoch.
-SHORT = [*TINY, "--preset", "kdsnn", "--teacher-epochs", "2", "--epochs", "8", "--checkpoint-every", "7"]
-LONG = [*SHORT, "--teacher-epochs", "12", "--epochs", "24"]
+# 40 steps of the teacher, then 240 of the student, 20 an epoch.
+LONG = [*TINY, "--preset", "kdsnn", "--teacher-epochs", "2", "--epochs", "12", "--checkpoint-every", "7"]
 
 # 50 steps, 10 an epoch.
 FIFTY = [
@@ -162,7 +161,7 @@ def entries(run_dir: Path) -> list[dict[str, Any]]:
 def message(host: Host) -> str:
     """The line in which a host says why it ends."""
     lines = [line for line in host.output().splitlines() if "error: " in line or "Terminating process" in line]
-    return lines[-1] if lines else ""
+    return lines[-1][:300] if lines else ""
 
 
 def resumed_at(output: str) -> int | None:
@@ -171,19 +170,25 @@ def resumed_at(output: str) -> int | None:
     return int(rest.split()[0]) if found else None
 
 
-def lose_one(run_dir: Path, arguments: list[str], rng: random.Random) -> dict[str, Any]:
-    """Kills one of two hosts a random time after training has begun; returns which, and how the other ended."""
-    hosts = start(run_dir, arguments)
-    hosts[0].wait_for(": epoch")
+def newest(run_dir: Path) -> list[int]:
+    """The newest checkpoint's step of the teacher and of the student; -1 where there is none."""
+    return [max(steps_of(run_dir, phase), default=-1) for phase in ("teacher", "student")]
+
+
+def lose_one(run_dir: Path, rng: random.Random) -> dict[str, Any]:
+    """Kills one of two hosts a random time after they have saved; returns which, and how the other ended."""
+    before = newest(run_dir)
+    hosts = start(run_dir, LONG)
+    while newest(run_dir) == before and hosts[0].process.poll() is None:
+        time.sleep(0.02)
     time.sleep(rng.uniform(0, 0.8))
     killed = rng.randrange(2)
     hosts[killed].process.send_signal(signal.SIGKILL)
     since = time.monotonic()
     statuses = ends(hosts, PROMPT)
-    phase = "student" if steps_of(run_dir, "student") else "teacher"
     return {
         "killed": killed,
-        "newest_checkpoint": [phase, *steps_of(run_dir, phase)[-1:]],
+        "newest_checkpoints": newest(run_dir),
         "survivor_status": statuses[1 - killed],
         "survivor_seconds": round(time.monotonic() - since, 1),
         "survivor_message": message(hosts[1 - killed]),
@@ -192,7 +197,7 @@ def lose_one(run_dir: Path, arguments: list[str], rng: random.Random) -> dict[st
 
 def tell_one(run_dir: Path, told: int = 1, number: int = signal.SIGTERM) -> dict[str, Any]:
     """Sends a signal to one of two hosts in the middle of the student's training; returns how both ended."""
-    hosts = start(run_dir, SHORT)
+    hosts = start(run_dir, LONG)
     hosts[0].wait_for("student: epoch 3/")
     hosts[told].process.send_signal(number)
     since = time.monotonic()
@@ -221,18 +226,18 @@ def fill_disk(run_dir: Path) -> dict[str, Any]:
     """Trains on a small file system that is full at some save and then has room again; who calls it may mount one."""
     run_dir.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(run_dir)], check=True)
-    hosts = start(run_dir, SHORT)
+    hosts = start(run_dir, LONG)
     hosts[0].wait_for("student: epoch 2/")
     with contextlib.suppress(OSError), (run_dir / "ballast").open("wb", buffering=0) as file:
         while file.write(bytes(4096)):
             pass
     statuses = ends(hosts, 2 * PROMPT)
     messages = [message(host) for host in hosts]
-    newest = steps_of(run_dir, "student")[-1]
+    saved = steps_of(run_dir, "student")[-1]
     (run_dir / "ballast").unlink()
-    output = finish(run_dir, SHORT)
+    output = finish(run_dir, LONG)
     shutil.copytree(run_dir, run_dir.with_name(f"{run_dir.name}-copy"))  # what is mounted goes with this process
-    return {"statuses": statuses, "messages": messages, "newest_checkpoint": newest, "resumed_at": resumed_at(output)}
+    return {"statuses": statuses, "messages": messages, "newest_checkpoint": saved, "resumed_at": resumed_at(output)}
 
 
 def in_own_mounts(run_dir: Path) -> dict[str, Any]:
@@ -260,21 +265,21 @@ def main(kills: int = 10, seed: int = 0, record: str | None = None, disk: Path |
     found: dict[str, Any] = {"seed": seed, "hosts": 2, "devices_a_host": 2}
 
     def tell(name: str, value: Any) -> None:
-        found[name] = value
-        print(f"{name}: {json.dumps(value)}", flush=True)
+        text = json.dumps(value).replace(f"{runs}/", "")
+        found[name] = json.loads(text)
+        print(f"{name}: {text}", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder)
         finish(runs / "one", FIFTY, hosts=1, devices=1)
         finish(runs / "two", FIFTY)
         tell("fifty_steps_difference_from_one_device", difference(runs / "two", runs / "one"))
-        finish(runs / "long", LONG)
-        tell("kills", [lose_one(runs / "killed", LONG, rng) for _ in range(kills)])
+        finish(runs / "whole", LONG)
+        tell("kills", [lose_one(runs / "killed", rng) for _ in range(kills)])
         finish(runs / "killed", LONG)
-        tell("difference_after_kills", difference(runs / "killed", runs / "long"))
-        finish(runs / "whole", SHORT)
+        tell("difference_after_kills", difference(runs / "killed", runs / "whole"))
         told = tell_one(runs / "told")
-        told["resumed_at"] = resumed_at(finish(runs / "told", SHORT))
+        told["resumed_at"] = resumed_at(finish(runs / "told", LONG))
         tell("sigterm_to_one", told)
         tell("difference_after_sigterm", difference(runs / "told", runs / "whole"))
         tell("full_disk", in_own_mounts(runs / "disk"))
@@ -283,7 +288,7 @@ def main(kills: int = 10, seed: int = 0, record: str | None = None, disk: Path |
         for hosts, devices in ((1, 1), (1, 2), (1, 4), (2, 1), (2, 2)):
             run_dir = runs / f"{hosts}x{devices}"
             cut_back(runs / "whole", run_dir, steps_of(runs / "whole", "student")[-2])
-            finish(run_dir, SHORT, hosts, devices)
+            finish(run_dir, LONG, hosts, devices)
             differences[f"{hosts} x {devices}"] = difference(run_dir, runs / "whole")
         tell("difference_after_resuming_on_hosts_x_devices", differences)
     if record is not None:

@@ -65,7 +65,7 @@ def compilation_cache(directory: Path) -> Iterator[None]:
         compilation_cache_module.reset_cache()
 
 
-def all_devices() -> list[jax.Device]:
+def all_devices() -> list[Any]:
     """The devices of all processes; raises `InputError` if the backend that JAX is told to use is not there."""
     try:
         return jax.devices()

@@ -26,7 +26,8 @@ from snnkd_jax.errors import InputError
 
 T = TypeVar("T")
 
-# Guesses, in seconds. A survivor says what happened and ends after SILENCE; JAX ends what could not after HEARTBEAT.
+# Guesses, in seconds. A survivor says what happened and ends after SILENCE; JAX ends whoever could not after HEARTBEAT,
+# and at once, in its own words, when it is the first process that is gone, through which all others talk.
 MEETING, SILENCE, HEARTBEAT, PARTING = 300, 15, 25, 10
 
 # Of the texts that processes exchange, in bytes.
@@ -62,20 +63,25 @@ def join(distributed: bool | None) -> None:
                 cluster_detection_method="deactivate" if len(told) == len(names) else None,
                 initialization_timeout=MEETING,
                 heartbeat_timeout_seconds=HEARTBEAT,
+                shutdown_timeout_seconds=PARTING,
             )
     except jax.errors.JaxRuntimeError as error:
         raise InputError(f"the other processes cannot be met ({str(error)[:300]})") from error
-    except RuntimeError:  # a program that has used devices before has decided to be alone
-        if distributed:
+    except RuntimeError as error:
+        if distributed or "must be called before" not in str(error):
             raise
-        return
-    except ValueError as error:
+        return  # a program that has used devices before has decided to be alone
+    except (ValueError, OSError) as error:  # the latter where a TPU machine has no metadata
         if distributed or told:
             raise InputError(
                 f"distributed={distributed!r}, {told or 'no cluster found'}: {error}; set {', '.join(names)}"
             ) from error
         return
-    all_devices()
+    try:
+        all_devices()
+    except InputError:
+        jax.distributed.shutdown()
+        raise
     if several():
         threading.Thread(target=_watch, name="watch", daemon=True).start()
 
@@ -167,11 +173,11 @@ def together() -> Iterator[None]:
 
 def first_then_others(function: Callable[[], T]) -> T:
     """Calls it in the first process, then in the others, which find what the first has made."""
-    for turn in (True, False):
-        with together():
-            if is_first() == turn:
-                result = function()
-    return result
+    with together():
+        results = [function()] if is_first() else []
+    with together():
+        results = results or [function()]
+    return results[0]
 
 
 def check_same(what: str, value: bytes) -> None:

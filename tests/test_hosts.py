@@ -184,7 +184,7 @@ def test_one_process_agrees_with_itself():
 def whole(tmp_path_factory) -> Path:
     """Two hosts to which nothing happens."""
     run_dir = tmp_path_factory.mktemp("hosts") / "whole"
-    failures.finish(run_dir, failures.SHORT)
+    failures.finish(run_dir, failures.LONG)
     return run_dir
 
 
@@ -192,11 +192,11 @@ def whole(tmp_path_factory) -> Path:
 def test_killed_hosts_are_started_again_and_nothing_is_lost(whole, tmp_path):
     rng = random.Random(1)
     for _ in range(3):
-        lost = failures.lose_one(tmp_path / "run", failures.SHORT, rng)
+        lost = failures.lose_one(tmp_path / "run", rng)
         assert lost["survivor_status"] not in (0, -signal.SIGKILL), lost
         assert lost["survivor_seconds"] < failures.PROMPT
         assert lost["survivor_message"]
-    failures.finish(tmp_path / "run", failures.SHORT)
+    failures.finish(tmp_path / "run", failures.LONG)
     for phase in ("teacher", "student"):
         assert failures.difference(tmp_path / "run", whole, phase) == 0
     assert failures.entries(tmp_path / "run")[-1]["validation"] == failures.entries(whole)[-1]["validation"]
@@ -213,7 +213,7 @@ def test_a_signal_to_one_host_stops_all_after_one_step(whole, tmp_path, told, nu
     assert found["statuses"] == expected
     assert found["seconds"] < failures.PROMPT
     assert found["stopped_at"] == found["newest_checkpoint"]
-    output = failures.finish(tmp_path / "run", failures.SHORT)
+    output = failures.finish(tmp_path / "run", failures.LONG)
     assert failures.resumed_at(output) == found["stopped_at"]
     assert failures.difference(tmp_path / "run", whole) == 0
 
@@ -223,7 +223,7 @@ def test_a_signal_to_one_host_stops_all_after_one_step(whole, tmp_path, told, nu
 def test_other_hosts_and_devices_go_on(whole, tmp_path, number, devices):
     steps = failures.steps_of(whole, "student")
     failures.cut_back(whole, tmp_path / "run", steps[-2])
-    output = failures.finish(tmp_path / "run", failures.SHORT, number, devices)
+    output = failures.finish(tmp_path / "run", failures.LONG, number, devices)
     assert failures.resumed_at(output) == steps[-2]
     assert failures.difference(tmp_path / "run", whole) < 1e-5
 
@@ -235,7 +235,7 @@ def test_all_hosts_set_a_damaged_checkpoint_aside(whole, tmp_path):
     for path in (tmp_path / "run" / "student" / str(steps[-2]) / "network").rglob("*"):
         if path.parent.name == "d":
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    output = failures.finish(tmp_path / "run", failures.SHORT)
+    output = failures.finish(tmp_path / "run", failures.LONG)
     assert output.count(f"checkpoint {steps[-2]} in ") == 1
     assert failures.resumed_at(output) == steps[-3]
     assert failures.difference(tmp_path / "run", whole) == 0
