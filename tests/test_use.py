@@ -466,7 +466,6 @@ def test_randomly_damaged_directories(run, tmp_path, count, sealed):
             for name in ("normalisation", "image_shape", "classes", "dataset", "config"):
                 assert getattr(found, name) == getattr(expected, name)
         path.write_bytes(original)
-    print(f"{refused} of {count} refused")
     assert count / 5 < refused < count
 
 
