@@ -5,7 +5,7 @@
 Each student is the recipe of `cifar_distill.py --dataset digits` with one option changed, for each seed, with 30 epochs
 in the place of 60 and 30 % of the training images held out in the place of 10 %: what is measured is the accuracy on
 these. The teachers, one a seed, know no image that is held out for that seed. The same command goes on where it was
-interrupted; it takes 20 minutes of one core.
+interrupted; a student takes about ten seconds of one core.
 """
 
 import dataclasses

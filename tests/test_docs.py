@@ -161,6 +161,17 @@ def test_knobs_are_compared_seed_by_seed():
     ]
 
 
+def test_records_of_knobs_have_every_student_that_is_tried(script):
+    knobs = script("knobs")
+    for path in knobs.RESULTS.glob("*.json"):
+        record = json.loads(path.read_text())
+        assert re.fullmatch(r"[0-9a-f]{40}", record["commit"]), "made from a tree that was not committed"
+        recipe, *others = record["entries"]
+        assert [(entry["group"], entry["option"], entry["value"]) for entry in others] == knobs.tried()
+        for entry in (recipe, *others):
+            assert len(entry["accuracy"]) == len(entry["firing_rate"]) == len(record["seeds"])
+
+
 def test_every_knob_that_is_tried_is_explained(script):
     page = (DOCS / "tutorial.md").read_text()
     for _, option, _ in script("knobs").tried():
