@@ -32,8 +32,8 @@ class Plan:
     """A compiled training step; everything but the number of chips is of one chip, in bytes where it is memory.
 
     `arguments` are state, teacher and batch, `temporary` what else the step holds at its peak, mostly activations.
-    A loop's body counts once. For GPUs the compiler counts neither: `flops` are those of the program before it is
-    compiled, `bytes` are None.
+    For GPUs the compiler counts neither: `flops` are those of the program before it is compiled, `bytes` are None.
+    `collectives` of the parts of an accumulated batch are listed once.
     """
 
     chips: int
@@ -110,11 +110,13 @@ def plan(config: Config, topology: str, per_chip_batch: int) -> Plan:
     if not costs:
         traced = jax.jit(trainer.step).trace(state, teacher_variables, _batch(trainer, per_chip_batch))
         costs = {"flops": traced.lower(lowering_platforms=("cuda",)).cost_analysis()["flops"]}
+    # The body of a loop counts once; the one over the parts of an accumulated batch holds nearly everything.
+    flops, moved = costs["flops"] * config.accumulate, costs.get("bytes accessed")
     return Plan(
         len(there),
         per_chip_batch,
-        costs["flops"],
-        costs.get("bytes accessed"),
+        flops,
+        moved and moved * config.accumulate,
         memory.argument_size_in_bytes,
         memory.output_size_in_bytes,
         memory.alias_size_in_bytes,

@@ -165,6 +165,7 @@ def test_accumulation_moves_no_images_between_chips():
     config = dataclasses.replace(SMALL, accumulate=2)
     made = plan(config, "v5e:2x2", 16)
     check_collectives(made, config)
+    assert made.flops == pytest.approx(plan(SMALL, "v5e:2x2", 16).flops, rel=0.05)
 
 
 @pytest.mark.plan

@@ -5,6 +5,7 @@ from typing import Any
 
 import chex
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import pytest
 from quick import quick_jit
@@ -68,7 +69,7 @@ def test_values_and_gradients_are_those_without(body, remat):
 
 def count(jaxpr: Any) -> int:
     """The rematerialised regions of a program."""
-    inner = [sub for eqn in jaxpr.eqns for sub in jax.core.jaxprs_in_params(eqn.params)]
+    inner = [sub for eqn in jaxpr.eqns for sub in jax.extend.core.jaxprs_in_params(eqn.params)]
     return sum(eqn.primitive.name in ("remat2", "checkpoint") for eqn in jaxpr.eqns) + sum(map(count, inner))
 
 
