@@ -146,7 +146,7 @@ def _newest_step(directory: Path) -> int:
 def save_network(directory: Path, variables: Tree) -> None:
     """Saves variables that were trained elsewhere, for `load_network`; an earlier attempt is replaced."""
     with ocp.StandardCheckpointer() as writer:
-        sealed = {"tree": variables, "fingerprint": _fingerprint(variables)}
+        sealed = {"tree": variables, "fingerprint": jax.jit(fingerprint)(variables)}
         writer.save((directory / "0" / "network").absolute(), sealed, force=True)
 
 

@@ -62,7 +62,8 @@ def _in_memory(config: Config) -> Inputs:
     test = {"images": dataset.test_images, "labels": dataset.test_labels}
     return Inputs(
         dataset.name,
-        hashlib.sha256(dataset.train_images).digest() + dataset.train_labels.tobytes(),
+        hashlib.sha256(memoryview(np.ascontiguousarray(dataset.train_images))).digest()
+        + dataset.train_labels.tobytes(),
         dataset.class_names,
         dataset.image_shape,
         pixel_statistics(dataset.train_images),
@@ -71,6 +72,10 @@ def _in_memory(config: Config) -> Inputs:
         functools.partial(eval_batches, validation, config.batch_size),
         functools.partial(eval_batches, test, config.batch_size),
     )
+
+
+def _digest(array: NDArray) -> bytes:
+    return hashlib.sha256(memoryview(np.ascontiguousarray(array))).digest()
 
 
 def _streamed(config: Config) -> Inputs:

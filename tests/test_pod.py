@@ -67,9 +67,10 @@ def test_topologies_that_are_not_understood_are_refused():
 def test_shapes_of_data_sets_are_known_without_them(monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     digits = load("digits")
-    assert shape_of("digits") == (digits.image_shape, digits.num_classes)
-    assert shape_of("mnist") == ((28, 28, 1), 10)
-    assert shape_of("cifar100") == ((32, 32, 3), 100)
+    assert shape_of("digits", 224) == (digits.image_shape, digits.num_classes)
+    assert shape_of("mnist", 224) == ((28, 28, 1), 10)
+    assert shape_of("cifar100", 224) == ((32, 32, 3), 100)
+    assert shape_of("imagenet2012", 96) == ((96, 96, 3), 1000)
     assert not list(tmp_path.iterdir())
 
 

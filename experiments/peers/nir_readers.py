@@ -109,8 +109,8 @@ def library_reader(network: Network, variables: Variables, jit: Callable[..., An
 
 def spikingjelly_reader(path: Path) -> Reader:
     """SpikingJelly's `import_from_nir`, in float32."""
-    import torch
-    from spikingjelly.activation_based.nir_exchange import import_from_nir
+    import torch  # pyright: ignore[reportMissingImports]
+    from spikingjelly.activation_based.nir_exchange import import_from_nir  # pyright: ignore[reportMissingImports]
 
     network = import_from_nir(path, dt=DT, step_mode="s")
     found = _hooked(network, path)
@@ -130,8 +130,8 @@ def spikingjelly_reader(path: Path) -> Reader:
 
 def snntorch_reader(path: Path) -> Reader:
     """snnTorch's `import_from_nir`, in float32, image by image: it flattens the batch too."""
-    import torch
-    from snntorch.import_nir import import_from_nir
+    import torch  # pyright: ignore[reportMissingImports]
+    from snntorch.import_nir import import_from_nir  # pyright: ignore[reportMissingImports]
 
     with contextlib.redirect_stdout(io.StringIO()):
         network = import_from_nir(nir.read(path))
