@@ -75,7 +75,7 @@ def _in_memory(config: Config) -> Inputs:
 
 
 def _digest(array: NDArray) -> bytes:
-    return hashlib.sha256(memoryview(np.ascontiguousarray(array))).digest()
+    return hashlib.sha256(array.tobytes()).digest()
 
 
 def _streamed(config: Config) -> Inputs:

@@ -110,7 +110,9 @@ def test_a_teacher_sees_the_students_pixels_in_its_own_normalisation():
         np.testing.assert_allclose(found, (images / 255 - mean) / std, rtol=1e-5, atol=1e-5)
     moved = dataclasses.replace(own, augmentation=Augmentation(1, True, 3))
     found = quick_jit(moved.teach)((), step, images)["features"]["stage1"]
-    seen = quick_jit(lambda key: augment(moved.augmentation, key, images))(jax.random.fold_in(jax.random.key(3), 5))
+    seen = quick_jit(lambda key: augment(moved.augmentation, key, jnp.asarray(images)))(
+        jax.random.fold_in(jax.random.key(3), 5)
+    )
     np.testing.assert_allclose(found, (np.asarray(seen) / 255 - 0.5) / 0.25, rtol=1e-5, atol=1e-5)
     black = dataclasses.replace(own, augmentation=Augmentation(8), teacher_normalisation=Normalisation((1,), (2,)))
     moved = quick_jit(black.teach)((), step, np.full_like(images, 255))["features"]["stage1"]
