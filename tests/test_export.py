@@ -55,5 +55,5 @@ def test_training_and_inference_step_are_exported(name):
     correct = jax.tree.unflatten(inference.out_tree, inference.out_avals)["correct"]
     assert correct.shape == (2,)
     if name in FIRST:
-        again = jax.export.deserialize(training.serialize())
-        assert (again.platforms, again.in_avals) == (training.platforms, training.in_avals)
+        again = jax.export.deserialize(inference.serialize())
+        assert (again.platforms, again.in_avals) == (inference.platforms, inference.in_avals)
