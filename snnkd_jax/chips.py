@@ -108,7 +108,7 @@ _TPU_ENVIRONMENT = {
 }
 
 
-def devices(topology: str) -> tuple[Chip, Sequence[jax.Device]]:
+def devices(topology: str) -> tuple[Chip, Sequence[Any]]:
     """The chip of a topology, and its devices, one a chip, which can be compiled for and nothing else.
 
     JAX's own platform must be the CPU (`jax_platforms`), because the accelerator cannot be started. Variables that
