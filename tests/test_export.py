@@ -25,7 +25,7 @@ def exported(step: Any, *arguments: Any) -> jax.export.Exported:
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+    "name", [name if name in FIRST else pytest.param(name, marks=pytest.mark.plan) for name in MODELS]
 )
 def test_training_and_inference_step_are_exported(name):
     teacher = build("convnet", 5, width=0.05)

@@ -52,7 +52,7 @@ def gradient(network: Network):
 
 FIRST = (("resnet", "block"), ("vgg", "stage"))
 OTHERS = [(body, remat) for body in BODIES for remat in ("stage", "block") if (body, remat) not in FIRST]
-CASES = [*FIRST, *(pytest.param(*other, marks=pytest.mark.slow) for other in OTHERS)]
+CASES = [*FIRST, *(pytest.param(*other, marks=pytest.mark.plan) for other in OTHERS)]
 
 
 @pytest.mark.parametrize(("body", "remat"), CASES)
