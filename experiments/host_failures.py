@@ -1,6 +1,6 @@
 """Loses hosts on purpose, and checks that nothing else is lost.
 
-    python experiments/host_failures.py --record loopback    # about ten minutes on two CPU cores
+    python experiments/host_failures.py --record loopback    # seventeen minutes on two busy CPU cores
 
 Hosts are processes of this machine that meet on the loopback address, two CPU devices each, and train on the digits.
 They are killed, told to stop, run out of disk, and start again on other numbers of hosts and devices; what they end
