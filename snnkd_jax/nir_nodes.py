@@ -258,4 +258,4 @@ def _at(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise InputError(f"node {name!r}: {error or type(error).__name__}") from error
+        raise InputError(f"node {name!r}: {str(error) or type(error).__name__}") from error
