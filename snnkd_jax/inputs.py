@@ -62,8 +62,7 @@ def _in_memory(config: Config) -> Inputs:
     test = {"images": dataset.test_images, "labels": dataset.test_labels}
     return Inputs(
         dataset.name,
-        hashlib.sha256(memoryview(np.ascontiguousarray(dataset.train_images))).digest()
-        + dataset.train_labels.tobytes(),
+        _digest(dataset.train_images) + _digest(dataset.train_labels),
         dataset.class_names,
         dataset.image_shape,
         pixel_statistics(dataset.train_images),

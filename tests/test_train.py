@@ -330,7 +330,8 @@ class _Elsewhere:
 
     def apply(self, variables, images):
         del variables
-        return images.mean((1, 2)), {"stages": {"stage1": images[:, :3, :3]}}
+        stages = {"stage1": images[:, :3, :3]}
+        return jnp.zeros((len(images), 5)), {"stages": stages, "currents": stages}
 
 
 def test_batch_size_must_fit_the_devices():
