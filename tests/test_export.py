@@ -28,7 +28,7 @@ def exported(step: Any, *arguments: Any) -> jax.export.Exported:
     "name", [name if name in FIRST else pytest.param(name, marks=pytest.mark.plan) for name in MODELS]
 )
 def test_training_and_inference_step_are_exported(name):
-    teacher = build("convnet", 5, width=0.05)
+    teacher = build("vgg11", 5, width=0.05)  # has maps of all sizes
     trainer = Trainer(
         build(name, 5, neuron=Neuron(), num_steps=2, width=0.05),
         PRESETS["kdsnn"],

@@ -14,7 +14,7 @@ from quick import quick_jit
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Neuron, build
 from snnkd_jax.models.activation import Spike
-from snnkd_jax.models.layers import BatchNorm, MaxPool
+from snnkd_jax.models.layers import AvgPool, BatchNorm, MaxPool
 from snnkd_jax.models.rate import Rate, RateBatchNorm, RateMaxPool, linearise
 from snnkd_jax.models.vgg import VGG
 from snnkd_jax.surrogate import fast_sigmoid
@@ -48,10 +48,10 @@ def assert_trees_close(found, expected, rtol=1e-5, name=None):
     jax.tree.map(compare, found, expected)
 
 
-def both(neuron: Neuron, num_steps: int, **body) -> tuple[Network, Network]:
+def both(neuron: Neuron, num_steps: int, pools=(MaxPool, RateMaxPool), **body) -> tuple[Network, Network]:
     """One VGG, differentiated through time and through rates."""
-    spiking = VGG(5, functools.partial(Spike, neuron, num_steps), BatchNorm, MaxPool, **body)
-    rates = VGG(5, functools.partial(Rate, neuron), RateBatchNorm, RateMaxPool, **body)
+    spiking = VGG(5, functools.partial(Spike, neuron, num_steps), BatchNorm, pools[0], **body)
+    rates = VGG(5, functools.partial(Rate, neuron), RateBatchNorm, pools[1], **body)
     return Network(spiking, num_steps), Network(spiking, num_steps, rates)
 
 
@@ -72,7 +72,8 @@ def test_one_step_is_backpropagation_through_time(name):
 @pytest.mark.parametrize("v_reset", [0.0, None])
 def test_one_layer_with_a_linear_read_out_is_exact_for_any_number_of_steps(v_reset):
     """A static image gives the layer one current at all steps, and mean logits send one cotangent to all of them."""
-    networks = both(Neuron("plif", v_reset=v_reset, decay_input=False), 5, stage_sizes=(1,), width=0.2)
+    neuron = Neuron("plif", v_reset=v_reset, decay_input=False)
+    networks = both(neuron, 5, (AvgPool, AvgPool), stage_sizes=(1,), width=0.2)
     variables = networks[0].init(jax.random.key(0), (16, 16, 3))
     expected, found = (train_outputs(network, variables) for network in networks)
     assert 0.1 < expected[1]["firing_rates"]["act1_1"].mean() < 0.9

@@ -251,7 +251,7 @@ def test_a_damaged_file_is_told_and_not_used(tmp_path):
 def test_a_store_is_of_one_teacher_data_seed_and_augmentation(tmp_path, monkeypatch):
     """What a run cannot use is in another folder, and a function that hides behind the same description is found."""
     monkeypatch.setattr(teacher_store, "STEPS_PER_FILE", 2)
-    monkeypatch.setattr(train, "compile_options", lambda: {"xla_backend_optimization_level": 0})
+    monkeypatch.setattr(train, "compile_options", lambda *_: {"xla_backend_optimization_level": 0})
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
     folders: set[str] = set()
 
@@ -319,7 +319,7 @@ def compiled_once(tmp_path_factory):
 @pytest.fixture
 def one_device(monkeypatch):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
-    monkeypatch.setattr(experiment, "data_mesh", lambda: mesh)
+    monkeypatch.setattr(experiment, "data_mesh", lambda *_: mesh)
     return mesh
 
 
