@@ -84,7 +84,8 @@ ROWS: dict[str, dict[str, Check]] = {
     },
     "bodies": {
         "numbers of parameters": Check(
-            "models.resnet models.wide_resnet models.pyramidnet models.airbench models.vgg models.convnet",
+            "models.resnet models.imagenet_resnet models.wide_resnet models.pyramidnet models.airbench models.vgg "
+            "models.convnet",
             "sums worked out by hand",
         ),
         "a spiking convnet": Check("models.convnet", "loops over steps, convolutions by SciPy in float64"),
