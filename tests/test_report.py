@@ -393,6 +393,7 @@ def contrast(a: str, b: str) -> float:
 
 
 @pytest.mark.browser
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX's; the child becomes Chromium at once
 def test_chromium_renders_every_figure_without_an_error(run, comparison, tmp_path):
     """At the width of a phone and of a screen, light and dark: nothing overflows, overlaps, is cut off or too faint."""
     many = make_run(tmp_path / "many", classes=100, layers=20, num_steps=8, epochs=30)
