@@ -317,6 +317,7 @@ class Config:
         if not self.has_foreign_teacher:
             self.build_teacher(2)
         self.augmentation()
+        self.objective()
         given = self.has_foreign_teacher or self.teacher_checkpoint is not None
         if self.teacher_only and (given or not self.objective().needs_teacher):
             raise InputError(
