@@ -246,12 +246,13 @@ class Config:
     def objective(self) -> Objective:
         """The student's objective: the preset, with the weights that were given."""
         check_choice("preset", self.preset, PRESETS)
-        given = {
-            name: getattr(self, name)
-            for name in ("ce_weight", "kd_weight", "steps_weight", "feature_weight", "temperature")
-            if getattr(self, name) is not None
-        }
-        return dataclasses.replace(PRESETS[self.preset], label_smoothing=self.label_smoothing, **given)
+        return dataclasses.replace(PRESETS[self.preset], label_smoothing=self.label_smoothing, **self.given_weights)
+
+    @property
+    def given_weights(self) -> dict[str, float]:
+        """The weights of loss terms and the temperature that stand in the place of the preset's."""
+        names = ("ce_weight", "kd_weight", "steps_weight", "feature_weight", "temperature")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @property
     def peak_learning_rate(self) -> float:

@@ -128,11 +128,11 @@ def tables(records: list[dict[str, Any]]) -> str:
         cells = [
             record["dataset"],
             f"{config['student']}, width {config['width']:g} ({_millions(record)})",
-            config["preset"],
+            _objective(record),
             str(config["num_steps"]),
             _backprop(config),
             str(len(record["seeds"])),
-            _percent(record["metrics"].get("teacher/test_accuracy")),
+            _teacher(record),
             _percent(without),
             "–" if _config(record).is_plain else _percent(record["metrics"]["student/test_accuracy"]),
             _gain(record, without),
@@ -153,6 +153,23 @@ def tables(records: list[dict[str, Any]]) -> str:
             f"{minutes:.1f} min each on {machine}. {record['notes']}".rstrip()
         ]
     return "\n".join(lines) + "\n"
+
+
+def _objective(record: dict[str, Any]) -> str:
+    """The preset, and what of it was changed."""
+    config = _config(record)
+    changed = [f"{name.replace('_', ' ')} {value:g}" for name, value in config.given_weights.items()]
+    return ", ".join([config.preset, *changed])
+
+
+def _teacher(record: dict[str, Any]) -> str:
+    """Which it was, and its accuracy; without a deviation if one teacher taught the students of all seeds."""
+    metric = record["metrics"].get("teacher/test_accuracy")
+    if metric is None:
+        return "–"
+    config = record["config"]
+    width = config["width"] if config["teacher_width"] is None else config["teacher_width"]
+    return f"{config['teacher']}, width {width:g}: {_percent(metric | {'std': metric['std'] or None})}"
 
 
 def _backprop(config: dict[str, Any]) -> str:

@@ -54,14 +54,14 @@ def test_mean_and_std_over_seeds(tmp_path):
     row = tables([record]).splitlines()[2]
     assert row == (
         "| digits | convnet, width 0.25 (0.12 M) | temporal | "
-        f"{default_config('digits').num_steps} | bptt | 3 | 99.00 ± 0.00 | – | 93.00 ± 3.61 | – |"
+        f"{default_config('digits').num_steps} | bptt | 3 | convnet, width 1: 99.00 | – | 93.00 ± 3.61 | – |"
     )
 
 
 def test_a_student_without_a_teacher_is_shown_as_one_and_its_backpropagation_named(tmp_path):
     run = finish(tmp_path / "0", 0, 0.9, preset="none", backprop="rate", bptt_epochs=2)
     row = tables([make_record("x", [run], "digits")]).splitlines()[2]
-    assert row.endswith("| none | 2 | rate, last 2 of 60 epochs bptt | 1 | 99.00 | 90.00 | – | – |")
+    assert row.endswith("| none | 2 | rate, last 2 of 60 epochs bptt | 1 | convnet, width 1: 99.00 | 90.00 | – | – |")
 
 
 def test_gain_is_paired_by_seed_and_finds_its_baseline(tmp_path):
@@ -71,6 +71,7 @@ def test_gain_is_paired_by_seed_and_finds_its_baseline(tmp_path):
     kd = [finish(tmp_path / f"c{s}", s, a, kd_weight=0.3) for s, a in enumerate((0.92, 0.93, 0.97))]
     records = [make_record(name, runs, "digits") for name, runs in (("other", other), ("none", without), ("kd", kd))]
     row = tables(records).splitlines()[4]
+    assert "| temporal, kd weight 0.3 |" in row
     assert row.endswith("| 91.00 ± 1.00 | 94.00 ± 2.65 | +3.00 ± 1.53 |")
     assert tables([records[0], records[2]]).splitlines()[3].endswith("| – | 94.00 ± 2.65 | – |")
     elsewhere = records[1] | {"dataset": "other data"}
