@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.features import Stages
-from snnkd_jax.models.layers import AvgPool, BatchNorm, Conv, Norm, Pooling, channels, global_avg_pool
+from snnkd_jax.models.layers import AvgPool, BatchNorm, Conv, Norm, Pooling, channels, global_avg_pool, norm_act
 from snnkd_jax.models.remat import Remat, rematerialised
 
 
@@ -40,19 +40,18 @@ class Airbench(nn.Module):
         norm = functools.partial(self.norm, train=train)
         x = Conv(channels(24, self.width), dtype=self.dtype, name="stem")(x)
         x = self.activation(name="act_stem")(norm(name="norm_stem")(x))
-        stages = Stages()
+        stages, again = Stages(), train and self.remat != "none"
         for i, base in enumerate(self.stage_channels, start=1):
-            stage = functools.partial(_stage, norm=norm, i=i, features=channels(base, self.width))
-            current, x = rematerialised(stage, train and self.remat != "none")(self, x)
+            stage = functools.partial(_stage, norm=norm, i=i, features=channels(base, self.width), again=again)
+            current, x = rematerialised(stage, again)(self, x)
             stages.add(current, x)
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages
 
 
-def _stage(body: Airbench, x: Array, *, norm: Norm, i: int, features: int) -> tuple[Array, Array]:
+def _stage(body: Airbench, x: Array, *, norm: Norm, i: int, features: int, again: bool) -> tuple[Array, Array]:
     """Stage `i`: what enters and what leaves its last activation."""
+    fire = functools.partial(norm_act, body, norm=norm, activation=body.activation, again=again)
     x = Conv(features, dtype=body.dtype, name=f"conv{i}_1")(x)
-    x = norm(name=f"norm{i}_1")(body.pool(name=f"pool{i}")(x))
-    x = body.activation(name=f"act{i}_1")(x)
+    _, x = fire(body.pool(name=f"pool{i}")(x), f"norm{i}_1", f"act{i}_1")
     x = Conv(features, dtype=body.dtype, name=f"conv{i}_2")(x)
-    current = norm(name=f"norm{i}_2")(x)
-    return current, body.activation(name=f"act{i}_2")(current)
+    return fire(x, f"norm{i}_2", f"act{i}_2")

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.features import Stages
-from snnkd_jax.models.layers import AvgPool, BatchNorm, Conv, Norm, Pooling, channels
+from snnkd_jax.models.layers import AvgPool, BatchNorm, Conv, Norm, Pooling, channels, norm_act
 from snnkd_jax.models.remat import Remat, rematerialised
 
 
@@ -29,10 +29,10 @@ class ConvNet(nn.Module):
     def __call__(self, x: Array, train: bool) -> tuple[Array, Stages]:
         """Images `[B, H, W, C]` or `[B, T, H, W, C]` to logits `[B, K]` or `[B, T, K]` and the stage ends."""
         norm = functools.partial(self.norm, train=train)
-        stages = Stages()
+        stages, again = Stages(), train and self.remat != "none"
         for i in range(1, self.depth + 1):
-            stage = functools.partial(_stage, norm=norm, i=i)
-            current, x = rematerialised(stage, train and self.remat != "none")(self, x)
+            stage = functools.partial(_stage, norm=norm, i=i, again=again)
+            current, x = rematerialised(stage, again)(self, x)
             stages.add(current, x)
             x = self.pool(name=f"pool{i}")(x)
         x = x.reshape(*x.shape[:-3], -1)
@@ -42,8 +42,7 @@ class ConvNet(nn.Module):
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x), stages
 
 
-def _stage(body: ConvNet, x: Array, *, norm: Norm, i: int) -> tuple[Array, Array]:
+def _stage(body: ConvNet, x: Array, *, norm: Norm, i: int, again: bool) -> tuple[Array, Array]:
     """Stage `i`: what enters and what leaves its activation."""
     x = Conv(channels(16 * 2**i, body.width), dtype=body.dtype, name=f"conv{i}")(x)
-    current = norm(name=f"norm{i}")(x)
-    return current, body.activation(name=f"act{i}")(current)
+    return norm_act(body, x, f"norm{i}", f"act{i}", norm=norm, activation=body.activation, again=again)

@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.features import Stages
-from snnkd_jax.models.layers import BatchNorm, Conv, MaxPool, Norm, Pooling, channels, global_avg_pool
+from snnkd_jax.models.layers import BatchNorm, Conv, MaxPool, Norm, Pooling, channels, global_avg_pool, norm_act
 from snnkd_jax.models.remat import Remat
 from snnkd_jax.models.resnet import BasicBlock, residual_stages
 
@@ -34,17 +34,19 @@ class SEWBlock(nn.Module):
     activation: Activation
     norm: Norm
     dtype: DTypeLike
+    again: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """`[..., H, W, C]` to the sum, twice: no activation follows it, `[..., H / stride, W / stride, features]`."""
+        fire = functools.partial(norm_act, self, norm=self.norm, activation=self.activation, again=self.again)
         h = Conv(self.features, 3, self.stride, self.dtype, name="conv1")(x)
-        h = self.activation(name="act1")(self.norm(name="norm1")(h))
+        _, h = fire(h, "norm1", "act1")
         h = Conv(self.features, 3, 1, self.dtype, name="conv2")(h)
-        h = self.activation(name="act2")(self.norm(name="norm2")(h))
+        _, h = fire(h, "norm2", "act2")
         if self.stride != 1 or x.shape[-1] != self.features:
             x = Conv(self.features, 1, self.stride, self.dtype, name="conv_shortcut")(x)
-            x = self.activation(name="act_shortcut")(self.norm(name="norm_shortcut")(x))
+            _, x = fire(x, "norm_shortcut", "act_shortcut")
         y = h + x
         return y, y
 

@@ -15,11 +15,36 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from snnkd_jax.errors import InputError
+from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.features import records
-from snnkd_jax.models.remat import MOMENTS
+from snnkd_jax.models.remat import MOMENTS, rematerialised
 
 Norm = Callable[..., nn.Module]
 """Makes one normalisation layer: `norm(name="norm1", branches=2)(x)`."""
+
+
+def norm_act(
+    scope: nn.Module,
+    h: Array,
+    norm_name: str,
+    act_name: str,
+    *,
+    norm: Norm,
+    activation: Activation,
+    again: bool,
+    shortcut: Array | None = None,
+) -> tuple[Array, Array]:
+    """`current = norm(h) + shortcut` and its activation, of the shape of `h`, by layers of `scope` with those names.
+
+    With `again` both are computed once more in the backward pass, so that of the two only `h` is kept for it.
+    """
+
+    def layers(_: nn.Module, h: Array, *shortcuts: Array) -> tuple[Array, Array]:
+        current = norm(name=norm_name, branches=1 + len(shortcuts))(h)
+        current = sum(shortcuts, current)
+        return current, activation(name=act_name)(current)
+
+    return rematerialised(layers, again)(scope, h, *(() if shortcut is None else (shortcut,)))
 
 
 def channels(base: int, width: float) -> int:

@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.features import Stages
-from snnkd_jax.models.layers import BatchNorm, Conv, Norm, avg_pool, channels, global_avg_pool
+from snnkd_jax.models.layers import BatchNorm, Conv, Norm, avg_pool, channels, global_avg_pool, norm_act
 from snnkd_jax.models.remat import Remat, rematerialised
 
 
@@ -32,14 +32,14 @@ class PyramidBlock(nn.Module):
     activation: Activation
     norm: Norm
     dtype: DTypeLike
+    again: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """`[..., H, W, C]` to the sum `[..., H / stride, W / stride, features]` and the norm of `x`."""
         entry = self.norm(name="norm1")(x)
         h = Conv(self.features, 3, self.stride, self.dtype, name="conv1")(entry)
-        h = self.norm(name="norm2")(h)
-        h = self.activation(name="act")(h)
+        _, h = norm_act(self, h, "norm2", "act", norm=self.norm, activation=self.activation, again=self.again)
         h = Conv(self.features, 3, 1, self.dtype, name="conv2")(h)
         h = self.norm(name="norm3", branches=2)(h)
         # The convolution rounds odd maps up; repeating the last row makes the mean over the pixels that exist.
@@ -73,7 +73,8 @@ class PyramidNet(nn.Module):
         x = norm(name="norm_stem")(x)
         stages, remat = Stages(), self.remat if train else "none"
         block_class = rematerialised(PyramidBlock, remat == "block")
-        block = functools.partial(block_class, activation=self.activation, norm=norm, dtype=self.dtype)
+        fields = {"activation": self.activation, "norm": norm, "dtype": self.dtype, "again": remat != "none"}
+        block = functools.partial(block_class, **fields)
         n = sum(self.stage_sizes)
         growing = [channels(self.start + (self.end - self.start) * k // n, self.width) for k in range(1, n + 1)]
         for i, size in enumerate(self.stage_sizes, start=1):

@@ -2,16 +2,17 @@
 
 Every layer keeps its input for the backward pass, `[B, T, ...]` of each, so memory grows with T times depth.
 
-| remat   | kept between the passes    | computed again and held, one at a time | forward passes |
-| ------- | -------------------------- | -------------------------------------- | -------------- |
-| `none`  | the inputs of all layers   | nothing but the potentials             | 1              |
-| `stage` | what enters a stage        | the layers of a stage                  | 2              |
-| `block` | what enters a block        | the layers of a block                  | 2              |
+| remat   | kept between the passes  | computed again and held, one at a time        |
+| ------- | ------------------------ | --------------------------------------------- |
+| `none`  | the inputs of all layers | nothing but the potentials                    |
+| `stage` | what enters a stage      | what enters and leaves a stage's convolutions |
+| `block` | what enters a block      | what enters and leaves a block's convolutions |
 
-Values and gradients are the same, but for rounding. Batch norm's moments are kept in any case: they are small, and to
-compute them again the devices would have to exchange them again. A residual block is a block; the bodies without them
-(convnet, vgg and airbench) have stages of one to three convolutions, which are their blocks. Evaluation keeps nothing
-in any case.
+A convolution is computed twice then, a norm and its neurons three times: the current between them would take as much
+memory as the convolution's output, and costs next to no arithmetic. Values and gradients are the same, but for
+rounding. Batch norm's moments are kept in any case: they are small, and to compute them again the devices would have to
+exchange them again. A residual block is a block; the bodies without them (convnet, vgg and airbench) have stages of one
+to three convolutions, which are their blocks. Evaluation keeps nothing in any case.
 
 Reference: Chen et al. 2016, arXiv 1604.06174.
 """

@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.features import Stages
-from snnkd_jax.models.layers import BatchNorm, Conv, Norm, channels, global_avg_pool
+from snnkd_jax.models.layers import BatchNorm, Conv, Norm, channels, global_avg_pool, norm_act
 from snnkd_jax.models.remat import Remat, rematerialised
 
 
@@ -30,20 +30,19 @@ class BasicBlock(nn.Module):
     activation: Activation
     norm: Norm
     dtype: DTypeLike
+    again: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """`[..., H, W, C]` to the summed current and its activation, `[..., H / stride, W / stride, features]`."""
+        fire = functools.partial(norm_act, self, norm=self.norm, activation=self.activation, again=self.again)
         h = Conv(self.features, 3, self.stride, self.dtype, name="conv1")(x)
-        h = self.norm(name="norm1")(h)
-        h = self.activation(name="act1")(h)
+        _, h = fire(h, "norm1", "act1")
         h = Conv(self.features, 3, 1, self.dtype, name="conv2")(h)
-        h = self.norm(name="norm2", branches=2)(h)
         if self.stride != 1 or x.shape[-1] != self.features:
             x = Conv(self.features, 1, self.stride, self.dtype, name="conv_shortcut")(x)
             x = self.norm(name="norm_shortcut", branches=2)(x)
-        current = h + x
-        return current, self.activation(name="act2")(current)
+        return fire(h, "norm2", "act2", shortcut=x)
 
 
 def residual_stages(
@@ -57,11 +56,11 @@ def residual_stages(
 ) -> tuple[Array, Stages]:
     """`sizes[i]` blocks of `widths[i]` channels in a body; every stage but the first halves the map.
 
-    `block_class(features, stride, **fields)` is a module that returns what enters and what leaves its last activation;
-    `remat` says what of the stages is computed again in the backward pass.
+    `block_class(features, stride, again, **fields)` is a module that returns what enters and what leaves its last
+    activation; `remat` says what of the stages is computed again in the backward pass.
     """
     stages = Stages()
-    block = functools.partial(rematerialised(block_class, remat == "block"), **fields)
+    block = functools.partial(rematerialised(block_class, remat == "block"), again=remat != "none", **fields)
     for i, (size, features) in enumerate(zip(sizes, widths, strict=True), start=1):
         stage = functools.partial(_stage, block=block, i=i, size=size, features=features)
         current, x = rematerialised(stage, remat == "stage")(body, x)

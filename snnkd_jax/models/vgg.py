@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.features import Stages
-from snnkd_jax.models.layers import AvgPool, BatchNorm, Conv, Norm, Pooling, channels, global_avg_pool
+from snnkd_jax.models.layers import AvgPool, BatchNorm, Conv, Norm, Pooling, channels, global_avg_pool, norm_act
 from snnkd_jax.models.remat import Remat, rematerialised
 
 
@@ -33,11 +33,11 @@ class VGG(nn.Module):
     def __call__(self, x: Array, train: bool) -> tuple[Array, Stages]:
         """Images `[B, H, W, C]` or `[B, T, H, W, C]` to logits `[B, K]` or `[B, T, K]` and the stage ends."""
         norm = functools.partial(self.norm, train=train)
-        stages = Stages()
+        stages, again = Stages(), train and self.remat != "none"
         for i, size in enumerate(self.stage_sizes, start=1):
             features = channels(64 * min(2 ** (i - 1), 8), self.width)
-            stage = functools.partial(_stage, norm=norm, i=i, size=size, features=features)
-            current, x = rematerialised(stage, train and self.remat != "none")(self, x)
+            stage = functools.partial(_stage, norm=norm, i=i, size=size, features=features, again=again)
+            current, x = rematerialised(stage, again)(self, x)
             stages.add(current, x)
             # The last pooling by means is part of the global one; maxima are not, if there is more than one value.
             if i < len(self.stage_sizes) or (self.pool is not AvgPool and min(x.shape[-3:-1]) > 1):
@@ -45,11 +45,11 @@ class VGG(nn.Module):
         return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages
 
 
-def _stage(body: VGG, x: Array, *, norm: Norm, i: int, size: int, features: int) -> tuple[Array, Array]:
+def _stage(body: VGG, x: Array, *, norm: Norm, i: int, size: int, features: int, again: bool) -> tuple[Array, Array]:
     """Stage `i` of `size` convolutions: what enters and what leaves its last activation."""
+    fire = functools.partial(norm_act, body, norm=norm, activation=body.activation, again=again)
     current = x
     for j in range(1, size + 1):
         x = Conv(features, dtype=body.dtype, name=f"conv{i}_{j}")(x)
-        current = norm(name=f"norm{i}_{j}")(x)
-        x = body.activation(name=f"act{i}_{j}")(current)
+        current, x = fire(x, f"norm{i}_{j}", f"act{i}_{j}")
     return current, x

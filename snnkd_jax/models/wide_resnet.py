@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.features import Stages
-from snnkd_jax.models.layers import BatchNorm, Conv, Norm, channels, global_avg_pool
+from snnkd_jax.models.layers import BatchNorm, Conv, Norm, channels, global_avg_pool, norm_act
 from snnkd_jax.models.remat import Remat, rematerialised
 
 
@@ -30,15 +30,15 @@ class PreActivationBlock(nn.Module):
     activation: Activation
     norm: Norm
     dtype: DTypeLike
+    again: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array, Array]:
         """`[..., H, W, C]` to `(y, current, output)`: the sum, and its first activation's input and output."""
-        current = self.norm(name="norm1")(x)
-        output = self.activation(name="act1")(current)
+        fire = functools.partial(norm_act, self, norm=self.norm, activation=self.activation, again=self.again)
+        current, output = fire(x, "norm1", "act1")
         h = Conv(self.features, 3, self.stride, self.dtype, name="conv1")(output)
-        h = self.norm(name="norm2")(h)
-        h = self.activation(name="act2")(h)
+        _, h = fire(h, "norm2", "act2")
         h = Conv(self.features, 3, 1, self.dtype, name="conv2")(h)
         if self.stride != 1 or x.shape[-1] != self.features:
             x = Conv(self.features, 1, self.stride, self.dtype, name="conv_shortcut")(output)
@@ -67,7 +67,8 @@ class WideResNet(nn.Module):
         x = Conv(channels(16, self.width), dtype=self.dtype, name="stem")(x)
         stages, remat = Stages(), self.remat if train else "none"
         block_class = rematerialised(PreActivationBlock, remat == "block")
-        block = functools.partial(block_class, activation=self.activation, norm=norm, dtype=self.dtype)
+        fields = {"activation": self.activation, "norm": norm, "dtype": self.dtype, "again": remat != "none"}
+        block = functools.partial(block_class, **fields)
         for i in range(1, 4):
             features = channels(16 * self.widen * 2 ** (i - 1), self.width)
             stage = functools.partial(_stage, block=block, i=i, size=(self.depth - 4) // 6, features=features)
