@@ -125,7 +125,7 @@ def test_rows_of_memory_and_its_growth():
 
 
 def test_committed_plans():
-    """Work per chip does not depend on the number of chips, and memory with remat grows slower with T."""
+    """Work per chip does not depend on the number of chips; with remat, memory grows less than half as fast with T."""
     for made in (json.loads(path.read_text()) for path in RECORDS):
         assert "+" not in made["commit"], "made from a tree that was not committed"
         for one in made["entries"]:
@@ -134,7 +134,7 @@ def test_committed_plans():
             flops = [one["flops"] for one in made["entries"]]
             assert max(flops) == pytest.approx(min(flops), rel=0.01)
         else:
-            assert growth(made, "block") < growth(made, "none")
+            assert growth(made, "block") < growth(made, "none") / 2
 
 
 @pytest.mark.plan
