@@ -45,7 +45,7 @@ def main(
         per_chip_batch: Images per chip and step.
         each_num_steps: Several T instead of that of --num-steps.
         each_remat: Several of none, stage and block instead of that of --remat.
-        largest: Search for the largest batch that fits, which takes two more compilations or three.
+        largest: Search for the largest batch that fits, which compiles three to eight times more.
         record: Write experiments/results/plan/<record>.json.
     """
     jax.config.update("jax_platforms", "cpu")  # what is planned for is not there

@@ -10,6 +10,7 @@ those that pass between the compiler's fused operations, some of which stay on t
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -133,38 +134,35 @@ def _batch(trainer: Trainer, size: int) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def largest_batch(memory: Callable[[int], float], first: int, capacity: float, multiple: int = 8) -> int:
-    """The largest batch that fits, by few compilations: memory is nearly a + c B.
+    """The largest batch that fits, within a sixteenth or so, by few compilations.
 
-    a and c follow from `first` and twice that. The batch that they allow is compiled, and made smaller by an eighth as
-    long as it does not fit. The compiler may squeeze in more by computing things again.
+    Memory is nearly a + c B, once a batch no longer fits into the memory beside a chip's arithmetic. The next size to be
+    compiled is where the line through the last two that fit reaches 15/16 of what is left, eight times the last one at
+    most; and, as soon as a size did not fit, the geometric mean of that one and the last, if it is smaller.
 
     Args:
         memory: bytes that a batch needs; raises `MemoryError` if it is refused.
         first: a batch that fits, with which the search starts.
         capacity: bytes that there are.
-        multiple: the result is a multiple of this, if it is above it.
+        multiple: the result is a multiple of this, if it is above `first`.
 
     Raises:
         MemoryError: if not even `first` fits.
     """
-
-    def fits(size: int) -> bool:
+    fits, held = first, memory(first)
+    if held > capacity:
+        raise MemoryError(f"{first} images a chip need {held / 2**30:.2f} GiB, and there are {capacity / 2**30:.2f}")
+    too_large, line, size = math.inf, math.inf, 2 * first
+    while size > 17 / 16 * fits:
         try:
-            return memory(size) <= capacity
+            needed = memory(size)
         except MemoryError:
-            return False
-
-    small = memory(first)
-    if small > capacity:
-        raise MemoryError(f"{first} images a chip need {small / 2**30:.2f} GiB, and there are {capacity / 2**30:.2f}")
-    if not fits(2 * first):
-        return first
-    slope = (memory(2 * first) - small) / first
-    size = _rounded(first + (capacity - small) / slope, multiple)
-    while size > 2 * first and not fits(size):
-        size = _rounded(size * 7 / 8, multiple)
-    return max(size, 2 * first)
-
-
-def _rounded(size: float, multiple: int) -> int:
-    return int(size // multiple) * multiple
+            needed = math.inf
+        if needed > capacity:
+            too_large = size
+        else:
+            slope = (needed - held) / (size - fits)
+            line = size + 15 / 16 * (capacity - needed) / slope if slope > 0 else math.inf
+            fits, held = size, needed
+        size = int(min(line, 8 * fits, math.sqrt(fits * too_large)) // multiple) * multiple
+    return fits
