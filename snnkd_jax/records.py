@@ -119,8 +119,8 @@ def command(config: Config) -> str:
 def tables(records: list[dict[str, Any]]) -> str:
     """The README's result section: a row for each record, and below it the commands."""
     lines = [
-        "| data | student | preset | T | backprop | seeds | teacher | student without KD | with the preset | gain |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| data | student | preset | T | epochs | backprop | seeds | teacher | student without KD | with the preset | gain |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for record in records:
         config = record["config"]
@@ -130,6 +130,7 @@ def tables(records: list[dict[str, Any]]) -> str:
             f"{config['student']}, width {config['width']:g} ({_millions(record)})",
             _objective(record),
             str(config["num_steps"]),
+            str(config["epochs"]),
             _backprop(config),
             str(len(record["seeds"])),
             _teacher(record),
