@@ -118,10 +118,9 @@ def command(config: Config) -> str:
 
 def tables(records: list[dict[str, Any]]) -> str:
     """The README's result section: a row for each record, and below it the commands."""
-    lines = [
-        "| data | student | preset | T | epochs | backprop | seeds | teacher | student without KD | with the preset | gain |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    what = ("data", "student", "preset", "T", "epochs", "backprop", "seeds")
+    columns = (*what, "teacher", "student without KD", "with the preset", "gain")
+    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for record in records:
         config = record["config"]
         without = _without_kd(record, records)
