@@ -79,7 +79,7 @@ def _title(config: Config, role: str) -> str:
     """Of a student, in words."""
     if role == "student_baseline" or config.is_plain:
         return "student without KD"
-    return f"student, {config.preset}"
+    return f"student, {config.method}"
 
 
 def evaluated(

@@ -71,6 +71,8 @@ class Config:
     preset: str = "kdsnn-feature"
     """Distillation objective: none, kdsnn-response, kdsnn-feature, kdsnn (both), kdsnn-last, lasnn, sakd, bkdsnn, enof,
     tet, temporal, tks, tser, hta-kl, dist or strong2weak."""
+    initial_weights: str = "random"
+    """random, or teacher: the student begins with the weights of its teacher, which has its architecture and width."""
     num_steps: int = 4
     """T, the student's time steps per image."""
     epochs: int = 200
@@ -255,6 +257,13 @@ class Config:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @property
+    def method(self) -> str:
+        """How the student is taught, in words: the preset, initial weights that are not random, changed weights."""
+        initial = ["teacher's weights"] * (self.initial_weights == "teacher")
+        changed = [f"{name.replace('_', ' ')} {value:g}" for name, value in self.given_weights.items()]
+        return ", ".join([self.preset, *initial, *changed])
+
+    @property
     def peak_learning_rate(self) -> float:
         """The learning rate of a batch of `batch_size`, lr · B / B_base (Goyal et al. 2017, arXiv 1706.02677, 2.1)."""
         if self.base_batch_size is None:
@@ -262,9 +271,15 @@ class Config:
         return self.learning_rate * self.batch_size / self.base_batch_size
 
     @property
+    def needs_teacher(self) -> bool:
+        """Whether the student owes its objective or its initial weights to a teacher."""
+        return self.objective().needs_teacher or self.initial_weights == "teacher"
+
+    @property
     def is_plain(self) -> bool:
-        """Whether the student's objective is the cross-entropy alone, so that it is the baseline of others."""
-        return self.objective() == Objective(label_smoothing=self.label_smoothing)
+        """Whether the student has random weights and the cross-entropy alone, so that it is the baseline of others."""
+        plain = self.objective() == Objective(label_smoothing=self.label_smoothing)
+        return plain and self.initial_weights == "random"
 
     def augmentation(self) -> Augmentation:
         """What is done to training images."""
@@ -314,19 +329,25 @@ class Config:
                 f"remat={self.remat!r}: backprop='rate' keeps nothing that could be computed again; use remat='none'"
             )
         check_choice("dtype", self.dtype, DTYPES)
+        check_choice("initial_weights", self.initial_weights, ("random", "teacher"))
+        if self.initial_weights == "teacher" and self.teacher.startswith(GIVEN):
+            raise InputError("initial_weights='teacher': a function has no weights that a student could begin with")
         self.build_student(2)
         if not self.has_foreign_teacher:
             self.build_teacher(2)
         self.augmentation()
         self.objective()
         given = self.has_foreign_teacher or self.teacher_checkpoint is not None
-        if self.teacher_only and (given or not self.objective().needs_teacher):
+        if self.teacher_only and (given or not self.needs_teacher):
             raise InputError(
                 "teacher_only: this run trains no teacher; use a preset with one, and a teacher that is to be trained"
             )
-        names = ("teacher_checkpoint", "teacher_levels", "store_teacher", *["teacher"] * self.has_foreign_teacher)
-        for name in names:
-            if getattr(self, name) is not None and not self.objective().needs_teacher:
+        used = dict.fromkeys(("teacher_checkpoint", "teacher_levels"), self.needs_teacher)
+        used["store_teacher"] = self.objective().needs_teacher
+        if self.has_foreign_teacher:
+            used["teacher"] = self.needs_teacher
+        for name, is_used in used.items():
+            if getattr(self, name) is not None and not is_used:
                 raise InputError(f"{name}={getattr(self, name)!r}: preset {self.preset!r} uses no teacher")
         for name in ("teacher_checkpoint", "teacher_levels", "teacher_epochs", "teacher_pool"):
             if getattr(self, name) != getattr(Config, name) and self.has_foreign_teacher:

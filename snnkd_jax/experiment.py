@@ -84,9 +84,9 @@ class _Run:
     def carry_out(self) -> dict[str, Any]:
         config, teacher_epochs = self.config, self.config.of_teacher().epochs
         objective, plain = config.objective(), Objective(label_smoothing=config.label_smoothing)
-        trained = self.trained_teacher() if objective.needs_teacher else None
+        trained = self.trained_teacher() if config.needs_teacher else None
         alone = None
-        if objective.needs_teacher and trained is None:
+        if config.needs_teacher and trained is None:
             alone = self.trainer("teacher", config.build_teacher(self.inputs.num_classes), plain, teacher_epochs)
         student = config.build_student(self.inputs.num_classes)
         teacher = trained if alone is None else alone.network
@@ -95,6 +95,9 @@ class _Run:
         direct = self.trainer("student", student, plain, config.epochs)
         if trained is not None and config.has_foreign_teacher and not self.is_finished():
             self.check_accuracy(trained)
+        if config.initial_weights == "teacher":
+            assert teacher is not None
+            self.check_initial(trainer, teacher)
 
         # Only now, so that a run that cannot be carried out leaves nothing behind.
         first_then_others(lambda: open_run_dir(self.directory, config))
@@ -114,10 +117,13 @@ class _Run:
                 if config.teacher_file is not None:
                     self.keep_teacher(teacher_variables)
                 results["teacher"] = self.test(self.evaluation(trained), teacher_variables)
-            if config.baseline and objective != direct.objective and not config.teacher_only:
+            if config.baseline and not config.is_plain and not config.teacher_only:
                 results["student_baseline"], _ = self.train("student_baseline", direct, {}, config.epochs, log)
             if not config.teacher_only:
-                results["student"], variables = self.train("student", trainer, teacher_variables, config.epochs, log)
+                initial = teacher_variables if config.initial_weights == "teacher" else None
+                results["student"], variables = self.train(
+                    "student", trainer, teacher_variables, config.epochs, log, initial
+                )
                 self.observe(student, variables)
         result = {
             "test_accuracy": {name: r["accuracy"] for name, r in _in_order(results)},
@@ -277,8 +283,24 @@ class _Run:
         except InputError as error:
             raise InputError(f"teacher_checkpoint: {error}") from error
 
+    def check_initial(self, trainer: Trainer, teacher: TeacherNetwork) -> None:
+        """Raises `InputError` if the student cannot begin with the teacher's weights."""
+        try:
+            jax.eval_shape(lambda key: trainer.init(teacher.init(key, self.inputs.image_shape)), jax.random.key(0))
+        except InputError as error:
+            raise InputError(
+                f"initial_weights='teacher': {error}; the teacher ({shown(self.config.teacher)}) must have the "
+                f"architecture, width and image channels of the student ({self.config.student})"
+            ) from error
+
     def train(
-        self, phase: str, trainer: Trainer, teacher_variables: Variables, epochs: int, log: MetricsLog
+        self,
+        phase: str,
+        trainer: Trainer,
+        teacher_variables: Variables,
+        epochs: int,
+        log: MetricsLog,
+        initial: Variables | None = None,
     ) -> tuple[dict[str, Any], Variables]:
         """Trains one network, or what is left of it, and returns its test result and variables."""
         config = self.config
@@ -311,6 +333,7 @@ class _Run:
             keep_checkpoints=config.keep_checkpoints,
             profile=config.profile and phase == "student",
             bptt_epochs=0 if phase == "teacher" else config.bptt_epochs,
+            initial=initial,
         )
         # Written last: a network without it is not trained to its end.
         write_network(self.directory / phase, self.description(phase))

@@ -45,6 +45,7 @@ def fit(
     keep_checkpoints: int = 3,
     profile: bool = False,
     bptt_epochs: int = 0,
+    initial: Variables | None = None,
 ) -> tuple[TrainState, CompiledSteps]:
     """Trains to the end of the last epoch, from the newest checkpoint in `<run_dir>/<phase>` if there is one.
 
@@ -62,6 +63,7 @@ def fit(
         keep_checkpoints: how many are kept.
         profile: write a trace of a few steps to `<run_dir>/profile`.
         bptt_epochs: so many epochs at the end differentiate a network of rates through time.
+        initial: the weights that the network begins with, as in `Trainer.init`.
 
     Returns:
         The final state, and the compiled steps, with which it can be evaluated.
@@ -79,7 +81,7 @@ def fit(
     checkpoints = Checkpoints(run_dir / phase, keep_checkpoints)
     state = checkpoints.restore(jax.eval_shape(trainer.init), mesh)
     if state is None:
-        state = steps.init()
+        state = steps.init(initial)
     start = int(state.step)
     log.rewind(phase, start)
     if 0 < start < num_steps:

@@ -17,7 +17,7 @@ BOOKKEEPING = ("data_dir", "workers", "keep_checkpoints", "checkpoint_every", "p
 
 OF_DISTILLATION = (
     *("preset", "teacher", "teacher_width", "teacher_epochs", "teacher_levels", "teacher_only", "baseline"),
-    *("teacher_pool", "teacher_normalisation"),
+    *("teacher_pool", "teacher_normalisation", "initial_weights"),
     *("ce_weight", "kd_weight", "steps_weight", "feature_weight", "temperature"),
 )
 """A student with distillation and its baseline may differ in these as well."""

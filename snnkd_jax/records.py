@@ -127,7 +127,7 @@ def tables(records: list[dict[str, Any]]) -> str:
         cells = [
             record["dataset"],
             f"{config['student']}, width {config['width']:g} ({_millions(record)})",
-            _objective(record),
+            _config(record).method,
             str(config["num_steps"]),
             str(config["epochs"]),
             _backprop(config),
@@ -153,13 +153,6 @@ def tables(records: list[dict[str, Any]]) -> str:
             f"{minutes:.1f} min each on {machine}. {record['notes']}".rstrip()
         ]
     return "\n".join(lines) + "\n"
-
-
-def _objective(record: dict[str, Any]) -> str:
-    """The preset, and what of it was changed."""
-    config = _config(record)
-    changed = [f"{name.replace('_', ' ')} {value:g}" for name, value in config.given_weights.items()]
-    return ", ".join([config.preset, *changed])
 
 
 def _teacher(record: dict[str, Any]) -> str:

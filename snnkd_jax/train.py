@@ -21,7 +21,7 @@ from snnkd_jax.augment import Augmentation, augment
 from snnkd_jax.backend import compile_options, divided, fsdp_size, replicated, split
 from snnkd_jax.distill import Guidance, Objective, StagePair, loss_terms, pair_stages, presets_of_logits, weighted_sum
 from snnkd_jax.errors import InputError
-from snnkd_jax.models import Features, Network, Variables
+from snnkd_jax.models import Features, Network, Variables, with_weights_of
 from snnkd_jax.models.connector import Connectors
 
 # Of the key of a step, apart from those that the augmentation splits off.
@@ -108,10 +108,14 @@ class Trainer:
             self._check_teacher()
         jax.eval_shape(self.init)
 
-    def init(self) -> TrainState:
-        """The state before the first step, a function of the seed."""
+    def init(self, initial: Variables | None = None) -> TrainState:
+        """The state before the first step, a function of the seed, or with the weights of another network.
+
+        Raises `InputError` as `with_weights_of`.
+        """
         network_key, connector_key = jax.random.split(jax.random.key(self.seed))
-        variables: dict[str, Any] = {"network": self.network.init(network_key, self.image_shape)}
+        network = self.network.init(network_key, self.image_shape)
+        variables: dict[str, Any] = {"network": network if initial is None else with_weights_of(initial, network)}
         if self._connectors.channels:
             stages = jax.tree.map(jnp.zeros_like, self._student_shapes[1]["stages"])
             variables["connectors"] = self._connectors.init(connector_key, stages, train=False, blur_key=connector_key)
@@ -353,7 +357,7 @@ class CompiledEvaluation:
 class CompiledSteps(CompiledEvaluation):
     """The jitted functions of a trainer on a mesh; each is traced once. `teach` is None without a teacher."""
 
-    init: Callable[[], TrainState]
+    init: Callable[..., TrainState]
     train: Callable[[TrainState, Variables, Batch], tuple[TrainState, Metrics]]
     teach: Callable[[Variables, Array, Array], TeacherOutputs] | None
 

@@ -20,6 +20,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -69,7 +70,6 @@ def logged(run_dir: Path) -> list[dict[str, Any]]:
 
 def arrays(run_dir: Path, phase: str) -> list[np.ndarray]:
     """All arrays of the last checkpoint, read by Orbax itself."""
-    import jax
     import orbax.checkpoint as ocp
 
     steps = [int(path.name) for path in (run_dir / phase).iterdir() if path.name.isdigit()]
@@ -297,6 +297,18 @@ def test_teacher_of_another_run_gives_the_same_student(finished, tmp_path):
     assert results[0]["teacher"] == results[1]["teacher"]
 
 
+def test_a_student_begins_with_the_weights_of_its_teacher(finished, tmp_path):
+    """With a learning rate that moves nothing it ends with them too, and without a distillation loss."""
+    run_dir = tmp_path / "begun"
+    arguments = [*TINY, "--preset", "none", "--initial-weights", "teacher", "--teacher-checkpoint", str(finished)]
+    arguments += ["--no-baseline", "--epochs", "1", "--learning-rate", "1e-30"]
+    assert main([*arguments, "--run-dir", str(run_dir)]) == 0
+    student, teacher = load_trained(run_dir), load_trained(finished, "teacher")
+    for a, b in zip(*(jax.tree.leaves(x.variables["params"]) for x in (student, teacher)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert {entry["phase"] for entry in logged(run_dir)} == {"student"}
+
+
 def test_a_teacher_alone_is_trained_quantised_and_converted(tmp_path):
     run_dir = tmp_path / "teacher"
     arguments = [*TINY, "--epochs", "1", "--teacher-only", "--teacher-levels", "4"]
@@ -411,6 +423,15 @@ def refused(capsys, arguments: list[str]) -> str:
         (["--colour", "red"], ["--colour"]),
         (["--teacher-checkpoint", "nowhere"], ["teacher_checkpoint", "nowhere"]),
         (["--preset", "none", "--teacher-checkpoint", "nowhere"], ["teacher_checkpoint", "none"]),
+        (["--initial-weights", "teachers"], ["initial_weights", "teachers", "did you mean teacher"]),
+        (
+            ["--initial-weights", "teacher", "--teacher-width", "0.2"],
+            ["initial_weights='teacher'", "norm1", "width"],
+        ),
+        (
+            ["--initial-weights", "teacher", "--teacher", "resnet20"],
+            ["initial_weights='teacher'", "missing", "resnet20"],
+        ),
     ],
     ids=lambda value: " ".join(value) if value and value[0].startswith("--") else "",
 )

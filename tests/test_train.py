@@ -206,6 +206,41 @@ def test_teacher_guides_but_is_not_part_of_the_state():
     assert not np.array_equal(fingerprint(connectors), fingerprint(jax.jit(trainer.init)().params["connectors"]))
 
 
+def test_a_training_begins_with_given_weights_and_leaves_them_alone():
+    """Weights and running statistics are those of the other network, a learnable tau the student's own."""
+    mesh = one_device()
+    teacher = build("convnet", 5, width=0.25)
+    given = jax.tree.map(lambda x: x + 0.5, teacher.init(jax.random.key(9), SHAPE))
+    trainer = make("none", build("convnet", 5, neuron=Neuron("plif"), num_steps=2, width=0.25))
+    compiled = compile_steps(trainer, mesh)
+    given = put_replicated(mesh, given)
+    drawn, begun = compiled.init(), compiled.init(given)
+    for mine, theirs in ((begun.params, given["params"]), (begun.batch_stats, given["batch_stats"])):
+        for path, x in jax.tree_util.tree_leaves_with_path(theirs):
+            found = functools.reduce(lambda tree, key: tree[key.key], path, mine["network"])
+            np.testing.assert_array_equal(found, x)
+    size = len(jax.tree.leaves(begun.params))
+    alike = jax.tree.map(np.array_equal, begun.params, drawn.params)
+    own = [path for path, same in jax.tree_util.tree_leaves_with_path(alike) if same]
+    assert {path[-1].key for path in own} == {"w"}
+    assert len(own) == size - len(jax.tree.leaves(given["params"]))
+    compiled.train(begun, {}, put_batch(mesh, batch()))
+    assert not any(x.is_deleted() for x in jax.tree.leaves(given))
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "told"),
+    [
+        ("convnet", 0.5, r"batch_stats/norm1/mean is \(8,\) in one network and \(16,\) in the other"),
+        ("resnet20", 0.25, "missing"),
+    ],
+)
+def test_weights_of_another_shape_are_refused(name, width, told):
+    other = jax.eval_shape(lambda: build(name, 5, width=width).init(jax.random.key(0), SHAPE))
+    with pytest.raises(InputError, match=told):
+        jax.eval_shape(make("none").init, other)
+
+
 def test_state_is_donated():
     trainer, mesh = make("none"), one_device()
     state = put_replicated(mesh, jax.jit(trainer.init)())

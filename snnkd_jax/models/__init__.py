@@ -16,7 +16,7 @@ from snnkd_jax.models.airbench import Airbench
 from snnkd_jax.models.convnet import ConvNet
 from snnkd_jax.models.imagenet_resnet import ImageNetResNet, SEWBlock
 from snnkd_jax.models.layers import BatchNorm, MaxPool
-from snnkd_jax.models.network import Features, Network, Variables
+from snnkd_jax.models.network import Features, Network, Variables, with_weights_of
 from snnkd_jax.models.pyramidnet import PyramidNet
 from snnkd_jax.models.rate import Rate, RateBatchNorm, RateMaxPool
 from snnkd_jax.models.remat import Remat
@@ -24,7 +24,7 @@ from snnkd_jax.models.resnet import ResNet
 from snnkd_jax.models.vgg import VGG
 from snnkd_jax.models.wide_resnet import WideResNet
 
-__all__ = ["MODELS", "Features", "Network", "Neuron", "Variables", "build"]
+__all__ = ["MODELS", "Features", "Network", "Neuron", "Variables", "build", "with_weights_of"]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "convnet": ConvNet,

@@ -138,3 +138,20 @@ class Network:
             return images
         expected = "[B, H, W, C]" if self.num_steps is None else "[B, H, W, C] or [B, T, H, W, C]"
         raise InputError(f"images have shape {images.shape}; this network takes {expected}")
+
+
+def with_weights_of(other: Variables, variables: Variables) -> Variables:
+    """A network's variables with the values that another one, of the same architecture and width, has for them.
+
+    Scalars stay: they are the neurons' own (a learnable tau, the threshold of a quantised activation). Values are
+    copied, so that neither's buffers are the other's.
+
+    Raises `InputError` if an array is missing on one side, or has another shape there.
+    """
+    mine, theirs = (traverse_util.flatten_dict(tree, sep="/") for tree in (variables, other))
+    shapes, found = ({path: x.shape for path, x in flat.items() if x.shape} for flat in (mine, theirs))
+    for path in sorted(shapes.keys() | found.keys()):
+        if shapes.get(path) != found.get(path):
+            sizes = [flat.get(path, "missing") for flat in (shapes, found)]
+            raise InputError(f"{path} is {sizes[0]} in one network and {sizes[1]} in the other")
+    return traverse_util.unflatten_dict({p: jnp.copy(theirs[p]) if x.shape else x for p, x in mine.items()}, sep="/")

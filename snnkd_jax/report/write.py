@@ -60,7 +60,7 @@ def run_page(run: Run) -> str:
         trained = f"An ordinary {config.teacher} of width {config.of_teacher().width:g}"
     else:
         trained = (
-            f"A spiking {config.student} of width {config.width:g}, T = {config.num_steps}, preset {config.preset}"
+            f"A spiking {config.student} of width {config.width:g}, T = {config.num_steps}, preset {config.method}"
         )
     introduction = paragraph(f"{trained}, on {config.dataset}, seed {config.seed}. ", element("code", command(config)))
     sections = {
