@@ -342,12 +342,10 @@ class Config:
             raise InputError(
                 "teacher_only: this run trains no teacher; use a preset with one, and a teacher that is to be trained"
             )
-        used = dict.fromkeys(("teacher_checkpoint", "teacher_levels"), self.needs_teacher)
-        used["store_teacher"] = self.objective().needs_teacher
-        if self.has_foreign_teacher:
-            used["teacher"] = self.needs_teacher
-        for name, is_used in used.items():
-            if getattr(self, name) is not None and not is_used:
+        of_teacher = ("teacher_checkpoint", "teacher_levels", *["teacher"] * self.has_foreign_teacher)
+        unused = () if self.needs_teacher else of_teacher
+        for name in (*unused, *["store_teacher"] * (not self.objective().needs_teacher)):
+            if getattr(self, name) is not None:
                 raise InputError(f"{name}={getattr(self, name)!r}: preset {self.preset!r} uses no teacher")
         for name in ("teacher_checkpoint", "teacher_levels", "teacher_epochs", "teacher_pool"):
             if getattr(self, name) != getattr(Config, name) and self.has_foreign_teacher:

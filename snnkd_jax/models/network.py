@@ -148,10 +148,11 @@ def with_weights_of(other: Variables, variables: Variables) -> Variables:
 
     Raises `InputError` if an array is missing on one side, or has another shape there.
     """
-    mine, theirs = (traverse_util.flatten_dict(tree, sep="/") for tree in (variables, other))
-    shapes, found = ({path: x.shape for path, x in flat.items() if x.shape} for flat in (mine, theirs))
+    flat: list[dict[str, Any]] = [traverse_util.flatten_dict(tree, sep="/") for tree in (variables, other)]
+    mine, theirs = flat
+    shapes, found = ({path: x.shape for path, x in part.items() if x.shape} for part in flat)
     for path in sorted(shapes.keys() | found.keys()):
         if shapes.get(path) != found.get(path):
-            sizes = [flat.get(path, "missing") for flat in (shapes, found)]
+            sizes = [part.get(path, "missing") for part in (shapes, found)]
             raise InputError(f"{path} is {sizes[0]} in one network and {sizes[1]} in the other")
     return traverse_util.unflatten_dict({p: jnp.copy(theirs[p]) if x.shape else x for p, x in mine.items()}, sep="/")
