@@ -134,7 +134,7 @@ def _batch(trainer: Trainer, size: int) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def largest_batch(memory: Callable[[int], float], first: int, capacity: float, multiple: int = 8) -> int:
-    """The largest batch that fits, within a sixteenth or so, by few compilations.
+    """The largest batch that fits, within an eighth, by few compilations.
 
     Memory is nearly a + c B, once a batch no longer fits into the memory beside a chip's arithmetic. The next size to
     be compiled is where the line through the last two that fit reaches 15/16 of what is left, eight times the last one
