@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import figure_energy
 import figure_noise
 import figure_speed
 import figure_steps
@@ -13,7 +14,7 @@ from snnkd_jax.records import read_records
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures"
-OF_ALL = {"speed": figure_speed.draw, "steps": figure_steps.draw}
+OF_ALL = {"energy": figure_energy.draw, "speed": figure_speed.draw, "steps": figure_steps.draw}
 """Folder of records to the function that draws one figure of them."""
 
 if __name__ == "__main__":

@@ -21,7 +21,10 @@ def energy_section(records: list[dict[str, Any]]) -> str:
     """The README's section on energy: a row for each network of each record, and below it the commands."""
     if not records:
         return ""
-    lines = [f"| {' | '.join(COLUMNS)} |", f"| {' | '.join(['---'] * len(COLUMNS))} |"]
+    lines = [
+        "![Energy of an image, a bar a network: multiplications and accumulations.](experiments/figures/energy.svg)"
+    ]
+    lines += ["", f"| {' | '.join(COLUMNS)} |", f"| {' | '.join(['---'] * len(COLUMNS))} |"]
     for record in records:
         lines += [f"| {' | '.join(row)} |" for row in energy_rows(record)]
     lines += ["", energy_terms(records), ""]
@@ -63,7 +66,7 @@ def _row(record: dict[str, Any], role: str) -> list[str]:
     accuracy = network["test_accuracy"]
     return [
         record["dataset"],
-        f"{network['model']}, width {network['width']:g}, {_role(record, role)}",
+        title(record, role),
         "–" if network["num_steps"] is None else str(network["num_steps"]),
         "–" if accuracy is None else f"{100 * accuracy:.2f}",
         _three_figures(network["macs"] / 1e6),
@@ -75,13 +78,13 @@ def _row(record: dict[str, Any], role: str) -> list[str]:
     ]
 
 
-def _role(record: dict[str, Any], role: str) -> str:
-    """In words; a student that was trained with the preset `none` had no teacher."""
-    if role in ("ann", "converted"):
-        return {"ann": "ANN", "converted": "teacher, converted"}[role]
-    return NETWORKS[
-        "student_baseline" if role == "student" and config_of(record["config"], record["name"]).is_plain else role
-    ]
+def title(record: dict[str, Any], role: str) -> str:
+    """A network in words; a student that was trained with the preset `none` had no teacher."""
+    network = record["networks"][role]
+    names = {**NETWORKS, "ann": "ANN", "converted": "teacher, converted"}
+    if role == "student" and config_of(record["config"], record["name"]).is_plain:
+        role = "student_baseline"
+    return f"{network['model']}, width {network['width']:g}, {names[role]}"
 
 
 def _three_figures(value: float) -> str:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import agrees
+from matplotlib.figure import Figure
 
 from snnkd_jax.config import default_config
 from snnkd_jax.energy import count, joules, same_architecture, summary
@@ -444,7 +445,7 @@ def test_script_prints_and_records(script, tmp_path, capsys):
         sum(layer["effective"] for layer in student["layers"] if layer["operations"] == "MAC")
     )
     assert record.keys() >= {"versions", "hardware", "commit", "date", "images", "mac_pj", "ac_pj"}
-    assert len(energy_section([record]).splitlines()) == 2 + 3 + 3 + 1
+    assert len(energy_section([record]).splitlines()) == 2 + 2 + 3 + 3 + 1
     kept = json.loads((tmp_path / "run" / "energy.json").read_text())
     assert kept == record | {"name": "energy"}
 
@@ -458,7 +459,7 @@ def test_script_refuses_what_it_cannot_count(script, tmp_path):
         script.main(tmp_path / "run", against=tmp_path / "run", images=15, batch_size=15)
 
 
-def test_readme_section():
+def test_readme_section_and_figure(monkeypatch):
     """Energies by hand: 10 M MACs and 20 M ACs are 46 + 18 = 64 µJ."""
     snn = {"model": "vgg11", "width": 0.25, "num_steps": 4, "test_accuracy": 0.9123, "ann": "ann", "dense_pass": 20e6}
     snn |= {"macs": 10e6, "acs": 20e6, "estimate": [1e6, 20e6]}
@@ -477,7 +478,7 @@ def test_readme_section():
         "hardware": "2 x Somebody's",
         "versions": {"jax": "0.10.2"},
     }
-    rows = energy_section([record]).splitlines()[2:5]
+    rows = energy_section([record]).splitlines()[4:7]
     name, numbers = "| cifar10 | vgg11, width 0.25,", "| 10.0 | 20.0 | 64.0 |"
     assert rows == [
         f"{name} student without KD | 4 | 91.23 {numbers} – | 22.6 | 0.25 |",
@@ -486,7 +487,13 @@ def test_readme_section():
     ]
     assert "4.6 pJ a MAC and 0.9 pJ an AC" in energy_section([record])
     assert energy_section([]) == ""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    axes = Figure().subplots()
+    importlib.import_module("figure_energy").draw_bars(axes, record)
+    macs, acs = ([round(bar.get_width(), 3) for bar in bars] for bars in axes.containers)
+    assert (macs, acs) == ([73.6, 46.0, 46.0], [0.0, 18.0, 18.0])
+    assert [label.get_text() for label in axes.texts] == [" 73.6", " 64", " 64"]
     assert (
         "student without KD | 4"
-        in energy_section([record | {"config": {"dataset": "cifar10", "preset": "none"}}]).splitlines()[3]
+        in energy_section([record | {"config": {"dataset": "cifar10", "preset": "none"}}]).splitlines()[5]
     )

@@ -1,0 +1,48 @@
+"""The figure of the energy of an image, one panel for each record: what its MACs and what its ACs cost."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+
+from snnkd_jax.energy import joules
+from snnkd_jax.energy_records import title
+from snnkd_jax.figure_style import STYLE
+
+MAC_COLOUR, AC_COLOUR = "#b8442f", "#2f6db8"
+
+
+def draw(records: list[dict[str, Any]], path: Path) -> None:
+    """Writes the figure: a bar for each network of a record, of the part of its MACs and that of its ACs."""
+    heights = [len(record["networks"]) for record in records]
+    with mpl.rc_context(STYLE):
+        figure, grid = plt.subplots(
+            len(records),
+            1,
+            figsize=(9, sum(0.5 * n + 1.2 for n in heights)),
+            height_ratios=[n + 1 for n in heights],
+            squeeze=False,
+            layout="constrained",
+        )
+        for axes, record in zip(grid[:, 0], records, strict=True):
+            draw_bars(axes, record)
+        grid[0, 0].legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+        grid[-1, 0].set_xlabel("energy an image, µJ (45 nm, memory access not included)")
+        figure.savefig(path, metadata={"Date": None})
+        plt.close(figure)
+
+
+def draw_bars(axes: Any, record: dict[str, Any]) -> None:
+    """One record, its first network on top; at each bar its energy."""
+    networks = list(record["networks"].items())[::-1]
+    titles = [title(record, role) for role, _ in networks]
+    macs, acs = (
+        [1e6 * joules(*counts(network), record["mac_pj"], record["ac_pj"]) for _, network in networks]
+        for counts in (lambda network: (network["macs"], 0), lambda network: (0, network["acs"]))
+    )
+    axes.barh(titles, macs, color=MAC_COLOUR, label="multiplications (MAC)")
+    bars = axes.barh(titles, acs, left=macs, color=AC_COLOUR, label="accumulations (AC)")
+    axes.bar_label(bars, [f" {a + b:.3g}" for a, b in zip(macs, acs, strict=True)], fontsize=10)
+    axes.margins(x=0.1)
+    axes.set_title(record["dataset"], loc="left", fontweight="bold")
