@@ -19,7 +19,7 @@ from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError, told_in_one_line
 from snnkd_jax.inference import accuracy_by_step, accuracy_with_exit, choose_threshold, logits_by_step
 from snnkd_jax.recipe import SEED, seeds_of_one_recipe
-from snnkd_jax.records import command, mean_and_std, write_record
+from snnkd_jax.records import command, mean_and_std, title_of, write_record
 from snnkd_jax.run_dir import read_json
 from snnkd_jax.trained import Role, Trained, load_trained
 
@@ -54,7 +54,7 @@ def main(
     entries = []
     for role in roles:
         entry = {
-            "method": f"{_title(config, role)}, trained at T = {config.num_steps}",
+            "method": f"{title_of(config, role)}, trained at T = {config.num_steps}",
             "network": f"{config.student}, width {config.width:g}",
             "accuracy": [],
             "exits": [],
@@ -73,13 +73,6 @@ def main(
             found, f"python experiments/accuracy_by_step.py RUN ... {options}", dataset, entries, notes
         )
         write_record(STEPS, "steps", record, content)
-
-
-def _title(config: Config, role: str) -> str:
-    """Of a student, in words."""
-    if role == "student_baseline" or config.is_plain:
-        return "student without KD"
-    return f"student, {config.method}"
 
 
 def evaluated(

@@ -34,7 +34,7 @@ and `weak2strong` are 0.
 | `kdsnn`          | the sum of both                      |                                                          |
 | `kdsnn-last`     | what others call KDSNN               | BKDSNN's code, ImageNet                                  |
 | `lasnn`          | LaSNN 2023, 2304.09101               | attention transfer's code; that LaSNN has them: a guess  |
-| `sakd`           | SAKD, Neural Networks 2024           | its code, CIFAR; --initial-weights teacher is its too    |
+| `sakd`           | SAKD, Neural Networks 2024           | its code, CIFAR; goes with initial_weights="teacher"     |
 | `bkdsnn`         | BKDSNN, ECCV 2024, 2407.09083        | its code, CIFAR-10; its `kd` term weighs the examples    |
 | `enof`           | EnOF, NeurIPS 2024                   | a guess; it also has a ReLU as the last activation       |
 | `tet`            | TET, ICLR 2022, 2202.11946           | its code, CIFAR10-DVS                                    |

@@ -9,7 +9,7 @@ from typing import Any
 
 from snnkd_jax.energy import joules
 from snnkd_jax.recipe import config_of
-from snnkd_jax.records import NETWORKS
+from snnkd_jax.records import title_of
 
 COLUMNS = (
     *("data", "network", "T", "test accuracy, %", "MACs, M", "ACs, M"),
@@ -27,7 +27,7 @@ def energy_section(records: list[dict[str, Any]]) -> str:
     lines += ["", f"| {' | '.join(COLUMNS)} |", f"| {' | '.join(['---'] * len(COLUMNS))} |"]
     for record in records:
         lines += [f"| {' | '.join(row)} |" for row in energy_rows(record)]
-    lines += ["", energy_terms(records), ""]
+    lines += ["", energy_terms(records), "", energy_verdict(records), ""]
     for r in records:
         against = f", ANN of `{r['ann_command']}`" if r["ann_command"] else ""
         lines.append(
@@ -51,6 +51,26 @@ def energy_terms(records: list[dict[str, Any]]) -> str:
     )
 
 
+def energy_verdict(records: list[dict[str, Any]]) -> str:
+    """How many spiking networks need less energy than the ANN of their architecture, where that was counted."""
+    ratios = [_of_ann(r, role) for r in records for role, x in r["networks"].items() if x["num_steps"] is not None]
+    counted = [ratio for ratio in ratios if ratio is not None]
+    return (
+        f"By NeuroBench's definition, {sum(ratio < 1 for ratio in counted)} of the {len(counted)} spiking networks "
+        "above that have the ANN of their architecture beside them need less energy than it."
+    )
+
+
+def _of_ann(record: dict[str, Any], role: str) -> float | None:
+    """A network's energy as a multiple of that of the ANN of its architecture; None where that was not counted."""
+    ann = record["networks"].get(record["networks"][role]["ann"])
+    return None if ann is None else _energy(record, record["networks"][role]) / _energy(record, ann)
+
+
+def _energy(record: dict[str, Any], network: dict[str, Any]) -> float:
+    return joules(network["macs"], network["acs"], record["mac_pj"], record["ac_pj"])
+
+
 def energy_rows(record: dict[str, Any]) -> list[list[str]]:
     """A row of `COLUMNS` for each network of a record."""
     return [_row(record, role) for role in record["networks"]]
@@ -60,9 +80,7 @@ def _row(record: dict[str, Any], role: str) -> list[str]:
     network = record["networks"][role]
     constants = record["mac_pj"], record["ac_pj"]
     macs, acs = network["estimate"]
-    energy, estimate = joules(network["macs"], network["acs"], *constants), joules(macs, acs, *constants)
-    ann = record["networks"].get(network["ann"])
-    counted = None if ann is None else joules(ann["macs"], ann["acs"], *constants)
+    estimate, ratio = joules(macs, acs, *constants), _of_ann(record, role)
     accuracy = network["test_accuracy"]
     return [
         record["dataset"],
@@ -71,20 +89,19 @@ def _row(record: dict[str, Any], role: str) -> list[str]:
         "–" if accuracy is None else f"{100 * accuracy:.2f}",
         _three_figures(network["macs"] / 1e6),
         _three_figures(network["acs"] / 1e6),
-        _three_figures(1e6 * energy),
-        "–" if counted is None else f"{energy / counted:.2f}",
+        _three_figures(1e6 * _energy(record, network)),
+        "–" if ratio is None else f"{ratio:.2f}",
         _three_figures(1e6 * estimate),
         f"{estimate / joules(network['dense_pass'], 0, *constants):.2f}",
     ]
 
 
 def title(record: dict[str, Any], role: str) -> str:
-    """A network in words; a student that was trained with the preset `none` had no teacher."""
+    """A network in words, with its architecture and width."""
     network = record["networks"][role]
-    names = {**NETWORKS, "ann": "ANN", "converted": "teacher, converted"}
-    if role == "student" and config_of(record["config"], record["name"]).is_plain:
-        role = "student_baseline"
-    return f"{network['model']}, width {network['width']:g}, {names[role]}"
+    other = {"ann": "ANN", "converted": "teacher, converted"}
+    named = other[role] if role in other else title_of(config_of(record["config"], record["name"]), role)
+    return f"{network['model']}, width {network['width']:g}, {named}"
 
 
 def _three_figures(value: float) -> str:

@@ -120,10 +120,7 @@ class _Run:
             if config.baseline and not config.is_plain and not config.teacher_only:
                 results["student_baseline"], _ = self.train("student_baseline", direct, {}, config.epochs, log)
             if not config.teacher_only:
-                initial = teacher_variables if config.initial_weights == "teacher" else None
-                results["student"], variables = self.train(
-                    "student", trainer, teacher_variables, config.epochs, log, initial
-                )
+                results["student"], variables = self.train("student", trainer, teacher_variables, config.epochs, log)
                 self.observe(student, variables)
         result = {
             "test_accuracy": {name: r["accuracy"] for name, r in _in_order(results)},
@@ -294,13 +291,7 @@ class _Run:
             ) from error
 
     def train(
-        self,
-        phase: str,
-        trainer: Trainer,
-        teacher_variables: Variables,
-        epochs: int,
-        log: MetricsLog,
-        initial: Variables | None = None,
+        self, phase: str, trainer: Trainer, teacher_variables: Variables, epochs: int, log: MetricsLog
     ) -> tuple[dict[str, Any], Variables]:
         """Trains one network, or what is left of it, and returns its test result and variables."""
         config = self.config
@@ -333,7 +324,7 @@ class _Run:
             keep_checkpoints=config.keep_checkpoints,
             profile=config.profile and phase == "student",
             bptt_epochs=0 if phase == "teacher" else config.bptt_epochs,
-            initial=initial,
+            initial=teacher_variables if phase == "student" and config.initial_weights == "teacher" else None,
         )
         # Written last: a network without it is not trained to its end.
         write_network(self.directory / phase, self.description(phase))

@@ -27,6 +27,13 @@ from snnkd_jax.run_dir import origin, read_json, write_json
 NETWORKS = {"teacher": "teacher", "student_baseline": "student without KD", "student": "student with KD"}
 
 
+def title_of(config: Config, role: str) -> str:
+    """A network of a run in words: teacher, student without KD, or a student and how it was taught."""
+    if role == "student" and not config.is_plain:
+        return f"student, {config.method}"
+    return NETWORKS["student_baseline" if role == "student" else role]
+
+
 def make_record(name: str, runs: list[Path], dataset: str, notes: str = "") -> dict[str, Any]:
     """Combines finished runs that differ in their seed only.
 

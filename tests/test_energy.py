@@ -445,7 +445,7 @@ def test_script_prints_and_records(script, tmp_path, capsys):
         sum(layer["effective"] for layer in student["layers"] if layer["operations"] == "MAC")
     )
     assert record.keys() >= {"versions", "hardware", "commit", "date", "images", "mac_pj", "ac_pj"}
-    assert len(energy_section([record]).splitlines()) == 2 + 2 + 3 + 3 + 1
+    assert len(energy_section([record]).splitlines()) == 2 + 2 + 3 + 5 + 1
     kept = json.loads((tmp_path / "run" / "energy.json").read_text())
     assert kept == record | {"name": "energy"}
 
@@ -482,10 +482,13 @@ def test_readme_section_and_figure(monkeypatch):
     name, numbers = "| cifar10 | vgg11, width 0.25,", "| 10.0 | 20.0 | 64.0 |"
     assert rows == [
         f"{name} student without KD | 4 | 91.23 {numbers} – | 22.6 | 0.25 |",
-        f"{name} student with KD | 4 | 91.23 {numbers} 0.87 | 22.6 | 0.25 |",
+        f"{name} student, kdsnn | 4 | 91.23 {numbers} 0.87 | 22.6 | 0.25 |",
         f"{name} ANN | – | – | 16.0 | 0 | 73.6 | 1.00 | 92.0 | 1.00 |",
     ]
     assert "4.6 pJ a MAC and 0.9 pJ an AC" in energy_section([record])
+    assert "definition, 1 of the 1 spiking networks" in energy_section([record])
+    costly = record | {"networks": record["networks"] | {"ann": ann | {"macs": 13e6}}}
+    assert "definition, 0 of the 1 spiking networks" in energy_section([costly])
     assert energy_section([]) == ""
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
     axes = Figure().subplots()

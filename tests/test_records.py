@@ -40,6 +40,19 @@ def finish(directory: Path, seed: int, accuracy: float | None, **changes) -> Pat
     return directory
 
 
+def test_a_student_with_its_teachers_weights_is_set_against_a_random_one(tmp_path):
+    """It is no baseline itself, though its objective is the cross-entropy alone."""
+    random = make_record("a", [finish(tmp_path / "a", 0, 0.90, preset="none")], "digits")
+    begun = make_record("b", [finish(tmp_path / "b", 0, 0.95, preset="none", initial_weights="teacher")], "digits")
+    distilled = make_record("c", [finish(tmp_path / "c", 0, 0.97, preset="temporal")], "digits")
+    rows = [row.split(" | ") for row in tables([begun, random, distilled]).splitlines()[2:5]]
+    assert [(row[2], row[-3], row[-1].removesuffix(" |")) for row in rows] == [
+        ("none, teacher's weights", "90.00", "+5.00"),
+        ("none", "90.00", "–"),
+        ("temporal", "90.00", "+7.00"),
+    ]
+
+
 def test_mean_and_std_over_seeds(tmp_path):
     """Sample standard deviation of 0.90, 0.92, 0.97, by hand: sqrt(0.0013)."""
     runs = [finish(tmp_path / str(s), s, a) for s, a in ((2, 0.97), (0, 0.90), (1, 0.92))]

@@ -9,7 +9,7 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.metrics import read_log
 from snnkd_jax.observation import Observation, load_observation
 from snnkd_jax.recipe import config_of, read_config
-from snnkd_jax.records import NETWORKS
+from snnkd_jax.records import NETWORKS, title_of
 from snnkd_jax.run_dir import read_json
 
 
@@ -93,7 +93,7 @@ def result_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     titles = {
         "teacher": f"teacher ({shown(config['teacher'])})",
         "student_baseline": f"student without KD ({config['student']})",
-        "student": f"student, {config_of(config, 'the result').method} ({config['student']})",
+        "student": f"{title_of(config_of(config, 'the result'), 'student')} ({config['student']})",
     }
     rows = [("network", "T", "parameters", "firing rate", "test accuracy")]
     for name, title in titles.items():
