@@ -1,5 +1,6 @@
 """The figure of accuracy against the number of time steps, one panel for each data set."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.figure_style import STYLE
 
 MARKERS = "osD^vP*X"
+PANELS_IN_A_ROW = 2
 
 
 def draw(records: list[dict[str, Any]], path: Path) -> None:
@@ -19,10 +21,14 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
         raise InputError("no record of accuracy by time steps; run experiments/accuracy_by_step.py --record NAME")
     datasets = list(dict.fromkeys(record["dataset"] for record in records))
     with mpl.rc_context(STYLE):
+        columns = min(len(datasets), PANELS_IN_A_ROW)
+        rows = math.ceil(len(datasets) / columns)
         figure, grid = plt.subplots(
-            1, len(datasets), figsize=(6.5 * len(datasets), 4.5), squeeze=False, layout="constrained"
+            rows, columns, figsize=(6.5 * columns, 4.5 * rows), squeeze=False, layout="constrained"
         )
-        for axes, dataset in zip(grid[0], datasets, strict=True):
+        for axes in grid.flat[len(datasets) :]:
+            axes.set_axis_off()
+        for axes, dataset in zip(grid.flat, datasets, strict=False):
             entries = [entry for record in records if record["dataset"] == dataset for entry in record["entries"]]
             longest = max(len(entry["accuracy"][0]) for entry in entries)
             for entry, marker in zip(entries, MARKERS * len(entries), strict=False):

@@ -1,9 +1,15 @@
-"""Tests run on eight virtual CPU devices. Warnings are errors, by the configuration in pyproject.toml."""
+"""Tests run on eight virtual CPU devices. Warnings are errors, by the configuration in pyproject.toml.
+
+Programs are compiled without optimisation, because compiling is what takes their time: with it the tests take half as
+long again. Those of what a compiler could change (spikes to the bit, memory) are marked `optimised`, and programs that
+run in processes of their own are compiled as a user's are.
+"""
 
 from pathlib import Path
 
 import comparison
 import jax
+import pytest
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -15,3 +21,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     comparison.report = config.getoption("--fidelity")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    jax.config.update("jax_disable_most_optimizations", item.get_closest_marker("optimised") is None)

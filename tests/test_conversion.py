@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import agrees
-from quick import quick_jit
 
 from snnkd_jax.config import Config
 from snnkd_jax.convert import convert, percentiles
@@ -51,8 +50,8 @@ def test_folded_norms_change_nothing(name):
     network = build(name, 5, neuron=neuron, num_steps=2, width=0.1, tdbn=True)
     variables = as_if_trained(network)
     folded, folded_variables = fold_norms(network, variables, SHAPE)
-    expected, features = quick_jit(network.apply)(variables, IMAGES)
-    found, folded_features = quick_jit(folded.apply)(folded_variables, IMAGES)
+    expected, features = jax.jit(network.apply)(variables, IMAGES)
+    found, folded_features = jax.jit(folded.apply)(folded_variables, IMAGES)
     for key, x in features["currents"].items():
         agrees(folded_features["currents"][key], x, rtol=1e-3, atol=1e-3, name="folded norms")
     agrees(found, expected, rtol=1e-3, atol=1e-3, name="folded norms")
@@ -66,8 +65,8 @@ def test_maxima_keep_the_scale_behind_them():
     variables = as_if_trained(network)
     variables["params"]["norm2_1"]["scale"] *= -1
     folded = fold_norms(network, variables, SHAPE)
-    expected = quick_jit(network.apply)(variables, IMAGES)[0]
-    np.testing.assert_allclose(quick_jit(folded[0].apply)(folded[1], IMAGES)[0], expected, rtol=1e-4, atol=1e-4)
+    expected = jax.jit(network.apply)(variables, IMAGES)[0]
+    np.testing.assert_allclose(jax.jit(folded[0].apply)(folded[1], IMAGES)[0], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("levels", [1, 4])
@@ -118,7 +117,7 @@ def test_error_of_percentile_conversion_falls_with_the_number_of_steps():
     network = build("resnet20", 5, width=0.25)
     variables = as_if_trained(network)
     ordinary = trained(network, variables)
-    expected = np.asarray(quick_jit(network.apply)(variables, ordinary.normalisation(jnp.asarray(PIXELS)))[0])
+    expected = np.asarray(jax.jit(network.apply)(variables, ordinary.normalisation(jnp.asarray(PIXELS)))[0])
     converted = convert(ordinary, PIXELS, 2, 100.0)
     assert converted.with_steps(4).num_steps == 4
     logits = logits_by_step(converted.with_steps(4), converted.variables, ordinary.normalisation, PIXELS, 512)
@@ -145,13 +144,13 @@ def test_qcfs_conversion_is_the_quantised_network_where_currents_are_constant():
     for name in ("act1", "act2", "act_hidden"):
         variables["params"][name]["threshold"] = jnp.float32(1.7)
     converted = convert(trained(network, variables), PIXELS, 4)
-    logits, features = quick_jit(converted.network.apply)(converted.variables, IMAGES)
-    _, quantised = quick_jit(network.apply)(variables, IMAGES)
+    logits, features = jax.jit(converted.network.apply)(converted.variables, IMAGES)
+    _, quantised = jax.jit(network.apply)(variables, IMAGES)
     np.testing.assert_allclose(
         features["stages"]["stage1"].mean(1), quantised["stages"]["stage1"], rtol=1e-4, atol=1e-4
     )
     assert len(np.unique(np.asarray(quantised["stages"]["stage1"]))) == 5
-    error = np.abs(logits.mean(1) - quick_jit(network.apply)(variables, IMAGES)[0]).mean()
+    error = np.abs(logits.mean(1) - jax.jit(network.apply)(variables, IMAGES)[0]).mean()
     assert error < 0.25 * np.abs(logits.mean(1)).mean()
 
 

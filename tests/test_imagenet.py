@@ -25,7 +25,6 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
-from quick import quick_jit
 from test_models import count, moved, shapes
 from test_rate import IMAGES, assert_trees_close, train_outputs
 from test_run import arrays, logged
@@ -411,7 +410,7 @@ def test_a_block_adds_spikes_to_its_input(bias, added):
         y, pullback = jax.vjp(lambda x: block.apply(variables, x, mutable=["firing_rates"])[0][0], x)  # pyright: ignore
         return y, pullback(y)[0]
 
-    y, gradient = quick_jit(run)(x)
+    y, gradient = jax.jit(run)(x)
     np.testing.assert_array_equal(y, x + added)
     np.testing.assert_array_equal(gradient, y)
 
@@ -445,8 +444,8 @@ def test_rates_and_folded_norms():
     assert np.abs(expected[3]["stem"]["conv"]["kernel"]).max() > 1e-6
     folded, folded_variables = fold_norms(through_time, variables, (16, 16, 3))
     np.testing.assert_allclose(
-        quick_jit(folded.apply)(folded_variables, IMAGES)[0],
-        quick_jit(through_time.apply)(variables, IMAGES)[0],
+        jax.jit(folded.apply)(folded_variables, IMAGES)[0],
+        jax.jit(through_time.apply)(variables, IMAGES)[0],
         rtol=1e-3,
         atol=1e-3,
     )

@@ -11,6 +11,8 @@ from jax import lax
 
 from snnkd_jax.models.layers import Conv, avg_pool, convolve, max_pool, normalise
 
+pytestmark = pytest.mark.optimised  # rewritten layers, some to the bit
+
 
 def plain_normalise(x, gamma, beta, eps):
     mu = x.mean(range(x.ndim - 1))

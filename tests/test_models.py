@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import agrees
-from quick import quick_jit
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import MODELS, Neuron, build
@@ -184,10 +183,10 @@ def test_static_image_equals_its_repetition(name):
     variables = moved(student.init(jax.random.key(0), (8, 8, 1)))
     images = jax.random.normal(jax.random.key(2), (5, 8, 8, 1))
     repeated = jnp.repeat(images[:, None], 3, axis=1)
-    apply = quick_jit(student.apply)
+    apply = jax.jit(student.apply)
     np.testing.assert_allclose(apply(variables, images)[0], apply(variables, repeated)[0], rtol=1e-5, atol=1e-5)
-    (once, _), once_stats = quick_jit(student.apply_train)(variables, images)
-    (thrice, _), thrice_stats = quick_jit(student.apply_train)(variables, repeated)
+    (once, _), once_stats = jax.jit(student.apply_train)(variables, images)
+    (thrice, _), thrice_stats = jax.jit(student.apply_train)(variables, repeated)
     np.testing.assert_allclose(once, thrice, rtol=1e-4, atol=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), once_stats, thrice_stats)
 

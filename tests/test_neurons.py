@@ -14,6 +14,8 @@ from snnkd_jax import surrogate
 from snnkd_jax.errors import InputError
 from snnkd_jax.neurons import integrate, integrate_and_fire, integrate_with_slopes, lif, plif, plif_parameter, plif_tau
 
+pytestmark = pytest.mark.optimised  # spikes are compared to the bit
+
 SIGMOID = surrogate.sigmoid(4.0)
 
 

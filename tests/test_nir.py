@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import nir
 import numpy as np
 import pytest
-from quick import quick_jit
 
 from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError
@@ -98,7 +97,7 @@ def written(request, tmp_path_factory, readers):
     path = tmp_path_factory.mktemp(request.param) / "net.nir"
     write_nir(path, network, variables, image_shape, normalisation=NORMALISATION)
     frames = dyadic_frames(image_shape, num_frames)
-    expected = readers.library_reader(network, variables, quick_jit)(frames)
+    expected = readers.library_reader(network, variables, jax.jit)(frames)
     return path, np.repeat(frames, T // num_frames, axis=1), frames, expected
 
 
@@ -114,7 +113,7 @@ def test_read_network_is_the_written_one(written, tmp_path, readers):
     read = read_nir(path)
     c, h, w = frames.shape[2:]
     assert (read.image_shape, read.normalisation, read.network.num_steps) == ((h, w, c), NORMALISATION, T)
-    assert_same_spikes(readers.library_reader(read.network, read.variables, quick_jit)(frames), expected)
+    assert_same_spikes(readers.library_reader(read.network, read.variables, jax.jit)(frames), expected)
     again: Any = write_nir(tmp_path / "again.nir", read.network, read.variables, read.image_shape)
     graph: Any = nir.read(path)
     assert sorted(again.edges) == sorted(graph.edges)

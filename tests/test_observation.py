@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick import quick_jit
 
 from snnkd_jax.batches import eval_batches
 from snnkd_jax.config import Config, default_config
@@ -48,7 +47,7 @@ def test_recorded_layers_are_those_of_the_network_step_by_step():
             by_step.append(potentials)
         return record(network, variables, images), network.apply(variables, images), by_step
 
-    (logits, layers), (expected, features), by_step = quick_jit(both)(variables, images)
+    (logits, layers), (expected, features), by_step = jax.jit(both)(variables, images)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     names = layer_names(network, variables, images)
     assert names == ["act1", "act2", "act_hidden"]
@@ -79,7 +78,7 @@ def test_observed_confusions_image_and_neurons(tmp_path, monkeypatch):
     labels = rng.integers(0, 10, 110).astype(np.int32)
     monkeypatch.setattr("snnkd_jax.observation.MAX_VALUES", 5 * 3 * 3 + 1)
     seen = observe(network, variables, IDENTITY, eval_batches({"images": images, "labels": labels}, 100))
-    logits, _ = quick_jit(network.apply)(variables, IDENTITY(images))
+    logits, _ = jax.jit(network.apply)(variables, IDENTITY(images))
     answers = np.asarray(logits).mean(axis=1).argmax(axis=-1)
     expected = np.zeros((10, 10), int)
     for label, answer in zip(labels, answers, strict=True):

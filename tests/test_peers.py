@@ -11,7 +11,7 @@ from comparison import agrees
 
 from snnkd_jax import neurons, surrogate
 
-pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [pytest.mark.peers, pytest.mark.optimised, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 T, W = 6, 0.7
 X, SPIKES_COTANGENT = np.random.default_rng(0).normal(size=(2, 4, T, 50)).astype(np.float32)

@@ -20,6 +20,8 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.plan_records import growth, plan_section
 from snnkd_jax.pod import Plan, largest_batch, plan, planned_trainer
 
+pytestmark = pytest.mark.optimised
+
 RECORDS = sorted((Path(__file__).parent.parent / "experiments" / "results" / "plan").glob("*.json"))
 SMALL = Config(teacher="convnet", student="airbench94", preset="kdsnn", num_steps=2, width=0.25)
 

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import agrees
-from quick import quick_jit
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Neuron, build
@@ -33,7 +32,7 @@ def train_outputs(network: Network, variables, images=IMAGES, per_step=False):
         stages = sum(jnp.square(x.mean(1) - 0.3).mean() for x in features["stages"].values())
         return ce + stages, (logits, features, batch_stats)
 
-    (_, aux), gradients = quick_jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+    (_, aux), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
     return *aux, gradients
 
 
@@ -180,10 +179,11 @@ def compiled(backprop, num_steps):
     def loss(params, rest, images):
         return jnp.square(network.apply_train(rest | {"params": params}, images)[0][0].mean(1)).sum()
 
-    return quick_jit(jax.grad(loss)).lower(variables["params"], variables, images).compile()
+    return jax.jit(jax.grad(loss)).lower(variables["params"], variables, images).compile()
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_memory_of_a_further_step_is_a_fraction_of_that_through_time():
     """Nothing is kept of a step but what the layer at hand computes; through time every layer keeps its current."""
     memory = {}

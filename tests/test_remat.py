@@ -8,7 +8,6 @@ import jax
 import jax.extend.core
 import jax.numpy as jnp
 import pytest
-from quick import quick_jit
 
 from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError
@@ -61,7 +60,7 @@ def test_values_and_gradients_are_those_without(body, remat):
     without = network(body, "none")
     variables = without.init(jax.random.key(0), SHAPE)
     arguments = variables["params"], variables["batch_stats"]
-    expected, found = (quick_jit(gradient(n))(*arguments) for n in (without, network(body, remat)))
+    expected, found = (jax.jit(gradient(n))(*arguments) for n in (without, network(body, remat)))
     chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
     moved = jax.tree.map(lambda a, b: not jnp.array_equal(a, b), found[0][1][3], variables["batch_stats"])
     assert all(jax.tree.leaves(moved))
@@ -91,7 +90,7 @@ def test_rates_survive_and_nothing_is_computed_again_for_them():
     ]
     variables = students[0].init(jax.random.key(0), SHAPE)
     arguments = variables["params"], variables["batch_stats"]
-    expected, found = (quick_jit(gradient(student))(*arguments) for student in students)
+    expected, found = (jax.jit(gradient(student))(*arguments) for student in students)
     chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(InputError, match=r"remat='block': backprop='rate' keeps nothing"):
         Config(remat="block", backprop="rate").checked()

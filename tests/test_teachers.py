@@ -18,9 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
-from quick import quick_jit
 
-from snnkd_jax import data, experiment, teacher_store, train
+from snnkd_jax import data, experiment, teacher_store
 from snnkd_jax.augment import Augmentation, augment
 from snnkd_jax.backend import put_batch, put_replicated
 from snnkd_jax.batches import InMemory
@@ -106,16 +105,16 @@ def test_a_teacher_sees_the_students_pixels_in_its_own_normalisation():
     own = make(pixels, "lasnn", augmentation=Augmentation(), teacher_normalisation=Normalisation((0.5,), (0.25,)))
     students = dataclasses.replace(own, teacher_normalisation=None)
     for trainer, mean, std in ((own, 0.5, 0.25), (students, 0.4, 0.3)):
-        found = quick_jit(trainer.teach)((), step, images)["features"]["stage1"]
+        found = jax.jit(trainer.teach)((), step, images)["features"]["stage1"]
         np.testing.assert_allclose(found, (images / 255 - mean) / std, rtol=1e-5, atol=1e-5)
     moved = dataclasses.replace(own, augmentation=Augmentation(1, True, 3))
-    found = quick_jit(moved.teach)((), step, images)["features"]["stage1"]
-    seen = quick_jit(lambda key: augment(moved.augmentation, key, jnp.asarray(images)))(
+    found = jax.jit(moved.teach)((), step, images)["features"]["stage1"]
+    seen = jax.jit(lambda key: augment(moved.augmentation, key, jnp.asarray(images)))(
         jax.random.fold_in(jax.random.key(3), 5)
     )
     np.testing.assert_allclose(found, (np.asarray(seen) / 255 - 0.5) / 0.25, rtol=1e-5, atol=1e-5)
     black = dataclasses.replace(own, augmentation=Augmentation(8), teacher_normalisation=Normalisation((1,), (2,)))
-    moved = quick_jit(black.teach)((), step, np.full_like(images, 255))["features"]["stage1"]
+    moved = jax.jit(black.teach)((), step, np.full_like(images, 255))["features"]["stage1"]
     assert set(np.unique(moved)) == {-0.5, 0.0}
 
 
@@ -138,11 +137,11 @@ class Wrapped(nn.Module):
 
 def test_a_flax_module_gives_the_features_that_are_named():
     module, images = Small(), jnp.asarray(RNG.standard_normal((2, *SHAPE)).astype(np.float32))
-    variables = quick_jit(functools.partial(module.init, train=False))(jax.random.key(0), images)
+    variables = jax.jit(functools.partial(module.init, train=False))(jax.random.key(0), images)
     teacher = flax_teacher(module, variables, currents=("first/conv", "second"), train=False)
-    logits, features = quick_jit(teacher.apply)(teacher.variables, images)
+    logits, features = jax.jit(teacher.apply)(teacher.variables, images)
 
-    @quick_jit
+    @jax.jit
     def expected(variables, images):
         first = Wrapped().apply({"params": variables["params"]["first"]}, images)
         return module.apply(variables, images, train=False), first
@@ -251,7 +250,6 @@ def test_a_damaged_file_is_told_and_not_used(tmp_path):
 def test_a_store_is_of_one_teacher_data_seed_and_augmentation(tmp_path, monkeypatch):
     """What a run cannot use is in another folder, and a function that hides behind the same description is found."""
     monkeypatch.setattr(teacher_store, "STEPS_PER_FILE", 2)
-    monkeypatch.setattr(train, "compile_options", lambda *_: {"xla_backend_optimization_level": 0})
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
     folders: set[str] = set()
 
@@ -343,6 +341,7 @@ def nearest_mean() -> Teacher:
     return Teacher(function, means.astype(np.float32), Normalisation((0.0,), (1.0,)), "nearest mean")
 
 
+@pytest.mark.optimised
 @pytest.mark.usefixtures("compiled_once")
 def test_a_run_with_a_function_is_the_same_bit_for_bit_with_a_store(tmp_path, one_device, monkeypatch, capsys):
     """The live teacher has a program of its own: inside the step, XLA rounds a ResNet-18 otherwise."""
@@ -368,6 +367,7 @@ def test_a_run_with_a_function_is_the_same_bit_for_bit_with_a_store(tmp_path, on
     assert run(config(tmp_path / "run"), nearest_mean()) == stored
 
 
+@pytest.mark.optimised
 def test_a_training_on_stored_features_is_the_same_bit_for_bit(tmp_path, one_device, monkeypatch):
     """As the loop trains; written by one training and read by another, which does not run the teacher."""
     monkeypatch.setattr(teacher_store, "STEPS_PER_FILE", 2)
@@ -413,7 +413,7 @@ def test_a_converted_teacher_is_loaded_as_one_of_the_runs_networks(tmp_path):
         assert (found.config.teacher_pool, found.normalisation) == (pool, Normalisation((0.5,), (0.25,)))
         jax.tree.map(np.testing.assert_array_equal, found.variables, variables)
         images = jnp.linspace(-1, 1, 64).reshape(1, *SHAPE)
-        logits[pool] = [quick_jit(n.apply)(variables, images)[0] for n in (found.network, network)]
+        logits[pool] = [jax.jit(n.apply)(variables, images)[0] for n in (found.network, network)]
         np.testing.assert_array_equal(*logits[pool])
     assert np.abs(logits["avg"][0] - logits["max"][0]).max() > 1e-3
 

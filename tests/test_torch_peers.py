@@ -18,7 +18,7 @@ from snnkd_jax.models import build
 from snnkd_jax.torch_weights import convert_weights, read_weights
 from snnkd_jax.trained import load_trained
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.optimised]
 
 
 def modules():

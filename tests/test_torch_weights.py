@@ -8,7 +8,6 @@ import sys
 import jax
 import numpy as np
 import pytest
-from quick import quick_jit
 from torch_nets import (
     VGG,
     resnet,
@@ -49,7 +48,7 @@ def assert_close(found, expected):
 
 def check(converted, logits, stages):
     network = build(converted.model, converted.num_classes, width=converted.width, pool=converted.pool)
-    found, features = jax.device_get(quick_jit(network.apply)(converted.variables, IMAGES))
+    found, features = jax.device_get(jax.jit(network.apply)(converted.variables, IMAGES))
     assert_close(found, logits)
     assert len(features["stages"]) == len(stages)
     for i, ends in enumerate(stages, start=1):

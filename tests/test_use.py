@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from quick import quick_jit
 
 import snnkd_jax
 from snnkd_jax import data
@@ -62,7 +61,7 @@ def student(run) -> Trained:
 def expected(run) -> np.ndarray:
     """The classes by the network of training, its norms not folded, all steps at once."""
     trained = load_trained(run)
-    logits, _ = quick_jit(trained.network.apply)(trained.variables, trained.normalisation(IMAGES))
+    logits, _ = jax.jit(trained.network.apply)(trained.variables, trained.normalisation(IMAGES))
     return np.asarray(logits.mean(1).argmax(-1))
 
 
@@ -80,7 +79,7 @@ def test_prediction_is_the_networks(student, expected, batch):
 def test_numbers_beside_the_class(run, student):
     """Logits, confidence and firing rates against the network of training at another T."""
     trained = load_trained(run)
-    logits, features = quick_jit(trained.with_steps(5).apply)(trained.variables, trained.normalisation(IMAGES[:30]))
+    logits, features = jax.jit(trained.with_steps(5).apply)(trained.variables, trained.normalisation(IMAGES[:30]))
     found = student.predict(IMAGES[:30], num_steps=5)
     np.testing.assert_allclose(found.logits, logits.mean(1), rtol=1e-4, atol=1e-4)
     p = np.exp(found.logits.astype(float))
@@ -154,6 +153,7 @@ CASES = {
 }
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("case", CASES)
 def test_a_stream_is_the_sequence(case):
     """Bit for bit what the sequence gives at once; both are the network that makes all steps in one program."""
@@ -167,7 +167,7 @@ def test_a_stream_is_the_sequence(case):
         outputs.append(jax.device_get(output))
         assert output.steps.tolist() == [t + 1] * 3
     jax.tree.map(np.testing.assert_array_equal, outputs[-1], whole)
-    logits, features = quick_jit(trained.network.apply)(trained.variables, trained.normalisation(frames))
+    logits, features = jax.jit(trained.network.apply)(trained.variables, trained.normalisation(frames))
     np.testing.assert_allclose(whole.logits, logits.mean(1), rtol=1e-4, atol=1e-4)
     for name, rate in features["firing_rates"].items():
         np.testing.assert_allclose(whole.firing_rates[name], rate, atol=1e-6)
@@ -178,7 +178,7 @@ def test_a_converted_network_starts_where_its_neurons_do():
     """Networks converted by QCFS start from half a threshold."""
     teacher = made(functools.partial(QCFS, 4))
     converted = convert(teacher, IMAGES, T)
-    logits, features = quick_jit(converted.network.apply)(converted.variables, converted.normalisation(IMAGES[:3]))
+    logits, features = jax.jit(converted.network.apply)(converted.variables, converted.normalisation(IMAGES[:3]))
     found = converted.predict(IMAGES[:3])
     np.testing.assert_allclose(found.logits, logits.mean(1), rtol=1e-4, atol=1e-5)
     for name, rate in features["firing_rates"].items():
@@ -203,7 +203,7 @@ def test_a_whole_stream_is_traced(student):
     """Its start with it, which leaves nothing of the trace behind."""
     fresh = dataclasses.replace(student)
 
-    @quick_jit
+    @jax.jit
     def logits_of(frames):
         state = fresh.start(3)
         state, _ = fresh.step(state, frames[:, 0])
@@ -215,7 +215,7 @@ def test_a_whole_stream_is_traced(student):
 
 def test_an_ordinary_network_predicts_and_takes_no_streams():
     teacher = made(ReLU)
-    logits, _ = quick_jit(teacher.network.apply)(teacher.variables, teacher.normalisation(IMAGES[:30]))
+    logits, _ = jax.jit(teacher.network.apply)(teacher.variables, teacher.normalisation(IMAGES[:30]))
     found = teacher.folded().predict(IMAGES[:30])
     np.testing.assert_allclose(found.logits, logits, rtol=1e-4, atol=1e-4)
     assert (found.firing_rates, found.steps.tolist()) == ({}, [1] * 30)
