@@ -455,3 +455,10 @@ def test_records_name_files_without_their_folders():
     published = config.published()
     assert (published.teacher, published.teacher_checkpoint) == ("torch:resnet18.pt", "run")
     assert (published.store_teacher, published.run_dir) == (None, None)
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_function_has_no_weights_to_begin_with(tmp_path):
+    with pytest.raises(InputError, match="initial_weights='teacher': a function has no weights"):
+        run(config(tmp_path / "run", initial_weights="teacher"), nearest_mean())
+    assert not (tmp_path / "run").exists()
