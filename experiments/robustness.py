@@ -22,7 +22,7 @@ from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError, told_in_one_line
 from snnkd_jax.noise_records import in_words, noise_table, summarise
 from snnkd_jax.recipe import BOOKKEEPING, OF_DISTILLATION, SEED, check_same, seeds_of_one_recipe
-from snnkd_jax.records import NETWORKS, write_record
+from snnkd_jax.records import NETWORKS, command, write_record
 from snnkd_jax.robustness import LEVELS, evaluate_noise
 from snnkd_jax.trained import load_trained
 
@@ -74,15 +74,18 @@ def main(
                         index=index,
                     )
                 reports.setdefault(role, []).append(done[directory])
-    result = summarise(reports)
+    of_one = {role for role, directories in networks.items() if len(set(directories)) == 1}
+    result = summarise({role: found[:1] if role in of_one else found for role, found in reports.items()})
     print(noise_table(result), in_words(result), sep="\n")
-    of_noise = {"command": command(images, seed, batch_size), "noise_seed": seed, "images": len(index)}
+    of_noise = {"command": _command(bool(baseline), images, seed, batch_size), "noise_seed": seed, "images": len(index)}
     for i, (_, run) in enumerate(seeds_of_one_recipe("runs", runs)):
         of_run = summarise({role: [found[i]] for role, found in reports.items()})
         write_record(run, "noise", "noise", of_run | of_noise, versions=["pillow"])
     if record is not None:
         unset = dict.fromkeys(SEED)
         result |= of_noise | {
+            "run_command": command(configs[0]),
+            "baseline_command": command(seeds_of_one_recipe("baseline", baseline)[0][0]) if baseline else None,
             "dataset": configs[0].dataset if dataset is None else dataset,
             "seeds": [config.seed for config in configs],
             "levels": {kind: list(strengths) for kind, strengths in LEVELS.items()},
@@ -92,12 +95,12 @@ def main(
         write_record(RESULTS, "noise", record, result, versions=["pillow"])
 
 
-def command(images: int | None, seed: int, batch_size: int) -> str:
+def _command(has_baseline: bool, images: int | None, seed: int, batch_size: int) -> str:
     """The command line without its paths."""
-    chosen = [] if images is None else ["--images", str(images)]
-    return shlex.join(
-        ["python", "experiments/robustness.py", *chosen, "--seed", str(seed), "--batch-size", str(batch_size)]
-    )
+    chosen = ["--baseline", "RUN", "..."] if has_baseline else []
+    chosen += [] if images is None else ["--images", str(images)]
+    chosen += ["--seed", str(seed), "--batch-size", str(batch_size)]
+    return shlex.join(["python", "experiments/robustness.py", "RUN", "...", *chosen])
 
 
 def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config], dict[str, list[Path]]]:

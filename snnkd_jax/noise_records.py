@@ -8,6 +8,7 @@ A record, `experiments/results/noise/<name>.json`, is what `experiments/robustne
 import statistics
 from typing import Any
 
+from snnkd_jax.recipe import config_of
 from snnkd_jax.records import NETWORKS
 from snnkd_jax.robustness import GROUPS
 
@@ -18,7 +19,8 @@ def summarise(reports: dict[str, list[Report]]) -> dict[str, Any]:
     """What a record has of its networks.
 
     Args:
-        reports: role, a key of `NETWORKS`, to the report of each run, of the same kinds and levels.
+        reports: role, a key of `NETWORKS`, to the report of each run, of the same kinds and levels; a teacher that all
+            runs share has one.
 
     Returns:
         `networks`: role to `clean`, to `kinds` (each with `accuracy` by level, `mean` and `drop`, or None) and to
@@ -78,7 +80,7 @@ def noise_section(records: list[dict[str, Any]]) -> str:
             f"[{name}](experiments/results/noise/{name}.json): {record['dataset']}, {_described(record)}; test "
             f"accuracy in %, each kind's mean over its five levels, ± standard deviation over seeds {seeds}; "
             f"{record['images']} test images, the same noise for every network. {in_words(record)} "
-            f"[By level](experiments/figures/noise-{name}.svg). `{record['command']}` with the runs, on "
+            f"[By level](experiments/figures/noise-{name}.svg). `{record['command']}`, {_runs(record)}, on "
             f"{record['hardware']}. {record['notes']}".rstrip()
             + "\n",
         ]
@@ -140,8 +142,13 @@ def in_words(record: dict[str, Any]) -> str:
 
 
 def _described(record: dict[str, Any]) -> str:
-    config = record["config"]
-    return f"{config['student']}, width {config['width']:g}, T = {config['num_steps']}, {config['preset']}"
+    config = config_of(record["config"], record["name"])
+    return f"{config.student}, width {config.width:g}, T = {config.num_steps}, {config.method}"
+
+
+def _runs(record: dict[str, Any]) -> str:
+    baseline = record["baseline_command"]
+    return f"RUN of `{record['run_command']}`" + ("" if baseline is None else f", baseline of `{baseline}`")
 
 
 def _gain(student: dict[str, Any] | None, baseline: dict[str, Any] | None) -> str:
