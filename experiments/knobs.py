@@ -16,6 +16,7 @@ from typing import Any
 import tyro
 
 from snnkd_jax.config import Config, default_config
+from snnkd_jax.distill import PRESETS
 from snnkd_jax.errors import told_in_one_line
 from snnkd_jax.experiment import run
 from snnkd_jax.recipe import SEED, check_same, read_config
@@ -43,10 +44,11 @@ KNOBS: dict[str, dict[str, tuple[Any, ...]]] = {
         "backprop": ("rate",),
     },
     "objective": {
-        "preset": ("none", "kdsnn-response", "kdsnn-feature"),
         "kd_weight": (1.0,),
         "temperature": (1.0, 10.0),
     },
+    # "enof" reads the map before a linear classifier, and the classifier of this network reads a hidden layer.
+    "loss": {"preset": tuple(name for name in PRESETS if name not in ("temporal", "enof"))},
 }
 """Group of options, as the tutorial has them, to the values of each that are tried beside the recipe's."""
 
