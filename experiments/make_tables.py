@@ -8,7 +8,7 @@ from typing import Any
 from fidelity import ROWS, fidelity_section, fidelity_source
 
 from snnkd_jax.energy_records import energy_section
-from snnkd_jax.knob_records import knob_source, knob_table
+from snnkd_jax.knob_records import knob_source, knob_table, loss_section
 from snnkd_jax.noise_records import noise_section
 from snnkd_jax.plan_records import plan_section
 from snnkd_jax.records import read_records, tables, with_sections
@@ -22,6 +22,7 @@ DOCS = ROOT / "experiments" / "docs"
 Sections = dict[str, tuple[Path, Callable[[list[dict[str, Any]]], str]]]
 
 SECTIONS: Sections = {
+    "loss": (RESULTS / "knobs", loss_section),
     "results": (RESULTS, tables),
     "steps": (RESULTS / "steps", steps_section),
     "noise": (RESULTS / "noise", noise_section),

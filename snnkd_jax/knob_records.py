@@ -1,4 +1,4 @@
-"""What the tutorial says of each knob, from `experiments/results/knobs/`, which `experiments/knobs.py` writes."""
+"""What the tutorial says of each knob, and the README of the losses, from `experiments/results/knobs/`, which `experiments/knobs.py` writes."""
 
 import statistics
 from typing import Any
@@ -39,10 +39,30 @@ def _change(entry: dict[str, Any], recipe: dict[str, Any]) -> str:
     return f"{statistics.fmean(changes):+.2f}{error}"
 
 
-def knob_source(records: list[dict[str, Any]]) -> str:
-    """Where the numbers come from, in words."""
+def loss_section(records: list[dict[str, Any]]) -> str:
+    """The README's table of distillation losses, the best first, with its source.
+
+    The gain is the mean of the differences between students of one seed ± its standard error.
+    """
+    lines: list[str] = []
+    for record in records:
+        tried = [entry for entry in record["entries"] if entry.get("group") == "loss"]
+        students = {entry["value"]: entry for entry in tried} | {tried[0]["recipe"]: record["entries"][0]}
+        lines += [
+            "| preset | accuracy, % | gain over `none`, points | spikes per neuron and step |",
+            "| --- | --- | --- | --- |",
+        ]
+        for name, student in sorted(students.items(), key=lambda item: -statistics.fmean(item[1]["accuracy"])):
+            gain = "–" if name == "none" else _change(student, students["none"])
+            lines.append(f"| `{name}` | {_percent(student)} | {gain} | {mean_and_std(student['firing_rate'], 3)} |")
+        lines += ["", "Accuracy on images that are held out, ± standard deviation over seeds; gain ± standard error.", ""]
+    return "\n".join([*lines, knob_source(records, "experiments/results")])
+
+
+def knob_source(records: list[dict[str, Any]], results: str = "../results") -> str:
+    """Where the numbers come from, in words; `results` is the folder of the records as seen from the page."""
     return "".join(
-        f"[{r['name']}](../results/knobs/{r['name']}.json): `{r['command']}`, {r['dataset']}; each student is "
+        f"[{r['name']}]({results}/knobs/{r['name']}.json): `{r['command']}`, {r['dataset']}; each student is "
         f"`{r['run_command']}` with the teacher of its seed and one option changed; seeds "
         f"{', '.join(map(str, r['seeds']))}; {r['hardware']}, jax {r['versions']['jax']}.\n"
         for r in records
