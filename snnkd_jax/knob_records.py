@@ -1,4 +1,7 @@
-"""What the tutorial says of each knob, and the README of the losses, from `experiments/results/knobs/`, which `experiments/knobs.py` writes."""
+"""What the tutorial says of each knob and the README of each loss.
+
+The records, in `experiments/results/knobs/`, are written by `experiments/knobs.py`.
+"""
 
 import statistics
 from typing import Any
@@ -55,7 +58,7 @@ def loss_section(records: list[dict[str, Any]]) -> str:
         for name, student in sorted(students.items(), key=lambda item: -statistics.fmean(item[1]["accuracy"])):
             gain = "–" if name == "none" else _change(student, students["none"])
             lines.append(f"| `{name}` | {_percent(student)} | {gain} | {mean_and_std(student['firing_rate'], 3)} |")
-        lines += ["", "Accuracy on images that are held out, ± standard deviation over seeds; gain ± standard error.", ""]
+    lines += ["", "Accuracy on images that are held out, ± standard deviation over seeds; gain ± standard error.", ""]
     return "\n".join([*lines, knob_source(records, "experiments/results")])
 
 
