@@ -22,6 +22,7 @@ from snnkd_jax.config import Config
 from snnkd_jax.convert import convert
 from snnkd_jax.energy import AC_PJ, MAC_PJ, Cost, count, joules, same_architecture, summary
 from snnkd_jax.errors import InputError, told_in_one_line
+from snnkd_jax.inference import accuracy_by_step, logits_by_step
 from snnkd_jax.recipe import read_config
 from snnkd_jax.records import command, write_record
 from snnkd_jax.run_dir import read_json
@@ -34,6 +35,7 @@ def main(
     run: tyro.conf.Positional[Path],
     against: Path | None = None,
     converted: int | None = None,
+    num_steps: int | None = None,
     images: int = 1000,
     batch_size: int = 100,
     mac_pj: float = MAC_PJ,
@@ -46,14 +48,15 @@ def main(
         run: Directory of a finished run.
         against: Directory of a run whose teacher is the ANN of the student's architecture, on the same data.
         converted: T of the run's teacher, converted into a spiking network, to be counted as well.
+        num_steps: T of the students; None: what they were trained with.
         images: Test images that are counted, the first ones.
         batch_size: Images that are counted together.
         mac_pj: Energy of a multiplication with accumulation, pJ.
         ac_pj: Energy of an accumulation, pJ.
         record: Write experiments/results/energy/<record>.json.
     """
-    for name, value in (("images", images), ("batch_size", batch_size)):
-        if value < 1:
+    for name, value in (("images", images), ("batch_size", batch_size), ("num_steps", num_steps)):
+        if value is not None and value < 1:
             raise InputError(f"{name}={value!r} must be at least 1")
     energy = functools.partial(joules, mac_pj=mac_pj, ac_pj=ac_pj)
     energy(0, 0)  # refuses wrong energies before anything is counted
@@ -68,6 +71,11 @@ def main(
     if against is not None and trained["ann"].dataset != dataset:
         raise InputError(f"against={against} is a run on {trained['ann'].dataset}, not on {dataset}; name another")
     loaded = data.load(dataset)
+    accuracy = read_json(run / "result.json")["test_accuracy"] if (run / "result.json").is_file() else {}
+    if num_steps is not None:
+        for role in trained.keys() & {"student", "student_baseline"}:
+            accuracy[role] = test_accuracy(trained[role], loaded, num_steps)
+            trained[role] = dataclasses.replace(trained[role], network=trained[role].with_steps(num_steps))
     if converted is not None:
         trained["converted"] = convert(load_trained(run, "teacher"), loaded.train_images, converted)
     test = loaded.test_images[:images]
@@ -92,8 +100,8 @@ def main(
     config = config_of(run)
     options = [] if against is None else ["--against", "ANN"]
     options += [] if converted is None else ["--converted", str(converted)]
+    options += [] if num_steps is None else ["--num-steps", str(num_steps)]
     options += ["--images", str(images), "--mac-pj", str(mac_pj), "--ac-pj", str(ac_pj)]
-    accuracy = read_json(run / "result.json")["test_accuracy"] if (run / "result.json").is_file() else {}
     content = {
         "command": shlex.join(["python", "experiments/energy.py", "RUN", *options]),
         "run_command": command(config),
@@ -111,6 +119,13 @@ def main(
     write_record(run, "energy", "energy", content)
     if record is not None:
         write_record(RESULTS, "energy", record, content)
+
+
+def test_accuracy(student: Trained, images: data.Dataset, num_steps: int) -> float:
+    """The test accuracy after so many steps."""
+    one = student.with_steps(1)
+    logits = logits_by_step(one, student.variables, student.normalisation, images.test_images, num_steps)
+    return float(accuracy_by_step(logits, images.test_labels)[-1])
 
 
 def measure(trained: Trained, images: NDArray, batch_size: int) -> Cost:

@@ -14,6 +14,7 @@ import pytest
 from comparison import agrees
 from matplotlib.figure import Figure
 
+from snnkd_jax import data
 from snnkd_jax.config import default_config
 from snnkd_jax.energy import count, joules, same_architecture, summary
 from snnkd_jax.energy_records import energy_section
@@ -450,9 +451,28 @@ def test_script_prints_and_records(script, tmp_path, capsys):
     assert kept == record | {"name": "energy"}
 
 
+def test_script_counts_a_student_at_another_number_of_steps(script, tmp_path):
+    """The accuracy is that by as many steps, and operations on spikes grow with T."""
+    digits = data.load("digits")
+    student, records = trained(True), []
+    logits = student.with_steps(5).apply(student.variables, student.normalisation(digits.test_images))[0]
+    right = [(logits[:, :t].mean(1).argmax(-1) == digits.test_labels).mean() for t in (2, 5)]
+    assert right[0] != right[1]
+    for num_steps in (None, 5):
+        script.main(tmp_path / "run", num_steps=num_steps, images=30, record="x")
+        record = json.loads((tmp_path / "energy" / "x.json").read_text())
+        records.append(record["networks"])
+    assert " RUN --num-steps 5 --images 30 " in record["command"]
+    assert records[1]["student"]["test_accuracy"] == pytest.approx(right[1])
+    assert records[0]["student"]["acs"] < records[1]["student"]["acs"]
+    assert (records[1]["student"]["num_steps"], records[1]["teacher"]) == (5, records[0]["teacher"])
+
+
 def test_script_refuses_what_it_cannot_count(script, tmp_path):
     with pytest.raises(InputError, match="images=0"):
         script.main(tmp_path / "run", images=0)
+    with pytest.raises(InputError, match="num_steps=0"):
+        script.main(tmp_path / "run", num_steps=0)
     with pytest.raises(InputError, match="no network"):
         script.main(tmp_path)
     with pytest.raises(InputError, match=r"against=.*run: its teacher is of none of the architectures"):
