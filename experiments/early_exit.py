@@ -21,7 +21,7 @@ import tyro
 from snnkd_jax import data
 from snnkd_jax.backend import compile_options
 from snnkd_jax.batches import eval_batches, split_validation
-from snnkd_jax.errors import told_in_one_line
+from snnkd_jax.errors import InputError, told_in_one_line
 from snnkd_jax.inference import choose_threshold
 from snnkd_jax.recipe import read_config
 from snnkd_jax.records import command, write_record
@@ -37,10 +37,14 @@ def main(
 
     Args:
         run: Directory of a finished run.
-        tolerance: Accuracy that may be lost on the validation split, in [0, 1].
+        tolerance: Accuracy that may be lost on the validation split, in [0, 1).
         batch_size: Images that are classified together; early exit fills batches up to a power of two, at most 128.
         record: Write experiments/results/speed/<record>.json.
     """
+    if not 0 <= tolerance < 1:
+        raise InputError(f"tolerance={tolerance!r} must be at least 0 and below 1")
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size!r} must be at least 1")
     config = read_config(run)
     dataset = data.load(config.dataset)
     student = load(run)
@@ -82,7 +86,7 @@ def main(
     print(json.dumps(result, indent=2))
     if record is not None:
         result["config"] = dataclasses.asdict(config.published())
-        result["command"] = "python experiments/early_exit.py RUN"
+        result["command"] = f"python experiments/early_exit.py RUN --tolerance {tolerance:g} --batch-size {batch_size}"
         result["run_command"] = command(config)
         write_record(RESULTS, "early-exit", record, result | {"batch_size": batch_size, "tolerance": tolerance})
 

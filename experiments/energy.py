@@ -71,7 +71,9 @@ def main(
     if against is not None and trained["ann"].dataset != dataset:
         raise InputError(f"against={against} is a run on {trained['ann'].dataset}, not on {dataset}; name another")
     loaded = data.load(dataset)
-    accuracy = read_json(run / "result.json")["test_accuracy"] if (run / "result.json").is_file() else {}
+    accuracy = tested(run)
+    if against is not None:
+        accuracy["ann"] = tested(against).get("teacher")
     if num_steps is not None:
         for role in trained.keys() & {"student", "student_baseline"}:
             accuracy[role] = test_accuracy(trained[role], loaded, num_steps)
@@ -104,8 +106,8 @@ def main(
     options += ["--images", str(images), "--mac-pj", str(mac_pj), "--ac-pj", str(ac_pj)]
     content = {
         "command": shlex.join(["python", "experiments/energy.py", "RUN", *options]),
-        "run_command": command(config),
-        "ann_command": None if against is None else command(config_of(against)),
+        "run_command": command(read_config(run)),
+        "ann_command": None if against is None else command(read_config(against)),
         "config": dataclasses.asdict(config),
         "dataset": dataset,
         "images": len(test),
@@ -119,6 +121,11 @@ def main(
     write_record(run, "energy", "energy", content)
     if record is not None:
         write_record(RESULTS, "energy", record, content)
+
+
+def tested(run: Path) -> dict[str, float | None]:
+    """The test accuracies that a run reported, by role."""
+    return read_json(run / "result.json")["test_accuracy"] if (run / "result.json").is_file() else {}
 
 
 def test_accuracy(student: Trained, images: data.Dataset, num_steps: int) -> float:

@@ -27,8 +27,9 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
         )
         for axes, record in zip(grid[:, 0], records, strict=True):
             draw_bars(axes, record)
-        grid[0, 0].legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
-        grid[-1, 0].set_xlabel("energy an image, µJ (45 nm, memory access not included)")
+        bars = grid[0, 0].get_legend_handles_labels()
+        figure.legend(*bars, frameon=False, fontsize=9, loc="outside upper right", ncols=2)
+        figure.supxlabel("energy an image, µJ (45 nm, memory access not included)", fontsize=10)
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)
 
@@ -36,7 +37,8 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
 def draw_bars(axes: Any, record: dict[str, Any]) -> None:
     """One record, its first network on top; at each bar its energy."""
     networks = list(record["networks"].items())[::-1]
-    titles = [title(record, role) for role, _ in networks]
+    steps = ["" if network["num_steps"] is None else f", T = {network['num_steps']}" for _, network in networks]
+    titles = [title(record, role) + of_steps for (role, _), of_steps in zip(networks, steps, strict=True)]
     macs, acs = (
         [1e6 * joules(*counts(network), record["mac_pj"], record["ac_pj"]) for _, network in networks]
         for counts in (lambda network: (network["macs"], 0), lambda network: (0, network["acs"]))

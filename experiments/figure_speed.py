@@ -77,9 +77,8 @@ def draw_lines(axes: Any, libraries: dict[str, dict[int, dict[str, Any]]], quant
     axes.set_xlabel("time steps T")
     axes.set_ylabel("s a step" if quantity == "time" else "peak memory, GB")
     if quantity == "time":
-        axes.set_yscale("log")
+        axes.set_yscale("log", base=2)
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
     else:
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False, fontsize=10)

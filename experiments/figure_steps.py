@@ -20,6 +20,7 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     if not records:
         raise InputError("no record of accuracy by time steps; run experiments/accuracy_by_step.py --record NAME")
     datasets = list(dict.fromkeys(record["dataset"] for record in records))
+    methods = list(dict.fromkeys(_method(entry) for record in records for entry in record["entries"]))
     with mpl.rc_context(STYLE):
         columns = min(len(datasets), PANELS_IN_A_ROW)
         rows = math.ceil(len(datasets) / columns)
@@ -31,11 +32,13 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
         for axes, dataset in zip(grid.flat, datasets, strict=False):
             entries = [entry for record in records if record["dataset"] == dataset for entry in record["entries"]]
             longest = max(len(entry["accuracy"][0]) for entry in entries)
-            for entry, marker in zip(entries, MARKERS * len(entries), strict=False):
+            for entry in entries:
+                index = methods.index(_method(entry))  # a method looks the same in all panels
                 by_seed = 100 * np.asarray(entry["accuracy"])
                 ts = np.array([t for t in 2 ** np.arange(10) if t <= by_seed.shape[1]])
                 mean, std = by_seed[:, ts - 1].mean(0), by_seed[:, ts - 1].std(0, ddof=1 if len(by_seed) > 1 else 0)
-                (line,) = axes.plot(ts, mean, marker=marker, label=f"{entry['method']}, {entry['network']}")
+                (line,) = axes.plot(ts, mean, color=f"C{index}", marker=MARKERS[index % len(MARKERS)])
+                line.set_label(f"{entry['method']}, {entry['network']}")
                 axes.fill_between(ts, mean - std, mean + std, color=line.get_color(), alpha=0.2, lw=0)
                 if "ordinary" in entry:
                     axes.axhline(100 * np.mean(entry["ordinary"]), color=line.get_color(), lw=0.8, ls=":")
@@ -50,3 +53,8 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
             axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16))
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)
+
+
+def _method(entry: dict[str, Any]) -> str:
+    """Without the T of training."""
+    return entry["method"].partition(", trained at")[0]

@@ -21,7 +21,7 @@ from snnkd_jax.errors import told_in_one_line
 from snnkd_jax.inputs import pixel_statistics
 from snnkd_jax.losses import cross_entropy
 from snnkd_jax.recipe import read_config
-from snnkd_jax.records import write_record
+from snnkd_jax.records import command, write_record
 from snnkd_jax.trained import load_trained
 
 RESULTS = Path(__file__).parent / "results" / "speed"
@@ -68,7 +68,15 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
         layers[name.removesuffix("/kernel")] = {"cosine": cosine, "norm_ratio": ratio}
         print(f"{name:40} cosine {cosine:6.3f}  norm ratio {ratio:6.3f}")
     if record is not None:
-        content = {"layers": layers, "trained": run is not None, "config": dataclasses.asdict(config.published())}
+        of_fresh = command(config).replace("cifar_distill.py", "gradient_agreement.py")
+        of_run = f"python experiments/gradient_agreement.py --run RUN --batch-size {config.batch_size}"
+        content = {
+            "command": of_fresh if run is None else f"{of_run} --seed {config.seed}",
+            "run_command": None if run is None else command(read_config(run)),
+            "layers": layers,
+            "trained": run is not None,
+            "config": dataclasses.asdict(config.published()),
+        }
         write_record(RESULTS, "gradients", record, content)
 
 

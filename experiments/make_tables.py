@@ -9,6 +9,7 @@ from fidelity import ROWS, fidelity_section, fidelity_source
 
 from snnkd_jax.energy_records import energy_section
 from snnkd_jax.knob_records import knob_source, knob_table, loss_section
+from snnkd_jax.nir_records import nir_section
 from snnkd_jax.noise_records import noise_section
 from snnkd_jax.plan_records import plan_section
 from snnkd_jax.records import read_records, tables, with_sections
@@ -29,6 +30,7 @@ SECTIONS: Sections = {
     "energy": (RESULTS / "energy", energy_section),
     "speed": (RESULTS / "speed", speed_section),
     "plan": (RESULTS / "plan", plan_section),
+    "nir": (RESULTS / "nir", nir_section),
 }
 """Name of a section of the README to the folder of its records and the function that writes it."""
 

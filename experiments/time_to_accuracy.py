@@ -17,7 +17,7 @@ import tyro
 
 from snnkd_jax.errors import InputError, told_in_one_line
 from snnkd_jax.recipe import BOOKKEEPING, SEED, check_same, read_config
-from snnkd_jax.records import write_record
+from snnkd_jax.records import command, write_record
 from snnkd_jax.run_dir import read_json
 
 RESULTS = Path(__file__).parent / "results" / "speed"
@@ -56,11 +56,13 @@ def main(
         bptt: Runs of this library, through time.
         rate: Runs of this library, through rates.
         spikingjelly: Runs of spikingjelly_run.py.
-        target: Validation accuracy, in [0, 1].
+        target: Validation accuracy, in (0, 1).
         dataset: What the data are, in words.
         record: Write experiments/results/speed/<record>.json.
         notes: What a reader should know.
     """
+    if not 0 < target < 1:
+        raise InputError(f"target={target!r} must be above 0 and below 1")
     runs = {"snnkd_jax": bptt, "snnkd_jax, rate-based": rate, "SpikingJelly": spikingjelly}
     started = {run: read_json(run / "config.json") for group in runs.values() for run in group}
     first = next(iter(started.values()))
@@ -75,12 +77,23 @@ def main(
             found[name] = {key: [e[key] for e in each] for key in each[0]}
     print(json.dumps(found, indent=2))
     if record is not None:
+        script = "--bptt RUN ... --rate RUN ... --spikingjelly RUN ..."
+        trained_by = {name: command(read_config(group[0])) for name, group in runs.items() if group}
+        if spikingjelly:
+            of_theirs = trained_by["SpikingJelly"].replace("cifar_distill.py", "spikingjelly_run.py")
+            trained_by["SpikingJelly"] = f"{of_theirs} --run-dir RUN"
         result = {
-            "command": f"python experiments/time_to_accuracy.py --target {target:g}",
+            "command": f"python experiments/time_to_accuracy.py {script} --target {target:g} --dataset {dataset!r}",
+            "run_commands": trained_by,
             "dataset": dataset,
             "target": target,
             "seeds": {name: [started[run]["config"]["seed"] for run in group] for name, group in runs.items()},
             "found": found,
+            "test_accuracy": {
+                name: [read_json(run / "result.json")["test_accuracy"]["student"] for run in group]
+                for name, group in runs.items()
+                if group
+            },
             "config": {n: v for n, v in first["config"].items() if n not in MAY_DIFFER},
             **{name: first[name] for name in ("versions", "hardware", "commit")},
             "notes": notes,

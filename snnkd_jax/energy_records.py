@@ -41,7 +41,8 @@ def energy_terms(records: list[dict[str, Any]]) -> str:
     """What the columns mean, and at which energies of an operation."""
     constants = sorted({(r["mac_pj"], r["ac_pj"]) for r in records})
     return (
-        "Means over test images. Operations by NeuroBench's definition: only inputs and weights that are not zero "
+        "Means over test images, accuracies those of one seed on the whole test set. Operations by NeuroBench's "
+        "definition: only inputs and weights that are not zero "
         "count, as accumulations (AC) where a layer's inputs are spikes, else as multiplications (MAC); mean pooling "
         "makes spikes into numbers, so what follows it costs MACs. A static image is convolved once, not T times. The "
         "ANN of the same architecture is counted alike. The estimate is what most papers print, firing rate × dense "

@@ -161,13 +161,14 @@ class _Run:
         return bool(of_first(int((self.directory / "result.json").exists())))
 
     def summary(self) -> str:
-        """Devices, batch and learning rate, in a line."""
+        """The run directory; devices, batch and learning rate."""
         config, mesh = self.config, self.mesh
         scaled = (
             "" if config.base_batch_size is None else f", {config.learning_rate:g} a {config.base_batch_size} images"
         )
         divided = "" if config.fsdp is None else f", parameters divided among {config.fsdp}"
         return (
+            f"run directory {self.directory}\n"
             f"{mesh.size} {mesh.devices.flat[0].platform} device(s) in {jax.process_count()} process(es){divided}; "
             f"batch {config.batch_size}, {config.batch_size // mesh.size} a device; "
             f"peak learning rate {config.peak_learning_rate:g}{scaled}"

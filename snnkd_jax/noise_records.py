@@ -78,8 +78,8 @@ def noise_section(records: list[dict[str, Any]]) -> str:
         parts += [
             noise_table(record),
             f"[{name}](experiments/results/noise/{name}.json): {record['dataset']}, {_described(record)}; test "
-            f"accuracy in %, each kind's mean over its five levels, ± standard deviation over seeds {seeds}; "
-            f"{record['images']} test images, the same noise for every network. {in_words(record)} "
+            f"accuracy in %, each kind's mean over its five levels, ± standard deviation over seeds {seeds}, of gains "
+            f"the standard error; {record['images']} test images, the same noise for every network. {in_words(record)} "
             f"[By level](experiments/figures/noise-{name}.svg). `{record['command']}`, {_runs(record)}, on "
             f"{record['hardware']}. {record['notes']}".rstrip()
             + "\n",
@@ -89,6 +89,8 @@ def noise_section(records: list[dict[str, Any]]) -> str:
 
 def noise_rows(record: dict[str, Any]) -> list[list[str]]:
     """A heading, then a row for each kind of noise, a column for each network, and one for the gain.
+
+    Accuracies are mean ± sample standard deviation over runs, gains mean ± standard error.
 
     The first row is without noise, the last ones are the means over kinds, of the titles in `group_titles`.
     """
@@ -136,14 +138,15 @@ def in_words(record: dict[str, Any]) -> str:
         return ""
     gain, clean = (_points(found[name]) for name in ("gain", "clean_gain"))
     return (
-        f"With KD the student is better in {len(found['better'])} of {len(found['kinds'])} kinds, by {gain} points on "
-        f"average; without noise by {clean}."
+        f"With KD the student is better in {len(found['better'])} of {len(found['kinds'])} kinds. Averaged over all of "
+        f"them it gains {gain} points, without noise {clean}."
     )
 
 
 def _described(record: dict[str, Any]) -> str:
     config = config_of(record["config"], record["name"])
-    return f"{config.student}, width {config.width:g}, T = {config.num_steps}, {config.method}"
+    beginning = " (its share of the gain is not told apart)" if config.initial_weights == "teacher" else ""
+    return f"{config.student}, width {config.width:g}, T = {config.num_steps}, {config.method}{beginning}"
 
 
 def _runs(record: dict[str, Any]) -> str:
@@ -162,7 +165,9 @@ def _percent(entry: dict[str, Any] | None) -> str:
 
 
 def _points(entry: dict[str, Any]) -> str:
-    return f"{100 * entry['mean']:+.2f}{_spread(entry)}"
+    """A gain ± its standard error."""
+    std = None if entry["std"] is None else entry["std"] / len(entry["values"]) ** 0.5
+    return f"{100 * entry['mean']:+.2f}{_spread({'std': std})}"
 
 
 def _spread(entry: dict[str, Any]) -> str:

@@ -48,10 +48,25 @@ _NOT_IDENTITY = (
 )
 
 
+_IN_NAME = ("dataset", "student", "preset", "num_steps", "seed")
+
+
 def run_directory(config: Config) -> Path:
-    """The run directory that was given, or one named after what distinguishes most runs."""
+    """The run directory that was given, or one of its own for each configuration.
+
+    It is named after what distinguishes most runs, and has a digest of what else is not the default.
+    """
+    if config.run_dir is not None:
+        return Path(config.run_dir)
+    options, default = dataclasses.asdict(config), dataclasses.asdict(default_config(config.dataset))
+    rest = {
+        name: value
+        for name, value in options.items()
+        if value != default[name] and name not in (*_IN_NAME, *_NOT_IDENTITY)
+    }
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:6]
     name = f"{config.dataset}-{config.student}-{config.preset}-t{config.num_steps}-seed{config.seed}"
-    return Path("runs") / name if config.run_dir is None else Path(config.run_dir)
+    return Path("runs") / (f"{name}-{digest}" if rest else name)
 
 
 def open_run_dir(directory: Path, config: Config) -> None:

@@ -97,8 +97,8 @@ def time_table(records: list[dict[str, Any]]) -> str:
     if not records:
         return ""
     lines = [
-        "| data, network | T | trained by | seeds | validation accuracy | seconds to it | epochs | s an epoch |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| data, network | T | trained by | seeds | validation accuracy | seconds to it | epochs | s an epoch | test |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for record in records:
         config = record["config"]
@@ -110,13 +110,15 @@ def time_table(records: list[dict[str, Any]]) -> str:
                 str(len(record["seeds"][name])),
                 f"{100 * record['target']:g} %",
                 *(_of_those(found[key], digits) for key, digits in (("seconds", 0), ("epochs", 1), ("epoch", 1))),
+                mean_and_std([100 * accuracy for accuracy in record["test_accuracy"][name]], 2),
             ]
             lines.append(f"| {' | '.join(cells)} |")
-    lines.append("")
+    lines += ["", "Seconds are those of the first epoch and of as many medians of the others as followed it.", ""]
     for record in records:
+        runs = "; ".join(f"{name}, `{command}`" for name, command in record["run_commands"].items())
         lines.append(
-            f"[{record['name']}](experiments/results/speed/{record['name']}.json): `{record['command']}` "
-            f"with the runs, on {record['hardware']}. {record['notes']}".rstrip()
+            f"- [{record['name']}](experiments/results/speed/{record['name']}.json): `{record['command']}`, RUN of "
+            f"{runs}; on {record['hardware']}. {record['notes']}".rstrip()
         )
     return "\n".join(lines) + "\n"
 
@@ -148,14 +150,13 @@ def early_exit_table(records: list[dict[str, Any]]) -> str:
             f"{r['speed_up']:.2f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    names = ", ".join(f"[{r['name']}](experiments/results/speed/{r['name']}.json)" for r in records)
-    tolerance = 100 * records[0]["tolerance"]
-    lines += [
-        "",
-        f"{names}: `python experiments/early_exit.py RUN`; the threshold is the lowest that loses at most "
-        f"{tolerance:g} points on the validation split; batches of {records[0]['batch_size']}, in turns, on "
-        f"{records[0]['hardware']}.",
-    ]
+    lines.append("")
+    for r in records:
+        lines.append(
+            f"- [{r['name']}](experiments/results/speed/{r['name']}.json): `{r['command']}`, RUN of "
+            f"`{r['run_command']}`; the threshold is the lowest that loses at most {100 * r['tolerance']:g} points on "
+            f"the validation split; batches of {r['batch_size']}, in turns, on {r['hardware']}."
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -179,8 +180,13 @@ def gradient_table(records: list[dict[str, Any]]) -> str:
             f"{layers['all']['norm_ratio']:.2f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    names = ", ".join(f"[{r['name']}](experiments/results/speed/{r['name']}.json)" for r in records)
-    lines += ["", f"{names}: gradients of the cross-entropy on one batch of {records[0]['config']['dataset']}."]
+    lines.append("")
+    for r in records:
+        run = f", RUN of `{r['run_command']}`" if r["trained"] else ""
+        lines.append(
+            f"- [{r['name']}](experiments/results/speed/{r['name']}.json): `{r['command']}`{run}; gradients of the "
+            f"cross-entropy on one batch of {r['config']['dataset']}."
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -361,6 +361,26 @@ def test_presets_have_the_published_weights():
 
 
 @pytest.mark.parametrize(
+    ("name", "weights", "others"),
+    [
+        ("kdsnn-last", {"ce": 1, "feature": 7e-5}, {"feature": "last"}),  # BKDSNN's code, its comparison on ImageNet
+        ("lasnn", {"ce": 1, "feature": 1e3}, {"feature": "attention"}),  # beta of Zagoruyko & Komodakis's code
+        ("sakd", {"ce": 1, "feature": 100}, {"feature": "stages"}),  # feature_b of train_KD.py; logitc_c, its KL, is 0
+        ("bkdsnn", {"ce": 1, "kd": 1, "feature": 2e-3}, {"feature": "blur", "temperature": 2}),  # its code, CIFAR-10
+        ("tet", {"ce": 1 - 1e-3, "steps": 1e-3}, {"steps": "deviation", "per_step": True}),  # lamb of its code
+        ("tks", {"ce": 1 - 0.7 / 2, "steps": 0.7 / 2}, {"steps": "sharing", "temperature": 3}),  # mean of 0 to 0.7
+        ("dist", {"ce": 1, "kd": 2}, {"kd": "dist", "temperature": 4}),  # its code, CIFAR-100: beta 1, gamma 1, times 2
+        ("strong2weak", {"ce": 1, "steps": 1}, {"steps": "strong2weak", "temperature": 2}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_presets_have_the_weights_of_their_codes(name, weights, others):
+    preset = PRESETS[name]
+    assert preset.weights == pytest.approx(dict.fromkeys(("ce", "kd", "steps", "feature"), 0) | weights)
+    assert {key: getattr(preset, key) for key in others} == others
+
+
+@pytest.mark.parametrize(
     ("arguments", "named"),
     [
         ({f"{term}_weight": value}, f"{term}_weight")

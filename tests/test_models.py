@@ -12,6 +12,7 @@ import pytest
 from comparison import agrees
 
 from snnkd_jax.errors import InputError
+from snnkd_jax.feature_losses import mask_channels
 from snnkd_jax.models import MODELS, Neuron, build
 from snnkd_jax.models.connector import Connectors
 from snnkd_jax.models.layers import BatchNorm, avg_pool
@@ -314,6 +315,37 @@ def test_connectors_map_each_stage():
     assert count(variables) == 3 * 5 + 2 * 5 + 6 * 7 + 2 * 7
     blurred = Connectors((("stage1", 5),), blur=True).init(jax.random.key(0), stages, False, jax.random.key(1))
     assert count(blurred) == 3 * 5 + 2 * 5 + 2 * 9 * 5 * 5
+
+
+def test_a_generator_restores_what_is_blanked():
+    """norm(conv x), 15 % of its channels blanked, conv, ReLU, conv: each in float64, on what was trained otherwise."""
+    stages = {"stage1": jax.random.normal(jax.random.key(0), (40, 4, 4, 3))}
+    connectors, key = Connectors((("stage1", 50),), blur=True), jax.random.key(1)
+    variables = connectors.init(jax.random.key(2), stages, train=False, blur_key=key)
+    variables = jax.tree.map(lambda x: x + 0.5 * jax.random.uniform(jax.random.key(3), x.shape), variables)
+    w: Any = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
+    statistics: Any = variables["batch_stats"]["norm_stage1"]
+    x = np.asarray(stages["stage1"], np.float64) @ w["conv_stage1"]["conv"]["kernel"][0, 0]
+    x = (x - statistics["mean"]) / np.sqrt(statistics["var"] + 1e-5)
+    x = w["norm_stage1"]["scale"] * x + w["norm_stage1"]["bias"]
+    plain: Any = Connectors((("stage1", 50),)).apply(
+        {name: {k: v for k, v in part.items() if "generate" not in k} for name, part in variables.items()},
+        stages,
+        train=False,
+        blur_key=key,
+    )
+    agrees(plain["stage1"], x, rtol=1e-4, atol=1e-4, name="connectors")
+    blanked = mask_channels(key, jnp.asarray(x, jnp.float32), 0.15)
+    assert 0.1 < float((blanked == 0).mean()) < 0.2
+    x = np.asarray(blanked, np.float64)
+    for name in ("generate_stage1_1", "generate_stage1_2"):
+        padded, out = np.pad(np.maximum(x, 0) if name.endswith("2") else x, ((0, 0), (1, 1), (1, 1), (0, 0))), 0.0
+        for i in range(3):
+            for j in range(3):
+                out = out + padded[:, i : i + 4, j : j + 4] @ w[name]["conv"]["kernel"][i, j]
+        x = out
+    found: Any = connectors.apply(variables, stages, train=False, blur_key=key)
+    agrees(found["stage1"] / np.abs(x).max(), x / np.abs(x).max(), atol=1e-5, name="connectors")
 
 
 @pytest.mark.parametrize("kind", ["lif", "plif", "if"])

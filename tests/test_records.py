@@ -7,6 +7,7 @@ import re
 import shlex
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tyro
@@ -14,6 +15,7 @@ import tyro
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
 from snnkd_jax.records import command, make_record, tables, with_sections
+from snnkd_jax.run_dir import run_directory
 from snnkd_jax.speed_records import benchmark_tables, early_exit_table, gradient_table, time_table
 
 ROOT = Path(__file__).parent.parent
@@ -126,9 +128,49 @@ def test_command_gives_the_configuration_again(dataset):
         baseline=not default_config(dataset).baseline,
         clip_norm=1.0,
     )
-    words = shlex.split(command(config))
+    assert parsed(command(config)) == config
+
+
+def test_command_of_a_taught_student_begins_with_its_teachers(tmp_path):
+    """And reads the teacher from where that command leaves it, which another configuration does not use."""
+    teacher = dataclasses.replace(default_config("digits"), width=0.5, teacher_only=True, run_dir=str(tmp_path / "t"))
+    (tmp_path / "t" / "teacher").mkdir(parents=True)
+    (tmp_path / "t" / "config.json").write_text(json.dumps({"config": dataclasses.asdict(teacher)}))
+    student = dataclasses.replace(default_config("digits"), width=0.5, seed=3, run_dir=str(tmp_path / "s"))
+    for checkpoint in (tmp_path / "t", tmp_path / "t" / "teacher"):
+        text = command(dataclasses.replace(student, teacher_checkpoint=str(checkpoint)))
+        configs = [parsed(part) for part in text.split(" && ")]
+        assert configs[0] == dataclasses.replace(teacher, run_dir=None)
+        place = str(run_directory(configs[0]))
+        assert configs[1] == dataclasses.replace(student, run_dir=None, teacher_checkpoint=place)
+        assert place.startswith("runs/digits-convnet-temporal-t2-seed0-")
+    other = run_directory(dataclasses.replace(configs[0], epochs=7))
+    assert len({str(other), place, str(run_directory(default_config("digits")))}) == 3
+    assert str(run_directory(default_config("digits"))) == "runs/digits-convnet-temporal-t2-seed0"
+    gone = dataclasses.replace(student, teacher_checkpoint=str(tmp_path / "gone"))
+    assert parsed(command(gone)).teacher_checkpoint == "gone"
+
+
+def parsed(command: str) -> Config:
+    words = shlex.split(command)
     assert words[:2] == ["python", "experiments/cifar_distill.py"]
-    assert tyro.cli(Config, args=words[2:], default=default_config(dataset)) == config
+    return tyro.cli(Config, args=words[2:], default=default_config(words[3]))
+
+
+def commands(record: Any) -> list[str]:
+    """Of trainings, in a record."""
+    if isinstance(record, dict):
+        return [command for value in record.values() for command in commands(value)]
+    return [record] if isinstance(record, str) and record.startswith("python experiments/cifar_distill.py") else []
+
+
+@pytest.mark.parametrize("path", sorted(RECORDS.rglob("*.json")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_trainings_of_committed_records_can_be_done_again(path):
+    """Their commands are understood, and a teacher's checkpoint is where the command before leaves it."""
+    for line in commands(json.loads(path.read_text())):
+        configs = [parsed(part) for part in line.split(" && ")]
+        places = [None, *(str(run_directory(config)) for config in configs)]
+        assert [config.teacher_checkpoint for config in configs] == places[: len(configs)]
 
 
 def speed_entry(library: str, task: str, median: float) -> dict:
@@ -199,16 +241,20 @@ def test_time_to_accuracy_has_mean_and_std_over_seeds():
             "snnkd_jax, rate-based": {"seconds": [8.0, None, 8.0], "epochs": [3, None, 3], "epoch": [4.0, 4.0, 4.0]},
             "SpikingJelly": {"seconds": [None], "epochs": [None], "epoch": [10.0]},
         },
+        "test_accuracy": {"snnkd_jax": [0.5, 0.52, 0.54], "snnkd_jax, rate-based": [0.5] * 3, "SpikingJelly": [0.51]},
         "config": {"student": "vgg11", "width": 0.25, "num_steps": 4},
+        "run_commands": {"snnkd_jax": "python y", "SpikingJelly": "python z"},
         "hardware": "2 x Somebody's",
         "notes": "",
     }
-    rows = time_table([record]).splitlines()[2:5]
+    text = time_table([record])
+    assert "`python x`, RUN of snnkd_jax, `python y`; SpikingJelly, `python z`; on" in text
+    rows = text.splitlines()[2:5]
     assert rows == [
-        "| CIFAR-10, vgg11, width 0.25 | 4 | snnkd_jax | 3 | 60 % | 12 ± 2 | 2.0 ± 0.0 | 6.0 ± 1.0 |",
+        "| CIFAR-10, vgg11, width 0.25 | 4 | snnkd_jax | 3 | 60 % | 12 ± 2 | 2.0 ± 0.0 | 6.0 ± 1.0 | 52.00 ± 2.00 |",
         "| CIFAR-10, vgg11, width 0.25 | 4 | snnkd_jax, rate-based | 3 | 60 % | 8 ± 0 (2 of 3) | 3.0 ± 0.0 (2 of 3) "
-        "| 4.0 ± 0.0 |",
-        "| CIFAR-10, vgg11, width 0.25 | 4 | SpikingJelly | 1 | 60 % | not reached | not reached | 10.0 |",
+        "| 4.0 ± 0.0 | 50.00 ± 0.00 |",
+        "| CIFAR-10, vgg11, width 0.25 | 4 | SpikingJelly | 1 | 60 % | not reached | not reached | 10.0 | 51.00 |",
     ]
 
 
@@ -224,7 +270,10 @@ def test_early_exit_row():
         "tolerance": 0.002,
         "batch_size": 100,
         "hardware": "2 x Somebody's",
+        "command": "python x",
+        "run_command": "python y",
     }
+    assert "`python x`, RUN of `python y`; " in early_exit_table([record])
     row = early_exit_table([record]).splitlines()[2]
     assert row == "| mnist, convnet, width 1, none | 4 | 99.00 | 98.90 | 1.25 | 1000 | 2000 | 2.00 |"
 
@@ -254,7 +303,10 @@ def test_gradients_show_all_weights_and_the_extremes():
         "layers": {"conv1": layer, "head": layer | {"cosine": 0.75}, "all": {"cosine": 0.5, "norm_ratio": 1.25}},
         "trained": True,
         "config": {"student": "vgg11", "width": 0.25, "num_steps": 4, "dataset": "cifar10"},
+        "command": "python x",
+        "run_command": "python y",
     }
+    assert "`python x`, RUN of `python y`; " in gradient_table([record])
     row = gradient_table([record]).splitlines()[2]
     assert row == "| vgg11, width 0.25 | 4 | trained | 0.50 | 0.25, 0.75 | 1.25 |"
 

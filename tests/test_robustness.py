@@ -487,14 +487,14 @@ def test_table_has_a_row_a_kind_and_the_gain():
     assert rows[0] == "| noise | teacher | student without KD | student with KD | gain by KD |"
     assert rows[2:5] == [
         "| none | 95.00 ± 0.00 | 90.00 ± 0.00 | 92.00 ± 0.00 | +2.00 ± 0.00 |",
-        "| blur | 60.00 ± 0.00 | 51.00 ± 1.41 | 58.00 ± 2.83 | +7.00 ± 1.41 |",
+        "| blur | 60.00 ± 0.00 | 51.00 ± 1.41 | 58.00 ± 2.83 | +7.00 ± 1.00 |",
         "| spike deletion | – | 40.00 ± 0.00 | 30.00 ± 0.00 | -10.00 ± 0.00 |",
     ]
     assert rows[5].startswith("| **mean of the 10 on images** |")
     assert "| **mean of all 14** | – | 45.50 ± 0.71 |" in rows[6]
     assert in_words(record) == (
-        "With KD the student is better in 1 of 2 kinds, by -1.50 ± 0.71 points on average; without noise by "
-        "+2.00 ± 0.00."
+        "With KD the student is better in 1 of 2 kinds. Averaged over all of them it gains -1.50 ± 0.50 points, "
+        "without noise +2.00 ± 0.00."
     )
     alone = noise_table(summarise({"student": REPORTS["student"][:1]}))
     assert alone.splitlines()[:3] == ["| noise | student with KD |", "| --- | --- |", "| none | 92.00 |"]
@@ -556,7 +556,8 @@ def test_script_pairs_the_seeds_and_writes_a_record(script, monkeypatch, tmp_pat
     section = noise_section([record])
     assert noise_table(record) in section
     run = "python experiments/cifar_distill.py --dataset digits"
-    assert f"RUN of `{run} --seed 0 --teacher-checkpoint t0 --no-baseline`" in section
+    taught = f"{run} --seed 0 --no-baseline --teacher-checkpoint runs/digits-convnet-temporal-t2-seed0"
+    assert f"RUN of `{run} --seed 0 && {taught}`" in section
     assert f"baseline of `{run} --preset none --seed 0`, on" in section
     assert "[x](experiments/results/noise/x.json): the digits, convnet, width 0.25, T = 2, temporal;" in section
 
