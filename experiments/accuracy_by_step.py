@@ -45,6 +45,8 @@ def main(
         record: Write experiments/results/steps/<record>.json.
         notes: What a reader should know.
     """
+    if num_steps < 1:
+        raise InputError(f"num_steps={num_steps!r} must be at least 1")
     found = seeds_of_one_recipe("runs", runs)
     config = found[0][0]
     roles: list[Role] = [role for role in ROLES if any((run / role).is_dir() for run in runs)]

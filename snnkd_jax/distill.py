@@ -30,7 +30,7 @@ and `weak2strong` are 0.
 | ---------------- | ------------------------------------ | -------------------------------------------------------- |
 | `none`           | direct training, no teacher          |                                                          |
 | `kdsnn-response` | KDSNN, CVPR 2023, 2304.05627         | a guess                                                  |
-| `kdsnn-feature`  | the same, read as Heo et al. 2019    | a guess: the largest that did no harm on `digits`        |
+| `kdsnn-feature`  | the same, read as Heo et al. 2019    | a guess                                                  |
 | `kdsnn`          | the sum of both                      |                                                          |
 | `kdsnn-last`     | what others call KDSNN               | BKDSNN's code, ImageNet                                  |
 | `lasnn`          | LaSNN 2023, 2304.09101               | attention transfer's code; that LaSNN has them: a guess  |
@@ -49,7 +49,9 @@ and `weak2strong` are 0.
 
 Departures. Heo et al.: the margin is the mean of the negative responses in the batch, not the one that the teacher's
 batch-norm parameters predict; it needs nothing of the teacher but its features. Connectors are 1x1 convolutions with
-batch norm for all methods. Codes that could be read were those of BKDSNN, SAKD, TET, TKS, DIST and temporal decoupling.
+batch norm for all methods, and BKDSNN's generator has no biases; its weight is that of its Spikingformer. SAKD's code
+gives its KL the weight 0. TET: phi is 1, whatever the threshold is. Codes that could be read were those of BKDSNN,
+SAKD, TET, TKS, DIST and temporal decoupling.
 """
 
 import dataclasses

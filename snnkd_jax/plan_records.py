@@ -47,13 +47,13 @@ def _memory(record: dict[str, Any]) -> str:
         cells = [f"{at[t, kind]['temporary'] / 2**30:.2f}" for kind in kinds]
         cells += [f"{at[t, kind]['flops'] / 1e9:.1f}" for kind in kinds]
         lines.append(f"| {t} | {' | '.join(cells)} |")
-    ratios = [f"{kind} {growth(record, kind) / growth(record, kinds[0]):.2f}" for kind in kinds[1:]]
+    ratios = [f"{growth(record, kind) / growth(record, kinds[0]):.2f} with {kind}" for kind in kinds[1:]]
     first = record["entries"][0]
     lines += [
         "",
         f"Temporary memory per chip, mostly activations, and operations, with {first['batch_size']} images on each "
-        f"chip of {first['topology']}. Its growth from T = {steps[0]} to {steps[-1]}, as a share of that with "
-        f"{kinds[0]}: {', '.join(ratios)}.",
+        f"chip of {first['topology']}. From T = {steps[0]} to {steps[-1]} it grows by "
+        f"{', '.join(ratios)}, in units of what it grows by with {kinds[0]}.",
         "",
         _command(record),
     ]

@@ -36,6 +36,8 @@ def config_of(saved: dict[str, Any], where: str) -> Config:
 
 def read_config(run: Path) -> Config:
     """The configuration of a run directory; raises `InputError` if it has none."""
+    if not (run / "config.json").is_file():
+        raise InputError(f"{run} is not a run directory (no config.json); name what a training prints first")
     saved = read_json(run / "config.json").get("config")
     return config_of(saved if isinstance(saved, dict) else {}, str(run / "config.json"))
 

@@ -49,7 +49,7 @@ def _exits(records: list[dict[str, Any]]) -> str:
         return ""
     tolerances = [exit["tolerance"] for exit in rows[0]["exits"][0]]
     lines = [
-        f"| early exit, accuracy at mean steps | {' | '.join(f'{100 * t:g} points' for t in tolerances)} |",
+        f"| early exit, accuracy at mean steps | {' | '.join(_points(100 * t) for t in tolerances)} |",
         f"| --- | {' | '.join('---' for _ in tolerances)} |",
     ]
     for entry in rows:
@@ -58,8 +58,15 @@ def _exits(records: list[dict[str, Any]]) -> str:
             for exits in zip(*entry["exits"], strict=True)
         ]
         lines.append(f"| {entry['method']}, {entry['network']} | {' | '.join(cells)} |")
-    lines += ["", "Columns: what the threshold, chosen on the validation split, may lose there against all steps."]
+    lines += [
+        "",
+        "Columns: what the threshold, chosen on the validation split, may lose there against the T of training.",
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _points(number: float) -> str:
+    return f"{number:g} point{'' if number == 1 else 's'}"
 
 
 def _commands(records: list[dict[str, Any]]) -> str:

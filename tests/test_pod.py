@@ -131,7 +131,7 @@ def test_rows_of_memory_and_its_growth():
     assert growth(made, "none") == 3 * 2**30 / 4
     lines = plan_section([made]).splitlines()
     assert lines[2:4] == ["| 1 | 2.00 | 1.00 | 1250.0 | 1250.0 |", "| 5 | 5.00 | 2.00 | 1250.0 | 1250.0 |"]
-    assert lines[5].endswith("as a share of that with none: stage 0.33.")
+    assert lines[5].endswith("by 0.33 with stage, in units of what it grows by with none.")
 
 
 def test_committed_plans():

@@ -14,6 +14,7 @@ import tyro
 
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
+from snnkd_jax.nir_records import nir_section
 from snnkd_jax.records import command, make_record, tables, with_sections
 from snnkd_jax.run_dir import run_directory
 from snnkd_jax.speed_records import benchmark_tables, early_exit_table, gradient_table, time_table
@@ -276,6 +277,21 @@ def test_early_exit_row():
     assert "`python x`, RUN of `python y`; " in early_exit_table([record])
     row = early_exit_table([record]).splitlines()[2]
     assert row == "| mnist, convnet, width 1, none | 4 | 99.00 | 98.90 | 1.25 | 1000 | 2000 | 2.00 |"
+
+
+def test_readers_of_an_exported_network_have_a_row_each():
+    reader = {
+        "reader": "NumPy",
+        "spikes": 12345,
+        "differing_spikes": 0,
+        "differing_classes": 0,
+        "logit_difference": 0.0,
+    }
+    other = reader | {"reader": "theirs", "differing_spikes": 2, "differing_classes": 1, "logit_difference": 0.000123}
+    record = {"name": "x", "images": 360, "num_steps": 4, "readers": [reader, other], "command": "python x", "run": "y"}
+    rows = nir_section([record]).splitlines()
+    assert rows[2:4] == ["| x | 360 | NumPy | 12,345 | 0 | 0 | 0 |", "| x | 360 | theirs | 12,345 | 2 | 1 | 0.0001 |"]
+    assert rows[-1].endswith("`python x`, RUN of `y`, T = 4.")
 
 
 def test_markers_are_needed():

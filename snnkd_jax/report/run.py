@@ -49,8 +49,7 @@ class Run:
 
 def read_run(path: Path) -> Run:
     """Reads a run directory; raises `InputError` if it is none, or a file in it is damaged."""
-    if not (path / "config.json").is_file():
-        raise InputError(f"{path} is not a run directory (no config.json)")
+    config = read_config(path)
     observation, description = path / "student" / "observation.npz", path / "student" / "network.json"
     epochs: dict[str, list[dict[str, Any]]] = {role: [] for role in NETWORKS}
     for entry in read_log(path):
@@ -58,7 +57,7 @@ def read_run(path: Path) -> Run:
             epochs[entry["phase"]].append(entry)
     return Run(
         path,
-        read_config(path),
+        config,
         read_json(path / "config.json"),
         _result(path / "result.json"),
         epochs,
