@@ -18,7 +18,6 @@ import tyro
 from numpy.typing import NDArray
 
 from snnkd_jax import data
-from snnkd_jax.config import Config
 from snnkd_jax.convert import convert
 from snnkd_jax.energy import AC_PJ, MAC_PJ, Cost, count, joules, same_architecture, summary
 from snnkd_jax.errors import InputError, told_in_one_line
@@ -99,16 +98,16 @@ def main(
         else:
             counted = energy(costs[ann].macs, costs[ann].acs)
             print(f"{total / counted:.3f} of those of the trained ANN of this architecture, {ann}, that are not zero")
-    config = config_of(run)
+    config = read_config(run)
     options = [] if against is None else ["--against", "ANN"]
     options += [] if converted is None else ["--converted", str(converted)]
     options += [] if num_steps is None else ["--num-steps", str(num_steps)]
     options += ["--images", str(images), "--mac-pj", str(mac_pj), "--ac-pj", str(ac_pj)]
     content = {
         "command": shlex.join(["python", "experiments/energy.py", "RUN", *options]),
-        "run_command": command(read_config(run)),
+        "run_command": command(config),
         "ann_command": None if against is None else command(read_config(against)),
-        "config": dataclasses.asdict(config),
+        "config": dataclasses.asdict(config.published()),
         "dataset": dataset,
         "images": len(test),
         "mac_pj": mac_pj,
@@ -154,11 +153,6 @@ def ann_of(role: str, costs: dict[str, Cost]) -> str | None:
 def model(trained: Trained) -> dict[str, Any]:
     """Architecture, width and T."""
     return {"model": trained.model, "width": trained.config.width, "num_steps": trained.network.num_steps}
-
-
-def config_of(run: Path) -> Config:
-    """The configuration of a run, without the paths of this machine."""
-    return read_config(run).published()
 
 
 def entry(trained: Trained, cost: Cost) -> dict[str, Any]:

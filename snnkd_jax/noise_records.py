@@ -166,8 +166,9 @@ def _percent(entry: dict[str, Any] | None) -> str:
 
 def _points(entry: dict[str, Any]) -> str:
     """A gain ± its standard error."""
-    std = None if entry["std"] is None else entry["std"] / len(entry["values"]) ** 0.5
-    return f"{100 * entry['mean']:+.2f}{_spread({'std': std})}"
+    n = len(entry["values"])
+    error = f" ± {100 * entry['std'] / n**0.5:.2f}" if n > 1 else ""
+    return f"{100 * entry['mean']:+.2f}{error}"
 
 
 def _spread(entry: dict[str, Any]) -> str:

@@ -113,7 +113,12 @@ def time_table(records: list[dict[str, Any]]) -> str:
                 mean_and_std([100 * accuracy for accuracy in record["test_accuracy"][name]], 2),
             ]
             lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "Seconds are those of the first epoch and of as many medians of the others as followed it.", ""]
+    lines += [
+        "",
+        "Seconds are those of the first epoch, and for each further one the median of all others. Test: accuracy in % "
+        "after the last epoch.",
+        "",
+    ]
     for record in records:
         runs = "; ".join(f"{name}, `{command}`" for name, command in record["run_commands"].items())
         lines.append(
