@@ -9,7 +9,7 @@ from typing import Any
 
 from snnkd_jax.energy import joules
 from snnkd_jax.recipe import config_of
-from snnkd_jax.records import title_of
+from snnkd_jax.records import EACH_ROW_AGAIN, folded, title_of
 
 COLUMNS = (
     *("data", "network", "T", "test accuracy, %", "MACs, M", "ACs, M"),
@@ -28,13 +28,14 @@ def energy_section(records: list[dict[str, Any]]) -> str:
     for record in records:
         lines += [f"| {' | '.join(row)} |" for row in energy_rows(record)]
     lines += ["", energy_terms(records), "", energy_verdict(records), ""]
+    commands = []
     for r in records:
         against = f", ANN of `{r['ann_command']}`" if r["ann_command"] else ""
-        lines.append(
+        commands.append(
             f"- [{r['name']}](experiments/results/energy/{r['name']}.json): `{r['command']}`, {r['images']} images, "
             f"RUN of `{r['run_command']}`{against}; on {r['hardware']}, jax {r['versions']['jax']}."
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + folded(EACH_ROW_AGAIN, commands)
 
 
 def energy_terms(records: list[dict[str, Any]]) -> str:

@@ -9,7 +9,7 @@ import statistics
 from typing import Any
 
 from snnkd_jax.recipe import config_of
-from snnkd_jax.records import NETWORKS
+from snnkd_jax.records import EACH_ROW_AGAIN, NETWORKS, folded
 from snnkd_jax.robustness import GROUPS
 
 Report = dict[str, Any]
@@ -80,9 +80,11 @@ def noise_section(records: list[dict[str, Any]]) -> str:
             f"[{name}](experiments/results/noise/{name}.json): {record['dataset']}, {_described(record)}; test "
             f"accuracy in %, each kind's mean over its five levels, ± standard deviation over seeds {seeds}, of gains "
             f"the standard error; {record['images']} test images, the same noise for every network. {in_words(record)} "
-            f"[By level](experiments/figures/noise-{name}.svg). `{record['command']}`, {_runs(record)}, on "
-            f"{record['hardware']}. {record['notes']}".rstrip()
-            + "\n",
+            f"[By level](experiments/figures/noise-{name}.svg).\n",
+            folded(
+                EACH_ROW_AGAIN,
+                [f"`{record['command']}`, {_runs(record)}, on {record['hardware']}. {record['notes']}".rstrip()],
+            ),
         ]
     return "\n".join(parts)
 

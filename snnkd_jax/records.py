@@ -165,18 +165,27 @@ def tables(records: list[dict[str, Any]]) -> str:
     lines += [
         "",
         "Test accuracy in % after the last epoch, mean ± standard deviation over seeds. The gain is in points, "
-        "the mean of the differences between networks of one seed ± its standard error. Each row again:",
+        "the mean of the differences between networks of one seed ± its standard error.",
         "",
     ]
+    commands = []
     for record in records:
         minutes = record["metrics"]["seconds"]["mean"] / 60
         seeds = ", ".join(map(str, record["seeds"]))
         machine = f"{record['hardware']}, jax {record['versions']['jax']}"
-        lines += [
+        commands.append(
             f"- [{record['name']}](experiments/results/{record['name']}.json): `{record['command']}`; seeds {seeds}, "
             f"{minutes:.1f} min each on {machine}. {record['notes']}".rstrip()
-        ]
-    return "\n".join(lines) + "\n"
+        )
+    return "\n".join(lines) + "\n" + folded(EACH_ROW_AGAIN, commands)
+
+
+EACH_ROW_AGAIN = "Run a row again: commands, seeds, machine"
+
+
+def folded(summary: str, lines: list[str]) -> str:
+    """Markdown behind one line that a reader opens: commands are long, and a table is read first."""
+    return "\n".join(["<details>", f"<summary>{summary}</summary>", "", *lines, "", "</details>", ""])
 
 
 def _teacher(record: dict[str, Any]) -> str:

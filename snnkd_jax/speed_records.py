@@ -10,7 +10,7 @@
 
 from typing import Any
 
-from snnkd_jax.records import mean_and_std
+from snnkd_jax.records import EACH_ROW_AGAIN, folded, mean_and_std
 
 SPEED_COLUMNS = {"train": ("train", "rate"), "train with KD": ("kd", "kd-rate"), "inference": ("inference", None)}
 """Column to its task, by backpropagation through time and by rate-based backpropagation."""
@@ -119,13 +119,14 @@ def time_table(records: list[dict[str, Any]]) -> str:
         "after the last epoch.",
         "",
     ]
+    commands = []
     for record in records:
         runs = "; ".join(f"{name}, `{command}`" for name, command in record["run_commands"].items())
-        lines.append(
+        commands.append(
             f"- [{record['name']}](experiments/results/speed/{record['name']}.json): `{record['command']}`, RUN of "
             f"{runs}; on {record['hardware']}. {record['notes']}".rstrip()
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + folded(EACH_ROW_AGAIN, commands)
 
 
 def _of_those(values: list[float | None], digits: int) -> str:
@@ -156,13 +157,14 @@ def early_exit_table(records: list[dict[str, Any]]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
+    commands = []
     for r in records:
-        lines.append(
+        commands.append(
             f"- [{r['name']}](experiments/results/speed/{r['name']}.json): `{r['command']}`, RUN of "
             f"`{r['run_command']}`; the threshold is the lowest that loses at most {100 * r['tolerance']:g} points on "
             f"the validation split; batches of {r['batch_size']}, in turns, on {r['hardware']}."
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + folded(EACH_ROW_AGAIN, commands)
 
 
 def gradient_table(records: list[dict[str, Any]]) -> str:
@@ -186,13 +188,14 @@ def gradient_table(records: list[dict[str, Any]]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
+    commands = []
     for r in records:
         run = f", RUN of `{r['run_command']}`" if r["trained"] else ""
-        lines.append(
+        commands.append(
             f"- [{r['name']}](experiments/results/speed/{r['name']}.json): `{r['command']}`{run}; gradients of the "
             f"cross-entropy on one batch of {r['config']['dataset']}."
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + folded(EACH_ROW_AGAIN, commands)
 
 
 _WRITERS = {

@@ -5,7 +5,7 @@ Records are written by `experiments/accuracy_by_step.py` (students) and `experim
 
 from typing import Any
 
-from snnkd_jax.records import mean_and_std
+from snnkd_jax.records import EACH_ROW_AGAIN, folded, mean_and_std
 
 SHOWN = (1, 2, 4, 8, 16, 32, 64)
 
@@ -70,10 +70,10 @@ def _points(number: float) -> str:
 
 
 def _commands(records: list[dict[str, Any]]) -> str:
-    return "".join(
+    lines = [
         f"- [{r['name']}](experiments/results/steps/{r['name']}.json): `{r['command']}` with the runs of "
         f"`{r['run_command']}`, seeds {', '.join(map(str, r['seeds']))}, jax {r['versions']['jax']}. "
         f"{r['notes']}".rstrip()
-        + "\n"
         for r in records
-    )
+    ]
+    return folded(EACH_ROW_AGAIN, lines)
