@@ -17,7 +17,7 @@ from snnkd_jax import data
 from snnkd_jax.batches import Batch, split_validation
 from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError, told_in_one_line
-from snnkd_jax.inference import accuracy_by_step, accuracy_with_exit, choose_threshold, logits_by_step
+from snnkd_jax.inference import accuracy_by_step, accuracy_with_exit, choose_threshold
 from snnkd_jax.recipe import SEED, seeds_of_one_recipe
 from snnkd_jax.records import command, mean_and_std, title_of, write_record
 from snnkd_jax.run_dir import read_json
@@ -84,9 +84,8 @@ def evaluated(
 
     Early exit takes at most the steps of training; its thresholds are chosen on `validation`.
     """
-    one = student.with_steps(1)
-    logits = logits_by_step(one, student.variables, student.normalisation, images.test_images, num_steps)
-    held_out = logits_by_step(one, student.variables, student.normalisation, validation["images"], trained_steps)
+    logits = student.logits_by_step(images.test_images, num_steps)
+    held_out = student.logits_by_step(validation["images"], trained_steps)
     exits = []
     for tolerance in TOLERANCES:
         threshold, _ = choose_threshold(held_out, validation["labels"], tolerance)

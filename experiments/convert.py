@@ -15,7 +15,7 @@ from accuracy_by_step import STEPS, content_of, print_accuracies
 from snnkd_jax import data
 from snnkd_jax.convert import convert
 from snnkd_jax.errors import told_in_one_line
-from snnkd_jax.inference import accuracy_by_step, logits_by_step
+from snnkd_jax.inference import accuracy_by_step
 from snnkd_jax.models.conversion import is_quantised
 from snnkd_jax.recipe import seeds_of_one_recipe
 from snnkd_jax.records import write_record
@@ -38,7 +38,7 @@ def main(
     Args:
         runs: Directories of finished runs that differ in their seed.
         dataset: What the data are, in words.
-        num_steps: The largest T, a multiple of 4.
+        num_steps: The largest T.
         percentile: Of the activations, for teachers with ReLU.
         record: Write experiments/results/steps/<record>.json.
         notes: What a reader should know.
@@ -51,9 +51,7 @@ def main(
         quantised = is_quantised(teacher.network)
         method = f"QCFS, L = {teacher.config.teacher_levels}" if quantised else f"percentile {percentile:g}"
         converted = convert(teacher, images.train_images, AT_A_TIME, percentile)
-        logits = logits_by_step(
-            converted.network, converted.variables, converted.normalisation, images.test_images, num_steps
-        )
+        logits = converted.logits_by_step(images.test_images, num_steps)
         accuracies.append(accuracy_by_step(logits, images.test_labels).tolist())
         ordinary.append(read_json(run / "result.json")["test_accuracy"]["teacher"])
         network = f"{teacher.config.teacher}, width {teacher.config.width:g}"

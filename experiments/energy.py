@@ -21,7 +21,7 @@ from snnkd_jax import data
 from snnkd_jax.convert import convert
 from snnkd_jax.energy import AC_PJ, MAC_PJ, Cost, count, joules, same_architecture, summary
 from snnkd_jax.errors import InputError, told_in_one_line
-from snnkd_jax.inference import accuracy_by_step, logits_by_step
+from snnkd_jax.inference import accuracy_by_step
 from snnkd_jax.recipe import read_config
 from snnkd_jax.records import command, write_record
 from snnkd_jax.run_dir import read_json
@@ -75,7 +75,8 @@ def main(
         accuracy["ann"] = tested(against).get("teacher")
     if num_steps is not None:
         for role in trained.keys() & {"student", "student_baseline"}:
-            accuracy[role] = test_accuracy(trained[role], loaded, num_steps)
+            logits = trained[role].logits_by_step(loaded.test_images, num_steps)
+            accuracy[role] = float(accuracy_by_step(logits, loaded.test_labels)[-1])
             trained[role] = dataclasses.replace(trained[role], network=trained[role].with_steps(num_steps))
     if converted is not None:
         trained["converted"] = convert(load_trained(run, "teacher"), loaded.train_images, converted)
@@ -125,13 +126,6 @@ def main(
 def tested(run: Path) -> dict[str, float | None]:
     """The test accuracies that a run reported, by role."""
     return read_json(run / "result.json")["test_accuracy"] if (run / "result.json").is_file() else {}
-
-
-def test_accuracy(student: Trained, images: data.Dataset, num_steps: int) -> float:
-    """The test accuracy after so many steps."""
-    one = student.with_steps(1)
-    logits = logits_by_step(one, student.variables, student.normalisation, images.test_images, num_steps)
-    return float(accuracy_by_step(logits, images.test_labels)[-1])
 
 
 def measure(trained: Trained, images: NDArray, batch_size: int) -> Cost:

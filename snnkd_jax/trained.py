@@ -8,6 +8,7 @@ Nothing but the files of the run directory is needed, not the data that the netw
 
 import dataclasses
 import functools
+import math
 import numbers
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,12 +16,13 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from numpy.typing import NDArray
 
 from snnkd_jax.backend import data_mesh
 from snnkd_jax.checkpoint import load_network
 from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError, check_choice
-from snnkd_jax.inference import classify
+from snnkd_jax.inference import classify, logits_by_step
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.conversion import fold_norms, is_converted
 from snnkd_jax.pixels import as_pixels
@@ -65,6 +67,19 @@ class Trained:
         Raises `InputError` for an ordinary network.
         """
         return self.network.with_steps(num_steps)
+
+    def logits_by_step(self, images: NDArray, num_steps: int) -> NDArray:
+        """Logits float32 `[N, num_steps, K]` of each time step, whatever T the network was trained with.
+
+        Args:
+            images: bytes `[N, H, W, C]`.
+            num_steps: how many steps.
+
+        Raises:
+            InputError: for an ordinary network, or a number of steps below 1.
+        """
+        at_a_time = self.with_steps(math.gcd(num_steps, self.network.num_steps or 1))
+        return logits_by_step(at_a_time, self.variables, self.normalisation, images, num_steps)
 
     def folded(self) -> "Trained":
         """The same function, with the batch norms in the layers before them (`models.conversion.fold_norms`)."""

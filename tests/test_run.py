@@ -30,7 +30,7 @@ from snnkd_jax.config import Config, default_config
 from snnkd_jax.convert import convert
 from snnkd_jax.errors import InputError
 from snnkd_jax.experiment import run
-from snnkd_jax.inference import accuracy_by_step, logits_by_step
+from snnkd_jax.inference import accuracy_by_step
 from snnkd_jax.metrics import MetricsLog
 from snnkd_jax.observation import load_observation
 from snnkd_jax.profiling import PROFILED_STEPS, Profiler
@@ -317,10 +317,7 @@ def test_a_teacher_alone_is_trained_quantised_and_converted(tmp_path):
     assert accuracy["student"] is None
     teacher = load_trained(run_dir, "teacher")
     converted = convert(teacher, data.load("digits").train_images, 1)
-    logits = logits_by_step(
-        converted.network, converted.variables, converted.normalisation, data.load("digits").test_images, 2
-    )
-    assert logits.shape == (360, 2, 10)
+    assert converted.logits_by_step(data.load("digits").test_images, 2).shape == (360, 2, 10)
     with pytest.raises(InputError, match=r"no student that was trained to its end"):
         load_trained(run_dir)
 
@@ -330,12 +327,17 @@ def test_a_finished_network_is_loaded_as_it_was(finished, tmp_path):
     student = load_trained(finished)
     assert (student.config.student, student.config.width, student.dataset) == ("convnet", 0.1, "digits")
     digits = data.load("digits")
-    logits = logits_by_step(student.network, student.variables, student.normalisation, digits.test_images, 2)
+    logits = student.logits_by_step(digits.test_images, 2)
     expected = json.loads((finished / "result.json").read_text())["test_accuracy_by_step"]["student"]
     np.testing.assert_allclose(accuracy_by_step(logits, digits.test_labels), expected, atol=1e-6)
     assert student.with_steps(7).num_steps == 7
-    with pytest.raises(InputError, match="no time steps"):
-        load_trained(finished, "teacher").with_steps(2)
+    np.testing.assert_allclose(student.logits_by_step(digits.test_images, 3)[:, :2], logits, rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match="num_steps=0"):
+        student.logits_by_step(digits.test_images, 0)
+    teacher = load_trained(finished, "teacher")
+    for call in (teacher.with_steps, lambda t: teacher.logits_by_step(digits.test_images, t)):
+        with pytest.raises(InputError, match="no time steps"):
+            call(2)
     shutil.copytree(finished, tmp_path / "damaged")
     (tmp_path / "damaged" / "student" / "network.json").write_text('{"spiking": null}')
     with pytest.raises(InputError, match=r"network\.json is damaged"):
