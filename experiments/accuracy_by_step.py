@@ -18,8 +18,9 @@ from snnkd_jax.batches import Batch, split_validation
 from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError, told_in_one_line
 from snnkd_jax.inference import accuracy_by_step, accuracy_with_exit, choose_threshold
+from snnkd_jax.over_seeds import mean_and_std, percent
 from snnkd_jax.recipe import SEED, seeds_of_one_recipe
-from snnkd_jax.records import command, mean_and_std, title_of, write_record
+from snnkd_jax.records import command, title_of, write_record
 from snnkd_jax.run_dir import read_json
 from snnkd_jax.trained import Role, Trained, load_trained
 
@@ -118,7 +119,7 @@ def print_accuracies(entries: list[dict[str, Any]]) -> None:
         print(f"{entry['method']}, {entry['network']}")
         for t in SHOWN:
             if t <= len(entry["accuracy"][0]):
-                print(f"  T = {t:<3} {mean_and_std([100 * by_step[t - 1] for by_step in entry['accuracy']], 2)} %")
+                print(f"  T = {t:<3} {percent([by_step[t - 1] for by_step in entry['accuracy']])} %")
         for exits in zip(*entry.get("exits", []), strict=True):
             steps, accuracy = (
                 mean_and_std([e[k] * f for e in exits], 2) for k, f in (("mean_steps", 1), ("accuracy", 100))

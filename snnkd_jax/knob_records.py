@@ -6,7 +6,7 @@ The records, in `experiments/results/knobs/`, are written by `experiments/knobs.
 import statistics
 from typing import Any
 
-from snnkd_jax.records import mean_and_std
+from snnkd_jax.over_seeds import gain, mean_and_std, percent
 
 
 def knob_table(records: list[dict[str, Any]], group: str) -> str:
@@ -22,24 +22,14 @@ def _table(record: dict[str, Any], group: str) -> str:
     lines = [
         "| option | recipe | tried | accuracy, % | change, points | spikes per neuron and step |",
         "| --- | --- | --- | --- | --- | --- |",
-        f"| | | | {_percent(recipe)} | | {mean_and_std(recipe['firing_rate'], 3)} |",
+        f"| | | | {percent(recipe['accuracy'])} | | {mean_and_std(recipe['firing_rate'], 3)} |",
     ]
     for entry in others:
         if entry["group"] == group:
-            cells = [f"`{entry['option']}`", str(entry["recipe"]), str(entry["value"]), _percent(entry)]
-            cells += [_change(entry, recipe), mean_and_std(entry["firing_rate"], 3)]
+            cells = [f"`{entry['option']}`", str(entry["recipe"]), str(entry["value"]), percent(entry["accuracy"])]
+            cells += [gain(entry["accuracy"], recipe["accuracy"]), mean_and_std(entry["firing_rate"], 3)]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def _percent(entry: dict[str, Any]) -> str:
-    return mean_and_std([100 * accuracy for accuracy in entry["accuracy"]], 2)
-
-
-def _change(entry: dict[str, Any], recipe: dict[str, Any]) -> str:
-    changes = [100 * (a - b) for a, b in zip(entry["accuracy"], recipe["accuracy"], strict=True)]
-    error = f" ± {statistics.stdev(changes) / len(changes) ** 0.5:.2f}" if len(changes) > 1 else ""
-    return f"{statistics.fmean(changes):+.2f}{error}"
 
 
 def loss_section(records: list[dict[str, Any]]) -> str:
@@ -56,8 +46,9 @@ def loss_section(records: list[dict[str, Any]]) -> str:
             "| --- | --- | --- | --- |",
         ]
         for name, student in sorted(students.items(), key=lambda item: -statistics.fmean(item[1]["accuracy"])):
-            gain = "–" if name == "none" else _change(student, students["none"])
-            lines.append(f"| `{name}` | {_percent(student)} | {gain} | {mean_and_std(student['firing_rate'], 3)} |")
+            accuracy, rate = percent(student["accuracy"]), mean_and_std(student["firing_rate"], 3)
+            gained = "–" if name == "none" else gain(student["accuracy"], students["none"]["accuracy"])
+            lines.append(f"| `{name}` | {accuracy} | {gained} | {rate} |")
     lines += ["", "Accuracy on images that are held out, ± standard deviation over seeds; gain ± standard error.", ""]
     return "\n".join([*lines, knob_source(records, "experiments/results")])
 

@@ -8,6 +8,7 @@ A record, `experiments/results/noise/<name>.json`, is what `experiments/robustne
 import statistics
 from typing import Any
 
+from snnkd_jax.over_seeds import gain, over_seeds, percent, points
 from snnkd_jax.recipe import config_of
 from snnkd_jax.records import EACH_ROW_AGAIN, NETWORKS, folded
 from snnkd_jax.robustness import GROUPS
@@ -39,15 +40,15 @@ def _network(runs: list[Report]) -> dict[str, Any]:
     for kind, entry in runs[0]["kinds"].items():
         found = [run["kinds"][kind] for run in runs]
         kinds[kind] = entry and {
-            "accuracy": [_over_runs(values) for values in zip(*(e["accuracy"] for e in found), strict=True)],
-            "mean": _over_runs(e["mean"] for e in found),
-            "drop": _over_runs(e["drop"] for e in found),
+            "accuracy": [over_seeds(values) for values in zip(*(e["accuracy"] for e in found), strict=True)],
+            "mean": over_seeds(e["mean"] for e in found),
+            "drop": over_seeds(e["drop"] for e in found),
         }
     means = {
-        group: None if mean is None else _over_runs(run["mean"][group] for run in runs)
+        group: None if mean is None else over_seeds(run["mean"][group] for run in runs)
         for group, mean in runs[0]["mean"].items()
     }
-    return {"clean": _over_runs(run["clean"] for run in runs), "kinds": kinds, "mean": means}
+    return {"clean": over_seeds(run["clean"] for run in runs), "kinds": kinds, "mean": means}
 
 
 def _comparison(students: list[Report], baselines: list[Report]) -> dict[str, Any]:
@@ -57,15 +58,9 @@ def _comparison(students: list[Report], baselines: list[Report]) -> dict[str, An
     return {
         "kinds": kinds,
         "better": [kind for kind, values in gains.items() if statistics.fmean(values) > 0],
-        "gain": _over_runs(statistics.fmean(values) for values in zip(*gains.values(), strict=True)),
-        "clean_gain": _over_runs(s["clean"] - b["clean"] for s, b in pairs),
+        "gain": over_seeds(statistics.fmean(values) for values in zip(*gains.values(), strict=True)),
+        "clean_gain": over_seeds(s["clean"] - b["clean"] for s, b in pairs),
     }
-
-
-def _over_runs(values: Any) -> dict[str, Any]:
-    values = list(values)
-    std = statistics.stdev(values) if len(values) > 1 else None
-    return {"values": values, "mean": statistics.fmean(values), "std": std}
 
 
 def noise_section(records: list[dict[str, Any]]) -> str:
@@ -108,10 +103,11 @@ def noise_rows(record: dict[str, Any]) -> list[list[str]]:
     heading = ["noise", *(NETWORKS[role] for role in networks), *(["gain by KD"] if compared else [])]
     found = [heading]
     for title, entries in rows.items():
-        cells = [_percent(entry) for entry in entries]
+        cells = ["–" if entry is None else percent(entry["values"]) for entry in entries]
         if compared:
             by_role = dict(zip(networks, entries, strict=True))
-            cells.append(_gain(by_role["student"], by_role["student_baseline"]))
+            pair = [by_role[role] for role in ("student", "student_baseline")]
+            cells.append("–" if None in pair else gain(*(entry["values"] for entry in pair if entry is not None)))
         found.append([title, *cells])
     return found
 
@@ -138,10 +134,10 @@ def in_words(record: dict[str, Any]) -> str:
     found = record["comparison"]
     if found is None:
         return ""
-    gain, clean = (_points(found[name]) for name in ("gain", "clean_gain"))
+    noisy, clean = (points(found[name]["values"]) for name in ("gain", "clean_gain"))
     return (
         f"With KD the student is better in {len(found['better'])} of {len(found['kinds'])} kinds. Averaged over all of "
-        f"them it gains {gain} points, without noise {clean}."
+        f"them it gains {noisy} points, without noise {clean}."
     )
 
 
@@ -154,24 +150,3 @@ def _described(record: dict[str, Any]) -> str:
 def _runs(record: dict[str, Any]) -> str:
     baseline = record["baseline_command"]
     return f"RUN of `{record['run_command']}`" + ("" if baseline is None else f", baseline of `{baseline}`")
-
-
-def _gain(student: dict[str, Any] | None, baseline: dict[str, Any] | None) -> str:
-    if student is None or baseline is None:
-        return "–"
-    return _points(_over_runs(a - b for a, b in zip(student["values"], baseline["values"], strict=True)))
-
-
-def _percent(entry: dict[str, Any] | None) -> str:
-    return "–" if entry is None else f"{100 * entry['mean']:.2f}{_spread(entry)}"
-
-
-def _points(entry: dict[str, Any]) -> str:
-    """A gain ± its standard error."""
-    n = len(entry["values"])
-    error = f" ± {100 * entry['std'] / n**0.5:.2f}" if n > 1 else ""
-    return f"{100 * entry['mean']:+.2f}{error}"
-
-
-def _spread(entry: dict[str, Any]) -> str:
-    return "" if entry["std"] is None else f" ± {100 * entry['std']:.2f}"

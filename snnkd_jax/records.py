@@ -12,7 +12,6 @@ import dataclasses
 import datetime
 import json
 import shlex
-import statistics
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 from snnkd_jax import provenance
 from snnkd_jax.config import Config, default_config, shown
 from snnkd_jax.errors import InputError
+from snnkd_jax.over_seeds import gain, over_seeds, percent
 from snnkd_jax.recipe import BOOKKEEPING, OF_DISTILLATION, SEED, config_of, differences, read_config
 from snnkd_jax.run_dir import origin, read_json, run_directory, write_json
 
@@ -79,7 +79,7 @@ def make_record(name: str, runs: list[Path], dataset: str, notes: str = "") -> d
         "command": command(Config(**first["config"])),
         "dataset": dataset,
         "seeds": seeds,
-        "metrics": {key: _summary(values) for key, values in metrics.items()},
+        "metrics": {key: over_seeds(values) for key, values in metrics.items()},
         "config": _without_seed(first["config"] | {"teacher": shown(first["config"]["teacher"])}),
         "versions": first["versions"],
         "hardware": first["hardware"],
@@ -157,9 +157,8 @@ def tables(records: list[dict[str, Any]]) -> str:
             _backprop(config),
             str(len(record["seeds"])),
             _teacher(record),
-            _percent(without),
-            "–" if _config(record).is_plain else _percent(record["metrics"]["student/test_accuracy"]),
-            _gain(record, without),
+            "–" if without is None else percent(without),
+            *(("–", "–") if _config(record).is_plain else _with_the_preset(record, without)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
@@ -195,7 +194,8 @@ def _teacher(record: dict[str, Any]) -> str:
         return "–"
     config = record["config"]
     width = config["width"] if config["teacher_width"] is None else config["teacher_width"]
-    return f"{config['teacher']}, width {width:g}: {_percent(metric | {'std': metric['std'] or None})}"
+    values = metric["values"] if metric["std"] else metric["values"][:1]
+    return f"{config['teacher']}, width {width:g}: {percent(values)}"
 
 
 def _backprop(config: dict[str, Any]) -> str:
@@ -208,29 +208,25 @@ def _config(record: dict[str, Any]) -> Config:
     return config_of(record["config"], f"the record {record['name']!r}")
 
 
-def _without_kd(record: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The accuracy of the same student without KD: the record's own, or that of another one on the same data."""
+def _without_kd(record: dict[str, Any], records: list[dict[str, Any]]) -> list[float] | None:
+    """The accuracies of the same student without KD: the record's own, or that of another one on the same data."""
     config = _config(record)
     if config.is_plain:
-        return record["metrics"]["student/test_accuracy"]
+        return record["metrics"]["student/test_accuracy"]["values"]
     if "student_baseline/test_accuracy" in record["metrics"]:
-        return record["metrics"]["student_baseline/test_accuracy"]
+        return record["metrics"]["student_baseline/test_accuracy"]["values"]
     for other in records:
         same = not differences(config, _config(other), (*SEED, *BOOKKEEPING, *OF_DISTILLATION))
         same_runs = (other["dataset"], other["seeds"]) == (record["dataset"], record["seeds"])
         if _config(other).is_plain and same and same_runs:
-            return other["metrics"]["student/test_accuracy"]
+            return other["metrics"]["student/test_accuracy"]["values"]
     return None
 
 
-def _gain(record: dict[str, Any], without: dict[str, Any] | None) -> str:
-    """Of KD, in points, with its standard error."""
-    if without is None or _config(record).is_plain:
-        return "–"
-    values = zip(record["metrics"]["student/test_accuracy"]["values"], without["values"], strict=True)
-    gains = [100 * (a - b) for a, b in values]
-    error = f" ± {statistics.stdev(gains) / len(gains) ** 0.5:.2f}" if len(gains) > 1 else ""
-    return f"{statistics.fmean(gains):+.2f}{error}"
+def _with_the_preset(record: dict[str, Any], without: list[float] | None) -> tuple[str, str]:
+    """Accuracy and gain of the student."""
+    values = record["metrics"]["student/test_accuracy"]["values"]
+    return percent(values), "–" if without is None else gain(values, without)
 
 
 def with_sections(page: str, sections: dict[str, str]) -> str:
@@ -253,24 +249,6 @@ def read_records(directory: Path) -> list[dict[str, Any]]:
 
 def _without_seed(value: Any) -> Any:
     return {k: v for k, v in value.items() if k not in SEED} if isinstance(value, dict) else value
-
-
-def mean_and_std(values: list[float], digits: int) -> str:
-    """Mean ± sample standard deviation, the mean alone of one value."""
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.{digits}f}{spread}"
-
-
-def _summary(values: list[float]) -> dict[str, Any]:
-    std = statistics.stdev(values) if len(values) > 1 else None
-    return {"values": values, "mean": statistics.fmean(values), "std": std}
-
-
-def _percent(metric: dict[str, Any] | None) -> str:
-    if metric is None:
-        return "–"
-    spread = "" if metric["std"] is None else f" ± {100 * metric['std']:.2f}"
-    return f"{100 * metric['mean']:.2f}{spread}"
 
 
 def _millions(record: dict[str, Any]) -> str:

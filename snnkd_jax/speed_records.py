@@ -10,7 +10,8 @@
 
 from typing import Any
 
-from snnkd_jax.records import EACH_ROW_AGAIN, folded, mean_and_std
+from snnkd_jax.over_seeds import mean_and_std, percent
+from snnkd_jax.records import EACH_ROW_AGAIN, folded
 
 SPEED_COLUMNS = {"train": ("train", "rate"), "train with KD": ("kd", "kd-rate"), "inference": ("inference", None)}
 """Column to its task, by backpropagation through time and by rate-based backpropagation."""
@@ -110,7 +111,7 @@ def time_table(records: list[dict[str, Any]]) -> str:
                 str(len(record["seeds"][name])),
                 f"{100 * record['target']:g} %",
                 *(_of_those(found[key], digits) for key, digits in (("seconds", 0), ("epochs", 1), ("epoch", 1))),
-                mean_and_std([100 * accuracy for accuracy in record["test_accuracy"][name]], 2),
+                percent(record["test_accuracy"][name]),
             ]
             lines.append(f"| {' | '.join(cells)} |")
     lines += [

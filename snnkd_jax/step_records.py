@@ -5,7 +5,8 @@ Records are written by `experiments/accuracy_by_step.py` (students) and `experim
 
 from typing import Any
 
-from snnkd_jax.records import EACH_ROW_AGAIN, folded, mean_and_std
+from snnkd_jax.over_seeds import mean_and_std, percent
+from snnkd_jax.records import EACH_ROW_AGAIN, folded
 
 SHOWN = (1, 2, 4, 8, 16, 32, 64)
 
@@ -31,12 +32,10 @@ def _accuracies(dataset: str, records: list[dict[str, Any]]) -> str:
     for record in records:
         for entry in record["entries"]:
             cells = [
-                mean_and_std([100 * by_step[t - 1] for by_step in entry["accuracy"]], 2)
-                if t <= len(entry["accuracy"][0])
-                else "–"
+                percent([by_step[t - 1] for by_step in entry["accuracy"]]) if t <= len(entry["accuracy"][0]) else "–"
                 for t in shown
             ]
-            ordinary = mean_and_std([100 * a for a in entry["ordinary"]], 2) if "ordinary" in entry else "–"
+            ordinary = percent(entry["ordinary"]) if "ordinary" in entry else "–"
             name = f"{entry['method']}, {entry['network']}"
             lines.append(f"| {name} | {len(record['seeds'])} | {' | '.join(cells)} | {ordinary} |")
     return "\n".join(lines) + "\n"

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from snnkd_jax.over_seeds import mean_and_std
 from snnkd_jax.recipe import BOOKKEEPING, SEED, differences
-from snnkd_jax.records import NETWORKS, mean_and_std
+from snnkd_jax.records import NETWORKS
 from snnkd_jax.report.figures import Curve, lines, markers, spread
 from snnkd_jax.report.page import (
     NETWORK_COLOURS,
