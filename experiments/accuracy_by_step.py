@@ -18,6 +18,7 @@ from snnkd_jax.batches import Batch, split_validation
 from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError, told_in_one_line
 from snnkd_jax.inference import accuracy_by_step, accuracy_with_exit, choose_threshold
+from snnkd_jax.inputs import dataset_of
 from snnkd_jax.over_seeds import mean_and_std, percent
 from snnkd_jax.recipe import SEED, seeds_of_one_recipe
 from snnkd_jax.records import command, title_of, write_record
@@ -53,7 +54,7 @@ def main(
     roles: list[Role] = [role for role in ROLES if any((run / role).is_dir() for run in runs)]
     if "student" not in roles:
         raise InputError(f"runs {', '.join(map(str, runs))} have no student")
-    images = data.load(config.dataset)
+    images = dataset_of(config)
     entries = []
     for role in roles:
         entry = {

@@ -21,8 +21,8 @@ import tyro
 from numpy.typing import NDArray
 from peers.nir_readers import Reader, library_reader, numpy_reader, snntorch_reader, spikingjelly_reader
 
-from snnkd_jax import data
 from snnkd_jax.errors import InputError, told_in_one_line
+from snnkd_jax.inputs import dataset_of
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.conversion import fold_norms
 from snnkd_jax.nir import read_nir, write_nir
@@ -55,7 +55,7 @@ def main(
     student = load_trained(run)
     network, variables, shape = student.network, student.variables, student.image_shape
     folded = fold_norms(network, variables, shape)
-    test = data.load(student.dataset)
+    test = dataset_of(read_config(run))
     pixels, labels = test.test_images[:images], test.test_labels[:images]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "student.nir"

@@ -12,10 +12,10 @@ from pathlib import Path
 import tyro
 from accuracy_by_step import STEPS, content_of, print_accuracies
 
-from snnkd_jax import data
 from snnkd_jax.convert import convert
 from snnkd_jax.errors import told_in_one_line
 from snnkd_jax.inference import accuracy_by_step
+from snnkd_jax.inputs import dataset_of
 from snnkd_jax.models.conversion import is_quantised
 from snnkd_jax.recipe import seeds_of_one_recipe
 from snnkd_jax.records import write_record
@@ -44,7 +44,7 @@ def main(
         notes: What a reader should know.
     """
     found = seeds_of_one_recipe("runs", runs)
-    images = data.load(found[0][0].dataset)
+    images = dataset_of(found[0][0])
     accuracies, ordinary, method, network = [], [], "", ""
     for _, run in found:
         teacher = load_trained(run, "teacher")

@@ -8,6 +8,7 @@ and accuracy are those of the test set. Batches of the two take turns; compilati
 
 import dataclasses
 import json
+import shlex
 import statistics
 import sys
 import time
@@ -18,11 +19,11 @@ import jax
 import numpy as np
 import tyro
 
-from snnkd_jax import data
 from snnkd_jax.backend import compile_options
 from snnkd_jax.batches import eval_batches, split_validation
 from snnkd_jax.errors import InputError, told_in_one_line
 from snnkd_jax.inference import choose_threshold
+from snnkd_jax.inputs import dataset_of
 from snnkd_jax.recipe import read_config
 from snnkd_jax.records import command, write_record
 from snnkd_jax.trained import load
@@ -31,7 +32,11 @@ RESULTS = Path(__file__).parent / "results" / "speed"
 
 
 def main(
-    run: tyro.conf.Positional[Path], tolerance: float = 0.002, batch_size: int = 128, record: str | None = None
+    run: tyro.conf.Positional[Path],
+    tolerance: float = 0.002,
+    batch_size: int = 128,
+    dataset: str | None = None,
+    record: str | None = None,
 ) -> None:
     """Measure early exit.
 
@@ -39,6 +44,7 @@ def main(
         run: Directory of a finished run.
         tolerance: Accuracy that may be lost on the validation split, in [0, 1).
         batch_size: Images that are classified together; early exit fills batches up to a power of two, at most 128.
+        dataset: What the data are, in words, such as "CIFAR-10 (JPEG copy)"; None: the data set's name.
         record: Write experiments/results/speed/<record>.json.
     """
     if not 0 <= tolerance < 1:
@@ -46,20 +52,18 @@ def main(
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size!r} must be at least 1")
     config = read_config(run)
-    dataset = data.load(config.dataset)
+    images = dataset_of(config)
     student = load(run)
     at_full = jax.jit(
         lambda variables, images: student.network.apply(variables, student.normalisation(images))[0],
         compiler_options=compile_options(),
     )
 
-    _, validation = split_validation(dataset, config.validation_fraction, config.seed)
-    batches = list(eval_batches(validation, batch_size))
-    logits = np.concatenate([np.asarray(at_full(student.variables, batch["images"])) for batch in batches])
-    kept = np.concatenate([batch["mask"] for batch in batches]) == 1
-    threshold, expected_steps = choose_threshold(logits[kept], validation["labels"], tolerance)
+    _, validation = split_validation(images, config.validation_fraction, config.seed)
+    logits = student.logits_by_step(validation["images"], config.num_steps)
+    threshold, expected_steps = choose_threshold(logits, validation["labels"], tolerance)
 
-    test = {"images": dataset.test_images, "labels": dataset.test_labels}
+    test = {"images": images.test_images, "labels": images.test_labels}
     correct, steps, seconds = [], [], []
     for again in range(2):  # the first pass compiles for every size of the batch
         correct, steps, seconds = [], [], []
@@ -86,7 +90,10 @@ def main(
     print(json.dumps(result, indent=2))
     if record is not None:
         result["config"] = dataclasses.asdict(config.published())
-        result["command"] = f"python experiments/early_exit.py RUN --tolerance {tolerance:g} --batch-size {batch_size}"
+        options = ["--tolerance", f"{tolerance:g}", "--batch-size", str(batch_size)]
+        options += [] if dataset is None else ["--dataset", dataset]
+        result["command"] = shlex.join(["python", "experiments/early_exit.py", "RUN", *options])
+        result["dataset"] = dataset or config.dataset
         result["run_command"] = command(config)
         write_record(RESULTS, "early-exit", record, result | {"batch_size": batch_size, "tolerance": tolerance})
 

@@ -22,6 +22,7 @@ from snnkd_jax.convert import convert
 from snnkd_jax.energy import AC_PJ, MAC_PJ, Cost, count, joules, same_architecture, summary
 from snnkd_jax.errors import InputError, told_in_one_line
 from snnkd_jax.inference import accuracy_by_step
+from snnkd_jax.inputs import dataset_of
 from snnkd_jax.recipe import read_config
 from snnkd_jax.records import command, write_record
 from snnkd_jax.run_dir import read_json
@@ -37,6 +38,7 @@ def main(
     num_steps: int | None = None,
     images: int = 1000,
     batch_size: int = 100,
+    dataset: str | None = None,
     mac_pj: float = MAC_PJ,
     ac_pj: float = AC_PJ,
     record: str | None = None,
@@ -50,6 +52,7 @@ def main(
         num_steps: T of the students; None: what they were trained with.
         images: Test images that are counted, the first ones.
         batch_size: Images that are counted together.
+        dataset: What the data are, in words, such as "CIFAR-10 (JPEG copy)"; None: the data set's name.
         mac_pj: Energy of a multiplication with accumulation, pJ.
         ac_pj: Energy of an accumulation, pJ.
         record: Write experiments/results/energy/<record>.json.
@@ -66,20 +69,22 @@ def main(
         raise InputError(f"{run} has no network that was trained to its end")
     if against is not None:
         trained["ann"] = load_trained(against, "teacher")
-    dataset = next(iter(trained.values())).dataset
-    if against is not None and trained["ann"].dataset != dataset:
-        raise InputError(f"against={against} is a run on {trained['ann'].dataset}, not on {dataset}; name another")
-    loaded = data.load(dataset)
+    config = read_config(run)
+    if against is not None and trained["ann"].dataset != config.dataset:
+        raise InputError(
+            f"against={against} is a run on {trained['ann'].dataset}, not on {config.dataset}; name another"
+        )
+    loaded = dataset_of(config)
     accuracy = tested(run)
     if against is not None:
         accuracy["ann"] = tested(against).get("teacher")
     if num_steps is not None:
         for role in trained.keys() & {"student", "student_baseline"}:
-            logits = trained[role].logits_by_step(loaded.test_images, num_steps)
-            accuracy[role] = float(accuracy_by_step(logits, loaded.test_labels)[-1])
+            accuracy[role] = test_accuracy(trained[role], loaded, num_steps)
             trained[role] = dataclasses.replace(trained[role], network=trained[role].with_steps(num_steps))
     if converted is not None:
         trained["converted"] = convert(load_trained(run, "teacher"), loaded.train_images, converted)
+        accuracy["converted"] = test_accuracy(trained["converted"], loaded, converted)
     test = loaded.test_images[:images]
     costs = {role: measure(network, test, batch_size) for role, network in trained.items()}
     anns = {role: ann_of(role, costs) for role in costs}
@@ -99,17 +104,17 @@ def main(
         else:
             counted = energy(costs[ann].macs, costs[ann].acs)
             print(f"{total / counted:.3f} of those of the trained ANN of this architecture, {ann}, that are not zero")
-    config = read_config(run)
     options = [] if against is None else ["--against", "ANN"]
     options += [] if converted is None else ["--converted", str(converted)]
     options += [] if num_steps is None else ["--num-steps", str(num_steps)]
     options += ["--images", str(images), "--mac-pj", str(mac_pj), "--ac-pj", str(ac_pj)]
+    options += [] if dataset is None else ["--dataset", dataset]
     content = {
         "command": shlex.join(["python", "experiments/energy.py", "RUN", *options]),
         "run_command": command(config),
         "ann_command": None if against is None else command(read_config(against)),
         "config": dataclasses.asdict(config.published()),
-        "dataset": dataset,
+        "dataset": dataset or config.dataset,
         "images": len(test),
         "mac_pj": mac_pj,
         "ac_pj": ac_pj,
@@ -126,6 +131,11 @@ def main(
 def tested(run: Path) -> dict[str, float | None]:
     """The test accuracies that a run reported, by role."""
     return read_json(run / "result.json")["test_accuracy"] if (run / "result.json").is_file() else {}
+
+
+def test_accuracy(trained: Trained, images: data.Dataset, num_steps: int) -> float:
+    """The test accuracy after so many steps."""
+    return float(accuracy_by_step(trained.logits_by_step(images.test_images, num_steps), images.test_labels)[-1])
 
 
 def measure(trained: Trained, images: NDArray, batch_size: int) -> Cost:

@@ -53,12 +53,13 @@ def main(
         shape = tuple(map(int, node.output_type["output"]))
         sources = " + ".join(a for a, b in graph.edges if b == name)
         print(f"{name:24} {type(node).__name__:10} {shape!s:18} {sources}".rstrip())
+    names = trained.class_names
     mean, std = ([round(x, 4) for x in values] for values in (normalisation.mean, normalisation.std))
     print(f"""
 {out}
 input   (pixel / 255 - mean) / std, mean {mean}, std {std}, the same at every step
 steps   {network.num_steps} of dt = {dt:g} s
-output  one value a class and step; the class is that of the largest mean over steps: {", ".join(trained.classes)}""")
+output  one value a class and step; the class is that of the largest mean over steps: {", ".join(names)}""")
 
 
 if __name__ == "__main__":

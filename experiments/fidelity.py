@@ -132,6 +132,8 @@ ROWS: dict[str, dict[str, Check]] = {
         "attention": Check("feature_losses.attention_distance", LOOP),
         "attention, gradient": Check("feature_losses.attention_distance", QUOTIENT),
         "masked channels": Check("feature_losses.mask_channels", "the ratio"),
+        "connector": Check("models.connector.Connectors", "NumPy, in float64"),
+        "generator": Check("models.connector.Connectors", "loops over the kernel, in float64"),
     },
     "objectives": {"objectives": Check("distill distill.loss_terms", "SciPy and loops over examples, in float64")},
     "conversion": {

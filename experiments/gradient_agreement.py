@@ -13,12 +13,11 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from snnkd_jax import data
 from snnkd_jax.backend import compile_options
 from snnkd_jax.batches import InMemory, split_validation
 from snnkd_jax.config import Config
 from snnkd_jax.errors import told_in_one_line
-from snnkd_jax.inputs import pixel_statistics
+from snnkd_jax.inputs import dataset_of, pixel_statistics
 from snnkd_jax.losses import cross_entropy
 from snnkd_jax.recipe import read_config
 from snnkd_jax.records import command, write_record
@@ -38,7 +37,7 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
     student = None if run is None else load_trained(run)
     if run is not None:
         config = dataclasses.replace(read_config(run), batch_size=config.batch_size, seed=config.seed)
-    dataset = data.load(config.dataset)
+    dataset = dataset_of(config)
     training, _ = split_validation(dataset, config.validation_fraction, config.seed)
     batch = InMemory(training, config.batch_size, config.seed)(0)
     images, labels = pixel_statistics(dataset.train_images)(jnp.asarray(batch["images"])), jnp.asarray(batch["labels"])

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import tyro
 
-from snnkd_jax import data
 from snnkd_jax.backend import compilation_cache
 from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError, told_in_one_line
+from snnkd_jax.inputs import dataset_of
 from snnkd_jax.noise_records import in_words, noise_table, summarise
 from snnkd_jax.recipe import BOOKKEEPING, OF_DISTILLATION, SEED, check_same, seeds_of_one_recipe
 from snnkd_jax.records import NETWORKS, command, write_record
@@ -52,7 +52,7 @@ def main(
         record: Write experiments/results/noise/<record>.json.
     """
     configs, networks = find_networks(runs, list(baseline))
-    test = data.load(configs[0].dataset)
+    test = dataset_of(configs[0])
     n = len(test.test_labels)
     if images is not None and not 1 <= images <= n:
         raise InputError(f"images={images!r} must be 1 to {n}, the number of test images")

@@ -16,18 +16,17 @@ from typing import Any
 import jax
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
-import tyro
 from peers.spikingjelly_net import body
 from peers.torch_step import to_channels_last
 from spikingjelly.activation_based import functional  # pyright: ignore[reportMissingImports]
 from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
-from snnkd_jax import data
 from snnkd_jax.augment import augment
 from snnkd_jax.batches import InMemory, eval_batches, split_validation
+from snnkd_jax.cli import parse
 from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError, check_choice, told_in_one_line
-from snnkd_jax.inputs import pixel_statistics
+from snnkd_jax.inputs import dataset_of, pixel_statistics
 from snnkd_jax.run_dir import open_run_dir, write_json
 
 # What is implemented of the options that change the training.
@@ -42,6 +41,8 @@ ONLY = {
     "dtype": "float32",
     "label_smoothing": 0.0,
     "clip_norm": None,
+    "accumulate": 1,
+    "initial_weights": "random",
 }
 
 
@@ -74,7 +75,7 @@ def main(config: Config) -> int:
         raise InputError(f"run_dir {directory} holds a run already, and this script cannot resume it; name another")
     open_run_dir(directory, config)
     torch.manual_seed(config.seed)
-    dataset = data.load(config.dataset)
+    dataset = dataset_of(config)
     training, validation = split_validation(dataset, config.validation_fraction, config.seed)
     normalisation = pixel_statistics(dataset.train_images)
     network = to_channels_last(body(config.student, config.width, config.neurons()))
@@ -142,4 +143,4 @@ def main(config: Config) -> int:
 
 if __name__ == "__main__":
     with told_in_one_line():
-        sys.exit(main(tyro.cli(Config)))
+        sys.exit(main(parse(sys.argv[1:])))

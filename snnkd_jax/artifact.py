@@ -49,12 +49,12 @@ def write_artifact(trained: Trained, directory: Path, name: str = "student", num
     description: dict[str, Any] = {
         "input": {"shape": ["b", *trained.image_shape], "dtype": "uint8", "axes": "batch, height, width, channel"},
         "output": {
-            "shape": ["b", network.num_steps or 1, len(trained.classes)],
+            "shape": ["b", network.num_steps or 1, len(trained.class_names)],
             "dtype": "float32",
             "axes": "batch, time step, class",
             "meaning": "logits; the likeliest class has the largest mean over the time steps",
         },
-        "classes": trained.classes,
+        "classes": trained.class_names,
         "model": trained.title,
         "dataset": trained.dataset,
         "num_steps": network.num_steps,

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None, dataset: str = Config.dataset) 
 
 def _run(arguments: Sequence[str], dataset: str) -> int:
     try:
-        config = _parse(arguments, dataset)
+        config = parse(arguments, dataset)
         join(config.distributed)
         result = run(config)
     except KeyboardInterrupt:
@@ -82,8 +82,11 @@ def _dataset(arguments: Sequence[str], name: str) -> str:
     return name
 
 
-def _parse(arguments: Sequence[str], dataset: str) -> Config:
-    """The configuration; raises `InputError` where tyro would print a box."""
+def parse(arguments: Sequence[str], dataset: str = Config.dataset) -> Config:
+    """The configuration that a command line means, of `dataset` if it names none.
+
+    Raises `InputError` where tyro would print a box.
+    """
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):

@@ -16,9 +16,9 @@ Three readings of our own:
   harness would count it at every step. `steps` of a layer, 1 or T, says how often it is counted.
 
 Beside it stands what most papers print, `firing rate x dense operations` for all T steps as ACs, and the dense MACs
-for the layer that reads the images and for ordinary networks. It takes the rate of the neurons, in spikes per neuron
-and step, and calls all that they feed ACs, pooled by means or not. (In a spiking PyramidNet, where convolutions read
-norms, it has no meaning.)
+for the layer that reads the images and for ordinary networks. The rate is that of the spikes that a layer reads, and
+where they were pooled by means that of the neurons before the pooling; all that spikes feed is called ACs. (In a
+spiking PyramidNet, where convolutions read norms, it has no meaning.)
 """
 
 import dataclasses

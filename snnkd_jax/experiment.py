@@ -30,6 +30,7 @@ from snnkd_jax.metrics import MetricsLog
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.observation import observe, save_observation
 from snnkd_jax.optim import make_optimizer
+from snnkd_jax.recipe import run_of_teacher
 from snnkd_jax.run_dir import (
     check_network,
     full_disk_told,
@@ -57,11 +58,11 @@ def run(config: Config, teacher: Teacher | None = None) -> dict[str, Any]:
         InputError: for anything the user can put right.
         Interrupted: after SIGTERM or SIGINT, when everything has been saved.
     """
-    directory = run_directory(config)
     if teacher is not None:
-        config = dataclasses.replace(config, teacher=f"{GIVEN}{teacher.name}")
+        config = dataclasses.replace(config, teacher=f"{GIVEN}{teacher.title}")
     elif config.teacher.startswith(GIVEN):
         raise InputError(f"teacher {config.teacher!r} is a function; hand it to snnkd_jax.experiment.run")
+    directory = run_directory(config)
     config = config.checked()
     mesh = data_mesh(config.fsdp)
     check_batch_size(config.batch_size, mesh, config.accumulate)
@@ -210,6 +211,7 @@ class _Run:
             return None
         network = self.teacher_config.build_teacher(self.inputs.num_classes)
         if config.teacher_checkpoint is not None:
+            self.compare_splits()
             return Teacher(network.apply, self.load_teacher(network, Path(config.teacher_checkpoint)))
         found, normalisation = self.converted, parse_normalisation(config.teacher_normalisation)
         channels = self.inputs.image_shape[-1]
@@ -248,7 +250,7 @@ class _Run:
         accuracy = evaluate(self.evaluation(teacher), teacher.variables, validation, self.mesh)["accuracy"]
         say(f"teacher {shown(self.config.teacher)}: val accuracy {accuracy:.4f}")
         chance = 1 / self.inputs.num_classes
-        if accuracy < 2 * chance:
+        if is_near_chance(accuracy, chance):
             raise InputError(
                 f"teacher {self.config.teacher}: validation accuracy {accuracy:.4f} is near chance, {chance:.4f}; "
                 "give the normalisation that it was trained with (teacher_normalisation), and see that its classes are "
@@ -280,6 +282,18 @@ class _Run:
             return load_network(directory, template, self.mesh)
         except InputError as error:
             raise InputError(f"teacher_checkpoint: {error}") from error
+
+    def compare_splits(self) -> None:
+        """Says so if the teacher was trained on images that this run holds out."""
+        config, other = self.config, run_of_teacher(self.config)
+        if other is None:
+            return
+        # Of one seed, the smaller part that is held out is a part of the larger one.
+        if other.seed != config.seed or other.validation_fraction < config.validation_fraction:
+            say(
+                f"the teacher was trained with seed={other.seed}, validation_fraction={other.validation_fraction:g}, "
+                "so on images that this run holds out: validation accuracies may be too high; the test set is untouched"
+            )
 
     def check_initial(self, trainer: Trainer, teacher: TeacherNetwork) -> None:
         """Raises `InputError` if the student cannot begin with the teacher's weights."""
@@ -355,6 +369,11 @@ class _Run:
             "normalisation": dataclasses.asdict(normalisation or self.inputs.normalisation),
             "spiking": None if is_teacher else {name: getattr(config, name) for name in SPIKING_FIELDS},
         }
+
+
+def is_near_chance(accuracy: float, chance: float) -> bool:
+    """Whether a teacher is below twice chance, and, of few classes, below a tenth of the way from chance to 1."""
+    return accuracy < min(2 * chance, chance + 0.1 * (1 - chance))
 
 
 def config_optimizer(config: Config, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:

@@ -55,8 +55,21 @@ def open_inputs(config: Config) -> Inputs:
     return _in_memory(config) if config.dataset in data.NAMES else _streamed(config)
 
 
+def dataset_of(config: Config) -> data.Dataset:
+    """The data set of a run, from where the run had it.
+
+    Raises `InputError` for one that is read from disk a batch at a time, and as `data.load`.
+    """
+    if config.dataset not in data.NAMES:
+        raise InputError(
+            f"dataset {config.dataset!r} is read from disk as a training goes; what is measured after it works with "
+            f"{', '.join(data.NAMES)}"
+        )
+    return data.load(config.dataset, config.data_dir)
+
+
 def _in_memory(config: Config) -> Inputs:
-    dataset = data.load(config.dataset, config.data_dir)
+    dataset = dataset_of(config)
     training, validation = split_validation(dataset, config.validation_fraction, config.seed)
     _check_batch_size(config, len(training["labels"]))
     test = {"images": dataset.test_images, "labels": dataset.test_labels}

@@ -42,6 +42,15 @@ def read_config(run: Path) -> Config:
     return config_of(saved if isinstance(saved, dict) else {}, str(run / "config.json"))
 
 
+def run_of_teacher(config: Config) -> Config | None:
+    """The configuration of the run whose teacher `teacher_checkpoint` is; None if that run is not there."""
+    if config.teacher_checkpoint is None:
+        return None
+    checkpoint = Path(config.teacher_checkpoint)
+    found = (run for run in (checkpoint, checkpoint.parent) if (run / "config.json").is_file())
+    return next(map(read_config, found), None)
+
+
 def seeds_of_one_recipe(argument: str, runs: Sequence[Path]) -> list[tuple[Config, Path]]:
     """Runs with their configurations, ordered by seed.
 

@@ -21,7 +21,7 @@ from snnkd_jax import provenance
 from snnkd_jax.config import Config, default_config, shown
 from snnkd_jax.errors import InputError
 from snnkd_jax.over_seeds import gain, over_seeds, percent
-from snnkd_jax.recipe import BOOKKEEPING, OF_DISTILLATION, SEED, config_of, differences, read_config
+from snnkd_jax.recipe import BOOKKEEPING, OF_DISTILLATION, SEED, config_of, differences, run_of_teacher
 from snnkd_jax.run_dir import origin, read_json, run_directory, write_json
 
 NETWORKS = {"teacher": "teacher", "student_baseline": "student without KD", "student": "student with KD"}
@@ -113,7 +113,7 @@ def command(config: Config) -> str:
     If its teacher is that of another run, which is still there, that run's command comes first, and the teacher is
     read from where that command leaves it.
     """
-    if (teacher := _run_of_teacher(config)) is not None:
+    if (teacher := run_of_teacher(config)) is not None:
         taught = dataclasses.replace(config, teacher_checkpoint=None)
         directory = run_directory(dataclasses.replace(teacher, run_dir=None))
         return f"{command(teacher)} && {command(taught)} --teacher-checkpoint {directory}"
@@ -129,15 +129,6 @@ def command(config: Config) -> str:
             [f"--{'' if value else 'no-'}{flag}"] if isinstance(field.default, bool) else [f"--{flag}", str(value)]
         )
     return shlex.join(["python", "experiments/cifar_distill.py", *arguments])
-
-
-def _run_of_teacher(config: Config) -> Config | None:
-    """The configuration of the run whose teacher the checkpoint is."""
-    if config.teacher_checkpoint is None:
-        return None
-    checkpoint = Path(config.teacher_checkpoint)
-    found = (run for run in (checkpoint, checkpoint.parent) if (run / "config.json").is_file())
-    return next(map(read_config, found), None)
 
 
 def tables(records: list[dict[str, Any]]) -> str:

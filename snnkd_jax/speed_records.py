@@ -114,10 +114,13 @@ def time_table(records: list[dict[str, Any]]) -> str:
                 percent(record["test_accuracy"][name]),
             ]
             lines.append(f"| {' | '.join(cells)} |")
+    summed = [r["config"]["num_steps"] for r in records if "sums" in r]
+    sums = "".join(f"; at T = {num_steps}, sums of the epochs as they were" for num_steps in summed)
     lines += [
         "",
-        "Seconds are those of the first epoch, and for each further one the median of all others. Test: accuracy in % "
-        "after the last epoch.",
+        f"Seconds are those of the first epoch, and for each further one the median of all others{sums}. Test: "
+        "accuracy in % after the last epoch. SpikingJelly is run eagerly here; compiled, its steps are faster, as the "
+        "first table says.",
         "",
     ]
     commands = []
@@ -149,7 +152,7 @@ def early_exit_table(records: list[dict[str, Any]]) -> str:
     for r in records:
         config, accuracy, speed = r["config"], r["accuracy"], r["images_per_second"]
         cells = [
-            f"{config['dataset']}, {config['student']}, width {config['width']:g}, {config['preset']}",
+            f"{r['dataset']}, {config['student']}, width {config['width']:g}, {config['preset']}",
             str(r["num_steps"]),
             *(f"{100 * accuracy[k]:.2f}" for k in ("full", "early")),
             f"{r['mean_steps']['test']:.2f}",

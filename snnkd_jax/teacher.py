@@ -16,10 +16,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 from jax import Array
 
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.models import Features
+from snnkd_jax.teacher_store import fingerprint
 from snnkd_jax.train import Normalisation
 
 NORMALISATIONS = {
@@ -35,13 +37,18 @@ class Teacher:
     """A function of variables and images, and its variables, any tree of arrays.
 
     `normalisation` is of the pixels that the function takes; None: that of the student's training set. `name` is what
-    tables call the teacher.
+    tables call the teacher; one without variables has to have a name of its own, or a run takes it for another.
     """
 
     function: Callable[[Any, Array], Any]
     variables: Any = ()
     normalisation: Normalisation | None = None
     name: str = "function"
+
+    @property
+    def title(self) -> str:
+        """Its name, and a digest of its variables, by which a run knows it again."""
+        return f"{self.name}-{fingerprint(self.variables)[:8]}" if jax.tree.leaves(self.variables) else self.name
 
     def init(self, key: Any, image_shape: tuple[int, int, int]) -> Any:
         """The variables: they are trained already."""

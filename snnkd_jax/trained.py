@@ -38,14 +38,14 @@ Role = Literal["teacher", "student_baseline", "student"]
 class Trained:
     """A trained network, its variables, and how images are to be normalised for it.
 
-    `config` describes it as a student or a teacher, and `classes` are the names of the classes.
+    `config` describes it as a student or a teacher, `class_names` are in the order of the logits.
     """
 
     network: Network
     variables: Variables
     normalisation: Normalisation
     image_shape: tuple[int, int, int]
-    classes: tuple[str, ...]
+    class_names: tuple[str, ...]
     dataset: str
     config: Config
 
@@ -141,7 +141,7 @@ class Trained:
     def summary(self) -> str:
         """The network in text: its layers, shapes, parameters, neurons, time steps and classes."""
         shape = " x ".join(map(str, self.image_shape))
-        about = f"{self.title}, trained on {self.dataset}: images {shape}, classes {', '.join(self.classes)}"
+        about = f"{self.title}, trained on {self.dataset}: images {shape}, classes {', '.join(self.class_names)}"
         return f"{about}\n{summary(self.network, self.variables, self.image_shape)}"
 
     @functools.cached_property
@@ -149,7 +149,7 @@ class Trained:
         network = self.network if self.network.num_steps is None else self.with_steps(1)
         with jax.ensure_compile_time_eval():
             variables = jax.device_put(self.variables, jax.local_devices()[0])
-        return Stepper(network, variables, self.normalisation, self.image_shape, self.classes)
+        return Stepper(network, variables, self.normalisation, self.image_shape, self.class_names)
 
 
 def load(path: str | Path, role: Role | None = None) -> Trained:

@@ -45,7 +45,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (20, *SHAPE), np.uint8)
 
 @pytest.mark.parametrize("name", ["convnet", "vgg11", "resnet19", "wrn-16-2", "pyramidnet18", "airbench94"])
 def test_folded_norms_change_nothing(name):
-    """Every body (deeper ones and those of test_imagenet.py left out), half of them spiking, with the gains of tdBN."""
+    """Every body (deeper ones and those of test_imagenet_models.py left out), half of them spiking, with tdBN."""
     neuron = Neuron(tau=4.0) if name in ("convnet", "resnet19", "airbench94") else None
     network = build(name, 5, neuron=neuron, num_steps=2, width=0.1, tdbn=True)
     variables = as_if_trained(network)

@@ -1,5 +1,6 @@
 """The documentation: the tutorial runs, pages say what source and records say, and no equation is missing."""
 
+import ast
 import importlib
 import inspect
 import json
@@ -115,6 +116,17 @@ def test_rows_of_the_tests_are_those_of_the_page(script):
             assert 0 <= row["error"] <= row["tolerance"]
         recorded |= record["rows"].keys()
     assert recorded == set(names)
+
+
+def test_every_name_that_a_test_gives_a_comparison_is_a_row(script):
+    names = {name for rows in script("fidelity").ROWS.values() for name in rows}
+    given = set()
+    for path in Path(__file__).parent.glob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "agrees":
+                given |= {k.value.value for k in node.keywords if k.arg == "name" and isinstance(k.value, ast.Constant)}
+    assert len(given) > 30
+    assert given - {None} <= names
 
 
 def comparison(name="spikes", kind="exact", tolerance=0.0, error=0.0):

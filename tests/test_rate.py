@@ -56,7 +56,7 @@ def both(neuron: Neuron, num_steps: int, pools=(MaxPool, RateMaxPool), **body) -
 
 @pytest.mark.parametrize("name", ["convnet", "vgg11", "resnet19", "wrn-16-2", "pyramidnet18", "airbench94"])
 def test_one_step_is_backpropagation_through_time(name):
-    """Every body (deeper ones and those of test_imagenet.py left out): learnable tau, tdBN and a soft reset."""
+    """Every body (deeper ones and those of test_imagenet_models.py left out): learnable tau, tdBN and a soft reset."""
     kind = {"neuron": Neuron("plif", v_reset=None), "num_steps": 1, "width": 0.1, "tdbn": True}
     pool = "max" if name.startswith(("vgg", "convnet", "airbench")) else "avg"
     networks = [build(name, 5, backprop=backprop, pool=pool, **kind) for backprop in ("bptt", "rate")]

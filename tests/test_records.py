@@ -262,6 +262,7 @@ def test_time_to_accuracy_has_mean_and_std_over_seeds():
 def test_early_exit_row():
     record = {
         "name": "x",
+        "dataset": "MNIST",
         "config": {"dataset": "mnist", "student": "convnet", "width": 1.0, "preset": "none"},
         "num_steps": 4,
         "accuracy": {"full": 0.99, "early": 0.989},
@@ -276,7 +277,7 @@ def test_early_exit_row():
     }
     assert "`python x`, RUN of `python y`; " in early_exit_table([record])
     row = early_exit_table([record]).splitlines()[2]
-    assert row == "| mnist, convnet, width 1, none | 4 | 99.00 | 98.90 | 1.25 | 1000 | 2000 | 2.00 |"
+    assert row == "| MNIST, convnet, width 1, none | 4 | 99.00 | 98.90 | 1.25 | 1000 | 2000 | 2.00 |"
 
 
 def test_readers_of_an_exported_network_have_a_row_each():

@@ -31,6 +31,7 @@ from snnkd_jax.convert import convert
 from snnkd_jax.errors import InputError
 from snnkd_jax.experiment import run
 from snnkd_jax.inference import accuracy_by_step
+from snnkd_jax.inputs import dataset_of
 from snnkd_jax.metrics import MetricsLog
 from snnkd_jax.observation import load_observation
 from snnkd_jax.profiling import PROFILED_STEPS, Profiler
@@ -285,6 +286,15 @@ def test_preset_none_trains_the_student_alone(tmp_path):
     assert 0 <= accuracy["student"] <= 1
 
 
+def test_what_is_measured_after_a_run_takes_its_data_folder(monkeypatch):
+    found = []
+    monkeypatch.setattr(data, "load", lambda *arguments: found.append(arguments))
+    dataset_of(dataclasses.replace(default_config("mnist"), data_dir="/elsewhere"))
+    assert found == [("mnist", "/elsewhere")]
+    with pytest.raises(InputError, match=r"dataset 'imagenet2012' is read from disk .* works with digits"):
+        dataset_of(default_config("imagenet2012"))
+
+
 def test_teacher_of_another_run_gives_the_same_student(finished, tmp_path):
     """The teacher is read, not trained; the student is bit for bit the one of the run that trained it."""
     run_dir = tmp_path / "second"
@@ -295,6 +305,15 @@ def test_teacher_of_another_run_gives_the_same_student(finished, tmp_path):
         np.testing.assert_array_equal(a, b)
     results = [json.loads((path / "result.json").read_text())["test_accuracy"] for path in (run_dir, finished)]
     assert results[0]["teacher"] == results[1]["teacher"]
+
+
+@pytest.mark.parametrize(("options", "told"), [(["--seed", "1"], True), (["--validation-fraction", "0.05"], False)])
+def test_a_teacher_that_saw_what_is_held_out_is_told(finished, tmp_path, capsys, options, told):
+    """The validation split of a seed begins with that of a smaller fraction."""
+    arguments = [*TINY, "--epochs", "1", "--no-baseline", "--teacher-checkpoint", str(finished), *options]
+    assert main([*arguments, "--run-dir", str(tmp_path / "run")]) == 0
+    words = "the teacher was trained with seed=0, validation_fraction=0.1, so on images that this run holds out"
+    assert (words in capsys.readouterr().out) == told
 
 
 def test_a_student_begins_with_the_weights_of_its_teacher(finished, tmp_path):

@@ -28,7 +28,7 @@ from snnkd_jax.cli import main
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.distill import PRESETS
 from snnkd_jax.errors import InputError
-from snnkd_jax.experiment import run
+from snnkd_jax.experiment import is_near_chance, run
 from snnkd_jax.models import Neuron, build
 from snnkd_jax.optim import make_optimizer
 from snnkd_jax.run_dir import write_json
@@ -363,8 +363,11 @@ def test_a_run_with_a_function_is_the_same_bit_for_bit_with_a_store(tmp_path, on
     assert [entry["kd"] > 0 for entry in logged(tmp_path / "run")] == [True, True]
     printed = capsys.readouterr()
     assert "store_teacher: 0.000115 GB for 8 steps are to be added" in printed.out + printed.err
-    # Without the store it is no other run, and finished.
+    # Without the store it is no other run, and finished; with another teacher of that name it is another.
     assert run(config(tmp_path / "run"), nearest_mean()) == stored
+    other = dataclasses.replace(nearest_mean(), variables=nearest_mean().variables + 0.1)
+    with pytest.raises(InputError, match=r"holds another run; teacher \(was 'given:nearest mean-"):
+        run(config(tmp_path / "run"), other)
 
 
 @pytest.mark.optimised
@@ -420,9 +423,15 @@ def test_a_converted_teacher_is_loaded_as_one_of_the_runs_networks(tmp_path):
 
 @pytest.mark.usefixtures("one_device")
 def test_a_teacher_that_knows_nothing_is_told_and_leaves_nothing(tmp_path):
-    with pytest.raises(InputError, match=r"given:guess: validation accuracy .* near chance, 0\.1000; give"):
+    with pytest.raises(InputError, match=r"given:guess-[0-9a-f]{8}: validation accuracy .* near chance, 0\.1000; give"):
         run(config(tmp_path / "run"), Teacher(lambda w, x: 0 * linear(w, x), WEIGHTS, name="guess"))
     assert not (tmp_path / "run").exists()
+
+
+def test_near_chance_whatever_the_number_of_classes():
+    """0.1 way up of two classes is 0.55; twice chance of ten is 0.2, more than their 0.19."""
+    at = [(0.54, 2), (0.56, 2), (0.18, 10), (0.195, 10), (0.0019, 1000), (0.0021, 1000)]
+    assert [is_near_chance(accuracy, 1 / k) for accuracy, k in at] == [True, False] * 3
 
 
 @pytest.mark.parametrize(

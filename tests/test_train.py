@@ -142,8 +142,9 @@ def test_the_same_step_is_lowered_for_every_platform(preset, network):
     assert len(exported.mlir_module()) > 10_000
 
 
-@pytest.mark.parametrize("preset", ["kdsnn", "temporal"])
+@pytest.mark.parametrize("preset", sorted(PRESETS.keys() - {"enof"}))
 def test_every_preset_reaches_every_parameter_through_rates(preset):
+    """But `enof`, which needs a linear classifier on the last map, and the convnet has a hidden layer between."""
     trainer = make(preset, RATE_STUDENT, weight_decay=0.0)
     before = jax.jit(trainer.init)()
     state, metrics = run(trainer, one_device(), 1)

@@ -373,7 +373,7 @@ def test_a_description_that_was_changed_is_refused(run, tmp_path):
         with pytest.raises(InputError, match=r"network\.json"):
             snnkd_jax.load(directory)
     written(path, dict(reversed(content.items())))
-    assert snnkd_jax.load(directory).classes == tuple(content["class_names"])
+    assert snnkd_jax.load(directory).class_names == tuple(content["class_names"])
 
 
 def unsealed(directory: Path) -> dict:
@@ -401,7 +401,7 @@ def test_descriptions_from_before_the_seal_are_read(run, student, tmp_path, monk
         else:
             pixels = trained.normalisation(np.zeros((1, *trained.image_shape)))
             logits, _ = jax.eval_shape(trained.network.apply, trained.variables, pixels)
-            assert logits.shape[-1] == len(trained.classes)
+            assert logits.shape[-1] == len(trained.class_names)
             taken += 1
     assert refused > taken > 0
 

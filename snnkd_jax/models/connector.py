@@ -13,7 +13,11 @@ BLUR_RATIO = 0.15
 class Connectors(nn.Module):
     """One 1x1 convolution and batch norm per stage; `channels` names each stage and its number of output channels.
 
-    Reference: Heo et al., ICCV 2019, arXiv 1904.01866 (feature distillation's student transform).
+        connector(F) = norm(conv1x1 F)
+        generator(X) = conv3x3 relu(conv3x3 X), X the connector's output with 15 % of its channels blanked
+
+    References: Heo et al., ICCV 2019, arXiv 1904.01866 (feature distillation's student transform); BKDSNN, ECCV 2024,
+    arXiv 2407.09083 (the generator, with `blur`; theirs has biases).
     """
 
     channels: tuple[tuple[str, int], ...]
