@@ -215,9 +215,10 @@ def _without_kd(record: dict[str, Any], records: list[dict[str, Any]]) -> list[f
 
 
 def _with_the_preset(record: dict[str, Any], without: list[float] | None) -> tuple[str, str]:
-    """Accuracy and gain of the student."""
-    values = record["metrics"]["student/test_accuracy"]["values"]
-    return percent(values), "–" if without is None else gain(values, without)
+    """Accuracy and gain of the student, and what else than the loss the gain is of."""
+    config, values = _config(record), record["metrics"]["student/test_accuracy"]["values"]
+    of = {"random": "", "teacher": ", of the weights" + " and the loss" * config.objective().needs_teacher}[config.initial_weights]
+    return percent(values), "–" if without is None else f"{gain(values, without)}{of}"
 
 
 def with_sections(page: str, sections: dict[str, str]) -> str:

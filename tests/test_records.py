@@ -50,7 +50,7 @@ def test_a_student_with_its_teachers_weights_is_set_against_a_random_one(tmp_pat
     distilled = make_record("c", [finish(tmp_path / "c", 0, 0.97, preset="temporal")], "digits")
     rows = [row.split(" | ") for row in tables([begun, random, distilled]).splitlines()[2:5]]
     assert [(row[2], row[-3], row[-1].removesuffix(" |")) for row in rows] == [
-        ("none, teacher's weights", "90.00", "+5.00"),
+        ("none, teacher's weights", "90.00", "+5.00, of the weights"),
         ("none", "90.00", "–"),
         ("temporal", "90.00", "+7.00"),
     ]
