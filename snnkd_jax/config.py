@@ -278,8 +278,12 @@ class Config:
     @property
     def is_plain(self) -> bool:
         """Whether the student has random weights and the cross-entropy alone, so that it is the baseline of others."""
-        plain = self.objective() == Objective(label_smoothing=self.label_smoothing)
-        return plain and self.initial_weights == "random"
+        return self.has_no_guidance and self.initial_weights == "random"
+
+    @property
+    def has_no_guidance(self) -> bool:
+        """Whether the cross-entropy alone trains the student, whatever it begins with."""
+        return self.objective() == Objective(label_smoothing=self.label_smoothing)
 
     def augmentation(self) -> Augmentation:
         """What is done to training images."""

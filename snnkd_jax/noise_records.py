@@ -143,7 +143,7 @@ def in_words(record: dict[str, Any]) -> str:
 
 def _described(record: dict[str, Any]) -> str:
     config = config_of(record["config"], record["name"])
-    beginning = " (its share of the gain is not told apart)" if config.initial_weights == "teacher" else ""
+    beginning = " (the gain is of both)" if config.initial_weights == "teacher" else ""
     return f"{config.student}, width {config.width:g}, T = {config.num_steps}, {config.method}{beginning}"
 
 

@@ -149,13 +149,14 @@ def tables(records: list[dict[str, Any]]) -> str:
             str(len(record["seeds"])),
             _teacher(record),
             "–" if without is None else percent(without),
-            *(("–", "–") if _config(record).is_plain else _with_the_preset(record, without)),
+            *_with_the_preset(record, records),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
         "Test accuracy in % after the last epoch, mean ± standard deviation over seeds. The gain is in points, "
-        "the mean of the differences between networks of one seed ± its standard error.",
+        "the mean of the differences between networks of one seed ± its standard error. Where the student begins with "
+        "its teacher's weights, they are a part of it; `the loss` is the gain over these weights without distillation.",
         "",
     ]
     commands = []
@@ -199,26 +200,32 @@ def _config(record: dict[str, Any]) -> Config:
     return config_of(record["config"], f"the record {record['name']!r}")
 
 
-def _without_kd(record: dict[str, Any], records: list[dict[str, Any]]) -> list[float] | None:
-    """The accuracies of the same student without KD: the record's own, or that of another one on the same data."""
+def _without_kd(
+    record: dict[str, Any], records: list[dict[str, Any]], initial_weights: str = "random"
+) -> list[float] | None:
+    """The accuracies of the same student by cross-entropy alone, of the record itself or another on the same data."""
     config = _config(record)
-    if config.is_plain:
-        return record["metrics"]["student/test_accuracy"]["values"]
-    if "student_baseline/test_accuracy" in record["metrics"]:
+    if initial_weights == "random" and "student_baseline/test_accuracy" in record["metrics"]:
         return record["metrics"]["student_baseline/test_accuracy"]["values"]
-    for other in records:
-        same = not differences(config, _config(other), (*SEED, *BOOKKEEPING, *OF_DISTILLATION))
+    for other in (record, *records):
+        found = _config(other)
+        same = not differences(config, found, (*SEED, *BOOKKEEPING, *OF_DISTILLATION))
         same_runs = (other["dataset"], other["seeds"]) == (record["dataset"], record["seeds"])
-        if _config(other).is_plain and same and same_runs:
+        if found.has_no_guidance and found.initial_weights == initial_weights and same and same_runs:
             return other["metrics"]["student/test_accuracy"]["values"]
     return None
 
 
-def _with_the_preset(record: dict[str, Any], without: list[float] | None) -> tuple[str, str]:
-    """Accuracy and gain of the student, and what else than the loss the gain is of."""
+def _with_the_preset(record: dict[str, Any], records: list[dict[str, Any]]) -> tuple[str, str]:
+    """Accuracy and gain of the student; of one that begins with its teacher's weights, what the loss alone gives."""
     config, values = _config(record), record["metrics"]["student/test_accuracy"]["values"]
-    of = {"random": "", "teacher": ", of the weights" + " and the loss" * config.objective().needs_teacher}[config.initial_weights]
-    return percent(values), "–" if without is None else f"{gain(values, without)}{of}"
+    if config.is_plain:
+        return "–", "–"
+    if (without := _without_kd(record, records)) is None:
+        return percent(values), "–"
+    begun = None if config.has_no_guidance else _without_kd(record, records, "teacher")
+    of_loss = "" if begun is None or config.initial_weights == "random" else f"; the loss: {gain(values, begun)}"
+    return percent(values), f"{gain(values, without)}{of_loss}"
 
 
 def with_sections(page: str, sections: dict[str, str]) -> str:
