@@ -463,7 +463,7 @@ def test_randomly_damaged_directories(run, tmp_path, count, sealed):
             refused += 1
         else:
             jax.tree.map(np.testing.assert_array_equal, found.variables, expected.variables)
-            for name in ("normalisation", "image_shape", "classes", "dataset", "config"):
+            for name in ("normalisation", "image_shape", "class_names", "dataset", "config"):
                 assert getattr(found, name) == getattr(expected, name)
         path.write_bytes(original)
     assert (count / 5 if sealed else 0) < refused < count
