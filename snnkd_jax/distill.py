@@ -30,8 +30,8 @@ and `weak2strong` are 0.
 | ---------------- | ------------------------------------ | -------------------------------------------------------- |
 | `none`           | direct training, no teacher          |                                                          |
 | `kdsnn-response` | KDSNN, CVPR 2023, 2304.05627         | a guess                                                  |
-| `kdsnn-feature`  | the same, read as Heo et al. 2019    | the largest that did no harm on `digits`, from 1 down    |
-| `kdsnn`          | the first and the second's `feature` | as theirs                                                |
+| `kdsnn-feature`  | the same, read as Heo et al. 2019    | a guess: the largest that did no harm on `digits`        |
+| `kdsnn`          | both: response and its `feature`     | as theirs                                                |
 | `kdsnn-last`     | what others call KDSNN               | BKDSNN's code, ImageNet                                  |
 | `lasnn`          | LaSNN 2023, 2304.09101               | attention transfer's code; that LaSNN has them: a guess  |
 | `sakd`           | SAKD, Neural Networks 2024           | its code, CIFAR; goes with initial_weights="teacher"     |

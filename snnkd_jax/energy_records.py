@@ -9,7 +9,7 @@ from typing import Any
 
 from snnkd_jax.energy import joules
 from snnkd_jax.recipe import config_of
-from snnkd_jax.records import EACH_ROW_AGAIN, folded, title_of
+from snnkd_jax.records import folded, title_of
 
 COLUMNS = (
     *("data", "network", "T", "test accuracy, %", "MACs, M", "ACs, M"),
@@ -35,7 +35,7 @@ def energy_section(records: list[dict[str, Any]]) -> str:
             f"- [{r['name']}](experiments/results/energy/{r['name']}.json): `{r['command']}`, {r['images']} images, "
             f"RUN of `{r['run_command']}`{against}; on {r['hardware']}, jax {r['versions']['jax']}."
         )
-    return "\n".join(lines) + "\n" + folded(EACH_ROW_AGAIN, commands)
+    return "\n".join(lines) + "\n" + folded(commands)
 
 
 def energy_terms(records: list[dict[str, Any]]) -> str:

@@ -162,7 +162,7 @@ class _Run:
         return bool(of_first(int((self.directory / "result.json").exists())))
 
     def summary(self) -> str:
-        """The run directory; devices, batch and learning rate."""
+        """The run directory; devices, batch and learning rate; what a teacher of another run saw."""
         config, mesh = self.config, self.mesh
         scaled = (
             "" if config.base_batch_size is None else f", {config.learning_rate:g} a {config.base_batch_size} images"
@@ -172,7 +172,18 @@ class _Run:
             f"run directory {self.directory}\n"
             f"{mesh.size} {mesh.devices.flat[0].platform} device(s) in {jax.process_count()} process(es){divided}; "
             f"batch {config.batch_size}, {config.batch_size // mesh.size} a device; "
-            f"peak learning rate {config.peak_learning_rate:g}{scaled}"
+            f"peak learning rate {config.peak_learning_rate:g}{scaled}{self.seen_by_teacher()}"
+        )
+
+    def seen_by_teacher(self) -> str:
+        """A line, if the teacher was trained on images that this run holds out."""
+        config, other = self.config, run_of_teacher(self.config)
+        # Of one seed, the smaller part that is held out is a part of the larger one.
+        if other is None or (other.seed == config.seed and other.validation_fraction >= config.validation_fraction):
+            return ""
+        return (
+            f"\nthe teacher was trained with seed={other.seed}, validation_fraction={other.validation_fraction:g}, so "
+            "on images that this run holds out: validation accuracies may be too high; the test set is untouched"
         )
 
     def trainer(
@@ -211,7 +222,6 @@ class _Run:
             return None
         network = self.teacher_config.build_teacher(self.inputs.num_classes)
         if config.teacher_checkpoint is not None:
-            self.compare_splits()
             return Teacher(network.apply, self.load_teacher(network, Path(config.teacher_checkpoint)))
         found, normalisation = self.converted, parse_normalisation(config.teacher_normalisation)
         channels = self.inputs.image_shape[-1]
@@ -282,18 +292,6 @@ class _Run:
             return load_network(directory, template, self.mesh)
         except InputError as error:
             raise InputError(f"teacher_checkpoint: {error}") from error
-
-    def compare_splits(self) -> None:
-        """Says so if the teacher was trained on images that this run holds out."""
-        config, other = self.config, run_of_teacher(self.config)
-        if other is None:
-            return
-        # Of one seed, the smaller part that is held out is a part of the larger one.
-        if other.seed != config.seed or other.validation_fraction < config.validation_fraction:
-            say(
-                f"the teacher was trained with seed={other.seed}, validation_fraction={other.validation_fraction:g}, "
-                "so on images that this run holds out: validation accuracies may be too high; the test set is untouched"
-            )
 
     def check_initial(self, trainer: Trainer, teacher: TeacherNetwork) -> None:
         """Raises `InputError` if the student cannot begin with the teacher's weights."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from snnkd_jax.over_seeds import gain, over_seeds, percent, points
 from snnkd_jax.recipe import config_of
-from snnkd_jax.records import EACH_ROW_AGAIN, NETWORKS, folded
+from snnkd_jax.records import NETWORKS, folded
 from snnkd_jax.robustness import GROUPS
 
 Report = dict[str, Any]
@@ -77,7 +77,6 @@ def noise_section(records: list[dict[str, Any]]) -> str:
             f"the standard error; {record['images']} test images, the same noise for every network. {in_words(record)} "
             f"[By level](experiments/figures/noise-{name}.svg).\n",
             folded(
-                EACH_ROW_AGAIN,
                 [f"`{record['command']}`, {_runs(record)}, on {record['hardware']}. {record['notes']}".rstrip()],
             ),
         ]
@@ -106,8 +105,8 @@ def noise_rows(record: dict[str, Any]) -> list[list[str]]:
         cells = ["–" if entry is None else percent(entry["values"]) for entry in entries]
         if compared:
             by_role = dict(zip(networks, entries, strict=True))
-            pair = [by_role[role] for role in ("student", "student_baseline")]
-            cells.append("–" if None in pair else gain(*(entry["values"] for entry in pair if entry is not None)))
+            student, baseline = by_role["student"], by_role["student_baseline"]
+            cells.append(gain(student["values"], baseline["values"]) if student and baseline else "–")
         found.append([title, *cells])
     return found
 

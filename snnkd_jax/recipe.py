@@ -15,10 +15,13 @@ SEED = ("seed", "run_dir", "teacher_checkpoint", "store_teacher")
 BOOKKEEPING = ("data_dir", "workers", "keep_checkpoints", "checkpoint_every", "profile", "distributed", "fsdp")
 """These change no result."""
 
+OF_LOSS = ("preset", "baseline", "ce_weight", "kd_weight", "steps_weight", "feature_weight", "temperature")
+"""Students that begin with the same weights and are taught otherwise differ in these."""
+
 OF_DISTILLATION = (
-    *("preset", "teacher", "teacher_width", "teacher_epochs", "teacher_levels", "teacher_only", "baseline"),
+    *OF_LOSS,
+    *("teacher", "teacher_width", "teacher_epochs", "teacher_levels", "teacher_only"),
     *("teacher_pool", "teacher_normalisation", "initial_weights"),
-    *("ce_weight", "kd_weight", "steps_weight", "feature_weight", "temperature"),
 )
 """A student with distillation and its baseline may differ in these as well."""
 
@@ -43,7 +46,10 @@ def read_config(run: Path) -> Config:
 
 
 def run_of_teacher(config: Config) -> Config | None:
-    """The configuration of the run whose teacher `teacher_checkpoint` is; None if that run is not there."""
+    """The configuration of the run whose teacher `teacher_checkpoint` is; None if that run is not there.
+
+    Raises `InputError` if its config.json is none of this program.
+    """
     if config.teacher_checkpoint is None:
         return None
     checkpoint = Path(config.teacher_checkpoint)

@@ -21,7 +21,7 @@ from snnkd_jax import provenance
 from snnkd_jax.config import Config, default_config, shown
 from snnkd_jax.errors import InputError
 from snnkd_jax.over_seeds import gain, over_seeds, percent
-from snnkd_jax.recipe import BOOKKEEPING, OF_DISTILLATION, SEED, config_of, differences, run_of_teacher
+from snnkd_jax.recipe import BOOKKEEPING, OF_DISTILLATION, OF_LOSS, SEED, config_of, differences, run_of_teacher
 from snnkd_jax.run_dir import origin, read_json, run_directory, write_json
 
 NETWORKS = {"teacher": "teacher", "student_baseline": "student without KD", "student": "student with KD"}
@@ -168,15 +168,13 @@ def tables(records: list[dict[str, Any]]) -> str:
             f"- [{record['name']}](experiments/results/{record['name']}.json): `{record['command']}`; seeds {seeds}, "
             f"{minutes:.1f} min each on {machine}. {record['notes']}".rstrip()
         )
-    return "\n".join(lines) + "\n" + folded(EACH_ROW_AGAIN, commands)
+    return "\n".join(lines) + "\n" + folded(commands)
 
 
-EACH_ROW_AGAIN = "Run a row again: commands, seeds, machine"
-
-
-def folded(summary: str, lines: list[str]) -> str:
-    """Markdown behind one line that a reader opens: commands are long, and a table is read first."""
-    return "\n".join(["<details>", f"<summary>{summary}</summary>", "", *lines, "", "</details>", ""])
+def folded(commands: list[str]) -> str:
+    """A list in Markdown behind one line that a reader opens: commands are long, and a table is read first."""
+    summary = "<summary>Run a row again: commands, seeds, machine</summary>"
+    return "\n".join(["<details>", summary, "", *commands, "", "</details>", ""])
 
 
 def _teacher(record: dict[str, Any]) -> str:
@@ -200,18 +198,22 @@ def _config(record: dict[str, Any]) -> Config:
     return config_of(record["config"], f"the record {record['name']!r}")
 
 
-def _without_kd(
-    record: dict[str, Any], records: list[dict[str, Any]], initial_weights: str = "random"
-) -> list[float] | None:
-    """The accuracies of the same student by cross-entropy alone, of the record itself or another on the same data."""
-    config = _config(record)
-    if initial_weights == "random" and "student_baseline/test_accuracy" in record["metrics"]:
+def _without_kd(record: dict[str, Any], records: list[dict[str, Any]]) -> list[float] | None:
+    """The accuracies of the same student without KD: the record's own, or another one's."""
+    if "student_baseline/test_accuracy" in record["metrics"]:
         return record["metrics"]["student_baseline/test_accuracy"]["values"]
-    for other in (record, *records):
-        found = _config(other)
-        same = not differences(config, found, (*SEED, *BOOKKEEPING, *OF_DISTILLATION))
+    return _by_cross_entropy(record, records, "random", OF_DISTILLATION)
+
+
+def _by_cross_entropy(
+    record: dict[str, Any], records: list[dict[str, Any]], initial_weights: str, may_differ: tuple[str, ...]
+) -> list[float] | None:
+    """The accuracies of the same student, on the same data, by cross-entropy alone from those initial weights."""
+    for other in records:
+        config = _config(other)
+        same = not differences(_config(record), config, (*SEED, *BOOKKEEPING, *may_differ))
         same_runs = (other["dataset"], other["seeds"]) == (record["dataset"], record["seeds"])
-        if found.has_no_guidance and found.initial_weights == initial_weights and same and same_runs:
+        if config.has_no_guidance and config.initial_weights == initial_weights and same and same_runs:
             return other["metrics"]["student/test_accuracy"]["values"]
     return None
 
@@ -221,11 +223,13 @@ def _with_the_preset(record: dict[str, Any], records: list[dict[str, Any]]) -> t
     config, values = _config(record), record["metrics"]["student/test_accuracy"]["values"]
     if config.is_plain:
         return "–", "–"
-    if (without := _without_kd(record, records)) is None:
-        return percent(values), "–"
-    begun = None if config.has_no_guidance else _without_kd(record, records, "teacher")
-    of_loss = "" if begun is None or config.initial_weights == "random" else f"; the loss: {gain(values, begun)}"
-    return percent(values), f"{gain(values, without)}{of_loss}"
+    gains = []
+    if (without := _without_kd(record, records)) is not None:
+        gains.append(gain(values, without))
+    begun = _by_cross_entropy(record, records, "teacher", OF_LOSS)
+    if begun is not None and not config.has_no_guidance:
+        gains.append(f"the loss: {gain(values, begun)}")
+    return percent(values), "; ".join(gains) or "–"
 
 
 def with_sections(page: str, sections: dict[str, str]) -> str:

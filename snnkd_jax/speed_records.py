@@ -11,7 +11,7 @@
 from typing import Any
 
 from snnkd_jax.over_seeds import mean_and_std, percent
-from snnkd_jax.records import EACH_ROW_AGAIN, folded
+from snnkd_jax.records import folded
 
 SPEED_COLUMNS = {"train": ("train", "rate"), "train with KD": ("kd", "kd-rate"), "inference": ("inference", None)}
 """Column to its task, by backpropagation through time and by rate-based backpropagation."""
@@ -130,7 +130,7 @@ def time_table(records: list[dict[str, Any]]) -> str:
             f"- [{record['name']}](experiments/results/speed/{record['name']}.json): `{record['command']}`, RUN of "
             f"{runs}; on {record['hardware']}. {record['notes']}".rstrip()
         )
-    return "\n".join(lines) + "\n" + folded(EACH_ROW_AGAIN, commands)
+    return "\n".join(lines) + "\n" + folded(commands)
 
 
 def _of_those(values: list[float | None], digits: int) -> str:
@@ -168,7 +168,7 @@ def early_exit_table(records: list[dict[str, Any]]) -> str:
             f"`{r['run_command']}`; the threshold is the lowest that loses at most {100 * r['tolerance']:g} points on "
             f"the validation split; batches of {r['batch_size']}, in turns, on {r['hardware']}."
         )
-    return "\n".join(lines) + "\n" + folded(EACH_ROW_AGAIN, commands)
+    return "\n".join(lines) + "\n" + folded(commands)
 
 
 def gradient_table(records: list[dict[str, Any]]) -> str:
@@ -199,7 +199,7 @@ def gradient_table(records: list[dict[str, Any]]) -> str:
             f"- [{r['name']}](experiments/results/speed/{r['name']}.json): `{r['command']}`{run}; gradients of the "
             f"cross-entropy on one batch of {r['config']['dataset']}."
         )
-    return "\n".join(lines) + "\n" + folded(EACH_ROW_AGAIN, commands)
+    return "\n".join(lines) + "\n" + folded(commands)
 
 
 _WRITERS = {

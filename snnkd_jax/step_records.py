@@ -6,7 +6,7 @@ Records are written by `experiments/accuracy_by_step.py` (students) and `experim
 from typing import Any
 
 from snnkd_jax.over_seeds import mean_and_std, percent
-from snnkd_jax.records import EACH_ROW_AGAIN, folded
+from snnkd_jax.records import folded
 
 SHOWN = (1, 2, 4, 8, 16, 32, 64)
 
@@ -75,4 +75,4 @@ def _commands(records: list[dict[str, Any]]) -> str:
         f"{r['notes']}".rstrip()
         for r in records
     ]
-    return folded(EACH_ROW_AGAIN, lines)
+    return folded(lines)

@@ -36,8 +36,8 @@ NORMALISATIONS = {
 class Teacher:
     """A function of variables and images, and its variables, any tree of arrays.
 
-    `normalisation` is of the pixels that the function takes; None: that of the student's training set. `name` is what
-    tables call the teacher; one without variables has to have a name of its own, or a run takes it for another.
+    `normalisation` is of the pixels that the function takes; None: that of the student's training set. Tables and runs
+    know the teacher by its `title`, so functions without variables need names of their own.
     """
 
     function: Callable[[Any, Array], Any]

@@ -43,19 +43,23 @@ def finish(directory: Path, seed: int, accuracy: float | None, **changes) -> Pat
     return directory
 
 
+BOTH = {"preset": "temporal", "initial_weights": "teacher"}
+
+
 def test_a_student_with_its_teachers_weights_is_set_against_a_random_one(tmp_path):
     """It is no baseline itself, though its objective is the cross-entropy alone."""
     random = make_record("a", [finish(tmp_path / "a", 0, 0.90, preset="none")], "digits")
     begun = make_record("b", [finish(tmp_path / "b", 0, 0.95, preset="none", initial_weights="teacher")], "digits")
     distilled = make_record("c", [finish(tmp_path / "c", 0, 0.97, preset="temporal")], "digits")
-    both = {"preset": "temporal", "initial_weights": "teacher"}
-    both = make_record("d", [finish(tmp_path / "d", 0, 0.96, **both)], "digits")
-    rows = [row.split(" | ") for row in tables([begun, random, distilled, both]).splitlines()[2:6]]
+    both = make_record("d", [finish(tmp_path / "d", 0, 0.96, **BOTH)], "digits")
+    wider = make_record("e", [finish(tmp_path / "e", 0, 0.94, teacher_width=2.0, **BOTH)], "digits")
+    rows = [row.split(" | ") for row in tables([begun, random, distilled, both, wider]).splitlines()[2:7]]
     assert [(row[2], row[-3], row[-1].removesuffix(" |")) for row in rows] == [
         ("none, teacher's weights", "90.00", "+5.00"),
         ("none", "90.00", "–"),
         ("temporal", "90.00", "+7.00"),
         ("temporal, teacher's weights", "90.00", "+6.00; the loss: +1.00"),
+        ("temporal, teacher's weights", "90.00", "+4.00"),  # the weights of another teacher
     ]
 
 
