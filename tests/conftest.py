@@ -5,11 +5,15 @@ long again. Those of what a compiler could change (spikes to the bit, memory) ar
 run in processes of their own are compiled as a user's are.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import comparison
 import jax
 import pytest
+from archives import TEST, TRAIN
+
+from snnkd_jax.data.official import OFFICIAL
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -26,3 +30,13 @@ def pytest_configure(config):
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     jax.config.update("jax_disable_most_optimizations", item.get_closest_marker("optimised") is None)
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty TFDS directory in which every set has TRAIN and TEST examples, and no proxy."""
+    for name, official in list(OFFICIAL.items()):
+        monkeypatch.setitem(OFFICIAL, name, replace(official, train_size=TRAIN, test_size=TEST))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "*")
+    return tmp_path
