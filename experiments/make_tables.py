@@ -7,6 +7,7 @@ from typing import Any
 
 from fidelity import ROWS, fidelity_section, fidelity_source
 
+from snnkd_jax.aim_records import aims_section
 from snnkd_jax.energy_records import energy_section
 from snnkd_jax.knob_records import knob_source, knob_table, loss_section
 from snnkd_jax.nir_records import nir_section
@@ -22,7 +23,14 @@ DOCS = ROOT / "experiments" / "docs"
 
 Sections = dict[str, tuple[Path, Callable[[list[dict[str, Any]]], str]]]
 
+
+def aims(records: list[dict[str, Any]]) -> str:
+    """What was set out to be shown, of records of several folders."""
+    return aims_section(records, *(read_records(RESULTS / folder) for folder in ("steps", "noise", "energy")))
+
+
 SECTIONS: Sections = {
+    "aims": (RESULTS, aims),
     "loss": (RESULTS / "knobs", loss_section),
     "results": (RESULTS, tables),
     "steps": (RESULTS / "steps", steps_section),

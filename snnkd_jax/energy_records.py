@@ -55,7 +55,7 @@ def energy_terms(records: list[dict[str, Any]]) -> str:
 
 def energy_verdict(records: list[dict[str, Any]]) -> str:
     """How many spiking networks need less energy than the ANN of their architecture, where that was counted."""
-    ratios = [_of_ann(r, role) for r in records for role, x in r["networks"].items() if x["num_steps"] is not None]
+    ratios = [of_ann(r, role) for r in records for role, x in r["networks"].items() if x["num_steps"] is not None]
     counted = [ratio for ratio in ratios if ratio is not None]
     return (
         f"By NeuroBench's definition, {sum(ratio < 1 for ratio in counted)} of the {len(counted)} spiking networks "
@@ -63,7 +63,7 @@ def energy_verdict(records: list[dict[str, Any]]) -> str:
     )
 
 
-def _of_ann(record: dict[str, Any], role: str) -> float | None:
+def of_ann(record: dict[str, Any], role: str) -> float | None:
     """A network's energy as a multiple of that of the ANN of its architecture; None where that was not counted."""
     ann = record["networks"].get(record["networks"][role]["ann"])
     return None if ann is None else _energy(record, record["networks"][role]) / _energy(record, ann)
@@ -82,7 +82,7 @@ def _row(record: dict[str, Any], role: str) -> list[str]:
     network = record["networks"][role]
     constants = record["mac_pj"], record["ac_pj"]
     macs, acs = network["estimate"]
-    estimate, ratio = joules(macs, acs, *constants), _of_ann(record, role)
+    estimate, ratio = joules(macs, acs, *constants), of_ann(record, role)
     accuracy = network["test_accuracy"]
     return [
         record["dataset"],

@@ -17,7 +17,7 @@ import optax
 
 from snnkd_jax.backend import check_batch_size, compilation_cache, data_mesh
 from snnkd_jax.batches import Source
-from snnkd_jax.config import GIVEN, Config, shown
+from snnkd_jax.config import GIVEN, SPIKING_FIELDS, Config, shown
 from snnkd_jax.distill import Objective
 from snnkd_jax.errors import InputError
 from snnkd_jax.fit import evaluate, fit, variables_of
@@ -75,22 +75,22 @@ class _Run:
     mesh: jax.sharding.Mesh
     inputs: Inputs
     stop: StopRequest
-    teacher: RunTeacher
+    run_teacher: RunTeacher
 
     def carry_out(self) -> dict[str, Any]:
         config, teacher_epochs = self.config, self.config.of_teacher().epochs
         objective, plain = config.objective(), Objective(label_smoothing=config.label_smoothing)
-        trained = self.teacher.trained() if config.needs_teacher else None
+        trained = self.run_teacher.load() if config.needs_teacher else None
         alone = None
         if config.needs_teacher and trained is None:
-            alone = self.trainer("teacher", self.teacher.build(), plain, teacher_epochs)
+            alone = self.trainer("teacher", self.run_teacher.build(), plain, teacher_epochs)
         student = config.build_student(self.inputs.num_classes)
         teacher = trained if alone is None else alone.network
         normalisation = None if trained is None else trained.normalisation
         trainer = self.trainer("student", student, objective, config.epochs, teacher, normalisation)
         direct = self.trainer("student", student, plain, config.epochs)
         if trained is not None and config.has_foreign_teacher and not self.is_finished():
-            self.teacher.check_accuracy(trained)
+            self.run_teacher.check_accuracy(trained)
         if config.initial_weights == "teacher":
             assert teacher is not None
             self.check_initial(trainer, teacher)
@@ -111,8 +111,8 @@ class _Run:
             elif trained is not None:
                 teacher_variables = trained.variables
                 if config.teacher_file is not None:
-                    self.teacher.keep(teacher_variables, self.directory)
-                results["teacher"] = self.test(self.teacher.evaluation(trained), teacher_variables)
+                    self.run_teacher.keep(teacher_variables, self.directory)
+                results["teacher"] = self.test(self.run_teacher.evaluation(trained), teacher_variables)
             if config.baseline and not config.is_plain and not config.teacher_only:
                 results["student_baseline"], _ = self.train("student_baseline", direct, {}, config.epochs, log)
             if not config.teacher_only:
@@ -224,7 +224,7 @@ class _Run:
                 num_steps=epochs * source.steps_per_epoch,
                 mesh=self.mesh,
                 described={
-                    "teacher": config.teacher if self.teacher.given else self.teacher.description,
+                    "teacher": config.teacher if self.run_teacher.given else self.run_teacher.description,
                     "images": hashlib.sha256(self.inputs.identity).hexdigest(),
                 },
             )
@@ -246,10 +246,16 @@ class _Run:
             initial=teacher_variables if phase == "student" and config.initial_weights == "teacher" else None,
         )
         # Written last: a network without it is not trained to its end.
-        described = self.teacher.description if phase == "teacher" else describe(config, self.inputs, is_teacher=False)
-        write_network(self.directory / phase, described)
+        write_network(self.directory / phase, self.description(phase))
         variables = variables_of(state)
         return self.test(steps, variables), variables
+
+    def description(self, phase: str) -> dict[str, Any]:
+        """What `network.json` says of the network."""
+        if phase == "teacher":
+            return self.run_teacher.description
+        spiking = {name: getattr(self.config, name) for name in SPIKING_FIELDS}
+        return describe(self.config, self.inputs, model=self.config.student, spiking=spiking)
 
     def test(self, steps: CompiledEvaluation, variables: Variables) -> dict[str, Any]:
         result = evaluate(steps, variables, self.inputs.test(), self.mesh)

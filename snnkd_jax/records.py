@@ -138,7 +138,7 @@ def tables(records: list[dict[str, Any]]) -> str:
     lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for record in records:
         config = record["config"]
-        without = _without_kd(record, records)
+        without = without_kd(record, records)
         cells = [
             record["dataset"],
             f"{config['student']}, width {config['width']:g} ({_millions(record)})",
@@ -198,7 +198,7 @@ def _config(record: dict[str, Any]) -> Config:
     return config_of(record["config"], f"the record {record['name']!r}")
 
 
-def _without_kd(record: dict[str, Any], records: list[dict[str, Any]]) -> list[float] | None:
+def without_kd(record: dict[str, Any], records: list[dict[str, Any]]) -> list[float] | None:
     """The accuracies of the same student without KD: the record's own, or another one's."""
     if "student_baseline/test_accuracy" in record["metrics"]:
         return record["metrics"]["student_baseline/test_accuracy"]["values"]
@@ -224,7 +224,7 @@ def _with_the_preset(record: dict[str, Any], records: list[dict[str, Any]]) -> t
     if config.is_plain:
         return "–", "–"
     gains = []
-    if (without := _without_kd(record, records)) is not None:
+    if (without := without_kd(record, records)) is not None:
         gains.append(gain(values, without))
     begun = _by_cross_entropy(record, records, "teacher", OF_LOSS)
     if begun is not None and not config.has_no_guidance:

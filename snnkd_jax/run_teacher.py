@@ -9,7 +9,7 @@ import jax
 
 from snnkd_jax.backend import put_replicated
 from snnkd_jax.checkpoint import load_network, save_network
-from snnkd_jax.config import SPIKING_FIELDS, Config, shown
+from snnkd_jax.config import Config, shown
 from snnkd_jax.errors import InputError
 from snnkd_jax.fit import evaluate
 from snnkd_jax.hosts import of_first, say, together
@@ -20,44 +20,42 @@ from snnkd_jax.run_dir import check_network, teacher_directory, write_network
 from snnkd_jax.teacher import Teacher, parse_normalisation
 from snnkd_jax.teacher_store import fingerprint
 from snnkd_jax.torch_weights import Converted, convert_weights, read_weights
-from snnkd_jax.train import CompiledEvaluation, compile_evaluation
+from snnkd_jax.train import CompiledEvaluation, Normalisation, compile_evaluation
 
 
 @dataclasses.dataclass(frozen=True)
 class RunTeacher:
-    """The teacher that the configuration `asked` for, or that was `given`, a function, in its place."""
+    """The teacher that a configuration asks for, or that was `given`, a function, in its place."""
 
-    asked: Config
+    config: Config
     inputs: Inputs
     mesh: jax.sharding.Mesh
     given: Teacher | None
 
-    @functools.cached_property
-    def config(self) -> Config:
-        """The configuration with the teacher's width and epochs as its own, and the architecture in its file."""
-        config = self.asked
-        if config.teacher_file is not None:
-            found = self._converted
-            config = dataclasses.replace(
-                config, teacher=found.model, teacher_width=found.width, teacher_pool=found.pool
-            )
-        return config.of_teacher()
-
     @property
     def description(self) -> dict[str, Any]:
         """What `network.json` says of it."""
-        return describe(self.config, self.inputs, is_teacher=True)
+        config = self._own_config
+        return describe(
+            config,
+            self.inputs,
+            model=config.teacher,
+            levels=config.teacher_levels,
+            pool=config.teacher_pool,
+            normalisation=parse_normalisation(config.teacher_normalisation),
+        )
 
     def build(self) -> Network:
         """The network, untrained."""
-        return self.config.build_teacher(self.inputs.num_classes)
+        return self._own_config.build_teacher(self.inputs.num_classes)
 
-    def trained(self) -> Teacher | None:
+    def load(self) -> Teacher | None:
         """The teacher that was handed over, of a PyTorch file, or of another run; None if this run trains it.
 
-        Raises `InputError` if it is not there, damaged, or of another network or other images than this run's.
+        Raises `InputError` if it is not there or damaged, or if network, classes, image channels or normalisation are
+        not those that were asked for. Of a function nothing is checked here.
         """
-        config = self.asked
+        config = self.config
         if self.given is not None:
             return dataclasses.replace(self.given, variables=put_replicated(self.mesh, self.given.variables))
         if config.teacher_file is None and config.teacher_checkpoint is None:
@@ -87,11 +85,11 @@ class RunTeacher:
         """Says how good the teacher is on the examples that are held out; raises `InputError` if it knows nothing."""
         validation = self.inputs.validation()
         accuracy = evaluate(self.evaluation(teacher), teacher.variables, validation, self.mesh)["accuracy"]
-        say(f"teacher {shown(self.asked.teacher)}: val accuracy {accuracy:.4f}")
+        say(f"teacher {shown(self.config.teacher)}: val accuracy {accuracy:.4f}")
         chance = 1 / self.inputs.num_classes
         if is_near_chance(accuracy, chance):
             raise InputError(
-                f"teacher {self.asked.teacher}: validation accuracy {accuracy:.4f} is near chance, {chance:.4f}; "
+                f"teacher {self.config.teacher}: validation accuracy {accuracy:.4f} is near chance, {chance:.4f}; "
                 "give the normalisation that it was trained with (teacher_normalisation), and see that its classes are "
                 f"in the order {', '.join(self.inputs.class_names[:3])}, ..."
             )
@@ -104,7 +102,7 @@ class RunTeacher:
             write_network(directory, self.description)
         elif fingerprint(load_network(directory, variables, self.mesh)) != fingerprint(variables):
             raise InputError(
-                f"teacher {self.asked.teacher}: run_dir {run} was started with other weights; name another"
+                f"teacher {self.config.teacher}: run_dir {run} was started with other weights; name another"
             )
 
     def _load(self, network: Network, path: Path) -> Variables:
@@ -119,27 +117,49 @@ class RunTeacher:
             raise InputError(f"teacher_checkpoint: {error}") from error
 
     @functools.cached_property
+    def _own_config(self) -> Config:
+        """The configuration with the teacher's width and epochs as its own, and the architecture in its file."""
+        config = self.config
+        if config.teacher_file is not None:
+            found = self._converted
+            config = dataclasses.replace(
+                config, teacher=found.model, teacher_width=found.width, teacher_pool=found.pool
+            )
+        return config.of_teacher()
+
+    @functools.cached_property
     def _converted(self) -> Converted:
         """The network in the teacher's file."""
-        assert self.asked.teacher_file is not None
-        return convert_weights(read_weights(self.asked.teacher_file))
+        assert self.config.teacher_file is not None
+        return convert_weights(read_weights(self.config.teacher_file))
 
 
-def describe(config: Config, inputs: Inputs, is_teacher: bool) -> dict[str, Any]:
-    """What `network.json` says of the student or teacher of a configuration, to build it again and to feed it."""
-    normalisation = parse_normalisation(config.teacher_normalisation) if is_teacher else None
+def describe(
+    config: Config,
+    inputs: Inputs,
+    *,
+    model: str,
+    levels: int | None = None,
+    pool: str | None = None,
+    normalisation: Normalisation | None = None,
+    spiking: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What `network.json` says of a network of that width and those images, to build it again and to feed it.
+
+    `normalisation` None is that of the images; `levels` and `pool` are a teacher's, `spiking` a student's.
+    """
     return {
-        "model": config.teacher if is_teacher else config.student,
+        "model": model,
         "width": config.width,
-        "levels": config.teacher_levels if is_teacher else None,
-        "pool": config.teacher_pool if is_teacher else None,
+        "levels": levels,
+        "pool": pool,
         "dtype": config.dtype,
         "num_classes": inputs.num_classes,
         "image_shape": list(inputs.image_shape),
         "dataset": inputs.name,
         "class_names": list(inputs.class_names),
         "normalisation": dataclasses.asdict(normalisation or inputs.normalisation),
-        "spiking": None if is_teacher else {name: getattr(config, name) for name in SPIKING_FIELDS},
+        "spiking": spiking,
     }
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import comparison
 import jax
 import pytest
-from archives import TEST, TRAIN
 
 from snnkd_jax.data.official import OFFICIAL
+
+pytest.register_assert_rewrite("synthetic_sets")  # its assertions say what was found, like those of tests
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -35,6 +36,8 @@ def pytest_runtest_setup(item):
 @pytest.fixture
 def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty TFDS directory in which every set has TRAIN and TEST examples, and no proxy."""
+    from synthetic_sets import TEST, TRAIN
+
     for name, official in list(OFFICIAL.items()):
         monkeypatch.setitem(OFFICIAL, name, replace(official, train_size=TRAIN, test_size=TEST))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))

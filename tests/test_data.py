@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from archives import (
+from synthetic_sets import (
     CHECKSUM_WARNING,
     OFFICIAL_NAMES,
     TEST,

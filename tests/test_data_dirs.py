@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archives import (
+from synthetic_sets import (
     CHECKSUM_WARNING,
     TRAIN,
     assert_input_error,

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from archives import (
+from synthetic_sets import (
     assert_input_error,
     assert_same_examples,
     cifar_members,

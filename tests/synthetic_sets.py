@@ -1,4 +1,7 @@
-"""Synthetic archives of the official data sets: official names and formats, a handful of random images."""
+"""Synthetic archives of the official data sets: official names and formats, a handful of random images.
+
+And what several tests do with them: compare examples, expect an error, run a program in a process of its own.
+"""
 
 import gzip
 import io
