@@ -23,6 +23,11 @@ def percent(accuracies: list[float]) -> str:
     return mean_and_std([100 * accuracy for accuracy in accuracies], 2)
 
 
+def standard_error(values: list[float]) -> float:
+    """Of the mean of two values or more."""
+    return statistics.stdev(values) / len(values) ** 0.5
+
+
 def gain(accuracies: Iterable[float], than: Iterable[float]) -> str:
     """The mean of the differences between networks of one seed, in points, ± its standard error."""
     return points([a - b for a, b in zip(accuracies, than, strict=True)])
@@ -30,6 +35,5 @@ def gain(accuracies: Iterable[float], than: Iterable[float]) -> str:
 
 def points(differences: list[float]) -> str:
     """Differences of accuracies in points, mean ± standard error, the mean alone of one value."""
-    n = len(differences)
-    error = f" ± {100 * statistics.stdev(differences) / n**0.5:.2f}" if n > 1 else ""
+    error = f" ± {100 * standard_error(differences):.2f}" if len(differences) > 1 else ""
     return f"{100 * statistics.fmean(differences):+.2f}{error}"

@@ -36,7 +36,7 @@ def pytest_runtest_setup(item):
 @pytest.fixture
 def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty TFDS directory in which every set has TRAIN and TEST examples, and no proxy."""
-    from synthetic_sets import TEST, TRAIN
+    from synthetic_sets import TEST, TRAIN  # not before its assertions are registered
 
     for name, official in list(OFFICIAL.items()):
         monkeypatch.setitem(OFFICIAL, name, replace(official, train_size=TRAIN, test_size=TEST))
