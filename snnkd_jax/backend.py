@@ -43,6 +43,13 @@ def compile_options(platform: str | None = None) -> dict[str, str]:
     return dict(_CPU_OPTIONS)
 
 
+def options_to_run_once(platform: str | None = None) -> dict[str, str]:
+    """Options for a program that runs once, such as one that draws weights: on CPU, to compile it takes the time."""
+    if (platform or jax.default_backend()) != "cpu":
+        return {}
+    return {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": "True"}
+
+
 @contextlib.contextmanager
 def compilation_cache(directory: Path) -> Iterator[None]:
     """Keeps compiled programs in `directory`, so that the same step is not compiled again when a run is resumed.

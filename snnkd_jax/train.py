@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from snnkd_jax.augment import Augmentation, augment
-from snnkd_jax.backend import compile_options, divided, fsdp_size, replicated, split
+from snnkd_jax.backend import compile_options, divided, fsdp_size, options_to_run_once, replicated, split
 from snnkd_jax.distill import Guidance, Objective, StagePair, loss_terms, pair_stages, presets_of_logits, weighted_sum
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Features, Network, Variables, with_weights_of
@@ -386,14 +386,15 @@ def compile_evaluation(
 def compile_steps(trainer: Trainer, mesh: Mesh) -> CompiledSteps:
     """Jits the steps: state donated, on the mesh as `backend.divided` says; batches and what the teacher says of them
     split; all else whole."""
-    whole, parts, options = replicated(mesh), split(mesh), compile_options(mesh.devices.flat[0].platform)
+    whole, parts, platform = replicated(mesh), split(mesh), mesh.devices.flat[0].platform
+    options = compile_options(platform)
     if fsdp_size(mesh) > 1:
         trainer = dataclasses.replace(trainer, gather=lambda tree: jax.lax.with_sharding_constraint(tree, whole))
     state = divided(mesh, jax.eval_shape(trainer.init))
     variables = {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
     teach = jax.jit(trainer.teach, in_shardings=(whole, whole, parts), out_shardings=parts, compiler_options=options)
     return CompiledSteps(
-        init=jax.jit(trainer.init, out_shardings=state),
+        init=jax.jit(trainer.init, out_shardings=state, compiler_options=options_to_run_once(platform)),
         evaluate=compile_evaluation(trainer.network, trainer.normalisation, mesh, variables).evaluate,
         train=jax.jit(
             trainer.step,

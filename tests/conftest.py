@@ -1,16 +1,19 @@
 """Tests run on eight virtual CPU devices. Warnings are errors, by the configuration in pyproject.toml.
 
 Programs are compiled without optimisation, because compiling is what takes their time: with it the tests take half as
-long again. Those of what a compiler could change (spikes to the bit, memory) are marked `optimised`, and programs that
-run in processes of their own are compiled as a user's are.
+long again. Those of what a compiler could change (spikes to the bit, memory) are marked `optimised`. Processes of their
+own compile as a user's do, where a test does not say `QUICKLY`.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import comparison
 import jax
 import pytest
+from compilation import compile_quickly
+from jax.experimental.compilation_cache import compilation_cache
 
 from snnkd_jax.data.official import OFFICIAL
 
@@ -30,7 +33,24 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    jax.config.update("jax_disable_most_optimizations", item.get_closest_marker("optimised") is None)
+    compile_quickly(item.get_closest_marker("optimised") is None)
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory) -> Iterator[str]:
+    """One compilation cache for all programs of a file, those of its processes included."""
+    directory = str(tmp_path_factory.mktemp("compiled"))
+    within = {"jax_compilation_cache_dir": directory, "jax_persistent_cache_min_compile_time_secs": 0}
+    before = {name: getattr(jax.config, name) for name in within}
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in within.items():
+            environment.setenv(name.upper(), str(value))
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()  # it is opened by the first program
+        yield directory
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture

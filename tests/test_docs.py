@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from compilation import QUICKLY
 
 import snnkd_jax
 from snnkd_jax.errors import InputError
@@ -39,7 +40,7 @@ def test_tutorial_runs_in_order(tmp_path):
     program.write_text("\n".join(lines) + "\n")
     settings = {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": QUICKLY,
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, "-W", "error::UserWarning", program.name]

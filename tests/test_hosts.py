@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from compilation import QUICKLY
 
 from snnkd_jax import hosts
 from snnkd_jax.augment import Augmentation
@@ -37,8 +38,9 @@ failures = importlib.import_module("host_failures")
 sys.path.pop(0)
 
 
-def test_two_processes_with_two_devices_train_what_one_does(tmp_path):
+def test_two_processes_with_two_devices_train_what_one_does(tmp_path, monkeypatch):
     """Fifty steps, each process on its own rows; one log, one result, each line printed once."""
+    monkeypatch.setenv("XLA_FLAGS", QUICKLY)
     one = failures.start(tmp_path / "one", failures.FIFTY, hosts=1, devices=1)
     two = failures.start(tmp_path / "two", failures.FIFTY)
     assert failures.ends(one + two) == [0, 0, 0], [host.output()[-500:] for host in one + two]

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from compilation import QUICKLY
 from PIL import Image
-from test_run import arrays, logged
+from tiny_runs import arrays, logged
 
 from snnkd_jax.batches import Batch
 from snnkd_jax.cli import main
@@ -373,11 +374,12 @@ def start(data_dir: Path, run_dir: Path) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(run_dir.parent / "cache")},
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICKLY},
     )
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_once")
 def test_killed_in_the_middle_of_an_epoch_and_resumed_is_bit_identical(data_dir, tmp_path):
     """The script, from JPEGs to the table, once to its end and once with SIGKILL between."""
     outputs = []

@@ -172,7 +172,8 @@ def test_half_precision_convolutions_keep_float32_gradients(kind):
 
 @functools.cache
 def compiled(backprop, num_steps):
-    network = build("resnet20", 5, neuron=Neuron(), num_steps=num_steps, backprop=backprop)
+    through_time, rates = both(Neuron(), num_steps, stage_sizes=(4, 4), width=0.5)
+    network = rates if backprop == "rate" else through_time
     variables = jax.eval_shape(lambda: network.init(jax.random.key(0), (32, 32, 3)))
     images = jax.ShapeDtypeStruct((8, 32, 32, 3), jnp.float32)
 

@@ -1,7 +1,4 @@
-"""Whole runs through the command line: the comparison, interruption and resumption, and every wrong argument.
-
-Crashes and signals are real, on real processes.
-"""
+"""Whole runs through the command line: the comparison, what a run leaves and keeps, and every wrong argument."""
 
 import ast
 import dataclasses
@@ -9,22 +6,17 @@ import gzip
 import importlib
 import inspect
 import json
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 import warnings
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from tiny_runs import TINY, arrays, logged
 
 from snnkd_jax import data
+from snnkd_jax.backend import compilation_cache
 from snnkd_jax.cli import main, table
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.convert import convert
@@ -39,8 +31,8 @@ from snnkd_jax.step_records import steps_section
 from snnkd_jax.trained import load_trained
 
 ROOT = Path(__file__).parent.parent
-SCRIPT = ROOT / "experiments" / "cifar_distill.py"
-TINY = ["--dataset", "digits", "--width", "0.1", "--teacher-width", "0.1", "--num-steps", "2"]
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 @pytest.fixture(autouse=True)
@@ -48,52 +40,6 @@ def _restore_warnings(monkeypatch):
     """The command line prints warnings its own way; here they must stay errors, but for untrained silent layers."""
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     warnings.filterwarnings("ignore", message=".*(silent|saturated) layers.*")
-
-
-def start(arguments: list[str], **environment: str) -> subprocess.Popen:
-    """The program in a process of its own, on one device."""
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
-    )
-
-
-def logged(run_dir: Path) -> list[dict[str, Any]]:
-    """What the log says, without the times."""
-    entries = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    for entry in entries:
-        del entry["images_per_second"], entry["seconds"]
-    return entries
-
-
-def arrays(run_dir: Path, phase: str) -> list[np.ndarray]:
-    """All arrays of the last checkpoint, read by Orbax itself."""
-    import orbax.checkpoint as ocp
-
-    steps = [int(path.name) for path in (run_dir / phase).iterdir() if path.name.isdigit()]
-    leaves = []
-    for part in ("network", "training"):
-        with ocp.StandardCheckpointer() as reader, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of reading without being told the sharding
-            leaves += jax.tree.leaves(reader.restore((run_dir / phase / str(max(steps)) / part).absolute()))
-    return [np.asarray(x) for x in leaves]
-
-
-LONG = [
-    *TINY,
-    "--no-baseline",
-    "--preset",
-    "kdsnn",
-    "--epochs",
-    "25",
-    "--teacher-epochs",
-    "10",
-    "--checkpoint-every",
-    "7",
-]
 
 
 def test_a_trace_that_is_cut_short_is_written_and_too_few_steps_are_told(tmp_path):
@@ -130,73 +76,17 @@ def test_rates_first_then_through_time_with_a_profile(tmp_path):
     assert sum(event.get("name") == "student" for event in events) == len(PROFILED_STEPS)
     assert list((tmp_path / "both" / "profile").rglob("*.xplane.pb"))  # what TensorBoard reads
     assert not (tmp_path / "rate" / "profile").exists()
-    for name in ("rate", "both"):
-        assert any((tmp_path / name / "compilation-cache").iterdir())
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory) -> Path:
-    run_dir = tmp_path_factory.mktemp("runs") / "whole"
-    process = start([*LONG, "--run-dir", str(run_dir)])
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    return run_dir
-
-
-def assert_same_run(run_dir: Path, expected: Path) -> None:
-    """Every parameter, statistic and momentum bit for bit; the same result."""
-    for phase in ("teacher", "student"):
-        for a, b in zip(arrays(run_dir, phase), arrays(expected, phase), strict=True):
-            np.testing.assert_array_equal(a, b)
-    results = [json.loads((path / "result.json").read_text()) for path in (run_dir, expected)]
-    assert results[0]["test_accuracy"] == results[1]["test_accuracy"]
-    steps = [(entry["phase"], entry["step"], entry["validation"]["loss"]) for entry in logged(run_dir)]
-    assert steps == [(entry["phase"], entry["step"], entry["validation"]["loss"]) for entry in logged(expected)]
-
-
-@pytest.mark.slow
-def test_killed_five_times_and_resumed_is_bit_identical(uninterrupted, tmp_path):
-    """SIGKILL a random time after training has started; then to the end."""
-    run_dir = tmp_path / "killed"
-    rng = random.Random(0)
-    kills = 0
-    while kills < 5:
-        process = start([*LONG, "--run-dir", str(run_dir)])
-        assert process.stdout is not None
-        for line in process.stdout:
-            if ": epoch" in line:
-                break
-        time.sleep(rng.uniform(0, 0.8))
-        assert process.poll() is None, "the run is too short to be killed five times"
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        kills += 1
-    process = start([*LONG, "--run-dir", str(run_dir)])
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    assert_same_run(run_dir, uninterrupted)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_signal_saves_and_the_same_command_goes_on(uninterrupted, tmp_path, number, status):
-    """Nothing is recomputed: the resumed run starts at the step at which the first one stopped."""
-    run_dir = tmp_path / "stopped"
-    arguments = [*LONG, "--run-dir", str(run_dir)]
-    process = start(arguments)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "student: epoch 3/" in line:
-            break
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=30)
-    assert process.returncode == status, output
-    stopped = int(output.split("student: stopped at step ")[1].split()[0])
-    process = start(arguments)
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    assert f"student: resumed at step {stopped} of" in output
-    assert_same_run(run_dir, uninterrupted)
+@pytest.mark.parametrize("users", [True, False])
+def test_a_run_keeps_its_programs_unless_the_user_does(tmp_path, compiled_once, users):
+    """The user's cache is the one of this file."""
+    jax.config.update("jax_compilation_cache_dir", compiled_once if users else None)
+    with compilation_cache(tmp_path / "own"):
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.jit(lambda x: x + 1.25)(np.arange(3.0))
+    jax.config.update("jax_compilation_cache_dir", compiled_once)
+    assert (tmp_path / "own").exists() != users
 
 
 @pytest.fixture(scope="module")
@@ -462,15 +352,6 @@ def test_wrong_argument_ends_in_one_line_and_leaves_nothing(capsys, tmp_path, ar
     for name in names:
         assert name in message
     assert not run_dir.exists()
-
-
-def test_exit_status_of_the_process_and_no_traceback(tmp_path):
-    process = start([*TINY, "--tau", "0.5", "--run-dir", str(tmp_path / "run")])
-    output, _ = process.communicate()
-    assert process.returncode == 2
-    assert output.strip().splitlines() == [
-        "error: tau=0.5 must be a finite number of steps >= 1 (the decay is 1 - 1/tau)"
-    ]
 
 
 def test_unwritable_run_directory(capsys, tmp_path):

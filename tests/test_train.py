@@ -242,6 +242,14 @@ def test_weights_of_another_shape_are_refused(name, width, told):
         jax.eval_shape(make("none").init, other)
 
 
+@pytest.mark.optimised
+def test_weights_are_drawn_by_a_quickly_compiled_program():
+    """But for rounding, those of the program that is optimised as the step is."""
+    trainer = make(network=build("convnet", 5, neuron=Neuron("plif"), num_steps=3, width=0.25))
+    found, expected = compile_steps(trainer, one_device()).init(), jax.jit(trainer.init)()
+    assert_close(found, expected, 1e-6)
+
+
 def test_state_is_donated():
     trainer, mesh = make("none"), one_device()
     state = put_replicated(mesh, jax.jit(trainer.init)())

@@ -1,11 +1,14 @@
 """This project: `models.build` and the step of `train.Trainer`, compiled as `train.compile_steps` does."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from snnkd_jax.augment import Augmentation
-from snnkd_jax.backend import compile_options
+from snnkd_jax.backend import compile_options, options_to_run_once
 from snnkd_jax.distill import Objective
 from snnkd_jax.models import Neuron, build
 from snnkd_jax.surrogate import atan
@@ -34,6 +37,11 @@ NEURON = Neuron(tau=TAU, v_threshold=V_THRESHOLD, surrogate=atan(ALPHA))
 IMAGE_SHAPE = (SIZE, SIZE, CHANNELS)
 
 
+def drawn(draw: Callable[[], Any]) -> Any:
+    """What is drawn at the start, by a program that is compiled as `compile_steps` does it."""
+    return jax.jit(draw, compiler_options=options_to_run_once())()
+
+
 def make_step(task: str, model: str, num_steps: int, width: float, batch_size: int) -> Step:
     """The step, metrics included; bytes are normalised inside."""
     backprop = "rate" if task in ("rate", "kd-rate") else "bptt"
@@ -42,7 +50,7 @@ def make_step(task: str, model: str, num_steps: int, width: float, batch_size: i
     raw, classes = batch(batch_size)
     images = jnp.asarray(raw)
     if task == "inference":
-        variables = network.init(jax.random.key(0), IMAGE_SHAPE)
+        variables = drawn(lambda: network.init(jax.random.key(0), IMAGE_SHAPE))
         return jax_step(
             lambda variables, images: (variables, network.apply(variables, normalisation(images))[0].mean()),
             variables,
@@ -62,8 +70,9 @@ def make_step(task: str, model: str, num_steps: int, width: float, batch_size: i
         seed=0,
         teacher=build(model, NUM_CLASSES, width=width) if kd else None,
     )
-    teacher_variables = trainer.teacher.init(jax.random.key(1), IMAGE_SHAPE) if trainer.teacher is not None else {}
-    state = trainer.init()
+    teacher = trainer.teacher
+    teacher_variables = {} if teacher is None else drawn(lambda: teacher.init(jax.random.key(1), IMAGE_SHAPE))
+    state = drawn(trainer.init)
 
     def train(state, teacher_variables, batch):
         state, metrics = trainer.step(state, teacher_variables, batch)

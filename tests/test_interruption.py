@@ -1,0 +1,100 @@
+"""Runs that are killed or told to stop, and go on. Crashes and signals are real, on real processes."""
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_runs import TINY, arrays, logged, start
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+LONG = [
+    *TINY,
+    "--no-baseline",
+    "--preset",
+    "kdsnn",
+    "--epochs",
+    "15",
+    "--teacher-epochs",
+    "5",
+    "--checkpoint-every",
+    "10",
+]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    run_dir = tmp_path_factory.mktemp("runs") / "whole"
+    process = start([*LONG, "--run-dir", str(run_dir)])
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return run_dir
+
+
+def assert_same_run(run_dir: Path, expected: Path) -> None:
+    """Every parameter, statistic and momentum bit for bit; the same result."""
+    for phase in ("teacher", "student"):
+        for a, b in zip(arrays(run_dir, phase), arrays(expected, phase), strict=True):
+            np.testing.assert_array_equal(a, b)
+    results = [json.loads((path / "result.json").read_text()) for path in (run_dir, expected)]
+    assert results[0]["test_accuracy"] == results[1]["test_accuracy"]
+    steps = [(entry["phase"], entry["step"], entry["validation"]["loss"]) for entry in logged(run_dir)]
+    assert steps == [(entry["phase"], entry["step"], entry["validation"]["loss"]) for entry in logged(expected)]
+
+
+@pytest.mark.slow
+def test_killed_five_times_and_resumed_is_bit_identical(uninterrupted, tmp_path):
+    """SIGKILL a random time after training has started; then to the end."""
+    run_dir = tmp_path / "killed"
+    rng = random.Random(0)
+    kills = 0
+    while kills < 5:
+        process = start([*LONG, "--run-dir", str(run_dir)])
+        assert process.stdout is not None
+        for line in process.stdout:
+            if ": epoch" in line:
+                break
+        time.sleep(rng.uniform(0, 0.8))
+        assert process.poll() is None, "the run is too short to be killed five times"
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += 1
+    process = start([*LONG, "--run-dir", str(run_dir)])
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert_same_run(run_dir, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_signal_saves_and_the_same_command_goes_on(uninterrupted, tmp_path, number, status):
+    """Nothing is recomputed: the resumed run starts at the step at which the first one stopped."""
+    run_dir = tmp_path / "stopped"
+    arguments = [*LONG, "--run-dir", str(run_dir)]
+    process = start(arguments)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "student: epoch 3/" in line:
+            break
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == status, output
+    stopped = int(output.split("student: stopped at step ")[1].split()[0])
+    process = start(arguments)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert f"student: resumed at step {stopped} of" in output
+    assert_same_run(run_dir, uninterrupted)
+
+
+def test_exit_status_of_the_process_and_no_traceback(tmp_path):
+    process = start([*TINY, "--tau", "0.5", "--run-dir", str(tmp_path / "run")])
+    output, _ = process.communicate()
+    assert process.returncode == 2
+    assert output.strip().splitlines() == [
+        "error: tau=0.5 must be a finite number of steps >= 1 (the decay is 1 - 1/tau)"
+    ]
