@@ -43,8 +43,11 @@ def compile_options(platform: str | None = None) -> dict[str, str]:
     return dict(_CPU_OPTIONS)
 
 
-def options_to_run_once(platform: str | None = None) -> dict[str, str]:
-    """Options for a program that runs once, such as one that draws weights: on CPU, to compile it takes the time."""
+def quick_compile_options(platform: str | None = None) -> dict[str, str]:
+    """Options for a program that runs once, such as the one that draws a network's weights.
+
+    On CPU it is compiled without optimisation, as compiling takes longer than running.
+    """
     if (platform or jax.default_backend()) != "cpu":
         return {}
     return {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": "True"}

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from snnkd_jax.augment import Augmentation, augment
-from snnkd_jax.backend import compile_options, divided, fsdp_size, options_to_run_once, replicated, split
+from snnkd_jax.backend import compile_options, divided, fsdp_size, quick_compile_options, replicated, split
 from snnkd_jax.distill import Guidance, Objective, StagePair, loss_terms, pair_stages, presets_of_logits, weighted_sum
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Features, Network, Variables, with_weights_of
@@ -394,7 +394,7 @@ def compile_steps(trainer: Trainer, mesh: Mesh) -> CompiledSteps:
     variables = {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
     teach = jax.jit(trainer.teach, in_shardings=(whole, whole, parts), out_shardings=parts, compiler_options=options)
     return CompiledSteps(
-        init=jax.jit(trainer.init, out_shardings=state, compiler_options=options_to_run_once(platform)),
+        init=jax.jit(trainer.init, out_shardings=state, compiler_options=quick_compile_options(platform)),
         evaluate=compile_evaluation(trainer.network, trainer.normalisation, mesh, variables).evaluate,
         train=jax.jit(
             trainer.step,

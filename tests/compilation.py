@@ -5,10 +5,11 @@ from typing import Any
 import jax
 from jax._src import compiler  # no option for all programs is public but XLA_FLAGS, which a process reads once
 
-# Take half the time of those that replace them. jaxlib 0.12 has none, and ends at a flag that it does not know.
+# The older emitters take half the time of those that replace them. jaxlib 0.12 has none and ends at a flag that it does
+# not know; 0.11 was not tried.
 HAS_OLDER_EMITTERS = jax.__version_info__ < (0, 11)
 
-# XLA_FLAGS of a process whose results do not depend on how it is compiled.
+# XLA_FLAGS of processes that are compared with none that compile otherwise, or loosely.
 QUICKLY = "--xla_backend_optimization_level=0" + " --xla_cpu_use_fusion_emitters=false" * HAS_OLDER_EMITTERS
 
 _as_a_user: Any = compiler.get_compile_options
@@ -20,6 +21,6 @@ def _with_older_emitters(*arguments: Any, env_options_overrides: dict[str, Any] 
 
 
 def compile_quickly(quickly: bool) -> None:
-    """How the programs of this process are compiled from now on: without optimisation, or as a user's are."""
+    """How this process compiles from now on: without optimisation and by the older emitters, or as a user's does."""
     jax.config.update("jax_disable_most_optimizations", quickly)
     compiler.get_compile_options = _with_older_emitters if quickly and HAS_OLDER_EMITTERS else _as_a_user

@@ -1,10 +1,11 @@
 """Tests run on eight virtual CPU devices. Warnings are errors, by the configuration in pyproject.toml.
 
-Programs are compiled without optimisation, because compiling is what takes their time: with it the tests take half as
-long again. Those of what a compiler could change (spikes to the bit, memory) are marked `optimised`. Processes of their
-own compile as a user's do, where a test does not say `QUICKLY`.
+Programs are compiled quickly (`compilation.py`), because compiling is what takes the tests' time. Tests of what a
+compiler could change (spikes to the bit, memory) are marked `optimised`: they compile as a user's programs do, and so
+do processes of their own that are not told to compile `QUICKLY`.
 """
 
+import collections
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,13 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     comparison.report = config.getoption("--fidelity")
+    config.option.loadscopereorder = False  # xdist's would begin with the files that have the most tests
+
+
+def pytest_collection_modifyitems(items):
+    """Files with the most slow tests first, so that at the end no worker is left alone with one of them."""
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -38,7 +46,7 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(scope="module")
 def compiled_once(tmp_path_factory) -> Iterator[str]:
-    """One compilation cache for all programs of a file, those of its processes included."""
+    """One compilation cache, to the end of the file, for all programs, those of processes of their own included."""
     directory = str(tmp_path_factory.mktemp("compiled"))
     within = {"jax_compilation_cache_dir": directory, "jax_persistent_cache_min_compile_time_secs": 0}
     before = {name: getattr(jax.config, name) for name in within}

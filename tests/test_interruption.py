@@ -22,7 +22,7 @@ LONG = [
     "--teacher-epochs",
     "5",
     "--checkpoint-every",
-    "10",
+    "11",  # does not divide the 20 steps of an epoch: the log may be ahead of the checkpoint
 ]
 
 
@@ -58,7 +58,7 @@ def test_killed_five_times_and_resumed_is_bit_identical(uninterrupted, tmp_path)
         for line in process.stdout:
             if ": epoch" in line:
                 break
-        time.sleep(rng.uniform(0, 0.8))
+        time.sleep(rng.uniform(0, 0.4))
         assert process.poll() is None, "the run is too short to be killed five times"
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -71,9 +71,15 @@ def test_killed_five_times_and_resumed_is_bit_identical(uninterrupted, tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_signal_saves_and_the_same_command_goes_on(uninterrupted, tmp_path, number, status):
-    """Nothing is recomputed: the resumed run starts at the step at which the first one stopped."""
+def test_signal_saves_and_the_same_command_goes_on(uninterrupted, tmp_path, monkeypatch, number, status):
+    """Nothing is recomputed: the resumed run starts at the step at which the first one stopped.
+
+    One of the two runs compiles for itself, and keeps its programs.
+    """
     run_dir = tmp_path / "stopped"
+    compiles = number == signal.SIGTERM
+    if compiles:
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     arguments = [*LONG, "--run-dir", str(run_dir)]
     process = start(arguments)
     assert process.stdout is not None
@@ -89,12 +95,4 @@ def test_signal_saves_and_the_same_command_goes_on(uninterrupted, tmp_path, numb
     assert process.returncode == 0, output
     assert f"student: resumed at step {stopped} of" in output
     assert_same_run(run_dir, uninterrupted)
-
-
-def test_exit_status_of_the_process_and_no_traceback(tmp_path):
-    process = start([*TINY, "--tau", "0.5", "--run-dir", str(tmp_path / "run")])
-    output, _ = process.communicate()
-    assert process.returncode == 2
-    assert output.strip().splitlines() == [
-        "error: tau=0.5 must be a finite number of steps >= 1 (the decay is 1 - 1/tau)"
-    ]
+    assert (run_dir / "compilation-cache").exists() == compiles

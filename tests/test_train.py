@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from snnkd_jax import train
 from snnkd_jax.augment import Augmentation
-from snnkd_jax.backend import check_batch_size, data_mesh, fingerprint, put_batch, put_replicated
+from snnkd_jax.backend import check_batch_size, data_mesh, fingerprint, put_batch, put_replicated, quick_compile_options
 from snnkd_jax.batches import eval_batches
 from snnkd_jax.distill import PRESETS
 from snnkd_jax.errors import InputError
@@ -243,11 +243,14 @@ def test_weights_of_another_shape_are_refused(name, width, told):
 
 
 @pytest.mark.optimised
-def test_weights_are_drawn_by_a_quickly_compiled_program():
-    """But for rounding, those of the program that is optimised as the step is."""
+def test_a_quickly_compiled_program_draws_the_weights_of_an_optimised_one(monkeypatch):
     trainer = make(network=build("convnet", 5, neuron=Neuron("plif"), num_steps=3, width=0.25))
     found, expected = compile_steps(trainer, one_device()).init(), jax.jit(trainer.init)()
     assert_close(found, expected, 1e-6)
+    assert quick_compile_options("tpu") == {}
+    monkeypatch.setattr(train, "quick_compile_options", lambda _: {"no_such_option": "1"})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no_such_option"):
+        compile_steps(trainer, one_device()).init()
 
 
 def test_state_is_donated():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from snnkd_jax.augment import Augmentation
-from snnkd_jax.backend import compile_options, options_to_run_once
+from snnkd_jax.backend import compile_options, quick_compile_options
 from snnkd_jax.distill import Objective
 from snnkd_jax.models import Neuron, build
 from snnkd_jax.surrogate import atan
@@ -39,7 +39,7 @@ IMAGE_SHAPE = (SIZE, SIZE, CHANNELS)
 
 def drawn(draw: Callable[[], Any]) -> Any:
     """What is drawn at the start, by a program that is compiled as `compile_steps` does it."""
-    return jax.jit(draw, compiler_options=options_to_run_once())()
+    return jax.jit(draw, compiler_options=quick_compile_options())()
 
 
 def make_step(task: str, model: str, num_steps: int, width: float, batch_size: int) -> Step:
