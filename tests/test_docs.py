@@ -30,6 +30,7 @@ def script(monkeypatch):
     return importlib.import_module
 
 
+@pytest.mark.slow
 def test_tutorial_runs_in_order(tmp_path):
     """All of its code as one program, on the lines of the page; in a process of its own, which compiles quickly."""
     lines, inside = [], False

@@ -38,6 +38,7 @@ failures = importlib.import_module("host_failures")
 sys.path.pop(0)
 
 
+@pytest.mark.slow
 def test_two_processes_with_two_devices_train_what_one_does(tmp_path, monkeypatch):
     """Fifty steps, each process on its own rows; one log, one result, each line printed once."""
     monkeypatch.setenv("XLA_FLAGS", QUICKLY)
