@@ -44,9 +44,10 @@ def compile_options(platform: str | None = None) -> dict[str, str]:
 
 
 def quick_compile_options(platform: str | None = None) -> dict[str, str]:
-    """Options for a program that runs once, such as the one that draws a network's weights.
+    """Options for `jax.jit(..., compiler_options=...)` of a program that runs once on `platform`, by default JAX's.
 
-    On CPU it is compiled without optimisation, as compiling takes longer than running.
+    On CPU one such as that which draws a network's weights takes longer to be compiled than to run, so that it is
+    compiled without optimisation. Empty on other platforms.
     """
     if (platform or jax.default_backend()) != "cpu":
         return {}

@@ -8,10 +8,8 @@ import dataclasses
 import io
 import json
 import math
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ import pytest
 import tensorflow_datasets as tfds
 from compilation import QUICKLY
 from PIL import Image
-from tiny_runs import arrays, logged
+from tiny_runs import arrays, logged, start
 
 from snnkd_jax.batches import Batch
 from snnkd_jax.cli import main
@@ -363,19 +361,13 @@ def test_other_data_sets_are_refused(tmp_path):
 # --- whole runs ---
 
 
-def start(data_dir: Path, run_dir: Path) -> subprocess.Popen:
+def begin(data_dir: Path, run_dir: Path) -> subprocess.Popen:
     """Six steps an epoch, a checkpoint every four."""
     arguments = ["--data-dir", str(data_dir), "--dataset", "photos", "--image-size", "32", "--workers", "3"]
     arguments += ["--teacher", "convnet", "--student", "convnet", "--width", "0.1", "--num-steps", "2"]
     arguments += ["--teacher-epochs", "1", "--epochs", "6", "--warmup-epochs", "0", "--preset", "kdsnn-response"]
     arguments += ["--batch-size", "6", "--validation-fraction", "0.1", "--checkpoint-every", "4"]
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), *arguments, "--run-dir", str(run_dir)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICKLY},
-    )
+    return start([*arguments, "--run-dir", str(run_dir)], SCRIPT, XLA_FLAGS=QUICKLY)
 
 
 @pytest.mark.slow
@@ -385,7 +377,7 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed_is_bit_identical(data_dir,
     outputs = []
     for kill in (False, True, False):
         run_dir = tmp_path / ("whole" if not outputs else "killed")
-        process = start(data_dir, run_dir)
+        process = begin(data_dir, run_dir)
         assert process.stdout is not None
         if kill:
             for line in process.stdout:

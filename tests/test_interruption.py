@@ -51,8 +51,7 @@ def test_killed_five_times_and_resumed_is_bit_identical(uninterrupted, tmp_path)
     """SIGKILL a random time after training has started; then to the end."""
     run_dir = tmp_path / "killed"
     rng = random.Random(0)
-    kills = 0
-    while kills < 5:
+    for _ in range(5):
         process = start([*LONG, "--run-dir", str(run_dir)])
         assert process.stdout is not None
         for line in process.stdout:
@@ -62,7 +61,6 @@ def test_killed_five_times_and_resumed_is_bit_identical(uninterrupted, tmp_path)
         assert process.poll() is None, "the run is too short to be killed five times"
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        kills += 1
     process = start([*LONG, "--run-dir", str(run_dir)])
     output, _ = process.communicate()
     assert process.returncode == 0, output

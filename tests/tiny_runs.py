@@ -15,10 +15,10 @@ SCRIPT = Path(__file__).parent.parent / "experiments" / "cifar_distill.py"
 TINY = ["--dataset", "digits", "--width", "0.1", "--teacher-width", "0.1", "--num-steps", "2"]
 
 
-def start(arguments: list[str], **environment: str) -> subprocess.Popen:
+def start(arguments: list[str], script: Path = SCRIPT, **environment: str) -> subprocess.Popen:
     """The program in a process of its own, on one device."""
     return subprocess.Popen(
-        [sys.executable, str(SCRIPT), *arguments],
+        [sys.executable, str(script), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
