@@ -152,7 +152,7 @@ def difference(run_dir: Path, expected: Path, phase: str = "student") -> float:
     return max(float(np.linalg.norm((a - b).ravel()) / max(np.linalg.norm(b.ravel()), 1e-30)) for a, b in pairs)
 
 
-def entries(run_dir: Path) -> list[dict[str, Any]]:
+def logged(run_dir: Path) -> list[dict[str, Any]]:
     """The log without the times."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [{n: x for n, x in line.items() if n not in ("images_per_second", "seconds")} for line in lines]

@@ -11,6 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import comparison
+import docstrings
+import fidelity
+import knobs
+import make_api
+import make_tables
 import pytest
 from compilation import QUICKLY
 
@@ -21,13 +27,6 @@ from snnkd_jax.models import MODELS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "experiments" / "docs"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Imports a module of `experiments/`."""
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
-    return importlib.import_module
 
 
 @pytest.mark.slow
@@ -50,14 +49,13 @@ def test_tutorial_runs_in_order(tmp_path):
     assert (tmp_path / "runs" / "tutorial" / "result.json").is_file()
 
 
-def test_api_page_is_current(script):
+def test_api_page_is_current():
     """`python experiments/make_api.py` writes it again."""
-    assert (DOCS / "api.md").read_text() == script("make_api").page()
+    assert (DOCS / "api.md").read_text() == make_api.page()
 
 
 @pytest.mark.parametrize("name", ["tutorial.md", "fidelity.md"])
-def test_pages_show_the_records(script, name):
-    make_tables = script("make_tables")
+def test_pages_show_the_records(name):
     page = (DOCS / name).read_text()
     assert page == make_tables.written(page, make_tables.PAGES[DOCS / name])
 
@@ -97,8 +95,7 @@ def equations(is_block, paragraphs):
                 yield name
 
 
-def test_every_equation_has_a_row(script):
-    docstrings, fidelity = script("docstrings"), script("fidelity")
+def test_every_equation_has_a_row():
     found = set(equations(docstrings.is_block, docstrings.paragraphs))
     assert len(found) > 40
     checked = {name for rows in fidelity.ROWS.values() for check in rows.values() for name in check.of.split()}
@@ -106,9 +103,8 @@ def test_every_equation_has_a_row(script):
     assert not NO_EQUATION - found
 
 
-def test_rows_of_the_tests_are_those_of_the_page(script):
+def test_rows_of_the_tests_are_those_of_the_page():
     """In the committed records; a name of one row only, so that sections do not share it."""
-    fidelity = script("fidelity")
     names = [name for rows in fidelity.ROWS.values() for name in rows]
     assert len(set(names)) == len(names)
     recorded = set()
@@ -123,8 +119,8 @@ def test_rows_of_the_tests_are_those_of_the_page(script):
     assert recorded == set(names)
 
 
-def test_every_name_that_a_test_gives_a_comparison_is_a_row(script):
-    names = {name for rows in script("fidelity").ROWS.values() for name in rows}
+def test_every_name_that_a_test_gives_a_comparison_is_a_row():
+    names = {name for rows in fidelity.ROWS.values() for name in rows}
     given = set()
     for path in Path(__file__).parent.glob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -134,25 +130,23 @@ def test_every_name_that_a_test_gives_a_comparison_is_a_row(script):
     assert given - {None} <= names
 
 
-def comparison(name="spikes", kind="exact", tolerance=0.0, error=0.0):
+def compared(name="spikes", kind="exact", tolerance=0.0, error=0.0):
     return {"name": name, "kind": kind, "tolerance": tolerance, "error": error}
 
 
-def test_comparisons_are_summed_up_row_by_row(script):
-    fidelity = script("fidelity")
-    potential = [comparison("lif, hard reset", "relative", 1e-5, error) for error in (1e-7, 3e-6, 2e-6)]
-    rows = fidelity.summed_up([*potential, comparison()])
+def test_comparisons_are_summed_up_row_by_row():
+    potential = [compared("lif, hard reset", "relative", 1e-5, error) for error in (1e-7, 3e-6, 2e-6)]
+    rows = fidelity.summed_up([*potential, compared()])
     assert list(rows) == ["spikes", "lif, hard reset"]
     assert rows["lif, hard reset"] == {"kind": "relative", "tolerance": 1e-5, "error": 3e-6, "comparisons": 3}
     with pytest.raises(InputError, match="'spike' is no row"):
-        fidelity.summed_up([comparison("spike")])
+        fidelity.summed_up([compared("spike")])
     with pytest.raises(InputError, match="give each a row of its own"):
-        fidelity.summed_up([*potential, comparison("lif, hard reset", "relative", 1e-4)])
+        fidelity.summed_up([*potential, compared("lif, hard reset", "relative", 1e-4)])
 
 
 def test_a_comparison_reports_its_largest_error(tmp_path, monkeypatch):
     """By hand: |1.1 - 1| / (1 + 0.5) and |2 - 2.5| / (2.5 + 0.5) relative, 0.5 absolute."""
-    comparison = importlib.import_module("comparison")
     monkeypatch.setattr(comparison, "report", tmp_path / "found.jsonl")
     comparison.agrees([1.1, 2.0], [1.0, 2.5], rtol=0.2, atol=0.1, name="a")
     comparison.agrees([1.1, 2.0], [1.0, 2.5], atol=0.6, name="b")
@@ -165,9 +159,9 @@ def test_a_comparison_reports_its_largest_error(tmp_path, monkeypatch):
         ("c", "exact", 0.0),
     ]
     assert [f["error"] for f in found] == pytest.approx([0.5 / 3, 0.5, 0.0])
-    for limits in ({}, {"rtol": 0.1}, {"atol": 0.4}):
+    for rtol, atol in ((0.0, 0.0), (0.1, 0.0), (0.0, 0.4)):
         with pytest.raises(AssertionError):
-            comparison.agrees([1.1, 2.0], [1.0, 2.5], **limits)
+            comparison.agrees([1.1, 2.0], [1.0, 2.5], rtol=rtol, atol=atol)
 
 
 def test_knobs_are_compared_seed_by_seed():
@@ -198,8 +192,7 @@ def test_losses_are_compared_with_none_the_best_first():
     ]
 
 
-def test_records_of_knobs_have_every_student_that_is_tried(script):
-    knobs = script("knobs")
+def test_records_of_knobs_have_every_student_that_is_tried():
     for path in knobs.RESULTS.glob("*.json"):
         record = json.loads(path.read_text())
         assert re.fullmatch(r"[0-9a-f]{40}", record["commit"]), "made from a tree that was not committed"
@@ -209,7 +202,7 @@ def test_records_of_knobs_have_every_student_that_is_tried(script):
             assert len(entry["accuracy"]) == len(entry["firing_rate"]) == len(record["seeds"])
 
 
-def test_every_knob_that_is_tried_is_explained(script):
+def test_every_knob_that_is_tried_is_explained():
     page = (DOCS / "tutorial.md").read_text()
-    for _, option, _ in script("knobs").tried():
+    for _, option, _ in knobs.tried():
         assert f"`{option}`" in page.split("## The knobs")[1]

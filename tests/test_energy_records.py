@@ -2,10 +2,10 @@
 
 import dataclasses
 import functools
-import importlib
 import json
-from pathlib import Path
 
+import energy as energy_script
+import figure_energy
 import jax
 import pytest
 from matplotlib.figure import Figure
@@ -16,8 +16,6 @@ from snnkd_jax.energy_records import energy_section
 from snnkd_jax.errors import InputError
 from snnkd_jax.train import Normalisation
 from snnkd_jax.trained import Trained
-
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 
 @functools.cache
@@ -34,8 +32,6 @@ def trained(spiking, width=0.1):
 @pytest.fixture
 def script(monkeypatch, tmp_path):
     """The script and a run of it: the teacher is twice as wide as the student, that of the run "ann" is the same."""
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    script = importlib.import_module("energy")
     networks = {
         ("run", "teacher"): trained(False, width=0.2),
         ("run", "student"): trained(True),
@@ -48,9 +44,9 @@ def script(monkeypatch, tmp_path):
         (tmp_path / run / "config.json").write_text(json.dumps({"config": config}))
     accuracy = {"teacher": 0.98, "student_baseline": None, "student": 0.9}
     (tmp_path / "run" / "result.json").write_text(json.dumps({"test_accuracy": accuracy}))
-    monkeypatch.setattr(script, "load_trained", lambda run, role: networks[run.name, role])
-    monkeypatch.setattr(script, "RESULTS", tmp_path / "energy")
-    return script
+    monkeypatch.setattr(energy_script, "load_trained", lambda run, role: networks[run.name, role])
+    monkeypatch.setattr(energy_script, "RESULTS", tmp_path / "energy")
+    return energy_script
 
 
 def test_script_prints_and_records(script, tmp_path, capsys):
@@ -114,7 +110,7 @@ def test_script_refuses_what_it_cannot_count(script, tmp_path):
         script.main(tmp_path / "run", against=tmp_path / "run", images=15, batch_size=15)
 
 
-def test_readme_section_and_figure(monkeypatch):
+def test_readme_section_and_figure():
     """Energies by hand: 10 M MACs and 20 M ACs are 46 + 18 = 64 µJ."""
     snn = {"model": "vgg11", "width": 0.25, "num_steps": 4, "test_accuracy": 0.9123, "ann": "ann", "dense_pass": 20e6}
     snn |= {"macs": 10e6, "acs": 20e6, "estimate": [1e6, 20e6]}
@@ -145,9 +141,8 @@ def test_readme_section_and_figure(monkeypatch):
     costly = record | {"networks": record["networks"] | {"ann": ann | {"macs": 13e6}}}
     assert "definition, 0 of the 1 spiking networks" in energy_section([costly])
     assert energy_section([]) == ""
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
     axes = Figure().subplots()
-    importlib.import_module("figure_energy").draw_bars(axes, record)
+    figure_energy.draw_bars(axes, record)
     macs, acs = ([round(bar.get_width(), 3) for bar in bars] for bars in axes.containers)
     assert (macs, acs) == ([73.6, 46.0, 46.0], [0.0, 18.0, 18.0])
     assert [label.get_text() for label in axes.texts] == [" 73.6", " 64", " 64"]

@@ -5,7 +5,6 @@ same more often, and records it.
 """
 
 import functools
-import importlib
 import os
 import random
 import signal
@@ -13,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import host_failures as failures
 import jax
 import numpy as np
 import pytest
@@ -33,10 +33,6 @@ from snnkd_jax.train import Normalisation, Trainer, TrainState, compile_steps
 ROOT = Path(__file__).parent.parent
 SHAPE = (8, 8, 1)
 
-sys.path.insert(0, str(ROOT / "experiments"))
-failures = importlib.import_module("host_failures")
-sys.path.pop(0)
-
 
 @pytest.mark.slow
 def test_two_processes_with_two_devices_train_what_one_does(tmp_path, monkeypatch):
@@ -47,7 +43,7 @@ def test_two_processes_with_two_devices_train_what_one_does(tmp_path, monkeypatc
     assert failures.ends(one + two) == [0, 0, 0], [host.output()[-500:] for host in one + two]
     assert failures.steps_of(tmp_path / "two", "student")[-1] == 50
     assert failures.difference(tmp_path / "two", tmp_path / "one") < 1e-5
-    for found, expected in zip(*(failures.entries(tmp_path / name) for name in ("two", "one")), strict=True):
+    for found, expected in zip(*(failures.logged(tmp_path / name) for name in ("two", "one")), strict=True):
         assert found["validation"]["accuracy"] == expected["validation"]["accuracy"]
         for name in ("loss", "ce", "accuracy", "grad_norm", "firing_rate"):
             assert found[name] == pytest.approx(expected[name], rel=1e-4), name
@@ -202,7 +198,7 @@ def test_killed_hosts_are_started_again_and_nothing_is_lost(whole, tmp_path):
     failures.finish(tmp_path / "run", failures.LONG)
     for phase in ("teacher", "student"):
         assert failures.difference(tmp_path / "run", whole, phase) == 0
-    assert failures.entries(tmp_path / "run")[-1]["validation"] == failures.entries(whole)[-1]["validation"]
+    assert failures.logged(tmp_path / "run")[-1]["validation"] == failures.logged(whole)[-1]["validation"]
 
 
 @pytest.mark.multihost

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from compilation import QUICKLY
+from host_failures import arrays, logged
 from PIL import Image
-from tiny_runs import arrays, logged, start
+from tiny_runs import start
 
 from snnkd_jax.batches import Batch
 from snnkd_jax.cli import main

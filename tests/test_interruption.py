@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_runs import TINY, arrays, logged, start
+from host_failures import arrays, logged
+from tiny_runs import TINY, start
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 

@@ -9,9 +9,9 @@ import functools
 import importlib
 import io
 import sys
-from pathlib import Path
 from typing import Any
 
+import export_nir
 import flax.linen as nn
 import h5py
 import jax
@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import nir
 import numpy as np
 import pytest
+from check_nir import Counts
+from peers import nir_readers as readers
 
 from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError
@@ -34,13 +36,6 @@ from snnkd_jax.trained import Trained
 T = 4
 NORMALISATION = Normalisation((0.1, 0.2, 0.3), (1.0, 2.0, 4.0))
 neuron_of = functools.partial(Neuron, v_threshold=0.5 + 2**-16)
-
-
-@pytest.fixture(scope="module")
-def readers():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parent.parent / "experiments"))
-        yield importlib.import_module("peers.nir_readers")
 
 
 def dyadic_variables(network, image_shape):
@@ -89,7 +84,7 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def written(request, tmp_path_factory, readers):
+def written(request, tmp_path_factory):
     """A file, frames for its readers, the same with T = 1 if they are constant, and what the network makes of them."""
     model, image_shape, neuron, num_frames = CASES[request.param]
     network = build(model, 5, neuron=neuron, num_steps=T, width=0.1)
@@ -102,13 +97,13 @@ def written(request, tmp_path_factory, readers):
 
 
 @pytest.mark.parametrize("written", CASES, indirect=True)
-def test_numpy_reads_the_file_spike_for_spike(written, readers):
+def test_numpy_reads_the_file_spike_for_spike(written):
     path, frames, _, expected = written
     assert_same_spikes(readers.numpy_reader(path)(frames), expected)
 
 
 @pytest.mark.parametrize("written", ["convnet", "wrn-16-2"], indirect=True)
-def test_read_network_is_the_written_one(written, tmp_path, readers):
+def test_read_network_is_the_written_one(written, tmp_path):
     path, _, frames, expected = written
     read = read_nir(path)
     c, h, w = frames.shape[2:]
@@ -147,7 +142,7 @@ def one_neuron_of_the_paper():
     return current, Network(OneNeuron(activation), 1000), [460, 510, 710, 760]
 
 
-def test_one_neuron_of_the_paper(tmp_path, readers):
+def test_one_neuron_of_the_paper(tmp_path):
     """Written by this library and read by NumPy, and the other way round. Norse, snnTorch and Nengo fire there too."""
     current, network, expected = one_neuron_of_the_paper()
     write_nir(tmp_path / "ours.nir", network, {"params": {}, "batch_stats": {}}, (1, 1, 1))
@@ -395,14 +390,12 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_script_writes_the_student_of_a_run(dtype, tmp_path, monkeypatch, capsys, readers):
-    del readers  # the scripts are on the path
-    script = importlib.import_module("export_nir")
+def test_script_writes_the_student_of_a_run(dtype, tmp_path, monkeypatch, capsys):
     network = build("convnet", 3, neuron=Neuron(), num_steps=T, width=0.1, dtype=dtype)
     variables = dyadic_variables(network, (8, 8, 3))
     trained = Trained(network, variables, NORMALISATION, (8, 8, 3), ("a", "b", "c"), "cifar10", Config())
-    monkeypatch.setattr(script, "load_trained", lambda *_: trained)
-    script.main(tmp_path, tmp_path / "net.nir")
+    monkeypatch.setattr(export_nir, "load_trained", lambda *_: trained)
+    export_nir.main(tmp_path, tmp_path / "net.nir")
     read, told = read_nir(tmp_path / "net.nir"), capsys.readouterr().out
     assert (read.network.num_steps, read.normalisation) == (T, NORMALISATION)
     assert ("some spikes will differ" in told) == (dtype == jnp.bfloat16)
@@ -410,9 +403,8 @@ def test_script_writes_the_student_of_a_run(dtype, tmp_path, monkeypatch, capsys
         assert line in " ".join(told.split())
 
 
-def test_differences_from_numpy_are_counted(readers):
-    del readers
-    counts = importlib.import_module("check_nir").Counts("another")
+def test_differences_from_numpy_are_counted():
+    counts = Counts("another")
     spikes, logits = np.zeros((2, 3, 4)), np.tile([1.0, 2.0], (2, 3, 1))
     other, others = spikes.copy(), logits.copy()
     other[0, 1, :3] = 1
@@ -426,7 +418,7 @@ def test_differences_from_numpy_are_counted(readers):
 @pytest.mark.peers
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("written", CASES, indirect=True)
-def test_spikingjelly_reads_the_file_spike_for_spike(written, readers):
+def test_spikingjelly_reads_the_file_spike_for_spike(written):
     path, frames, _, expected = written
     assert_same_spikes(readers.spikingjelly_reader(path)(frames), expected)
 
@@ -434,7 +426,7 @@ def test_spikingjelly_reads_the_file_spike_for_spike(written, readers):
 @pytest.mark.peers
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("written", ["convnet", "resnet19", "airbench94"], indirect=True)
-def test_snntorch_reads_the_file_spike_for_spike(written, readers):
+def test_snntorch_reads_the_file_spike_for_spike(written):
     """Those of LIF neurons that are reset to 0: it reads no others."""
     path, frames, _, expected = written
     assert_same_spikes(readers.snntorch_reader(path)(frames), expected)

@@ -1,7 +1,6 @@
 """What a record of noise makes of its reports, by hand, and the script that measures them."""
 
 import dataclasses
-import importlib
 import json
 import re
 import statistics
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import robustness as noise_script
 
 from snnkd_jax.config import default_config
 from snnkd_jax.corruptions import IMAGE_LEVELS
@@ -75,11 +75,9 @@ def test_table_has_a_row_a_kind_and_the_gain():
 @pytest.fixture
 def script(monkeypatch, tmp_path):
     """`experiments/robustness.py`, writing to a folder of its own and with networks that are measured at once."""
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
-    module = importlib.import_module("robustness")
-    monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(module, "load_trained", lambda run, role: f"{run.name}/{role}")
-    return module
+    monkeypatch.setattr(noise_script, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(noise_script, "load_trained", lambda run, role: f"{run.name}/{role}")
+    return noise_script
 
 
 def make_run(directory, roles, **changes):

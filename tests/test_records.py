@@ -1,7 +1,6 @@
 """Records: what they hold, and that the README says what they say."""
 
 import dataclasses
-import importlib
 import json
 import re
 import shlex
@@ -9,8 +8,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import make_tables
 import pytest
 import tyro
+from time_to_accuracy import reached
 
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
@@ -222,10 +223,8 @@ def test_speed_has_a_row_for_each_library_and_one_for_rates():
     assert "390 GFLOP/s" in text
 
 
-def test_time_to_accuracy_counts_the_first_epoch_and_the_median_of_the_others(tmp_path, monkeypatch):
+def test_time_to_accuracy_counts_the_first_epoch_and_the_median_of_the_others(tmp_path):
     """By hand: 9 s with compilation, then 5, 30 (something else ran) and 6, median 6; 60 % is reached in the third."""
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
-    reached = importlib.import_module("time_to_accuracy").reached
     seconds, accuracies = [9.0, 5.0, 30.0, 6.0], [0.3, 0.5, 0.6, 0.7]
     lines = [
         {"phase": "student", "epoch": i + 1, "seconds": s, "validation": {"accuracy": a}}
@@ -348,9 +347,7 @@ def test_committed_record_of_speed(path):
         )
 
 
-def test_readme_shows_the_records(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
-    make_tables = importlib.import_module("make_tables")
+def test_readme_shows_the_records():
     readme = (ROOT / "README.md").read_text()
     assert readme == make_tables.written(readme)
 

@@ -3,17 +3,19 @@
 import ast
 import dataclasses
 import gzip
-import importlib
 import inspect
 import json
 import shutil
 import warnings
 from pathlib import Path
 
+import accuracy_by_step as steps_script
+import convert as convert_script
 import jax
 import numpy as np
 import pytest
-from tiny_runs import TINY, arrays, logged, start
+from host_failures import arrays, logged
+from tiny_runs import TINY, start
 
 from snnkd_jax import data
 from snnkd_jax.backend import compilation_cache
@@ -29,8 +31,6 @@ from snnkd_jax.observation import load_observation
 from snnkd_jax.profiling import PROFILED_STEPS, Profiler
 from snnkd_jax.step_records import steps_section
 from snnkd_jax.trained import load_trained
-
-ROOT = Path(__file__).parent.parent
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -253,12 +253,10 @@ def test_a_finished_network_is_loaded_as_it_was(finished, tmp_path):
 
 def test_records_of_every_number_of_steps(finished, tmp_path, monkeypatch):
     """Of both students and of the converted teacher: what the run found, and where each comes from."""
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
-    scripts = [importlib.import_module(name) for name in ("accuracy_by_step", "convert")]
-    for script in scripts:
+    for script in (steps_script, convert_script):
         monkeypatch.setattr(script, "STEPS", tmp_path)
-    scripts[0].main([finished], "digits", num_steps=3, record="students")
-    scripts[1].main([finished], "digits", num_steps=4, record="converted")
+    steps_script.main([finished], "digits", num_steps=3, record="students")
+    convert_script.main([finished], "digits", num_steps=4, record="converted")
     records = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("students", "converted")]
     result = json.loads((finished / "result.json").read_text())
     for entry, role in zip(records[0]["entries"], ("student_baseline", "student"), strict=True):
@@ -272,7 +270,7 @@ def test_records_of_every_number_of_steps(finished, tmp_path, monkeypatch):
     assert f"| {100 * result['test_accuracy']['teacher']:.2f} |" in text
     assert str(finished) not in json.dumps(records)
     with pytest.raises(InputError, match="repeat a seed"):
-        scripts[0].main([finished, finished], "digits")
+        steps_script.main([finished, finished], "digits")
 
 
 def refused(capsys, arguments: list[str]) -> str:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_runs import logged
+from host_failures import logged
 
 from snnkd_jax import data, experiment, teacher_store
 from snnkd_jax.augment import Augmentation, augment

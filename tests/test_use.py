@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import importlib
 import json
 import os
 import random
@@ -17,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import predict
 import pytest
 from PIL import Image
 
@@ -35,7 +35,6 @@ from snnkd_jax.models.resnet import ResNet
 from snnkd_jax.train import Normalisation
 from snnkd_jax.trained import Trained, load_trained
 
-ROOT = Path(__file__).parent.parent
 IMAGES = data.load("digits").test_images[:192]
 
 
@@ -471,22 +470,16 @@ def test_randomly_damaged_directories(run, tmp_path, count, sealed):
     assert (count / 5 if sealed else 0) < refused < count
 
 
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
-    return importlib.import_module("predict")
-
-
 def saved(path: Path, image: np.ndarray) -> Path:
     Image.fromarray(image).save(path)
     return path
 
 
-def test_image_files_are_classified(run, student, script, tmp_path, capsys):
+def test_image_files_are_classified(run, student, tmp_path, capsys):
     """Grey ones as they are, others after what is said."""
     grey = saved(tmp_path / "grey.png", IMAGES[3, ..., 0])
     colour = saved(tmp_path / "colour.png", np.repeat(IMAGES[4], 3, axis=-1))
-    script.main(run, [grey, colour], num_steps=3)
+    predict.main(run, [grey, colour], num_steps=3)
     shown = capsys.readouterr()
     prediction = student.predict(IMAGES[3:5], 3)
     for i, path in enumerate((grey, colour)):
@@ -495,11 +488,11 @@ def test_image_files_are_classified(run, student, script, tmp_path, capsys):
         assert f"act2 {prediction.firing_rates['act2'][i]:.3f}" in shown.out
     assert shown.err == f"{colour}: RGB made grey\n"
     large = saved(tmp_path / "large.png", np.full((16, 24), 200, np.uint8))
-    script.main(run, [large], resize=True)
+    predict.main(run, [large], resize=True)
     assert "24 x 16 scaled to 8 x 8" in capsys.readouterr().err
 
 
-def test_image_files_that_cannot_be_taken_are_told_in_one_line(run, script, tmp_path, capsys):
+def test_image_files_that_cannot_be_taken_are_told_in_one_line(run, tmp_path, capsys):
     cut = saved(tmp_path / "cut.png", np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8))
     cut.write_bytes(cut.read_bytes()[:-30])
     wanted = {
@@ -510,10 +503,10 @@ def test_image_files_that_cannot_be_taken_are_told_in_one_line(run, script, tmp_
     }
     for path, message in wanted.items():
         with pytest.raises(SystemExit), told_in_one_line():
-            script.main(run, [path])
+            predict.main(run, [path])
         shown = capsys.readouterr().err
         assert shown.startswith(f"error: {path} ")
         assert message in shown
         assert shown.count("\n") == 1
     with pytest.raises(InputError, match="images are missing"):
-        script.main(run, [])
+        predict.main(run, [])
