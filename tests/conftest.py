@@ -31,6 +31,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     comparison.report = config.getoption("--fidelity")
     config.option.loadscopereorder = False  # xdist's would begin with the files that have the most tests
+    compile_quickly(True)  # what files compute when they are read
 
 
 def pytest_collection_modifyitems(items):

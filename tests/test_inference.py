@@ -22,17 +22,22 @@ IMAGES = np.asarray(jnp.clip(128 + 40 * PIXELS, 0, 255).astype(jnp.uint8))
 NORMALISATION = Normalisation((128 / 255,), (40 / 255,))
 NEURON = Neuron(decay_input=False, v_threshold=0.3)
 WHOLE, ONE = (build("convnet", 5, neuron=NEURON, num_steps=t, width=0.25) for t in (T, 1))
-VARIABLES = WHOLE.init(jax.random.key(0), (8, 8, 1))
-VARIABLES["params"]["head"]["kernel"] *= 12  # confident, as after training
+
+
+@functools.cache
+def variables():
+    found = WHOLE.init(jax.random.key(0), (8, 8, 1))
+    found["params"]["head"]["kernel"] *= 12  # confident, as after training
+    return found
 
 
 @functools.cache
 def student() -> Trained:
-    return Trained(WHOLE, VARIABLES, NORMALISATION, (8, 8, 1), tuple("abcde"), "digits", Config())
+    return Trained(WHOLE, variables(), NORMALISATION, (8, 8, 1), tuple("abcde"), "digits", Config())
 
 
 def logits_of(images):
-    return np.asarray(jax.jit(WHOLE.apply)(VARIABLES, images)[0])
+    return np.asarray(jax.jit(WHOLE.apply)(variables(), images)[0])
 
 
 def test_steps_in_pieces_are_the_whole():
@@ -40,7 +45,7 @@ def test_steps_in_pieces_are_the_whole():
     frames = jax.random.normal(jax.random.key(2), (5, T, 8, 8, 1))
     potentials, pieces = None, []
     for t in range(T):
-        (logits, features), potentials = jax.jit(ONE.apply_from)(VARIABLES, frames[:, t], potentials)
+        (logits, features), potentials = jax.jit(ONE.apply_from)(variables(), frames[:, t], potentials)
         pieces.append(logits)
         assert features["firing_rates"].keys() == potentials.keys()
     np.testing.assert_allclose(jnp.concatenate(pieces, axis=1), logits_of(frames), rtol=1e-5, atol=1e-5)
@@ -108,9 +113,9 @@ def test_any_number_of_steps_and_of_images(at_a_time):
     images = np.random.default_rng(0).integers(0, 256, (103, 8, 8, 1), np.uint8)
     normalisation = Normalisation((0.5,), (0.1,))
     network = build("convnet", 5, neuron=NEURON, num_steps=at_a_time, width=0.25)
-    found = logits_by_step(network, VARIABLES, normalisation, images, 6)
+    found = logits_by_step(network, variables(), normalisation, images, 6)
     six = build("convnet", 5, neuron=NEURON, num_steps=6, width=0.25)
-    expected = jax.jit(six.apply)(VARIABLES, (images / 255 - 0.5) / np.float32(0.1))[0]
+    expected = jax.jit(six.apply)(variables(), (images / 255 - 0.5) / np.float32(0.1))[0]
     assert found.shape == (103, 6, 5)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -128,4 +133,4 @@ def test_accuracies_worked_out_by_hand():
 
 def test_wrong_arguments_are_named():
     with pytest.raises(InputError, match="num_steps=6 must be a multiple of the spiking network's, 4"):
-        logits_by_step(WHOLE, VARIABLES, Normalisation((0.5,), (1.0,)), np.zeros((1, 8, 8, 1), np.uint8), 6)
+        logits_by_step(WHOLE, variables(), Normalisation((0.5,), (1.0,)), np.zeros((1, 8, 8, 1), np.uint8), 6)

@@ -40,7 +40,6 @@ SHAPE = (8, 8, 1)
 NEURON = Neuron(decay_input=False, v_threshold=0.3)
 SNN = build("convnet", 5, neuron=NEURON, num_steps=2, width=0.25)
 ANN = build("convnet", 5, width=0.25)
-VARIABLES = {network: network.init(jax.random.key(1), SHAPE) for network in (SNN, ANN)}
 BYTES = np.random.default_rng(2).integers(0, 256, (40, *SHAPE), np.uint8)
 NORMALISATION = Normalisation((0.4,), (0.3,))
 INPUTS = NORMALISATION(BYTES)
@@ -53,8 +52,13 @@ _noisy_weights = jax.jit(noisy_weights)
 _apply = jax.jit(lambda network, variables, images: network.apply(variables, images), static_argnums=0)
 
 
+@functools.cache
+def variables_of(network):
+    return network.init(jax.random.key(1), SHAPE)
+
+
 def disturbed(kind, strength, images=INPUTS, index=INDEX, network=SNN, key=KEY):
-    return _disturbed(network, VARIABLES[network], images, kind, strength, key, index)
+    return _disturbed(network, variables_of(network), images, kind, strength, key, index)
 
 
 CURRENT = jnp.where(jax.random.bernoulli(KEY, 0.5, (32, 1, 20, 20)), 9.0, 0.0)
@@ -74,8 +78,8 @@ def spikes_of(kind, strength, current=CURRENT, neuron=NEURON, index=None):
 def test_neurons_and_weights_are_untouched_at_strength_0():
     for kind in NEURON_KINDS:
         assert spikes_of(kind, 0.0).tobytes() == np.asarray(Spike(NEURON, T).apply({}, CURRENT)).tobytes()
-    jax.tree.map(np.testing.assert_array_equal, _noisy_weights(VARIABLES[ANN], 0.0, KEY), VARIABLES[ANN])
-    plain = _apply(SNN, VARIABLES[SNN], INPUTS)[0]
+    jax.tree.map(np.testing.assert_array_equal, _noisy_weights(variables_of(ANN), 0.0, KEY), variables_of(ANN))
+    plain = _apply(SNN, variables_of(SNN), INPUTS)[0]
     np.testing.assert_allclose(disturbed("spike_deletion", 0.0)[0], plain, atol=1e-5)
     assert np.abs(disturbed("spike_deletion", 0.3)[0] - plain).max() > 1e-2
 
@@ -174,7 +178,7 @@ def test_threshold_factors_are_normal_and_positive():
 
 def test_noisy_weights_are_multiplied_kernels():
     """The factors that `noisy_weights` used are read off, and the network applied with kernels multiplied by hand."""
-    variables = VARIABLES[ANN]
+    variables = variables_of(ANN)
     found = _noisy_weights(variables, 0.2, KEY)
     multiplied, factors = [], []
 
@@ -215,11 +219,11 @@ ONE = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), d
 
 def trained(network):
     config = default_config("digits")
-    return Trained(network, VARIABLES[network], NORMALISATION, SHAPE, tuple("abcde"), "digits", config)
+    return Trained(network, variables_of(network), NORMALISATION, SHAPE, tuple("abcde"), "digits", config)
 
 
 def logits_of(network, images):
-    logits = _apply(network, VARIABLES[network], images)[0]
+    logits = _apply(network, variables_of(network), images)[0]
     return logits if network is ANN else logits.mean(1)
 
 
