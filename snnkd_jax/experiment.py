@@ -17,6 +17,7 @@ import optax
 
 from snnkd_jax.backend import check_batch_size, compilation_cache, data_mesh
 from snnkd_jax.batches import Source
+from snnkd_jax.compiled import CompiledEvaluation
 from snnkd_jax.config import GIVEN, SPIKING_FIELDS, Config, shown
 from snnkd_jax.distill import Objective
 from snnkd_jax.errors import InputError
@@ -26,6 +27,7 @@ from snnkd_jax.inputs import Inputs, open_inputs
 from snnkd_jax.interrupt import StopRequest
 from snnkd_jax.metrics import MetricsLog
 from snnkd_jax.models import Network, Variables
+from snnkd_jax.normalisation import Normalisation
 from snnkd_jax.observation import observe, save_observation
 from snnkd_jax.optim import make_optimizer
 from snnkd_jax.run_dir import (
@@ -39,7 +41,7 @@ from snnkd_jax.run_dir import (
 from snnkd_jax.run_teacher import RunTeacher, describe, seen_of_held_out
 from snnkd_jax.teacher import Teacher
 from snnkd_jax.teacher_store import taught_source
-from snnkd_jax.train import CompiledEvaluation, Normalisation, TeacherNetwork, Trainer
+from snnkd_jax.train import TeacherNetwork, Trainer
 
 
 def run(config: Config, teacher: Teacher | None = None) -> dict[str, Any]:

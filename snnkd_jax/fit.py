@@ -17,13 +17,14 @@ from tqdm import tqdm
 from snnkd_jax.backend import put_batch, put_replicated
 from snnkd_jax.batches import Batch, EvalBatches, Source
 from snnkd_jax.checkpoint import Checkpoints
+from snnkd_jax.compiled import CompiledEvaluation, CompiledSteps, compile_steps
 from snnkd_jax.errors import InputError
 from snnkd_jax.hosts import is_first, say
 from snnkd_jax.interrupt import Interrupted, StopRequest
 from snnkd_jax.metrics import EpochMetrics, MetricsLog, mean_rate
 from snnkd_jax.models import Variables
 from snnkd_jax.profiling import Profiler
-from snnkd_jax.train import CompiledEvaluation, CompiledSteps, Trainer, TrainState, compile_steps
+from snnkd_jax.train import Trainer, TrainState
 
 # A layer outside this range of firing rates passes nothing on, or nothing but a constant (thresholds are a guess).
 SILENT_RATE, SATURATED_RATE = 0.001, 0.95

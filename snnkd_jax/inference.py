@@ -17,8 +17,8 @@ from snnkd_jax.backend import compile_options
 from snnkd_jax.batches import eval_batches
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Variables
+from snnkd_jax.normalisation import Normalisation
 from snnkd_jax.stepper import Prediction, Stepper
-from snnkd_jax.train import Normalisation
 
 BATCH_SIZE = 100  # of evaluation on the test sets, which are multiples of it
 TOGETHER = 128  # images that `classify` computes at a time

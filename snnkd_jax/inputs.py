@@ -14,8 +14,8 @@ from snnkd_jax.batches import EvalBatches, InMemory, Source, eval_batches, split
 from snnkd_jax.config import Config
 from snnkd_jax.data.streamed import Examples, open_streamed
 from snnkd_jax.errors import InputError
+from snnkd_jax.normalisation import Normalisation
 from snnkd_jax.stream import Stream, centres
-from snnkd_jax.train import Normalisation
 
 # Images of which the pixel statistics of a set on disk are measured.
 MEASURED_IMAGES = 1000

@@ -41,7 +41,7 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.graph import network_of
 from snnkd_jax.models.tracing import graph_of
-from snnkd_jax.train import Normalisation
+from snnkd_jax.normalisation import Normalisation
 
 try:
     import h5py

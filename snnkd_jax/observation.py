@@ -18,7 +18,7 @@ from snnkd_jax.batches import Batch
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.recording import layer_names, record
-from snnkd_jax.train import Normalisation
+from snnkd_jax.normalisation import Normalisation
 
 # Of a layer at most, and of all layers times all steps, which is about half a megabyte.
 MAX_NEURONS, MAX_VALUES = 64, 100_000

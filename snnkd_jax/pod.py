@@ -1,7 +1,7 @@
 """What a training step costs each chip of a pod, found by compiling it for the pod on a machine without one.
 
-The step is the one that trains (`train.compile_steps`), with every option of the configuration; nothing is run and no
-data are read. FLOPs, bytes and memory are the compiler's own account of its program, of one chip:
+The step is the one that trains (`compiled.compile_steps`), with every option of the configuration; nothing is run and
+no data are read. FLOPs, bytes and memory are the compiler's own account of its program, of one chip:
 
     step >= max(FLOPs / peak FLOP/s,  bytes / memory bandwidth,  2 (D - 1) / D all-reduced bytes / links)
 
@@ -20,12 +20,14 @@ from jax.sharding import AxisType
 
 from snnkd_jax.chips import Chip, devices
 from snnkd_jax.collectives import Collective, collectives, total_bytes
+from snnkd_jax.compiled import compile_steps
 from snnkd_jax.config import Config
 from snnkd_jax.data import shape_of
 from snnkd_jax.errors import InputError
 from snnkd_jax.experiment import config_optimizer
 from snnkd_jax.models import Variables
-from snnkd_jax.train import Normalisation, Trainer, compile_steps
+from snnkd_jax.normalisation import Normalisation
+from snnkd_jax.train import Trainer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,18 +9,19 @@ import jax
 
 from snnkd_jax.backend import put_replicated
 from snnkd_jax.checkpoint import load_network, save_network
+from snnkd_jax.compiled import CompiledEvaluation, compile_evaluation
 from snnkd_jax.config import Config, shown
 from snnkd_jax.errors import InputError
 from snnkd_jax.fit import evaluate
 from snnkd_jax.hosts import of_first, say, together
 from snnkd_jax.inputs import Inputs
 from snnkd_jax.models import Network, Variables
+from snnkd_jax.normalisation import Normalisation
 from snnkd_jax.recipe import run_of_teacher
 from snnkd_jax.run_dir import check_network, teacher_directory, write_network
 from snnkd_jax.teacher import Teacher, parse_normalisation
 from snnkd_jax.teacher_store import fingerprint
 from snnkd_jax.torch_weights import Converted, convert_weights, read_weights
-from snnkd_jax.train import CompiledEvaluation, Normalisation, compile_evaluation
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from snnkd_jax.backend import compile_options
 from snnkd_jax.models import Network, Variables
-from snnkd_jax.train import Normalisation
+from snnkd_jax.normalisation import Normalisation
 
 
 @jax.tree_util.register_dataclass

@@ -21,8 +21,8 @@ from jax import Array
 
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.models import Features
+from snnkd_jax.normalisation import Normalisation
 from snnkd_jax.teacher_store import fingerprint
-from snnkd_jax.train import Normalisation
 
 NORMALISATIONS = {
     "cifar": Normalisation((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),

@@ -28,8 +28,9 @@ from tqdm import tqdm
 
 from snnkd_jax.backend import put_batch, put_replicated
 from snnkd_jax.batches import Batch, Source
+from snnkd_jax.compiled import compile_steps
 from snnkd_jax.errors import InputError
-from snnkd_jax.train import Trainer, compile_steps
+from snnkd_jax.train import Trainer
 
 # To be raised when batches, augmentation or the files become other ones.
 FORMAT = 1

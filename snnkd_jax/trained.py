@@ -25,11 +25,11 @@ from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.inference import classify, logits_by_step
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.conversion import fold_norms, is_converted
+from snnkd_jax.normalisation import Normalisation
 from snnkd_jax.pixels import as_pixels
 from snnkd_jax.run_dir import read_network
 from snnkd_jax.stepper import Prediction, State, Stepper
 from snnkd_jax.summary import summary
-from snnkd_jax.train import Normalisation
 
 Role = Literal["teacher", "student_baseline", "student"]
 

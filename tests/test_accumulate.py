@@ -13,9 +13,9 @@ from test_train import STUDENT, assert_close, batch, make, one_device, run, teac
 from snnkd_jax.augment import Augmentation
 from snnkd_jax.backend import check_batch_size, data_mesh
 from snnkd_jax.collectives import collectives
+from snnkd_jax.compiled import compile_steps
 from snnkd_jax.errors import InputError
 from snnkd_jax.models.layers import BatchNorm
-from snnkd_jax.train import compile_steps
 
 AUGMENTATION = Augmentation(1, True, 3)
 

@@ -14,12 +14,14 @@ from snnkd_jax import checkpoint
 from snnkd_jax.augment import Augmentation
 from snnkd_jax.backend import data_mesh, put_batch, put_replicated
 from snnkd_jax.checkpoint import Checkpoints, load_network
+from snnkd_jax.compiled import compile_steps
 from snnkd_jax.distill import PRESETS
 from snnkd_jax.errors import InputError
 from snnkd_jax.fit import variables_of
 from snnkd_jax.models import Neuron, build
+from snnkd_jax.normalisation import Normalisation
 from snnkd_jax.optim import make_optimizer
-from snnkd_jax.train import Normalisation, Trainer, TrainState, compile_steps
+from snnkd_jax.train import Trainer, TrainState
 
 SHAPE = (8, 8, 1)
 LAST = 6

@@ -15,7 +15,7 @@ from snnkd_jax.inference import logits_by_step
 from snnkd_jax.models import Neuron, build
 from snnkd_jax.models.activation import QCFS
 from snnkd_jax.models.conversion import ConvertedSpike, activations, fold_norms
-from snnkd_jax.train import Normalisation
+from snnkd_jax.normalisation import Normalisation
 from snnkd_jax.trained import Trained
 
 SHAPE = (16, 16, 3)

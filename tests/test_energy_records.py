@@ -14,7 +14,7 @@ from snnkd_jax import data
 from snnkd_jax.config import default_config
 from snnkd_jax.energy_records import energy_section
 from snnkd_jax.errors import InputError
-from snnkd_jax.train import Normalisation
+from snnkd_jax.normalisation import Normalisation
 from snnkd_jax.trained import Trained
 
 

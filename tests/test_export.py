@@ -10,10 +10,12 @@ import pytest
 from jax.sharding import Mesh
 
 from snnkd_jax.augment import Augmentation
+from snnkd_jax.compiled import compile_steps
 from snnkd_jax.distill import PRESETS
 from snnkd_jax.models import MODELS, Neuron, build
+from snnkd_jax.normalisation import Normalisation
 from snnkd_jax.optim import make_optimizer
-from snnkd_jax.train import Normalisation, Trainer, compile_steps
+from snnkd_jax.train import Trainer
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 SHAPE = (32, 32, 3)

@@ -22,13 +22,15 @@ from snnkd_jax import hosts
 from snnkd_jax.augment import Augmentation
 from snnkd_jax.backend import data_mesh, divided, put_batch
 from snnkd_jax.checkpoint import Checkpoints
+from snnkd_jax.compiled import compile_steps
 from snnkd_jax.config import Config
 from snnkd_jax.distill import PRESETS
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Neuron, build
+from snnkd_jax.normalisation import Normalisation
 from snnkd_jax.optim import make_optimizer
 from snnkd_jax.run_dir import full_disk_told
-from snnkd_jax.train import Normalisation, Trainer, TrainState, compile_steps
+from snnkd_jax.train import Trainer, TrainState
 
 ROOT = Path(__file__).parent.parent
 SHAPE = (8, 8, 1)

@@ -13,7 +13,7 @@ from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference import accuracy_by_step, accuracy_with_exit, choose_threshold, logits_by_step
 from snnkd_jax.models import Neuron, build
-from snnkd_jax.train import Normalisation
+from snnkd_jax.normalisation import Normalisation
 from snnkd_jax.trained import Trained
 
 T = 4

@@ -30,7 +30,7 @@ from snnkd_jax.models.conversion import spiking
 from snnkd_jax.models.features import Stages
 from snnkd_jax.models.layers import BatchNorm
 from snnkd_jax.nir import read_nir, write_nir
-from snnkd_jax.train import Normalisation
+from snnkd_jax.normalisation import Normalisation
 from snnkd_jax.trained import Trained
 
 T = 4

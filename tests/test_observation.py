@@ -11,6 +11,7 @@ from snnkd_jax.batches import eval_batches
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.errors import InputError
 from snnkd_jax.models.recording import layer_names, record
+from snnkd_jax.normalisation import Normalisation
 from snnkd_jax.observation import (
     MAX_NEURONS,
     MAX_VALUES,
@@ -20,7 +21,6 @@ from snnkd_jax.observation import (
     observe,
     save_observation,
 )
-from snnkd_jax.train import Normalisation
 
 SHAPE = (8, 8, 1)
 IDENTITY = Normalisation((0.0,), (1.0,))

@@ -25,8 +25,8 @@ from snnkd_jax.models.disturbance import (
     noisy_weights,
     threshold_factors,
 )
+from snnkd_jax.normalisation import Normalisation
 from snnkd_jax.robustness import KINDS, LEVELS, evaluate_noise
-from snnkd_jax.train import Normalisation
 from snnkd_jax.trained import Trained
 
 KEY = jax.random.key(0)

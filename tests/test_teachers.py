@@ -24,17 +24,19 @@ from snnkd_jax.backend import put_batch, put_replicated
 from snnkd_jax.batches import InMemory
 from snnkd_jax.checkpoint import save_network
 from snnkd_jax.cli import main
+from snnkd_jax.compiled import compile_steps
 from snnkd_jax.config import Config, default_config
 from snnkd_jax.distill import PRESETS
 from snnkd_jax.errors import InputError
 from snnkd_jax.experiment import run
 from snnkd_jax.models import Neuron, build
+from snnkd_jax.normalisation import Normalisation
 from snnkd_jax.optim import make_optimizer
 from snnkd_jax.run_dir import write_json
 from snnkd_jax.run_teacher import is_near_chance
 from snnkd_jax.teacher import Teacher, flax_teacher
 from snnkd_jax.teacher_store import STEPS_PER_FILE, TaughtSource, taught_source
-from snnkd_jax.train import Normalisation, Trainer, compile_steps
+from snnkd_jax.train import Trainer
 from snnkd_jax.trained import load_trained
 
 SHAPE, K = (8, 8, 1), 10

@@ -17,12 +17,14 @@ from snnkd_jax import train
 from snnkd_jax.augment import Augmentation
 from snnkd_jax.backend import check_batch_size, data_mesh, fingerprint, put_batch, put_replicated, quick_compile_options
 from snnkd_jax.batches import eval_batches
+from snnkd_jax.compiled import compile_steps
 from snnkd_jax.distill import PRESETS
 from snnkd_jax.errors import InputError
 from snnkd_jax.fit import evaluate, variables_of
 from snnkd_jax.models import Neuron, build
+from snnkd_jax.normalisation import Normalisation
 from snnkd_jax.optim import make_optimizer
-from snnkd_jax.train import Normalisation, Trainer, compile_steps
+from snnkd_jax.train import Trainer
 
 SHAPE = (8, 8, 1)
 STUDENT = build("convnet", 5, neuron=Neuron(), num_steps=3, width=0.25)

@@ -32,7 +32,7 @@ from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.convnet import ConvNet
 from snnkd_jax.models.layers import MaxPool
 from snnkd_jax.models.resnet import ResNet
-from snnkd_jax.train import Normalisation
+from snnkd_jax.normalisation import Normalisation
 from snnkd_jax.trained import Trained, load_trained
 
 IMAGES = data.load("digits").test_images[:192]

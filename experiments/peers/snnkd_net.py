@@ -1,4 +1,4 @@
-"""This project: `models.build` and the step of `train.Trainer`, compiled as `train.compile_steps` does."""
+"""This project: `models.build` and the step of `train.Trainer`, compiled as `compiled.compile_steps` does."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +11,9 @@ from snnkd_jax.augment import Augmentation
 from snnkd_jax.backend import compile_options, quick_compile_options
 from snnkd_jax.distill import Objective
 from snnkd_jax.models import Neuron, build
+from snnkd_jax.normalisation import Normalisation
 from snnkd_jax.surrogate import atan
-from snnkd_jax.train import Normalisation, Trainer
+from snnkd_jax.train import Trainer
 
 from .jax_step import count, jax_step
 from .workload import (
