@@ -9,7 +9,6 @@ with is compared with the run that nothing happened to. Every signal is sent to 
 
 import contextlib
 import json
-import logging
 import os
 import random
 import shutil
@@ -56,9 +55,6 @@ FIFTY = [
 
 # Until a host must have ended after another was killed or it was told to stop, in seconds; and a whole run.
 PROMPT, WHOLE = 30, 600
-
-
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what it does not find and does not need
 
 
 class Host(NamedTuple):

@@ -32,7 +32,6 @@ from snnkd_jax.optim import make_optimizer
 from snnkd_jax.run_dir import full_disk_told
 from snnkd_jax.train import Trainer, TrainState
 
-ROOT = Path(__file__).parent.parent
 SHAPE = (8, 8, 1)
 
 

@@ -227,7 +227,9 @@ def logits_of(network, images):
     return logits if network is ANN else logits.mean(1)
 
 
-LABELS = {network: np.asarray(logits_of(network, INPUTS).argmax(-1), np.int32) for network in (SNN, ANN)}
+@functools.cache
+def answers_of(network):
+    return np.asarray(logits_of(network, INPUTS).argmax(-1), np.int32)
 
 
 def test_report_is_of_the_networks_own_answers(monkeypatch):
@@ -240,17 +242,17 @@ def test_report_is_of_the_networks_own_answers(monkeypatch):
     monkeypatch.setattr(Network, "apply", lambda *args: traced.append(0) or apply(*args))
     kinds = ("gaussian", "jpeg", "spike_deletion")
     measure = functools.partial(evaluate_noise, trained(SNN), seed=3, kinds=kinds)
-    report = measure(BYTES, LABELS[SNN], batch_size=40, mesh=ONE)
+    report = measure(BYTES, answers_of(SNN), batch_size=40, mesh=ONE)
     assert len(traced) == 2, "a program for images, noisy or not, and one for each disturbance, whatever the level"
     monkeypatch.undo()
     assert report["clean"] == 1
     images = BYTES.astype(np.float32) / 255
     for kind in kinds[:2]:
         answers = logits_of(SNN, NORMALISATION(255 * corrupt(kind, 4, jax.random.key(3), images))).argmax(-1)
-        assert report["kinds"][kind]["accuracy"][4] == pytest.approx((answers == LABELS[SNN]).mean())
+        assert report["kinds"][kind]["accuracy"][4] == pytest.approx((answers == answers_of(SNN)).mean())
     strength, key = LEVELS["spike_deletion"][4], noise_key(jax.random.key(3), "spike_deletion", 5)
     logits = disturbed("spike_deletion", strength, key=key)[0]
-    expected = (logits.mean(1).argmax(-1) == LABELS[SNN]).mean()
+    expected = (logits.mean(1).argmax(-1) == answers_of(SNN)).mean()
     assert report["kinds"]["spike_deletion"]["accuracy"][5] == pytest.approx(expected)
     for entry in report["kinds"].values():
         assert entry["accuracy"][0] == 1
@@ -260,7 +262,7 @@ def test_report_is_of_the_networks_own_answers(monkeypatch):
     assert report["mean"] == {"image": None, "layer": None, "all": None}
     assert json.loads(json.dumps(report)) == report
     order = np.random.default_rng(0).permutation(40)
-    assert measure(BYTES[order], LABELS[SNN][order], batch_size=16, mesh=MESH, index=order) == report
+    assert measure(BYTES[order], answers_of(SNN)[order], batch_size=16, mesh=MESH, index=order) == report
 
 
 def test_an_ordinary_network_has_no_spikes_to_lose(monkeypatch):
@@ -270,7 +272,7 @@ def test_an_ordinary_network_has_no_spikes_to_lose(monkeypatch):
         return images * list(IMAGE_LEVELS).index(kind) / 10
 
     monkeypatch.setattr("snnkd_jax.robustness.corrupt", darker)
-    report = evaluate_noise(trained(ANN), BYTES, LABELS[ANN], 0, levels=[1], batch_size=40, mesh=ONE)
+    report = evaluate_noise(trained(ANN), BYTES, answers_of(ANN), 0, levels=[1], batch_size=40, mesh=ONE)
     assert tuple(report["kinds"]) == KINDS
     undefined = [kind for kind, entry in report["kinds"].items() if entry is None]
     assert undefined == ["spike_deletion", "spike_insertion", "threshold_mismatch"]
@@ -281,7 +283,7 @@ def test_an_ordinary_network_has_no_spikes_to_lose(monkeypatch):
 
 
 def test_wrong_arguments_of_a_report_are_named():
-    network, labels = trained(SNN), LABELS[SNN]
+    network, labels = trained(SNN), answers_of(SNN)
     with pytest.raises(InputError, match=r"'blurr' is unknown \(did you mean blur\?\)"):
         evaluate_noise(network, BYTES, labels, 0, kinds=["blurr"])
     with pytest.raises(InputError, match="level=6"):

@@ -250,7 +250,7 @@ def test_a_quickly_compiled_program_draws_the_weights_of_an_optimised_one(monkey
     found, expected = compile_steps(trainer, one_device()).init(), jax.jit(trainer.init)()
     assert_close(found, expected, 1e-6)
     assert quick_compile_options("tpu") == {}
-    monkeypatch.setattr(train, "quick_compile_options", lambda _: {"no_such_option": "1"})
+    monkeypatch.setattr("snnkd_jax.compiled.quick_compile_options", lambda _: {"no_such_option": "1"})
     with pytest.raises(jax.errors.JaxRuntimeError, match="no_such_option"):
         compile_steps(trainer, one_device()).init()
 
