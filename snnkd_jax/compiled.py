@@ -36,8 +36,6 @@ def compile_evaluation(
     """Jits the evaluation of a network: batches split; its variables lie as `variables` says, None: whole."""
     whole, parts = replicated(mesh), split(mesh)
 
-    options = compile_options(mesh.devices.flat[0].platform)
-
     def evaluate(variables: Variables, batch: Batch) -> Metrics:
         return evaluate_batch(network, normalisation, jax.lax.with_sharding_constraint(variables, whole), batch)
 
@@ -46,7 +44,7 @@ def compile_evaluation(
             evaluate,
             in_shardings=(whole if variables is None else variables, parts),
             out_shardings=whole,
-            compiler_options=options,
+            compiler_options=compile_options(mesh.devices.flat[0].platform),
         )
     )
 
