@@ -6,6 +6,7 @@ do processes of their own that are not told to compile `QUICKLY`.
 """
 
 import collections
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from snnkd_jax.data.official import OFFICIAL
 
-pytest.register_assert_rewrite("synthetic_sets")  # its assertions say what was found, like those of tests
+pytest.register_assert_rewrite("synthetic_sets", "tiny_runs")  # their assertions say what was found, like tests'
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -60,6 +61,13 @@ def compiled_once(tmp_path_factory) -> Iterator[str]:
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def warnings_restored(monkeypatch):
+    """The command line prints warnings its own way; here they must stay errors, but for untrained silent layers."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    warnings.filterwarnings("ignore", message=".*(silent|saturated) layers.*")
 
 
 @pytest.fixture

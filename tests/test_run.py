@@ -1,9 +1,7 @@
-"""Whole runs through the command line: the comparison, what a run leaves and keeps, and every wrong argument."""
+"""Whole runs through the command line: the comparison, what a run leaves and keeps, and what it does not take."""
 
-import ast
 import dataclasses
 import gzip
-import inspect
 import json
 import shutil
 import warnings
@@ -15,12 +13,12 @@ import jax
 import numpy as np
 import pytest
 from host_failures import arrays, logged
-from tiny_runs import TINY, start
+from tiny_runs import TINY, refused
 
 from snnkd_jax import data
 from snnkd_jax.backend import compilation_cache
 from snnkd_jax.cli import main, table
-from snnkd_jax.config import Config, default_config
+from snnkd_jax.config import default_config
 from snnkd_jax.convert import convert
 from snnkd_jax.errors import InputError
 from snnkd_jax.experiment import run
@@ -32,14 +30,7 @@ from snnkd_jax.profiling import PROFILED_STEPS, Profiler
 from snnkd_jax.step_records import steps_section
 from snnkd_jax.trained import load_trained
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
-
-@pytest.fixture(autouse=True)
-def _restore_warnings(monkeypatch):
-    """The command line prints warnings its own way; here they must stay errors, but for untrained silent layers."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    warnings.filterwarnings("ignore", message=".*(silent|saturated) layers.*")
+pytestmark = pytest.mark.usefixtures("compiled_once", "warnings_restored")
 
 
 def test_a_trace_that_is_cut_short_is_written_and_too_few_steps_are_told(tmp_path):
@@ -273,92 +264,6 @@ def test_records_of_every_number_of_steps(finished, tmp_path, monkeypatch):
         steps_script.main([finished, finished], "digits")
 
 
-def refused(capsys, arguments: list[str]) -> str:
-    """The one line on stderr with which the program ends."""
-    capsys.readouterr()
-    assert main(arguments) == 2
-    captured = capsys.readouterr()
-    lines = captured.err.splitlines()
-    assert len(lines) == 1, captured.err
-    assert lines[0].startswith("error: ")
-    return lines[0]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "names"),
-    [
-        (["--teacher", "resnet81"], ["teacher", "resnet81", "resnet18"]),
-        (["--student", "lenet"], ["student", "lenet", "convnet"]),
-        (["--dataset", "cifr10"], ["dataset", "cifr10", "did you mean cifar10"]),
-        (["--preset", "kdsn"], ["preset", "kdsn", "did you mean kdsnn"]),
-        (["--tau", "0.5"], ["tau=0.5", ">= 1"]),
-        (["--tau", "nan"], ["tau=nan"]),
-        (["--teacher-levels", "0"], ["levels=0", "at least 1"]),
-        (["--teacher-only", "--preset", "none"], ["teacher_only", "trains no teacher"]),
-        (["--steps-weight", "-1"], ["steps_weight=-1.0"]),
-        (["--preset", "enof"], ["classifier reads a hidden layer"]),
-        (["--teacher-levels", "4", "--preset", "none"], ["teacher_levels=4", "uses no teacher"]),
-        (["--num-steps", "0"], ["num_steps=0"]),
-        (["--epochs", "0"], ["epochs=0"]),
-        (["--batch-size", "12"], ["batch_size=12", "devices, 8"]),
-        (["--batch-size", "0"], ["batch_size=0"]),
-        (["--base-batch-size", "0"], ["base_batch_size=0"]),
-        (["--fsdp", "3"], ["fsdp=3", "devices, 8"]),
-        (["--batch-size", "8000"], ["batch_size=8000", "training images"]),
-        (["--width", "-1"], ["width=-1.0"]),
-        (["--learning-rate", "0"], ["learning_rate=0.0"]),
-        (["--backprop", "tbptt"], ["backprop", "tbptt", "did you mean bptt"]),
-        (["--bptt-epochs", "1"], ["bptt_epochs=1", "backprop='rate'"]),
-        (["--backprop", "rate", "--bptt-epochs", "99"], ["bptt_epochs=99", "epochs=60"]),
-        (["--pool", "min"], ["pool", "min", "avg"]),
-        (["--student", "resnet18", "--pool", "max"], ["pool='max'", "resnet18"]),
-        (["--optimizer", "adma"], ["optimizer", "adma", "adamw"]),
-        (["--surrogate", "relu"], ["surrogate", "relu", "atan"]),
-        (["--surrogate-alpha", "0"], ["alpha=0.0"]),
-        (["--neuron", "hh"], ["neuron", "hh", "plif"]),
-        (["--v-threshold", "0"], ["v_threshold=0.0"]),
-        (["--dtype", "float8"], ["dtype", "float8", "bfloat16"]),
-        (["--temperature", "0"], ["temperature=0.0"]),
-        (["--kd-weight", "-1"], ["kd_weight=-1.0"]),
-        (["--label-smoothing", "1"], ["label_smoothing=1.0"]),
-        (["--crop-padding", "-1"], ["crop_padding=-1"]),
-        (["--validation-fraction", "0"], ["validation_fraction=0.0"]),
-        (["--clip-norm", "0"], ["clip_norm=0.0"]),
-        (["--student", "vgg11"], ["student 'vgg11'", "too small"]),
-        (["--seed", "-1"], ["seed=-1"]),
-        (["--num-steps", "four"], ["--num-steps", "four"]),
-        (["--colour", "red"], ["--colour"]),
-        (["--teacher-checkpoint", "nowhere"], ["teacher_checkpoint", "nowhere"]),
-        (["--preset", "none", "--teacher-checkpoint", "nowhere"], ["teacher_checkpoint", "none"]),
-        (["--initial-weights", "teachers"], ["initial_weights", "teachers", "did you mean teacher"]),
-        (
-            ["--initial-weights", "teacher", "--teacher-width", "0.2"],
-            ["initial_weights='teacher'", "norm1", "width"],
-        ),
-        (
-            ["--initial-weights", "teacher", "--teacher", "resnet20"],
-            ["initial_weights='teacher'", "missing", "resnet20"],
-        ),
-    ],
-    ids=lambda value: " ".join(value) if value and value[0].startswith("--") else "",
-)
-def test_wrong_argument_ends_in_one_line_and_leaves_nothing(capsys, tmp_path, arguments, names):
-    run_dir = tmp_path / "run"
-    message = refused(capsys, [*TINY, *arguments, "--run-dir", str(run_dir)])
-    for name in names:
-        assert name in message
-    assert not run_dir.exists()
-
-
-def test_exit_status_of_the_process_and_no_traceback(tmp_path):
-    process = start([*TINY, "--tau", "0.5", "--run-dir", str(tmp_path / "run")])
-    output, _ = process.communicate()
-    assert process.returncode == 2
-    assert output.strip().splitlines() == [
-        "error: tau=0.5 must be a finite number of steps >= 1 (the decay is 1 - 1/tau)"
-    ]
-
-
 def test_unwritable_run_directory(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     message = refused(capsys, [*TINY, "--run-dir", str(tmp_path / "file" / "run")])
@@ -420,32 +325,6 @@ def test_teacher_with_another_number_of_classes(finished, capsys, tmp_path, monk
     monkeypatch.setattr(data, "load", lambda *_: seven)
     arguments = [*TINY, "--teacher-checkpoint", str(finished), "--run-dir", str(tmp_path / "run")]
     assert "num_classes is 10, not 7" in refused(capsys, arguments)
-
-
-def test_every_argument_is_explained(capsys):
-    """tyro takes the help from the docstrings of the fields."""
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    text = capsys.readouterr().out
-    for field in Config.__dataclass_fields__:
-        assert f"--{field.replace('_', '-')}" in text
-    body = ast.parse(inspect.getsource(Config)).body[0]
-    assert isinstance(body, ast.ClassDef)
-    for field, after in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign):
-            assert isinstance(after, ast.Expr), ast.unparse(field)
-
-
-def test_defaults_are_the_papers():
-    config = default_config("cifar10")
-    assert (config.dataset, config.teacher, config.student, config.num_steps) == (
-        "cifar10",
-        "pyramidnet18",
-        "resnet18",
-        4,
-    )
-    assert not config.baseline
-    assert default_config("digits").baseline
 
 
 def test_log_drops_what_will_be_written_again(tmp_path):

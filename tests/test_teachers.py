@@ -6,7 +6,6 @@ import os
 import shutil
 import threading
 import time
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +37,8 @@ from snnkd_jax.teacher import Teacher, flax_teacher
 from snnkd_jax.teacher_store import STEPS_PER_FILE, TaughtSource, taught_source
 from snnkd_jax.train import Trainer
 from snnkd_jax.trained import load_trained
+
+pytestmark = pytest.mark.usefixtures("warnings_restored")
 
 SHAPE, K = (8, 8, 1), 10
 RNG = np.random.default_rng(0)
@@ -291,13 +292,6 @@ def test_a_store_is_of_one_teacher_data_seed_and_augmentation(tmp_path, monkeypa
 # --- whole runs
 
 TINY = {"width": 0.1, "teacher_width": 0.1, "epochs": 2, "warmup_epochs": 0, "batch_size": 320, "baseline": False}
-
-
-@pytest.fixture(autouse=True)
-def _restore_warnings(monkeypatch):
-    """The command line prints warnings its own way; here they stay errors, but for untrained silent layers."""
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    warnings.filterwarnings("ignore", message=".*(silent|saturated) layers.*")
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
-"""Tiny runs on the digits, and how one is started in a process of its own."""
+"""Tiny runs on the digits: how one is started in a process of its own, and how one is refused."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+from snnkd_jax.cli import main
 
 SCRIPT = Path(__file__).parent.parent / "experiments" / "cifar_distill.py"
 TINY = ["--dataset", "digits", "--width", "0.1", "--teacher-width", "0.1", "--num-steps", "2"]
@@ -18,3 +20,14 @@ def start(arguments: list[str], script: Path = SCRIPT, **environment: str) -> su
         text=True,
         env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
     )
+
+
+def refused(capsys, arguments: list[str]) -> str:
+    """The one line on stderr with which the program ends."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("error: ")
+    return lines[0]
