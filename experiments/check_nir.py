@@ -8,6 +8,7 @@ may differ, and others that follow from it; in float64 none should.
 """
 
 import dataclasses
+import importlib.util
 import shlex
 import tempfile
 from collections.abc import Callable
@@ -47,11 +48,14 @@ def main(
     Args:
         run: Directory of a finished run.
         images: Test images, the first ones.
-        peers: Other libraries that read the file; they need the extra bench.
+        peers: Other libraries that read the file; the README says under "Speed" how they are installed.
         record: Write experiments/results/nir/<record>.json.
     """
     if images < 1:
         raise InputError(f"images={images!r} must be at least 1")
+    for needed in (*peers, *(("nirtorch",) if peers else ())):
+        if importlib.util.find_spec(needed) is None:
+            raise InputError(f"peers={peers!r}: {needed} is not installed; the README says how, under Speed")
     student = load_trained(run)
     network, variables, shape = student.network, student.variables, student.image_shape
     folded = fold_norms(network, variables, shape)

@@ -72,7 +72,7 @@ def main(
             start = time.perf_counter()
             full = np.asarray(at_full(student.variables, batch["images"])).mean(1)
             middle = time.perf_counter()
-            early = student.predict(batch["images"], threshold=threshold if threshold <= 1 else None)
+            early = student.predict(batch["images"], threshold=threshold)
             seconds.append((middle - start, time.perf_counter() - middle))
             correct.append([(z.argmax(-1) == batch["labels"])[real] for z in (full, early.logits)])
             steps.append(early.steps[real])

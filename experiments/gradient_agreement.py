@@ -15,6 +15,7 @@ import tyro
 
 from snnkd_jax.backend import compile_options
 from snnkd_jax.batches import InMemory, split_validation
+from snnkd_jax.cli import with_defaults
 from snnkd_jax.config import Config
 from snnkd_jax.errors import told_in_one_line
 from snnkd_jax.inputs import dataset_of, pixel_statistics
@@ -81,4 +82,4 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
 
 if __name__ == "__main__":
     with told_in_one_line():
-        tyro.cli(main)
+        tyro.cli(with_defaults(main))

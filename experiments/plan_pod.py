@@ -17,6 +17,7 @@ import jax
 import tyro
 
 from snnkd_jax.chips import devices
+from snnkd_jax.cli import with_defaults
 from snnkd_jax.collectives import total_bytes
 from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError, told_in_one_line
@@ -110,4 +111,4 @@ def in_words(entry: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     with told_in_one_line():
-        tyro.cli(main)
+        tyro.cli(with_defaults(main))

@@ -77,7 +77,11 @@ def main(
     of_one = {role for role, directories in networks.items() if len(set(directories)) == 1}
     result = summarise({role: found[:1] if role in of_one else found for role, found in reports.items()})
     print(noise_table(result), in_words(result), sep="\n")
-    of_noise = {"command": _command(bool(baseline), images, seed, batch_size), "noise_seed": seed, "images": len(index)}
+    of_noise = {
+        "command": _command(bool(baseline), images, seed, batch_size, dataset),
+        "noise_seed": seed,
+        "images": len(index),
+    }
     for i, (_, run) in enumerate(seeds_of_one_recipe("runs", runs)):
         of_run = summarise({role: [found[i]] for role, found in reports.items()})
         write_record(run, "noise", "noise", of_run | of_noise, versions=["pillow"])
@@ -95,11 +99,12 @@ def main(
         write_record(RESULTS, "noise", record, result, versions=["pillow"])
 
 
-def _command(has_baseline: bool, images: int | None, seed: int, batch_size: int) -> str:
+def _command(has_baseline: bool, images: int | None, seed: int, batch_size: int, dataset: str | None) -> str:
     """The command line without its paths."""
     chosen = ["--baseline", "RUN", "..."] if has_baseline else []
     chosen += [] if images is None else ["--images", str(images)]
     chosen += ["--seed", str(seed), "--batch-size", str(batch_size)]
+    chosen += [] if dataset is None else ["--dataset", dataset]
     return shlex.join(["python", "experiments/robustness.py", "RUN", "...", *chosen])
 
 

@@ -1,12 +1,13 @@
 """From a command line to a run: parsing, one-line errors, exit statuses."""
 
 import contextlib
+import functools
 import io
 import itertools
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tyro
@@ -80,6 +81,15 @@ def _dataset(arguments: Sequence[str], name: str) -> str:
         elif argument.startswith("--dataset="):
             name = argument.removeprefix("--dataset=")
     return name
+
+
+def with_defaults(main: Callable[..., Any], arguments: Sequence[str] | None = None) -> Callable[..., Any]:
+    """`main(config=...)`, a script's that takes a run's arguments, with the defaults of the data set that they name.
+
+    For `tyro.cli`; None takes the process's arguments.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return functools.partial(main, config=default_config(_dataset(arguments, Config.dataset)))
 
 
 def parse(arguments: Sequence[str], dataset: str = Config.dataset) -> Config:

@@ -25,6 +25,7 @@ CIFAR-10-C's hardly touch an image of MNIST. Brightness is added to the value of
 
 import functools
 import io
+import numbers
 import zlib
 from collections.abc import Callable
 
@@ -32,11 +33,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 from PIL import Image
 
 from snnkd_jax.errors import InputError, check_choice
+from snnkd_jax.pixels import check_values
 
 IMAGE_LEVELS: dict[str, tuple[float, ...]] = {
     "gaussian": (0.04, 0.08, 0.12, 0.18, 0.26),
@@ -71,7 +74,8 @@ def corrupt(kind: str, level: int, key: Array, images: ArrayLike, index: ArrayLi
         float32 `[B, H, W, C]` in [0, 1]; at level 0 the images as they are.
 
     Raises:
-        InputError: for an unknown kind or level, or images of another shape or dtype.
+        InputError: for an unknown kind or level, or images of another shape, dtype or range; at level 0 and where they
+            are traced, their values are not looked at.
     """
     check_choice("kind", kind, IMAGE_LEVELS)
     check_level(level)
@@ -84,6 +88,8 @@ def corrupt(kind: str, level: int, key: Array, images: ArrayLike, index: ArrayLi
         raise InputError(f"index has shape {index.shape}; {images.shape[0]} images need ({images.shape[0]},)")
     if level == 0:
         return images
+    if not isinstance(images, Tracer):
+        check_values("images", np.asarray(images))
     strength = IMAGE_LEVELS[kind][level - 1]
     if kind == "jpeg":
         return jnp.asarray(jpeg(np.asarray(images), int(strength)))
@@ -97,7 +103,7 @@ def noise_key(key: Array, kind: str, level: int) -> Array:
 
 def check_level(level: int) -> None:
     """Raises `InputError` unless `level` is 0 (no noise), 1, ..., 5."""
-    if not (isinstance(level, int) and 0 <= level <= MAX_LEVEL):
+    if not (isinstance(level, numbers.Integral) and not isinstance(level, bool) and 0 <= level <= MAX_LEVEL):
         raise InputError(f"level={level!r} must be a whole number of 0 (no noise) to {MAX_LEVEL}")
 
 

@@ -10,7 +10,8 @@ operations of a layer are accumulations (AC) if its inputs are all in {-1, 0, 1}
 accumulation (MAC). So mean pooling between spikes and a convolution makes that convolution cost MACs; maxima keep ACs.
 
 Three readings of our own:
-- Inputs in {-a, 0, a} with one a > 0 for the whole layer are ACs as well: a is folded into the weights exactly.
+- Inputs in {-a, 0, a} with one a > 0 for the whole layer are ACs as well if they come from other layers: a is folded
+  into the weights exactly. An image is spikes only if a = 1.
 - A layer is AC or MAC by all images and steps that were counted; NeuroBench decides anew at each step of each batch.
 - A static image is constant in time, and this library convolves it once, so it is counted once, where NeuroBench's
   harness would count it at every step. `steps` of a layer, 1 or T, says how often it is counted.
@@ -101,7 +102,8 @@ class LayerCost:
     @property
     def operations(self) -> Literal["MAC", "AC"]:
         """What its operations are; a layer whose inputs were all zero made no operations, ACs."""
-        return "AC" if self.least >= self.greatest else "MAC"
+        folds = self.source is not None or self.greatest in (0, 1)
+        return "AC" if folds and self.least >= self.greatest else "MAC"
 
     @property
     def macs(self) -> float:

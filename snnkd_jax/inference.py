@@ -80,18 +80,20 @@ def _classify(stepper: Stepper, frames: NDArray, num_steps: int, threshold: floa
 def logits_by_step(
     network: Network, variables: Variables, normalisation: Normalisation, images: NDArray, num_steps: int
 ) -> NDArray:
-    """Logits float32 `[N, num_steps, K]` of each time step, of any number of images and of steps.
+    """Logits float32 `[N, num_steps, K]` of each time step, of any number of images, at least one, and of steps.
 
     Args:
         network: spiking; its `num_steps` is how many steps are computed at a time.
         variables: of the network, whatever number of steps it was trained with.
         normalisation: of pixels.
-        images: bytes `[N, H, W, C]`.
+        images: `[N, H, W, C]` as from `as_pixels`: bytes, or floats from 0 to 255.
         num_steps: a multiple of the network's.
 
     Raises:
-        InputError: for an ordinary network, or a number of steps that is not a multiple.
+        InputError: for an ordinary network, a number of steps that is not a multiple, or no images.
     """
+    if not len(images):
+        raise InputError(f"images have shape {images.shape}; at least one is needed")
     if network.num_steps is None or num_steps < 1 or num_steps % network.num_steps:
         raise InputError(f"num_steps={num_steps!r} must be a multiple of the spiking network's, {network.num_steps}")
     run = jax.jit(
@@ -109,13 +111,25 @@ def logits_by_step(
 
 
 def accuracy_by_step(logits: NDArray, labels: NDArray) -> NDArray:
-    """The accuracy `[T]` by the mean of the logits `[N, T, K]` of the first 1, 2, ..., T steps; labels `[N]`."""
+    """The accuracy `[T]` by the mean of the logits `[N, T, K]` of the first 1, 2, ..., T steps; labels `[N]`.
+
+    Raises `InputError` for arrays of other shapes.
+    """
+    _check_shapes(logits, labels)
     return (np.cumsum(logits, axis=1).argmax(-1) == labels[:, None]).mean(axis=0)
 
 
-def exit_steps(logits: NDArray, threshold: float) -> NDArray:
-    """The number of steps `[N]` after which the mean of the logits `[N, T, K]` so far is sure, at most T."""
-    done = _confidence(logits) >= threshold
+def _check_shapes(logits: NDArray, labels: NDArray) -> None:
+    if logits.ndim != 3 or labels.shape != logits.shape[:1] or not len(labels):
+        raise InputError(f"logits have shape {logits.shape}, labels {labels.shape}; give [N, T, K] and [N], N >= 1")
+
+
+def exit_steps(logits: NDArray, threshold: float | None) -> NDArray:
+    """The number of steps `[N]` after which the mean of the logits `[N, T, K]` so far is sure, at most T.
+
+    Without a threshold none is sure before the last step.
+    """
+    done = _confidence(logits) >= (np.inf if threshold is None else threshold)
     done[:, -1] = True
     return done.argmax(axis=1) + 1
 
@@ -126,15 +140,16 @@ def _confidence(logits: NDArray) -> NDArray:
     return np.asarray(jax.nn.softmax(np.cumsum(logits, axis=1) / steps[:, None]).max(-1))
 
 
-def accuracy_with_exit(logits: NDArray, labels: NDArray, threshold: float) -> tuple[float, float]:
-    """The accuracy, and the mean number of steps, with an early exit at `threshold`; shapes as above."""
+def accuracy_with_exit(logits: NDArray, labels: NDArray, threshold: float | None) -> tuple[float, float]:
+    """The accuracy, and the mean number of steps, with an early exit at `threshold`; shapes and errors as above."""
+    _check_shapes(logits, labels)
     steps = exit_steps(logits, threshold)
     answers = np.cumsum(logits, axis=1)[np.arange(len(labels)), steps - 1].argmax(-1)
     return float((answers == labels).mean()), float(steps.mean())
 
 
-def choose_threshold(logits: NDArray, labels: NDArray, tolerance: float) -> tuple[float, float]:
-    """The lowest threshold that costs no more than `tolerance` of the accuracy of all steps.
+def choose_threshold(logits: NDArray, labels: NDArray, tolerance: float) -> tuple[float | None, float]:
+    """The lowest threshold of 0, 0.001, ..., 1 that costs no more than `tolerance` of the accuracy of all steps.
 
     Args:
         logits: of each step, `[N, T, K]`, of images that are not the test set's.
@@ -142,11 +157,16 @@ def choose_threshold(logits: NDArray, labels: NDArray, tolerance: float) -> tupl
         tolerance: accuracy that may be lost, in [0, 1].
 
     Returns:
-        The threshold, and the mean number of steps that it takes on these images.
+        The threshold, None if each of them costs more, and the mean number of steps that it takes on these images.
+
+    Raises:
+        InputError: for arrays of other shapes, or another tolerance.
     """
-    least = accuracy_by_step(logits, labels)[-1] - tolerance
+    if not 0 <= tolerance <= 1:
+        raise InputError(f"tolerance={tolerance!r} must be in [0, 1], such as 0.01 for one point")
+    full = accuracy_by_step(logits, labels)[-1]
     for threshold in np.linspace(0, 1, 1001):
         accuracy, steps = accuracy_with_exit(logits, labels, threshold)
-        if accuracy >= least:
+        if full - accuracy <= tolerance + 1e-9:  # accuracies are rounded; one image counts for more
             return float(threshold), steps
-    return 1.001, float(logits.shape[1])
+    return None, float(logits.shape[1])

@@ -3,13 +3,19 @@
 Leading axes are free unless a function says otherwise: a term over logits `[B, K]` gives `[B]`, over `[B, T, K]` it
 gives `[B, T]`. p and q are the teacher's and the student's soft labels, `softmax(zA / tau)` and `softmax(z / tau)`.
 No gradient flows into a teacher, nor into the steps that play it within the student. The terms over feature maps are
-in `snnkd_jax.feature_losses`.
+in `snnkd_jax.feature_losses`. What has a temperature is computed in float32, or in float64 if the logits are, and
+raises `InputError` for one that is not positive and finite, unless it is traced.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.core import Tracer
+
+from snnkd_jax.errors import InputError
 
 
 def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
@@ -19,7 +25,11 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) ->
         logits: z, `[..., K]`.
         labels: y, integers `[...]` that broadcast against the leading axes of `logits`.
         label_smoothing: eps in [0, 1) (Szegedy et al., CVPR 2016).
+
+    Raises:
+        InputError: for another eps.
     """
+    check_in_range("label_smoothing", label_smoothing, 0, 1)
     q = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), label_smoothing)
     return -jnp.sum(q * jax.nn.log_softmax(logits), axis=-1)
 
@@ -32,9 +42,34 @@ def kd_divergence(student_logits: Array, teacher_logits: Array, temperature: flo
         teacher_logits: zA, broadcastable to `[..., K]`; no gradient flows into it.
         temperature: tau > 0.
     """
-    log_p = jax.nn.log_softmax(jax.lax.stop_gradient(teacher_logits) / temperature)
-    log_q = jax.nn.log_softmax(student_logits / temperature)
-    return temperature**2 * jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+    log_p = _log_soft_labels(jax.lax.stop_gradient(teacher_logits), temperature)
+    log_q = _log_soft_labels(student_logits, temperature)
+    return temperature**2 * _mean_of(log_p, log_p - log_q)
+
+
+def check_in_range(name: str, value: float, low: float, high: float) -> None:
+    """Raises `InputError` unless `value` is in [low, high), or traced."""
+    if not isinstance(value, Tracer) and not low <= value < high:
+        raise InputError(f"{name}={value!r} must be in [{low:g}, {high:g})")
+
+
+def check_same_shape(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
+    """Raises `InputError` for maps that would be broadcast."""
+    if student != teacher:
+        raise InputError(f"the student's map has shape {student} and the teacher's {teacher}; they must be the same")
+
+
+def _log_soft_labels(logits: Array, temperature: float) -> Array:
+    """`log softmax(z / tau)`."""
+    if not isinstance(temperature, Tracer) and not 0 < temperature < math.inf:
+        raise InputError(f"temperature={temperature!r} must be a positive finite number, such as 4")
+    return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) / temperature)
+
+
+def _mean_of(log_p: Array, x: Array) -> Array:
+    """`sum_k p[k] x[k]`, where a class without probability counts for nothing, whatever its x."""
+    p = jnp.exp(log_p)
+    return jnp.sum(p * jnp.where(p > 0, x, 0), axis=-1)
 
 
 def negative_mean(x: Array) -> Array:
@@ -59,8 +94,12 @@ def margin_distance(student: Array, teacher: Array, margin: Array) -> Array:
     Returns:
         d, float32 `[B]`.
 
+    Raises:
+        InputError: for maps of different shapes.
+
     Reference: Heo et al., ICCV 2019, arXiv 1904.01866, eq. 2-4.
     """
+    check_same_shape(student.shape, teacher.shape)
     t = jax.lax.stop_gradient(jnp.maximum(teacher.astype(jnp.float32), margin))
     counts = (student > t) | (t > 0)
     return jnp.sum(jnp.where(counts, jnp.square(student - t), 0), axis=(1, 2, 3))
@@ -132,8 +171,8 @@ def negative_entropy(logits: Array, temperature: float) -> Array:
 
     Reference: Yu et al., TSER, CVPR 2025, arXiv 2503.03144.
     """
-    log_q = jax.nn.log_softmax(logits / temperature)
-    return jnp.sum(jnp.exp(log_q) * log_q, axis=-1)
+    log_q = _log_soft_labels(logits, temperature)
+    return _mean_of(log_q, log_q)
 
 
 def head_tail_divergence(
@@ -152,22 +191,28 @@ def head_tail_divergence(
         student_logits: z, `[..., K]`.
         teacher_logits: zA, broadcastable to `[..., K]`; no gradient flows into it.
         temperature: tau > 0.
-        head_mass: in (0, 1].
+        head_mass: in (0, 1]; with 1 all classes are of the head.
+
+    Raises:
+        InputError: for another head_mass.
 
     Reference: Zhang et al., HTA-KL, IJCNN 2025, arXiv 2504.20445.
     """
-    log_p = jax.nn.log_softmax(jax.lax.stop_gradient(teacher_logits) / temperature)
-    log_q = jax.nn.log_softmax(student_logits / temperature)
+    if not 0 < head_mass <= 1:
+        raise InputError(f"head_mass={head_mass!r} must be a probability in (0, 1]")
+    log_p = _log_soft_labels(jax.lax.stop_gradient(teacher_logits), temperature)
+    log_q = _log_soft_labels(student_logits, temperature)
     p, q = jnp.exp(log_p), jnp.exp(log_q)
     gap = jnp.abs(p - jax.lax.stop_gradient(q))
     order = jnp.argsort(-jnp.broadcast_to(p, gap.shape), axis=-1)
     p_sorted, gap_sorted = (jnp.take_along_axis(jnp.broadcast_to(x, gap.shape), order, axis=-1) for x in (p, gap))
     # A class is of the head if those before it fall short of the mass, so the head is never empty.
-    head = jnp.cumsum(p_sorted, axis=-1) - p_sorted < head_mass
+    # Sums are rounded: the last classes may find nothing left of the mass 1.
+    head = (jnp.cumsum(p_sorted, axis=-1) - p_sorted < head_mass) | (head_mass == 1)
     # Where q = p both divergences are 0, whatever the weight.
     total = jnp.maximum(jnp.sum(gap, axis=-1), jnp.finfo(gap.dtype).tiny)
     w = jnp.sum(jnp.where(head, gap_sorted, 0), axis=-1) / total
-    forward, reverse = (jnp.sum(x * (log_p - log_q), axis=-1) for x in (p, -q))
+    forward, reverse = _mean_of(log_p, log_p - log_q), _mean_of(log_q, log_q - log_p)
     return temperature**2 * (w * forward + (1 - w) * reverse)
 
 
@@ -180,8 +225,8 @@ def unit_vector(x: Array, axis: int | tuple[int, ...]) -> Array:
 
 
 def _correlation_distance(student_logits: Array, teacher_logits: Array, temperature: float, axis: int) -> Array:
-    p = jax.nn.softmax(jax.lax.stop_gradient(teacher_logits) / temperature)
-    q = jax.nn.softmax(student_logits / temperature)
+    p = jnp.exp(_log_soft_labels(jax.lax.stop_gradient(teacher_logits), temperature))
+    q = jnp.exp(_log_soft_labels(student_logits, temperature))
     a, b = (unit_vector(x - jnp.mean(x, axis=axis, keepdims=True), axis) for x in (p, q))
     return temperature**2 * (1 - jnp.sum(a * b, axis=axis))
 
@@ -189,8 +234,8 @@ def _correlation_distance(student_logits: Array, teacher_logits: Array, temperat
 def inter_class_distance(student_logits: Array, teacher_logits: Array, temperature: float) -> Array:
     """DIST between the classes of an example: `tau^2 (1 - corr_k(p[k], q[k]))`, in tau^2 [0, 2].
 
-    corr is Pearson's correlation over the K classes, 0 where p or q is constant. The factor tau^2 is in the authors'
-    code, not in their equation.
+    corr is Pearson's correlation over the K classes, 0 where p or q is constant or deviates from its mean by less than
+    1e-6 in the root of the sum of squares. The factor tau^2 is in the authors' code, not in their equation.
 
     Args:
         student_logits: z, `[..., K]`.

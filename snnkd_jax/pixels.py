@@ -47,11 +47,12 @@ def as_pixels(name: str, images: Any, image_shape: tuple[int, int, int], sequenc
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise InputError(f"{name} have dtype {images.dtype}; give bytes (uint8, 0 to 255), or floats in [0, 1]")
     if not isinstance(images, Tracer):
-        _check_values(name, np.asarray(images))
+        check_values(name, np.asarray(images))
     return images.astype(np.float32) * np.float32(255)
 
 
-def _check_values(name: str, images: NDArray) -> None:
+def check_values(name: str, images: NDArray) -> None:
+    """Raises `InputError` for floats `[B, ...]` that are not finite or not in [0, 1]."""
     if not images.size or (images.min() >= 0 and images.max() <= 1):
         return
     finite = np.isfinite(images.astype(np.float32)).reshape(len(images), -1).all(axis=1)

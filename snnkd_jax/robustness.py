@@ -23,6 +23,8 @@ from snnkd_jax.backend import check_batch_size, compile_options, data_mesh, put_
 from snnkd_jax.batches import eval_batches
 from snnkd_jax.corruptions import IMAGE_LEVELS, MAX_LEVEL, check_level, corrupt, noise_key
 from snnkd_jax.errors import InputError, check_choice
+from snnkd_jax.models import Network
+from snnkd_jax.models.conversion import starts_from_rest
 from snnkd_jax.models.disturbance import NEURON_KINDS, apply_disturbed
 from snnkd_jax.trained import Trained
 
@@ -70,8 +72,8 @@ def evaluate_noise(
         What goes to JSON: `seed`, `images`, their number, and `levels`; `clean`, the accuracy without noise in [0, 1];
         under `kinds` for each kind `accuracy`, a list in the order of `levels`, `mean`, that over the levels above 0,
         and `drop`, clean - mean; and under `mean` that of the kinds' means for each of `GROUPS`. The disturbances of
-        neurons have None for an ordinary network, and a group has None unless all of its kinds were asked for and are
-        defined.
+        neurons have None for an ordinary network, `threshold_mismatch` has None for one converted by QCFS, and a group
+        has None unless all of its kinds were asked for and are defined.
 
     Raises:
         InputError: for arguments that are not as above.
@@ -81,6 +83,7 @@ def evaluate_noise(
         check_choice("kind", kind, KINDS)
     for level in levels:
         check_level(level)
+    levels = [int(level) for level in levels]  # for JSON
     if not any(levels):
         raise InputError(f"levels={levels!r} has none above 0; choose some of 1 to {MAX_LEVEL}")
     if not 0 <= seed < 2**32:
@@ -89,8 +92,9 @@ def evaluate_noise(
         expected = f"uint8 [N, {', '.join(map(str, trained.image_shape))}]"
         raise InputError(f"images are {images.dtype} {images.shape}; this network takes {expected}")
     index = np.arange(len(images), dtype=np.int32) if index is None else index.astype(np.int32)
-    if not len(images) == len(labels) == len(index):
-        raise InputError(f"there are {len(images)} images, {len(labels)} labels and {len(index)} indices")
+    for name, array in (("labels", labels), ("index", index)):
+        if array.shape != images.shape[:1]:
+            raise InputError(f"{name} has shape {array.shape}; {len(images)} images need ({len(images)},)")
     mesh = data_mesh() if mesh is None else mesh
     check_batch_size(batch_size, mesh)
     accuracy = _evaluation(trained, {"images": images, "labels": labels, "index": index}, seed, batch_size, mesh)
@@ -98,7 +102,7 @@ def evaluate_noise(
     clean = accuracy(None, 0)
     found: dict[str, Any] = {}
     for kind in kinds:
-        if kind in NEURON_KINDS and trained.network.num_steps is None:
+        if not _defined(kind, trained.network):
             found[kind] = None
             continue
         by_level = [accuracy(kind, level) if level else clean for level in levels]
@@ -113,6 +117,12 @@ def evaluate_noise(
         "kinds": found,
         "mean": means,
     }
+
+
+def _defined(kind: str, network: Network) -> bool:
+    if kind not in NEURON_KINDS:
+        return True
+    return network.num_steps is not None and (kind != "threshold_mismatch" or starts_from_rest(network))
 
 
 def _mean(entries: Sequence[dict[str, Any] | None]) -> float | None:

@@ -115,7 +115,10 @@ def time_table(records: list[dict[str, Any]]) -> str:
             ]
             lines.append(f"| {' | '.join(cells)} |")
     summed = [r["config"]["num_steps"] for r in records if "sums" in r]
-    sums = "".join(f"; at T = {num_steps}, sums of the epochs as they were" for num_steps in summed)
+    sums = "".join(
+        f"; at T = {num_steps}, by an earlier version of the script, sums of the epochs as they were"
+        for num_steps in summed
+    )
     lines += [
         "",
         f"Seconds are those of the first epoch, and for each further one the median of all others{sums}. Test: "

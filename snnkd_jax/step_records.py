@@ -59,7 +59,8 @@ def _exits(records: list[dict[str, Any]]) -> str:
         lines.append(f"| {entry['method']}, {entry['network']} | {' | '.join(cells)} |")
     lines += [
         "",
-        "Columns: what the threshold, chosen on the validation split, may lose there against the T of training.",
+        "Columns: what the threshold, chosen on the validation split, may lose there against the T of training. A "
+        "teacher of another seed has seen images of that split.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -9,7 +9,7 @@ from flax import traverse_util
 
 from snnkd_jax.models import Network, Neuron, Variables
 from snnkd_jax.models.activation import QCFS, ReLU, Spike
-from snnkd_jax.models.conversion import FoldedNorm
+from snnkd_jax.models.conversion import ConvertedMaxPool, FoldedNorm
 from snnkd_jax.models.layers import AvgPool, BatchNorm, MaxPool
 from snnkd_jax.neurons import plif_tau
 
@@ -20,6 +20,7 @@ _KINDS = {
     FoldedNorm: "folded norm",
     AvgPool: "mean pooling",
     MaxPool: "max pooling",
+    ConvertedMaxPool: "max pooling over the steps",
     ReLU: "ReLU",
     QCFS: "quantised ReLU",
 }

@@ -72,14 +72,15 @@ class Trained:
         """Logits float32 `[N, num_steps, K]` of each time step, whatever T the network was trained with.
 
         Args:
-            images: bytes `[N, H, W, C]`.
+            images: `[N, H, W, C]`, N >= 1, or `[N, H, W]` of grey ones, as bytes or as floats in [0, 1].
             num_steps: how many steps.
 
         Raises:
-            InputError: for an ordinary network, or a number of steps below 1.
+            InputError: for an ordinary network, a number of steps below 1, or images that do not fit the network.
         """
+        pixels = jax.device_get(as_pixels("images", images, self.image_shape))
         at_a_time = self.with_steps(math.gcd(num_steps, self.network.num_steps or 1))
-        return logits_by_step(at_a_time, self.variables, self.normalisation, images, num_steps)
+        return logits_by_step(at_a_time, self.variables, self.normalisation, pixels, num_steps)
 
     def folded(self) -> "Trained":
         """The same function, with the batch norms in the layers before them (`models.conversion.fold_norms`)."""

@@ -1,12 +1,14 @@
 """The arguments of a run: each is explained, and each wrong one ends it in one line, before anything is written."""
 
 import ast
+import dataclasses
 import inspect
 
 import pytest
+import tyro
 from tiny_runs import TINY, refused, start
 
-from snnkd_jax.cli import main
+from snnkd_jax.cli import main, with_defaults
 from snnkd_jax.config import Config, default_config
 
 pytestmark = pytest.mark.usefixtures("warnings_restored")
@@ -111,3 +113,13 @@ def test_defaults_are_the_papers():
     )
     assert not config.baseline
     assert default_config("digits").baseline
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "digits", "imagenet2012"])
+def test_scripts_that_take_a_runs_arguments_have_its_defaults(dataset):
+    def script(config: tyro.conf.OmitArgPrefixes[Config], topology: str) -> tuple[Config, str]:
+        return config, topology
+
+    arguments = ["--topology", "v5e:2x2", "--dataset", dataset, "--width", "0.5"]
+    found = tyro.cli(with_defaults(script, arguments), args=arguments)
+    assert found == (dataclasses.replace(default_config(dataset), width=0.5), "v5e:2x2")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +13,11 @@ from snnkd_jax.config import Config
 from snnkd_jax.convert import convert, percentiles
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference import logits_by_step
-from snnkd_jax.models import Neuron, build
+from snnkd_jax.models import Network, Neuron, build
 from snnkd_jax.models.activation import QCFS
-from snnkd_jax.models.conversion import ConvertedSpike, activations, fold_norms
+from snnkd_jax.models.conversion import ConvertedMaxPool, ConvertedSpike, activations, fold_norms
+from snnkd_jax.models.features import Stages
+from snnkd_jax.models.layers import BatchNorm
 from snnkd_jax.normalisation import Normalisation
 from snnkd_jax.trained import Trained
 
@@ -40,6 +43,7 @@ def trained(network, variables) -> Trained:
     return Trained(network, variables, normalisation, SHAPE, tuple("abcde"), "cifar10", Config())
 
 
+POOLED = {"width": 0.1, "pool": "max"}
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, *SHAPE), np.uint8)
 
 
@@ -67,6 +71,35 @@ def test_maxima_keep_the_scale_behind_them():
     folded = fold_norms(network, variables, SHAPE)
     expected = jax.jit(network.apply)(variables, IMAGES)[0]
     np.testing.assert_allclose(jax.jit(folded[0].apply)(folded[1], IMAGES)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_stem_of_one_channel_is_not_read_by_a_sum():
+    """Where the norm's layer had another reader, folding would scale that as well."""
+    network = build("wrn-16-2", 5, width=0.03)
+    variables = as_if_trained(network)
+    assert variables["params"]["stem"]["conv"]["kernel"].shape[-1] == 1
+    folded = fold_norms(network, variables, SHAPE)
+    expected = jax.jit(network.apply)(variables, IMAGES)[0]
+    np.testing.assert_allclose(jax.jit(folded[0].apply)(folded[1], IMAGES)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+class BiasedDense(nn.Module):
+    """A body whose layer has a bias of its own before the norm."""
+
+    norm: Any = BatchNorm
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dense(5, name="layer")(x.reshape(len(x), -1))
+        return self.norm(name="norm", train=train)(x), Stages()
+
+
+def test_a_bias_before_a_norm_is_scaled_too():
+    network = Network(BiasedDense(), None)
+    variables = as_if_trained(network)
+    folded = fold_norms(network, variables, SHAPE)
+    expected = network.apply(variables, IMAGES)[0]
+    np.testing.assert_allclose(folded[0].apply(folded[1], IMAGES)[0], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("levels", [1, 4])
@@ -112,9 +145,13 @@ def test_activations_are_all_that_leave_a_relu():
 
 
 @pytest.mark.slow
-def test_error_of_percentile_conversion_falls_with_the_number_of_steps():
-    """With the maximum as threshold nothing is clipped, so that the logits go to the ordinary network's as 1 / T."""
-    network = build("resnet20", 5, width=0.25)
+@pytest.mark.parametrize(("name", "options"), [("resnet20", {}), ("convnet", POOLED), ("airbench94", POOLED)])
+def test_error_of_percentile_conversion_falls_with_the_number_of_steps(name, options):
+    """With the maximum as threshold nothing is clipped, so that the logits go to the ordinary network's as 1 / T.
+
+    Of a convnet, maxima are taken over spikes, of airbench94 over currents.
+    """
+    network = build(name, 5, **{"width": 0.25} | options)
     variables = as_if_trained(network)
     ordinary = trained(network, variables)
     expected = np.asarray(jax.jit(network.apply)(variables, ordinary.normalisation(jnp.asarray(PIXELS)))[0])
@@ -127,14 +164,43 @@ def test_error_of_percentile_conversion_falls_with_the_number_of_steps():
     assert error[255] < error[63] / 2 < error[15] / 4
 
 
+@pytest.mark.parametrize("spikes", [True, False])
+def test_maxima_are_of_what_came_so_far(spikes):
+    """Against a loop, in one call and in pieces. Two neurons that fire in turn are not one that fires always."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 12, 4, 6, 3)).astype(np.float32)
+    x = np.where(x > 0, np.float32(0.3), 0) if spikes else x
+    x[0, :, 0, :2, 0] = [[0.3, 0], [0, 0.3]] * 6
+    sums = x.astype(np.float64).cumsum(axis=1)
+    peaks = np.array(
+        [
+            [[[s[2 * i : 2 * i + 2, 2 * j : 2 * j + 2].max((0, 1)) for j in range(3)] for i in range(2)] for s in b]
+            for b in sums
+        ]
+    )
+    expected = np.diff(peaks, axis=1, prepend=0)
+    pool = ConvertedMaxPool(spikes)
+    whole = np.asarray(pool.apply({}, x))
+    agrees(whole, expected, atol=1e-5, name="maxima of sums")
+    assert whole[0, :, 0, 0, 0].sum() < 0.6 * 12 * 0.3 or not spikes
+    if spikes:
+        assert set(np.unique(whole)) == {0, np.float32(0.3)}
+    state, pieces = {}, []
+    for part in np.split(x, 4, axis=1):
+        y, state = pool.apply(state, part, mutable=["potentials"])
+        pieces.append(y)
+    np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, atol=1e-6)
+
+
 def test_percentile_is_the_threshold():
     network = build("convnet", 5, width=0.1)
     ordinary = trained(network, as_if_trained(network))
     pixels = ordinary.normalisation(jnp.asarray(PIXELS))
     expected = np.percentile(np.asarray(activations(network, ordinary.variables, pixels)["act2"]), 99.0)
     assert percentiles(network, ordinary.variables, np.asarray(pixels), 99.0)["act2"] == pytest.approx(expected)
-    threshold = convert(ordinary, PIXELS, 1, 99.0).variables["params"]["act2"]["threshold"]
-    assert float(threshold) == pytest.approx(expected, rel=1e-5)
+    for images in (PIXELS, PIXELS.astype(np.float32) / 255):
+        threshold = convert(ordinary, images, 1, 99.0).variables["params"]["act2"]["threshold"]
+        assert float(threshold) == pytest.approx(expected, rel=1e-5)
 
 
 def test_qcfs_conversion_is_the_quantised_network_where_currents_are_constant():
@@ -165,5 +231,9 @@ def test_what_cannot_be_converted_is_refused():
         convert(ordinary, PIXELS, 1, 1e-6)
     with pytest.raises(InputError, match=r"num_steps=0"):
         convert(ordinary, PIXELS, 0)
+    with pytest.raises(InputError, match="no images to measure"):
+        convert(ordinary, PIXELS[:0], 1)
+    with pytest.raises(InputError, match=r"train_images have shape \(20, 8, 16, 3\)"):
+        convert(ordinary, PIXELS[:, :8], 1)
     with pytest.raises(InputError, match="levels=4"):
         build("convnet", 5, neuron=Neuron(), levels=4)

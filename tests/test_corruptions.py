@@ -150,9 +150,16 @@ def test_jpeg_is_pillows(channels):
 def test_wrong_noise_on_images_is_refused():
     with pytest.raises(InputError, match=r"'gausian' is unknown \(did you mean gaussian\?\)"):
         corrupt("gausian", 1, KEY, GREY)
-    for level in (6, -1, 1.0):
+    for level in (6, -1, 1.0, True):
         with pytest.raises(InputError, match=re.escape(f"level={level!r}")):
             corrupt("gaussian", level, KEY, GREY)  # pyright: ignore[reportArgumentType]
+    for images, named in (
+        (255 * GREY, "from 127.5 to 127.5; floats must be in"),
+        (GREY - 1, "-0.5"),
+        (np.full_like(GREY, np.inf), "NaN or infinite"),
+    ):
+        with pytest.raises(InputError, match=named):
+            corrupt("gaussian", 1, KEY, images)
     with pytest.raises(InputError, match="uint8"):
         corrupt("gaussian", 1, KEY, np.zeros((1, 8, 8, 1), np.uint8))
     with pytest.raises(InputError, match=r"index has shape \(3,\)"):

@@ -1,5 +1,6 @@
 """Operations counted by hand and by loops of NumPy."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -102,22 +103,29 @@ def test_dense_layer():
     assert cost.activation_sparsity == 0
 
 
+def behind(layer):
+    """The same layer, if neurons had given its inputs."""
+    return dataclasses.replace(layer, source="act")
+
+
 def test_accumulations_need_inputs_of_one_magnitude():
-    assert conv_layer(spikes_at((2, 2), (3, 4), height=0.3)).acs == 2 * 9 * 5
-    both_signs = spikes_at((2, 2), height=0.3) - spikes_at((3, 4), height=0.3)
-    assert conv_layer(both_signs).acs == 2 * 9 * 5
+    """Which for an image must be 1; behind an activation any other is folded into the weights."""
+    both_signs = spikes_at((2, 2)) - spikes_at((3, 4))
+    for images in (spikes_at((2, 2), (3, 4)), both_signs):
+        assert conv_layer(images).acs == behind(conv_layer(images)).acs == 2 * 9 * 5
+        low = conv_layer(0.3 * images)
+        assert (low.operations, low.macs, low.acs) == ("MAC", 2 * 9 * 5, 0)
+        assert (behind(low).macs, behind(low).acs) == (0, 2 * 9 * 5)
     two_heights = spikes_at((2, 2)) + spikes_at((3, 4), height=0.5)
-    layer = conv_layer(two_heights)
-    assert (layer.operations, layer.macs, layer.acs) == ("MAC", 2 * 9 * 5, 0)
+    for layer in (conv_layer(two_heights), behind(conv_layer(two_heights))):
+        assert (layer.operations, layer.macs, layer.acs) == ("MAC", 2 * 9 * 5, 0)
     silent = conv_layer(spikes_at())
     assert (silent.operations, silent.macs, silent.acs) == ("AC", 0, 0)
 
 
 def test_one_batch_of_numbers_makes_a_layer_multiply():
     """Two batches of spikes, each of one height of its own: together they are not spikes."""
-    weights = {"params": {"only": {"conv": {"kernel": np.ones((3, 3, 2, 5), np.float32)}}}}
-    network = Network(OneConv(5), None)
-    low, high = (count(network, weights, spikes_at((2, 2), height=h)) for h in (0.5, 1.0))
+    low, high = (behind(conv_layer(spikes_at((2, 2), height=h))) for h in (0.5, 1.0))
     assert low.acs == high.acs == 45
     for both in (low + high, high + low):
         assert (both.macs, both.acs) == (45, 0)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from comparison import agrees
 
+from snnkd_jax.errors import InputError
 from snnkd_jax.feature_losses import attention_distance, mask_channels, mean_squared_distance, squared_distance
 
 rng = np.random.default_rng(0)
@@ -90,6 +91,15 @@ def test_is_zero_only_for_equal_maps_and_in_float32(term):
     assert np.all(term[0](low, jnp.asarray(TEACHER)) > 1e-3)
 
 
+def test_maps_that_would_be_broadcast_are_refused(term):
+    one_channel, one_pixel = jnp.ones((2, 4, 4, 1)), jnp.ones((2, 1, 1, 8))
+    with pytest.raises(InputError, match=r"student's map has shape \(2, 1, 1.* and the teacher's \(2, 4, 4"):
+        term[0](one_pixel, jnp.ones((2, 4, 4, 8)))
+    if term[0] is not attention_distance:
+        with pytest.raises(InputError, match=r"\(2, 4, 4, 1\)"):
+            term[0](one_channel, jnp.ones((2, 4, 4, 8)))
+
+
 def test_squared_distances_by_hand():
     student, teacher = jnp.array([1.0, 2.0]).reshape(1, 1, 2, 1), jnp.array([0.0, 4.0]).reshape(1, 1, 2, 1)
     np.testing.assert_allclose(squared_distance(student, teacher), [1 + 4], rtol=1e-6)
@@ -134,6 +144,9 @@ def test_a_mask_is_of_the_key():
     np.testing.assert_array_equal(first, again)
     assert np.any(first != other)
     np.testing.assert_array_equal(mask_channels(jax.random.key(0), feature, 0.0), feature)
+    for ratio in (-0.1, 1.0):
+        with pytest.raises(InputError, match=f"ratio={ratio}"):
+            mask_channels(jax.random.key(0), feature, ratio)
 
 
 def test_the_gradient_flows_through_what_the_mask_leaves():

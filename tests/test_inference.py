@@ -107,6 +107,22 @@ def test_threshold_is_the_lowest_that_keeps_the_accuracy():
     assert choose_threshold(logits, labels, 0.5) == (0.0, 1.0)
 
 
+def test_no_threshold_is_one_that_nobody_reaches():
+    """The first step is wrong with a probability that rounds to 1."""
+    logits, labels = np.array([[[0.0, 40.0], [100.0, 0.0]]]), np.zeros(1, int)
+    assert choose_threshold(logits, labels, 0.0) == (None, 2.0)
+    assert accuracy_with_exit(logits, labels, None) == (1.0, 2.0)
+    found = student().predict(IMAGES, threshold=choose_threshold(logits, labels, 0.0)[0])
+    np.testing.assert_array_equal(found.steps, T)
+
+
+def test_a_loss_of_just_the_tolerance_is_allowed():
+    """8 of 10 images right by two steps, 7 by one: 0.8 - 0.1 is above 0.7 in binary."""
+    right, wrong = np.log([0.6, 0.4]), np.log([0.4, 0.6])
+    logits = np.stack([np.stack([right, right])] * 7 + [np.stack([wrong, 3 * right])] + [np.stack([wrong, wrong])] * 2)
+    assert choose_threshold(logits, np.zeros(10, int), 0.1) == (0.0, 1.0)
+
+
 @pytest.mark.parametrize("at_a_time", [1, 2])
 def test_any_number_of_steps_and_of_images(at_a_time):
     """Six steps, beyond the four that others are made of, and a last batch that is not full."""
@@ -134,3 +150,23 @@ def test_accuracies_worked_out_by_hand():
 def test_wrong_arguments_are_named():
     with pytest.raises(InputError, match="num_steps=6 must be a multiple of the spiking network's, 4"):
         logits_by_step(WHOLE, variables(), Normalisation((0.5,), (1.0,)), np.zeros((1, 8, 8, 1), np.uint8), 6)
+    with pytest.raises(InputError, match=r"images have shape \(0, 8, 8, 1\); at least one is needed"):
+        student().logits_by_step(IMAGES[:0], T)
+    with pytest.raises(InputError, match=r"images are from .*; floats must be in"):
+        student().logits_by_step(IMAGES.astype(np.float32), T)
+    logits, labels = np.zeros((4, T, 5)), np.zeros(4, int)
+    with_exit = functools.partial(accuracy_with_exit, threshold=0.5)
+    for call in (accuracy_by_step, with_exit, functools.partial(choose_threshold, tolerance=0.1)):
+        for wrong in (labels[:, None], labels[:3]):
+            with pytest.raises(
+                InputError, match=r"logits have shape \(4, 4, 5\), labels \(.*give \[N, T, K\] and \[N\]"
+            ):
+                call(logits, wrong)
+    for tolerance in (-0.1, 2):
+        with pytest.raises(InputError, match=f"tolerance={tolerance}"):
+            choose_threshold(logits, labels, tolerance)
+
+
+def test_floats_are_the_same_images():
+    found = student().logits_by_step(IMAGES.astype(np.float32) / 255, T)
+    np.testing.assert_array_equal(found, student().logits_by_step(IMAGES, T))

@@ -7,11 +7,14 @@ import pytest
 from comparison import agrees
 from scipy.special import entr, log_softmax, rel_entr, softmax
 
+from snnkd_jax.errors import InputError
 from snnkd_jax.losses import (
     classifier_divergence,
+    cross_entropy,
     head_tail_divergence,
     inter_class_distance,
     intra_class_distance,
+    kd_divergence,
     logit_deviation,
     negative_entropy,
     strong_to_weak,
@@ -166,6 +169,44 @@ def test_extreme_logits_a_batch_of_one_and_one_step_are_finite(student, teacher,
         assert np.all(np.isfinite(gradient)), name
 
 
+def test_a_class_without_probability_counts_for_nothing():
+    """Against SciPy, whose relative entropy is 0 log 0 = 0."""
+    masked, z = np.array([0.5, -np.inf, 0.2]), np.array([0.0, 1.0, -1.0])
+    expected = rel_entr(softmax(masked), softmax(z)).sum()
+    found, gradient = jax.value_and_grad(lambda z: kd_divergence(z, jnp.asarray(masked), 1.0))(jnp.asarray(z))
+    agrees(found, expected, rtol=1e-6, name="KD")
+    agrees(gradient, softmax(z) - softmax(masked), rtol=1e-5, name="KD, gradient")
+    agrees(negative_entropy(jnp.asarray(masked), 1.0), -entr(softmax(masked)).sum(), rtol=1e-6, name="entropy")
+
+
+def test_divergences_of_bfloat16_logits_are_computed_in_float32():
+    """Of 1000 classes: log p, about -7, has steps of 1/32 in bfloat16."""
+    z, a = (jnp.asarray(np.random.default_rng(i).normal(size=1000), jnp.bfloat16) for i in (0, 1))
+    found = kd_divergence(z, a, 2.0)
+    assert found.dtype == jnp.float32
+    agrees(found, kl(np.asarray(a, np.float64), np.asarray(z, np.float64)), rtol=1e-4, name="KD")
+
+
+@pytest.mark.parametrize("temperature", [0.0, -2.0, float("nan"), float("inf")])
+def test_temperatures_that_are_none_are_refused(temperature):
+    z, a = jnp.asarray(LOGITS[:, 0]), jnp.asarray(TEACHER_LOGITS)
+    for term in (kd_divergence, head_tail_divergence, inter_class_distance):
+        with pytest.raises(InputError, match="temperature="):
+            term(z, a, temperature)
+    with pytest.raises(InputError, match="temperature="):
+        negative_entropy(z, temperature)
+
+
+def test_other_constants_out_of_range_are_refused():
+    z, a = jnp.asarray(LOGITS[:, 0]), jnp.asarray(TEACHER_LOGITS)
+    for head_mass in (0.0, 1.5):
+        with pytest.raises(InputError, match=f"head_mass={head_mass}"):
+            head_tail_divergence(z, a, 1.0, head_mass)
+    for eps in (-0.1, 1.0):
+        with pytest.raises(InputError, match=f"label_smoothing={eps}"):
+            cross_entropy(z, jnp.asarray(LABELS), eps)
+
+
 # --- EnOF
 
 
@@ -259,6 +300,12 @@ def test_what_the_right_steps_teach_is_a_constant():
 def test_head_and_tail_by_hand(head_mass, expected):
     teacher, student = (jnp.log(jnp.array(x)) for x in ([0.3, 0.6, 0.1], [0.3, 0.2, 0.5]))
     np.testing.assert_allclose(head_tail_divergence(student, teacher, 1.0, head_mass), expected, rtol=1e-5)
+
+
+def test_a_head_of_all_the_mass_has_the_classes_that_rounding_leaves_nothing_for():
+    """p = (1, 1e-13): the forward divergence alone, log 2, where the reverse one is 14.3."""
+    found = head_tail_divergence(jnp.zeros(2), jnp.array([0.0, -30.0]), 1.0, 1.0)
+    np.testing.assert_allclose(found, np.log(2), rtol=1e-5)
 
 
 def test_head_and_tail_of_the_teachers_own_logits_is_zero():

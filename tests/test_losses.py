@@ -414,3 +414,5 @@ def test_margin_of_bfloat16_features_is_computed_in_float32():
     low = jnp.asarray(x, jnp.bfloat16)
     np.testing.assert_allclose(negative_mean(low), negative_mean(jnp.asarray(x)), rtol=1e-2)
     assert margin_distance(low[None, :, None], low[None, :, None], negative_mean(low)).dtype == jnp.float32
+    with pytest.raises(InputError, match=r"student's map has shape \(1, 20000, 1, 1\)"):
+        margin_distance(low[None, :, None, :1], low[None, :, None], negative_mean(low))

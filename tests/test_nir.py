@@ -205,7 +205,7 @@ def test_what_nir_cannot_say_is_refused(tmp_path):
     refused(convnet(neuron=Neuron(), pool="max"), r"pool1: maxima.*pool='avg'")
     refused(convnet(neuron=Neuron(), dtype=jnp.bfloat16), "dtype=bfloat16")
     refused(ordinary, "export a student")
-    converted = spiking(ordinary, good, dict.fromkeys(("act1", "act2", "act_hidden"), 1.0), T, 0.5)
+    converted = spiking(ordinary, good, shape, dict.fromkeys(("act1", "act2", "act_hidden"), 1.0), T, 0.5)
     refused(converted[0], "subtract the threshold", converted[1])
     refused(network, r"dt=0", dt=0.0)
     pyramid = build("pyramidnet18", 5, neuron=Neuron(), num_steps=T, width=0.1)

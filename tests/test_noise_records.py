@@ -114,7 +114,7 @@ def test_script_pairs_the_seeds_and_writes_a_record(script, monkeypatch, tmp_pat
     assert record["networks"]["student"]["kinds"]["blur"]["mean"]["values"] == [0.56, 0.60]
     assert record["comparison"] == summarise(REPORTS)["comparison"]
     script_command = "python experiments/robustness.py RUN ... --baseline RUN ..."
-    assert record["command"] == f"{script_command} --images 4 --seed 5 --batch-size 8"
+    assert record["command"] == f"{script_command} --images 4 --seed 5 --batch-size 8 --dataset 'the digits'"
     assert record["networks"]["teacher"]["kinds"]["blur"]["mean"] == {"values": [0.6], "mean": 0.6, "std": None}
     assert {"kind", "versions", "hardware", "commit", "date", "levels", "config"} <= record.keys()
     assert record["levels"]["jpeg"] == list(IMAGE_LEVELS["jpeg"])

@@ -12,6 +12,7 @@ from comparison import agrees
 
 from snnkd_jax.backend import split
 from snnkd_jax.config import default_config
+from snnkd_jax.convert import convert
 from snnkd_jax.corruptions import IMAGE_LEVELS, corrupt, noise_key
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Neuron, build
@@ -282,6 +283,17 @@ def test_an_ordinary_network_has_no_spikes_to_lose(monkeypatch):
     assert report["mean"]["image"] == pytest.approx(np.mean(means))
 
 
+def test_thresholds_of_neurons_that_start_elsewhere_have_no_mismatch():
+    """Of a network converted by QCFS; the other kinds are measured. Levels may be NumPy's."""
+    quantised = trained(build("convnet", 5, width=0.25, levels=4))
+    converted = convert(quantised, BYTES, 2)
+    kinds = ("threshold_mismatch", "spike_deletion")
+    report = evaluate_noise(converted, BYTES, answers_of(ANN), 0, kinds=kinds, levels=np.array([5]), batch_size=40)
+    assert report["kinds"]["threshold_mismatch"] is None
+    assert report["kinds"]["spike_deletion"]["drop"] == report["clean"] - report["kinds"]["spike_deletion"]["mean"]
+    assert json.loads(json.dumps(report)) == report
+
+
 def test_wrong_arguments_of_a_report_are_named():
     network, labels = trained(SNN), answers_of(SNN)
     with pytest.raises(InputError, match=r"'blurr' is unknown \(did you mean blur\?\)"):
@@ -294,7 +306,8 @@ def test_wrong_arguments_of_a_report_are_named():
         evaluate_noise(network, BYTES, labels, -1)
     with pytest.raises(InputError, match=r"float32 \(40, 8, 8, 1\); this network takes uint8 \[N, 8, 8, 1\]"):
         evaluate_noise(network, BYTES.astype(np.float32), labels, 0)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(InputError, match="40 images, 39 labels"):
-        evaluate_noise(network, BYTES, labels[:39], 0)
+    for wrong in (labels[:39], labels[:, None]):
+        with pytest.raises(InputError, match=rf"labels has shape \({len(wrong)},.*; 40 images need \(40,\)"):
+            evaluate_noise(network, BYTES, wrong, 0)
     with pytest.raises(InputError, match="batch_size=7"):
         evaluate_noise(network, BYTES, labels, 0, batch_size=7)

@@ -7,7 +7,8 @@ current x, from the potential v_init theta on, with a mean over T steps of
     theta / T clip(floor(T x / theta + v_init), 0, T)
 
 if the current is constant: a ReLU, clipped at theta and quantised. Spikes of the height theta are spikes of the height
-1 with theta folded into the weights behind them.
+1 with theta folded into the weights behind them. The maximum of such means is not the mean of the maxima of each step,
+so max pooling is replaced as well, by `ConvertedMaxPool`.
 """
 
 import functools
@@ -22,7 +23,8 @@ from jax import Array
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.models.activation import QCFS, Neuron, ReLU, Spike
-from snnkd_jax.models.layers import AvgPool, BatchNorm
+from snnkd_jax.models.features import records
+from snnkd_jax.models.layers import AvgPool, BatchNorm, MaxPool, max_pool
 from snnkd_jax.models.network import Network, Variables
 
 Path = tuple[str, ...]
@@ -42,6 +44,37 @@ class ConvertedSpike(nn.Module):
         """`[B, T, ...]`, or `[B, 1, ...]` if constant, to `[B, num_steps, ...]`."""
         theta = self.param("threshold", nn.initializers.ones, (), jnp.float32)
         return theta * Spike(_INTEGRATE_AND_FIRE, self.num_steps, self.v_init, name="spike")(current / theta)
+
+
+class ConvertedMaxPool(nn.Module):
+    """The maxima of what came so far, in the place of `MaxPool`, whose fields it has.
+
+        y[1] + ... + y[t] = max over a window of x[1] + ... + x[t]
+
+    So the mean of y is the maximum of the means of x. With `spikes`, x is 0 or the height of the layer's spikes, and so
+    is y: a spike where the largest count of a window rises.
+    """
+
+    spikes: bool
+    window: int = 2
+    stride: int = 2
+    padding: int = 0
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[B, T, H, W, C]` to `[B, T, h, w, C]`; "potentials" and "rest" take up the sums, as in `Spike`."""
+        pool = functools.partial(max_pool, window=self.window, stride=self.stride, padding=self.padding)
+        sums = jnp.cumsum(x > 0 if self.spikes else x, axis=1, dtype=jnp.float32)
+        before = jnp.zeros_like(sums[:, 0])
+        if records(self, "rest"):
+            self.put_variable("rest", "v", before)
+        before = self.get_variable("potentials", "v", before)
+        sums = before[:, None] + sums
+        if records(self, "potentials"):
+            self.put_variable("potentials", "v", sums[:, -1])
+        peaks = pool(jnp.concatenate([before[:, None], sums], axis=1))
+        rise = peaks[:, 1:] - peaks[:, :-1]
+        return jnp.where(rise > 0, pool(x), 0) if self.spikes else rise.astype(x.dtype)
 
 
 class FoldedNorm(nn.Module):
@@ -65,7 +98,7 @@ def fold_norms(network: Network, variables: Variables, image_shape: tuple[int, i
         norm(W x) = (g W) x + (beta - g mu),   g = gain gamma / sqrt(sigma^2 + eps)
 
     Means over windows may lie between the two. A norm of something else, such as a residual sum, keeps its scale.
-    Nothing but the norm may read the layer before it, as is so in every body here but a WRN of one channel in its stem.
+    Nothing but the norm may read the layer before it, as is so in every body here.
 
     Args:
         network, variables: trained.
@@ -81,7 +114,9 @@ def fold_norms(network: Network, variables: Variables, image_shape: tuple[int, i
         if source is None:
             params[*norm, "scale"] = scale
         else:
-            params[*source, "kernel"] = params[*source, "kernel"] * scale
+            for name in ("kernel", "bias"):
+                if (*source, name) in params:
+                    params[*source, name] = params[*source, name] * scale
     body = network.body.clone(norm=FoldedNorm) if sources else network.body
     return Network(body, network.num_steps), {"params": traverse_util.unflatten_dict(params), "batch_stats": {}}
 
@@ -91,26 +126,37 @@ def _sources(
 ) -> dict[Path, tuple[Path | None, float, float]]:
     """Each norm's path to the path of the layer whose output it normalises, its gain, and its eps."""
     sources: dict[Path, tuple[Path | None, float, float]] = {}
-    outputs: dict[int, tuple[Path, Any]] = {}  # by identity; the array is kept, so that its identity stays its own
+    outputs: dict[int, Path] = {}  # by the array's identity
+    for module, x, y in _calls(network, variables, image_shape):
+        made_by = outputs.get(id(x))
+        if isinstance(module, nn.Conv | nn.Dense):
+            outputs[id(y)] = module.path
+        elif isinstance(module, AvgPool) and made_by is not None:
+            outputs[id(y)] = made_by
+        elif isinstance(module, BatchNorm):
+            gain = 1.0 if module.v_threshold is None else module.v_threshold / module.branches**0.5
+            sources[module.path] = (made_by, gain, module.eps)
+    return sources
+
+
+def _calls(
+    network: Network, variables: Variables, image_shape: tuple[int, int, int]
+) -> list[tuple[nn.Module, Any, Any]]:
+    """Each call of a module in evaluation: the module, what it read and what it returned, traced arrays.
+
+    The arrays are kept, so that the identity of each stays its own.
+    """
+    calls = []
 
     def record(call, args, kwargs, context):
         y = call(*args, **kwargs)
-        module, path = context.module, context.module.path
-        if context.method_name != "__call__":
-            return y
-        made_by = outputs.get(id(args[0]), (None, None))[0]
-        if isinstance(module, nn.Conv | nn.Dense):
-            outputs[id(y)] = (path, y)
-        elif isinstance(module, AvgPool) and made_by is not None:
-            outputs[id(y)] = (made_by, y)
-        elif isinstance(module, BatchNorm):
-            gain = 1.0 if module.v_threshold is None else module.v_threshold / module.branches**0.5
-            sources[path] = (made_by, gain, module.eps)
+        if context.method_name == "__call__":
+            calls.append((context.module, args[0], y))
         return y
 
     with nn.intercept_methods(record):
         jax.eval_shape(lambda v: network.apply(v, jnp.zeros((1, *image_shape))), variables)
-    return sources
+    return calls
 
 
 def activations(network: Network, variables: Variables, images: Array) -> dict[str, Array]:
@@ -129,12 +175,18 @@ def learned_thresholds(variables: Variables) -> dict[str, float]:
 
 
 def spiking(
-    network: Network, variables: Variables, thresholds: dict[str, float], num_steps: int, v_init: float
+    network: Network,
+    variables: Variables,
+    image_shape: tuple[int, int, int],
+    thresholds: dict[str, float],
+    num_steps: int,
+    v_init: float,
 ) -> tuple[Network, Variables]:
-    """The same body with integrate-and-fire neurons.
+    """The same body with integrate-and-fire neurons, and with maxima over the steps so far.
 
     Args:
         network, variables: ordinary.
+        image_shape: `[H, W, C]` of its images.
         thresholds: theta of each activation layer by its path, in units of its output.
         num_steps: T of one call.
         v_init: the first potential, as a share of theta.
@@ -149,7 +201,14 @@ def spiking(
             raise InputError(f"the threshold of {name} is {theta}, not positive; raise the percentile, or train longer")
     flat = traverse_util.flatten_dict(variables["params"])
     flat |= {(*name.split("/"), "threshold"): jnp.float32(theta) for name, theta in thresholds.items()}
-    body = network.body.clone(activation=functools.partial(ConvertedSpike, num_steps=num_steps, v_init=v_init))
+    calls = _calls(network, variables, image_shape)
+    fired = {id(y) for module, _, y in calls if isinstance(module, ReLU | QCFS)}
+    pool = functools.partial(
+        ConvertedMaxPool, spikes=all(id(x) in fired for module, x, _ in calls if isinstance(module, MaxPool))
+    )
+    pools: dict[str, Any] = {n: pool for n in ("pool", "max_pool") if getattr(network.body, n, None) is MaxPool}
+    activation = functools.partial(ConvertedSpike, num_steps=num_steps, v_init=v_init)
+    body = network.body.clone(activation=activation, **pools)
     return Network(body, num_steps), variables | {"params": traverse_util.unflatten_dict(flat)}
 
 
@@ -161,6 +220,11 @@ def is_quantised(network: Network) -> bool:
 def is_converted(network: Network) -> bool:
     """Whether a network is what `spiking` returned."""
     return _activation(network) is ConvertedSpike
+
+
+def starts_from_rest(network: Network) -> bool:
+    """Whether the first potential of a spiking network's neurons is their resting one: not so if converted by QCFS."""
+    return not (is_converted(network) and network.body.activation.keywords["v_init"])  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _activation(network: Network) -> Any:

@@ -23,13 +23,14 @@ from snnkd_jax.models.remat import Remat, rematerialised
 
 
 class PreActivationBlock(nn.Module):
-    """norm-act-conv twice, and a shortcut."""
+    """norm-act-conv twice, and a shortcut, through a convolution if `project`."""
 
     features: int
     stride: int
     activation: Activation
     norm: Norm
     dtype: DTypeLike
+    project: bool = False
     again: bool = False
 
     @nn.compact
@@ -40,7 +41,7 @@ class PreActivationBlock(nn.Module):
         h = Conv(self.features, 3, self.stride, self.dtype, name="conv1")(output)
         _, h = fire(h, "norm2", "act2")
         h = Conv(self.features, 3, 1, self.dtype, name="conv2")(h)
-        if self.stride != 1 or x.shape[-1] != self.features:
+        if self.project:
             x = Conv(self.features, 1, self.stride, self.dtype, name="conv_shortcut")(output)
         return h + x, current, output
 
@@ -83,7 +84,7 @@ class WideResNet(nn.Module):
 
 def _stage(_: nn.Module, x: Array, *, block: Any, i: int, size: int, features: int) -> tuple[Array, Array, Array]:
     """Stage `i` of `size` blocks: the last sum, and the input and output of the first activation."""
-    x, current, output = block(features, 1 if i == 1 else 2, name=f"block{i}_1")(x)
+    x, current, output = block(features, 1 if i == 1 else 2, project=True, name=f"block{i}_1")(x)
     for j in range(2, size + 1):
         x, _, _ = block(features, 1, name=f"block{i}_{j}")(x)
     return x, current, output
