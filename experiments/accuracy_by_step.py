@@ -81,7 +81,7 @@ def main(
 
 def evaluated(
     student: Trained, images: data.Dataset, validation: Batch, trained_steps: int, num_steps: int
-) -> tuple[list[float], list[dict[str, float]]]:
+) -> tuple[list[float], list[dict[str, float | None]]]:
     """Test accuracy by the first 1, 2, ..., `num_steps` steps, and with early exit for each of `TOLERANCES`.
 
     Early exit takes at most the steps of training; its thresholds are chosen on `validation`.

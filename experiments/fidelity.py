@@ -141,6 +141,7 @@ ROWS: dict[str, dict[str, Check]] = {
         "QCFS": Check("models.activation.QCFS", FORMULA),
         "QCFS, gradient by theta": Check("models.activation.QCFS", ANALYTIC),
         "converted neurons": Check("convert models.conversion", FORMULA),
+        "maxima of sums": Check("models.conversion.ConvertedMaxPool", LOOP),
         "early exit": Check("inference", "the logits of all steps"),
     },
     "energy": {

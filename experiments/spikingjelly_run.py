@@ -26,7 +26,7 @@ from snnkd_jax.batches import InMemory, eval_batches, split_validation
 from snnkd_jax.cli import parse
 from snnkd_jax.config import Config
 from snnkd_jax.errors import InputError, check_choice, told_in_one_line
-from snnkd_jax.inputs import dataset_of, pixel_statistics
+from snnkd_jax.inputs import dataset_of, identity_of, pixel_statistics
 from snnkd_jax.run_dir import open_run_dir, write_json
 
 # What is implemented of the options that change the training.
@@ -73,9 +73,9 @@ def main(config: Config) -> int:
     directory = Path(config.run_dir)
     if (directory / "metrics.jsonl").exists():
         raise InputError(f"run_dir {directory} holds a run already, and this script cannot resume it; name another")
-    open_run_dir(directory, config)
-    torch.manual_seed(config.seed)
     dataset = dataset_of(config)
+    open_run_dir(directory, config, identity_of(dataset))
+    torch.manual_seed(config.seed)
     training, validation = split_validation(dataset, config.validation_fraction, config.seed)
     normalisation = pixel_statistics(dataset.train_images)
     network = to_channels_last(body(config.student, config.width, config.neurons()))

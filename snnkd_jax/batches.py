@@ -43,11 +43,19 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class InMemory:
-    """Examples in memory as a `Source`: the epochs are permutations, their incomplete last batch is left out."""
+    """Examples in memory as a `Source`: the epochs are permutations, their incomplete last batch is left out.
+
+    Raises `InputError` for a batch that is larger than the examples.
+    """
 
     examples: Batch
     batch_size: int
     seed: int
+
+    def __post_init__(self):
+        n = len(self.examples["labels"])
+        if not 1 <= self.batch_size <= n:
+            raise InputError(f"batch_size={self.batch_size!r} must be at least 1 and at most {n}, of so many examples")
 
     @property
     def steps_per_epoch(self) -> int:  # noqa: D102 said by `Source`

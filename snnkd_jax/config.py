@@ -338,7 +338,10 @@ class Config:
             raise InputError("initial_weights='teacher': a function has no weights that a student could begin with")
         self.build_student(2)
         if not self.has_foreign_teacher:
-            self.build_teacher(2)
+            try:
+                self.build_teacher(2)
+            except InputError as error:
+                raise InputError(f"teacher (--teacher-width, --teacher-pool, --teacher-levels): {error}") from None
         self.augmentation()
         self.objective()
         given = self.has_foreign_teacher or self.teacher_checkpoint is not None

@@ -2,8 +2,10 @@
 
 import contextlib
 import difflib
+import numbers
 import sys
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 
 class InputError(ValueError):
@@ -21,6 +23,12 @@ def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
         close = difflib.get_close_matches(value, known, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise InputError(f"{argument} {value!r} is unknown{hint}; choose from {', '.join(known)}")
+
+
+def check_count(argument: str, value: Any, least: int = 1) -> None:
+    """Raises `InputError` unless `value` is a whole number, of Python or NumPy, of at least `least`."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise InputError(f"{argument}={value!r} must be a whole number of at least {least}")
 
 
 @contextlib.contextmanager

@@ -98,7 +98,7 @@ class _Run:
             self.check_initial(trainer, teacher)
 
         # Only now, so that a run that cannot be carried out leaves nothing behind.
-        first_then_others(lambda: open_run_dir(self.directory, config))
+        first_then_others(lambda: open_run_dir(self.directory, config, self.inputs.identity))
         if self.is_finished():
             if not (self.directory / "report.html").exists():
                 self.report()

@@ -4,7 +4,7 @@ Leading axes are free unless a function says otherwise: a term over logits `[B, 
 gives `[B, T]`. p and q are the teacher's and the student's soft labels, `softmax(zA / tau)` and `softmax(z / tau)`.
 No gradient flows into a teacher, nor into the steps that play it within the student. The terms over feature maps are
 in `snnkd_jax.feature_losses`. What has a temperature is computed in float32, or in float64 if the logits are, and
-raises `InputError` for one that is not positive and finite, unless it is traced.
+raises `InputError` for one that is not positive and finite. Constants that are traced are not looked at.
 """
 
 import math
@@ -49,7 +49,7 @@ def kd_divergence(student_logits: Array, teacher_logits: Array, temperature: flo
 
 def check_in_range(name: str, value: float, low: float, high: float) -> None:
     """Raises `InputError` unless `value` is in [low, high), or traced."""
-    if not isinstance(value, Tracer) and not low <= value < high:
+    if not isinstance(value, Tracer) and not low <= float(value) < high:  # float: within a trace, of an array too
         raise InputError(f"{name}={value!r} must be in [{low:g}, {high:g})")
 
 
@@ -59,11 +59,16 @@ def check_same_shape(student: tuple[int, ...], teacher: tuple[int, ...]) -> None
         raise InputError(f"the student's map has shape {student} and the teacher's {teacher}; they must be the same")
 
 
+def _wide(x: Array) -> Array:
+    """Half precision as float32."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def _log_soft_labels(logits: Array, temperature: float) -> Array:
     """`log softmax(z / tau)`."""
-    if not isinstance(temperature, Tracer) and not 0 < temperature < math.inf:
+    if not isinstance(temperature, Tracer) and not 0 < float(temperature) < math.inf:
         raise InputError(f"temperature={temperature!r} must be a positive finite number, such as 4")
-    return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)) / temperature)
+    return jax.nn.log_softmax(_wide(logits) / temperature)
 
 
 def _mean_of(log_p: Array, x: Array) -> Array:
@@ -124,7 +129,7 @@ def classifier_divergence(
     Reference: Guo et al., EnOF-SNN, NeurIPS 2024.
     """
     kernel, bias = jax.lax.stop_gradient((kernel, bias))
-    return kd_divergence(feature.astype(jnp.float32) @ kernel + bias, teacher_logits, temperature)
+    return kd_divergence(_wide(feature) @ kernel + bias, teacher_logits, temperature)
 
 
 def logit_deviation(logits: Array, phi: float) -> Array:
@@ -154,6 +159,7 @@ def temporal_sharing(logits: Array, labels: Array, temperature: float) -> Array:
 
     Reference: Dong et al., TKS, arXiv 2304.06540.
     """
+    logits = _wide(logits)
     right = (jnp.argmax(logits, axis=-1) == labels[:, None])[..., None]
     total = jnp.sum(jnp.where(right, logits, 0), axis=1, keepdims=True)
     mean = total / jnp.maximum(jnp.sum(right, axis=1, keepdims=True), 1)
@@ -198,7 +204,7 @@ def head_tail_divergence(
 
     Reference: Zhang et al., HTA-KL, IJCNN 2025, arXiv 2504.20445.
     """
-    if not 0 < head_mass <= 1:
+    if not isinstance(head_mass, Tracer) and not 0 < float(head_mass) <= 1:
         raise InputError(f"head_mass={head_mass!r} must be a probability in (0, 1]")
     log_p = _log_soft_labels(jax.lax.stop_gradient(teacher_logits), temperature)
     log_q = _log_soft_labels(student_logits, temperature)
@@ -258,7 +264,7 @@ def intra_class_distance(student_logits: Array, teacher_logits: Array, temperatu
 
 def _strongest_and_weakest(logits: Array) -> tuple[Array, Array]:
     """The logits `[B, K]` of the steps that are the most and the least confident on average over the batch."""
-    confidence = jnp.mean(jnp.max(jax.nn.softmax(logits), axis=-1), axis=0)
+    confidence = jnp.mean(jnp.max(jax.nn.softmax(_wide(logits)), axis=-1), axis=0)
     return logits[:, jnp.argmax(confidence)], logits[:, jnp.argmin(confidence)]
 
 

@@ -1,6 +1,7 @@
 """The run directory: what a run leaves on disk, and how it is found to be the same run.
 
-config.json      the configuration, versions, hardware and commit with which the run was started
+config.json      the configuration, versions, hardware and commit with which the run was started, and digests of the
+                 data set and of the teacher of another run
 metrics.jsonl    one line for each epoch of each network
 teacher/, student_baseline/, student/    checkpoints, and in the end `network.json`: what they are of, sealed
 compilation-cache/    compiled programs, which a resumed run need not compile again; may be deleted
@@ -47,6 +48,8 @@ _NOT_IDENTITY = (
     "store_teacher",
 )
 
+_MADE_AFTER = ("teacher", "student_baseline", "student", "metrics.jsonl", "result.json", "report.html")
+"""What a run directory has only if it has `config.json`."""
 
 _IN_NAME = ("dataset", "student", "preset", "num_steps", "seed")
 
@@ -69,12 +72,20 @@ def run_directory(config: Config) -> Path:
     return Path("runs") / (f"{name}-{digest}" if rest else name)
 
 
-def open_run_dir(directory: Path, config: Config) -> None:
+def open_run_dir(directory: Path, config: Config, data: bytes) -> None:
     """Makes the run directory, or finds that it holds the same run.
 
-    Raises `InputError` if it cannot be written, or holds a run of another configuration.
+    Args:
+        directory: the run's.
+        config: of the run.
+        data: what tells the data set from others, `Inputs.identity`.
+
+    Raises:
+        InputError: if it cannot be written, has files of something else, or holds a run of another configuration, of
+            other data or of another teacher.
     """
     saved = directory / "config.json"
+    contents = {"data_sha256": sha256(data), "teacher_sha256": _teacher_seal(config)}
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
@@ -86,13 +97,19 @@ def open_run_dir(directory: Path, config: Config) -> None:
             f"run_dir {directory} is not where the first process made it; all hosts must share its file system"
         )
     if not saved.exists():
-        if found := [name for name in ("teacher", "student_baseline", "student") if (directory / name).exists()]:
+        if found := [name for name in _MADE_AFTER if (directory / name).exists()]:
             raise InputError(f"run_dir {directory} has {', '.join(found)} but no config.json; name another")
-        write_json(saved, {"config": dataclasses.asdict(config), **origin()})
+        write_json(saved, {"config": dataclasses.asdict(config), **contents, **origin()})
     started = read_json(saved)
     if not isinstance(started.get("config"), dict):
         raise InputError(f"{saved} is not a configuration of this program; name another run_dir")
     _check_same(directory, started["config"], json.loads(json.dumps(dataclasses.asdict(config))))
+    for name, what in (
+        ("data_sha256", f"other images of {config.dataset} than are in data_dir {config.data_dir}"),
+        ("teacher_sha256", f"another teacher than is in teacher_checkpoint {config.teacher_checkpoint} now"),
+    ):
+        if started.get(name, contents[name]) != contents[name]:  # older runs have none
+            raise InputError(f"run_dir {directory} was started with {what}; name another run_dir")
     now = origin()
     if differing := [name for name in ("versions", "commit") if started.get(name) != now[name]]:
         warnings.warn(f"run_dir {directory} was started with other {' and '.join(differing)}", stacklevel=2)
@@ -131,6 +148,13 @@ def teacher_directory(path: Path) -> Path:
         if (directory / "network.json").is_file():
             return directory
     raise InputError(f"teacher_checkpoint {path} is not a run directory with a trained teacher (no network.json)")
+
+
+def _teacher_seal(config: Config) -> str | None:
+    """What `network.json` of another run's teacher is sealed by; None if there is no such teacher, or no seal."""
+    if config.teacher_checkpoint is None:
+        return None
+    return read_json(teacher_directory(Path(config.teacher_checkpoint)) / "network.json").get("sha256")
 
 
 def check_network(directory: Path, wanted: dict[str, Any]) -> None:

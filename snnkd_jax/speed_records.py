@@ -166,9 +166,10 @@ def early_exit_table(records: list[dict[str, Any]]) -> str:
     lines.append("")
     commands = []
     for r in records:
+        lowest = "there is no threshold" if r["threshold"] is None else "the threshold is the lowest"
         commands.append(
             f"- [{r['name']}](experiments/results/speed/{r['name']}.json): `{r['command']}`, RUN of "
-            f"`{r['run_command']}`; the threshold is the lowest that loses at most {100 * r['tolerance']:g} points on "
+            f"`{r['run_command']}`; {lowest} that loses at most {100 * r['tolerance']:g} points on "
             f"the validation split; batches of {r['batch_size']}, in turns, on {r['hardware']}."
         )
     return "\n".join(lines) + "\n" + folded(commands)

@@ -13,7 +13,7 @@ training set, or by those that the teacher was trained with, if it says them.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -64,6 +64,9 @@ class Teacher:
         logits: Any
         features: Any
         logits, features = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
+        for what, x in {"features": features, **(features if isinstance(features, Mapping) else {})}.items():
+            if not isinstance(x, Mapping):
+                raise InputError(f"teacher {self.name!r}: its {what} should be a dictionary, not {type(x)}")
         features = {kind: dict(features.get(kind, {})) for kind in ("stages", "currents")}
         named = {f"{kind} {name!r}": (x, 4) for kind, maps in features.items() for name, x in maps.items()}
         for what, (x, axes) in ({"logits": (logits, 2)} | named).items():

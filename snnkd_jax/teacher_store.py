@@ -141,7 +141,8 @@ def taught_source(
         images = put_batch(mesh, source(step)["images"])
         return jax.device_get(teach(variables, put_replicated(mesh, np.int32(step)), images))
 
-    outputs = jax.eval_shape(trainer.teach, teacher_variables, np.int32(0), source(0)["images"])
+    first = source(0)["images"]  # by the split, the order and what is done on the host as well
+    outputs = jax.eval_shape(trainer.teach, teacher_variables, np.int32(0), first)
     known = {
         "format": FORMAT,
         **described,
@@ -149,6 +150,7 @@ def taught_source(
         "teacher_normalisation": dataclasses.asdict(trainer.teacher_normalisation or trainer.normalisation),
         "augmentation": dataclasses.asdict(trainer.augmentation),
         "seed": trainer.seed,
+        "first_batch": hashlib.sha256(np.asarray(first).tobytes()).hexdigest(),
         "batch_size": source.batch_size,
         "features": trainer.objective.teacher_features,
         "outputs": {jax.tree_util.keystr(p): list(x.shape) for p, x in jax.tree_util.tree_leaves_with_path(outputs)},

@@ -19,7 +19,9 @@ from snnkd_jax.augment import Augmentation, augment
 from snnkd_jax.distill import Guidance, Objective, StagePair, loss_terms, pair_stages, presets_of_logits, weighted_sum
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Features, Network, Variables, with_weights_of
+from snnkd_jax.models.calls import calls
 from snnkd_jax.models.connector import Connectors
+from snnkd_jax.models.layers import MaxPool
 from snnkd_jax.normalisation import Normalisation
 
 # Of the key of a step, apart from those that the augmentation splits off.
@@ -274,11 +276,20 @@ class Trainer:
         roles = (("student", self.network, self._student_shapes), ("teacher", self.teacher, self._teacher_shapes))
         for role, network, (_, features) in roles:
             stages = features["stages"]
-            kernel, _ = _head(jax.eval_shape(lambda network=network: network.init(jax.random.key(0), self.image_shape)))
+            variables = jax.eval_shape(lambda network=network: network.init(jax.random.key(0), self.image_shape))
+            kernel, _ = _head(variables)
             channels.append(stages[max(stages)].shape[-1] if stages else kernel.shape[0])
             if kernel.shape[0] != channels[-1]:
                 raise InputError(
                     f"the {role}'s classifier reads a hidden layer, not its last stage; use another preset"
+                )
+            if stages and any(
+                isinstance(module, MaxPool) and x.shape[-3:] == stages[max(stages)].shape[-3:]
+                for module, x, _ in calls(network, variables, self.image_shape)
+            ):
+                raise InputError(
+                    f"the {role}'s classifier reads maxima of its last stage, not the mean; use pool='avg', or another "
+                    "preset"
                 )
         if channels[0] != channels[1]:
             raise InputError(

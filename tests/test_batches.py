@@ -32,6 +32,12 @@ def identities(batch) -> tuple[int, ...]:
     return tuple(identity.tolist())
 
 
+def test_a_batch_larger_than_the_examples_is_refused():
+    for batch_size in (N + 1, 0):
+        with pytest.raises(InputError, match=f"batch_size={batch_size} must be at least 1 and at most 23"):
+            InMemory(examples(N), batch_size, 0)
+
+
 def epoch(seed: int, number: int, batch_size: int = 5) -> list[tuple[int, ...]]:
     source = InMemory(examples(N), batch_size, seed)
     steps = source.steps_per_epoch

@@ -59,6 +59,10 @@ def test_folded_norms_change_nothing(name):
     for key, x in features["currents"].items():
         agrees(folded_features["currents"][key], x, rtol=1e-3, atol=1e-3, name="folded norms")
     agrees(found, expected, rtol=1e-3, atol=1e-3, name="folded norms")
+    shapes = jax.eval_shape(lambda: folded.init(jax.random.key(0), SHAPE))
+    assert shapes["batch_stats"] == {}
+    if name not in ("wrn-16-2", "pyramidnet18"):  # whose scales are left
+        assert jax.tree.structure(shapes) == jax.tree.structure(folded_variables)
     left = [path for path, _ in jax.tree_util.tree_leaves_with_path(folded_variables) if path[-1].key == "scale"]
     assert bool(left) == (name in ("wrn-16-2", "pyramidnet18")), left
 

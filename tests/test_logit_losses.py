@@ -1,5 +1,7 @@
 """Published logit terms against float64 loops, points worked out by hand and gradients."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -174,9 +176,9 @@ def test_a_class_without_probability_counts_for_nothing():
     masked, z = np.array([0.5, -np.inf, 0.2]), np.array([0.0, 1.0, -1.0])
     expected = rel_entr(softmax(masked), softmax(z)).sum()
     found, gradient = jax.value_and_grad(lambda z: kd_divergence(z, jnp.asarray(masked), 1.0))(jnp.asarray(z))
-    agrees(found, expected, rtol=1e-6, name="KD")
+    agrees(found, expected, rtol=1e-6)
     agrees(gradient, softmax(z) - softmax(masked), rtol=1e-5, name="KD, gradient")
-    agrees(negative_entropy(jnp.asarray(masked), 1.0), -entr(softmax(masked)).sum(), rtol=1e-6, name="entropy")
+    agrees(negative_entropy(jnp.asarray(masked), 1.0), -entr(softmax(masked)).sum(), rtol=1e-6)
 
 
 def test_divergences_of_bfloat16_logits_are_computed_in_float32():
@@ -184,7 +186,7 @@ def test_divergences_of_bfloat16_logits_are_computed_in_float32():
     z, a = (jnp.asarray(np.random.default_rng(i).normal(size=1000), jnp.bfloat16) for i in (0, 1))
     found = kd_divergence(z, a, 2.0)
     assert found.dtype == jnp.float32
-    agrees(found, kl(np.asarray(a, np.float64), np.asarray(z, np.float64)), rtol=1e-4, name="KD")
+    agrees(found, kl(np.asarray(a, np.float64), np.asarray(z, np.float64)), rtol=1e-4)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -2.0, float("nan"), float("inf")])
@@ -195,6 +197,19 @@ def test_temperatures_that_are_none_are_refused(temperature):
             term(z, a, temperature)
     with pytest.raises(InputError, match="temperature="):
         negative_entropy(z, temperature)
+
+
+def test_constants_may_be_arrays_and_traced():
+    z, a = jnp.asarray(LOGITS[:, 0]), jnp.asarray(TEACHER_LOGITS)
+    constants: Any = [(jnp.float32(1), jnp.float32(0.5)), (jnp.float32(3), jnp.float32(1))]
+    found = jax.vmap(lambda tau, mass: head_tail_divergence(z, a, tau, mass))(
+        *map(jnp.array, zip(*constants, strict=True))
+    )
+    for traced, (tau, mass) in zip(found, constants, strict=True):
+        expected = head_tail_divergence(z, a, float(tau), float(mass))
+        np.testing.assert_allclose(traced, expected, rtol=1e-5)
+        captured = jax.jit(lambda z, tau=tau, mass=mass: head_tail_divergence(z, a, tau, mass))
+        np.testing.assert_allclose(captured(z), expected, rtol=1e-5)
 
 
 def test_other_constants_out_of_range_are_refused():

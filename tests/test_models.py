@@ -273,6 +273,22 @@ def test_batch_norm_agrees_with_flax():
     agrees(a, b, rtol=1e-4, atol=1e-5, name="batch norm")
 
 
+def test_tdbn_counts_the_threshold_from_rest():
+    neuron = Neuron(v_reset=-1.0, v_threshold=-0.5)
+    assert build("convnet", 4, neuron=neuron, tdbn=True).body.norm.keywords["v_threshold"] == 0.5  # pyright: ignore
+
+
+def test_batch_norm_of_one_value_a_channel_is_refused():
+    """It would be beta, whatever x is."""
+    norm = BatchNorm(train=True, name="norm_hidden")
+    variables = BatchNorm(train=False).init(jax.random.key(0), jnp.zeros((1, 5)))
+    with pytest.raises(
+        InputError, match=r"batch norm 'norm_hidden' is trained on one value a channel \(shape \(1, 5\)\)"
+    ):
+        norm.apply(variables, jnp.ones((1, 5)), mutable=["batch_stats"])
+    norm.apply(variables, jnp.ones((1, 2, 5)), mutable=["batch_stats"])
+
+
 def test_tdbn_reaches_the_residual_sum():
     """With tdBN and threshold 2, the norm before a neuron has standard deviation 2, those of a sum 2 / sqrt 2."""
     student = build("resnet18", 4, neuron=Neuron(v_threshold=2.0), num_steps=2, width=0.1, tdbn=True)
@@ -378,7 +394,12 @@ def test_bfloat16_computes_in_bfloat16_and_answers_in_float32():
         ({"width": 0.0}, "width=0.0"),
         ({"width": 100.0}, "width=100.0"),
         ({"num_classes": 1}, "num_classes=1"),
+        ({"num_classes": 2.5}, r"num_classes=2\.5 must be a whole number of at least 2"),
         ({"num_steps": 0}, "num_steps=0"),
+        ({"num_steps": 4.0}, r"num_steps=4\.0 must be a whole number"),
+        ({"num_steps": float("nan")}, "num_steps=nan"),
+        ({"neuron": None, "levels": 2.5}, r"levels=2\.5"),
+        ({"levels": 4}, "levels=4 is of an ordinary network"),
     ],
 )
 def test_bad_arguments_are_named(change, message):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import hashlib
 import json
 import shutil
 import warnings
@@ -27,6 +28,7 @@ from snnkd_jax.inputs import dataset_of
 from snnkd_jax.metrics import MetricsLog
 from snnkd_jax.observation import load_observation
 from snnkd_jax.profiling import PROFILED_STEPS, Profiler
+from snnkd_jax.run_dir import open_run_dir
 from snnkd_jax.step_records import steps_section
 from snnkd_jax.trained import load_trained
 
@@ -103,6 +105,10 @@ def test_result_and_log(finished):
     config = json.loads((finished / "config.json").read_text())
     assert config["config"]["preset"] == "temporal"
     assert config["config"]["baseline"] is True
+    digits, digest = data.load("digits"), hashlib.sha256()
+    for x in (digits.train_images, digits.train_labels):
+        digest.update(hashlib.sha256(x.tobytes()).digest())
+    assert config["data_sha256"] == digest.hexdigest()
 
 
 def test_table_shows_what_was_measured(finished):
@@ -287,6 +293,36 @@ def test_damaged_configuration_is_refused(capsys, tmp_path, content):
 def test_checkpoints_of_an_unknown_run_are_refused(finished, capsys, tmp_path):
     shutil.copytree(finished / "student", tmp_path / "run" / "student")
     assert "has student but no config.json" in refused(capsys, [*TINY, "--run-dir", str(tmp_path / "run")])
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "result.json", "report.html"])
+def test_files_of_something_else_are_left_alone(capsys, tmp_path, name):
+    (tmp_path / name).write_text('{"another": "project"}\n')
+    assert f"has {name} but no config.json" in refused(capsys, [*TINY, "--run-dir", str(tmp_path)])
+    assert (tmp_path / name).read_text() == '{"another": "project"}\n'
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_run_goes_on_with_the_data_and_the_teacher_that_it_began_with(tmp_path):
+    """Wherever the data lie; runs that are older than the digests go on with any."""
+    teacher, run_dir = tmp_path / "t" / "teacher", tmp_path / "run"
+    teacher.mkdir(parents=True)
+    (teacher / "network.json").write_text('{"sha256": "a"}')
+    config = dataclasses.replace(default_config("mnist"), data_dir="/here", teacher_checkpoint=str(tmp_path / "t"))
+    open_run_dir(run_dir, config, b"images")
+    moved = dataclasses.replace(config, data_dir="/there")
+    open_run_dir(run_dir, moved, b"images")
+    with pytest.raises(
+        InputError, match="started with other images of mnist than are in data_dir /there; name another"
+    ):
+        open_run_dir(run_dir, moved, b"others")
+    (teacher / "network.json").write_text('{"sha256": "b"}')
+    with pytest.raises(InputError, match=r"started with another teacher than is in teacher_checkpoint .*/t now"):
+        open_run_dir(run_dir, config, b"images")
+    started = json.loads((run_dir / "config.json").read_text())
+    older = {k: v for k, v in started.items() if k not in ("data_sha256", "teacher_sha256")}
+    (run_dir / "config.json").write_text(json.dumps(older))
+    open_run_dir(run_dir, config, b"others")
 
 
 def test_divergence_ends_the_run(capsys, tmp_path):

@@ -94,6 +94,12 @@ def test_a_function_of_logits_alone_is_refused_by_what_needs_more():
         (lambda w, x: linear(w, x)[None], r"its logits should be \[B, K\], not \(1, 1, 10\)"),
         (lambda w, x: (linear(w, x), {"stages": {"last": x[0]}}), r"stages 'last' should be \[B, H, W, C\], not \(8"),
         (lambda w, x: [linear(w, x)], r"its logits should be \[B, K\], not <class 'list'>"),
+        (
+            lambda w, x: (linear(w, x), None),
+            "teacher 'function': its features should be a dictionary, not <class 'None",
+        ),
+        (lambda w, x: (linear(w, x), x), "its features should be a dictionary"),
+        (lambda w, x: (linear(w, x), {"stages": [x]}), "its stages should be a dictionary, not <class 'list'>"),
     ],
 )
 def test_what_is_no_logits_and_no_features_is_told(function, told):
@@ -256,9 +262,9 @@ def test_a_store_is_of_one_teacher_data_seed_and_augmentation(tmp_path, monkeypa
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
     folders: set[str] = set()
 
-    def taught(trainer, variables=WEIGHTS, size=4, known=False, **described):
+    def taught(trainer, variables=WEIGHTS, size=4, known=False, grey=9, **described):
         """Opens a store of grey images, which is `known` or not."""
-        images = np.full((12, *SHAPE), 9, np.uint8)
+        images = np.full((12, *SHAPE), grey, np.uint8)
         source = InMemory({"images": images, "labels": np.zeros(12, np.int32)}, size, 3)
         found = taught_source(source, tmp_path, trainer, variables, num_steps=6, mesh=mesh, described=described)
         before = set(folders)
@@ -272,6 +278,7 @@ def test_a_store_is_of_one_teacher_data_seed_and_augmentation(tmp_path, monkeypa
     taught(trainer, WEIGHTS + 1)
     taught(trainer, size=6)
     taught(trainer, images="others")
+    taught(trainer, grey=8)  # as another split of the same images would give
     taught(dataclasses.replace(trainer, seed=4))
     taught(dataclasses.replace(trainer, augmentation=Augmentation(1)))
     taught(dataclasses.replace(trainer, teacher_normalisation=Normalisation((0.1,), (1.0,))))

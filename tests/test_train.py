@@ -354,6 +354,11 @@ def test_a_classifier_that_cannot_read_the_student_is_refused():
     vgg = [build("airbench94", 5, neuron=neuron, width=width) for neuron, width in ((Neuron(), 0.1), (None, 0.2))]
     with pytest.raises(InputError, match="classifier reads 51 channels, the student's last stage has 26"):
         dataclasses.replace(make(), network=vgg[0], teacher=vgg[1], objective=PRESETS["enof"])
+    vgg = [build("vgg11", 5, neuron=neuron, width=0.1, pool="max") for neuron in (Neuron(), None)]
+    options = {"network": vgg[0], "teacher": vgg[1], "objective": PRESETS["enof"]}
+    with pytest.raises(InputError, match="the student's classifier reads maxima of its last stage, not the mean"):
+        dataclasses.replace(make(), image_shape=(32, 32, 3), **options)
+    dataclasses.replace(make(), image_shape=(16, 16, 3), **options)  # of one value
 
 
 def test_stages_that_do_not_fit_are_refused():

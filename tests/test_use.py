@@ -30,7 +30,7 @@ from snnkd_jax.errors import InputError, told_in_one_line
 from snnkd_jax.models import Network, Neuron
 from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.convnet import ConvNet
-from snnkd_jax.models.layers import MaxPool
+from snnkd_jax.models.layers import AvgPool, MaxPool
 from snnkd_jax.models.resnet import ResNet
 from snnkd_jax.normalisation import Normalisation
 from snnkd_jax.trained import Trained, load_trained
@@ -173,9 +173,10 @@ def test_a_stream_is_the_sequence(case):
     assert any(0 < float(rate.mean()) < 1 for rate in features["firing_rates"].values()), "all neurons are alike"
 
 
-def test_a_converted_network_starts_where_its_neurons_do():
-    """Networks converted by QCFS start from half a threshold."""
-    teacher = made(functools.partial(QCFS, 4))
+@pytest.mark.parametrize("pool", [AvgPool, MaxPool])
+def test_a_converted_network_starts_where_its_neurons_do(pool):
+    """Networks converted by QCFS start from half a threshold, and sums for maxima from 0."""
+    teacher = made(functools.partial(QCFS, 4), pool=pool)
     converted = convert(teacher, IMAGES, T)
     logits, features = jax.jit(converted.network.apply)(converted.variables, converted.normalisation(IMAGES[:3]))
     found = converted.predict(IMAGES[:3])
@@ -183,6 +184,8 @@ def test_a_converted_network_starts_where_its_neurons_do():
     for name, rate in features["firing_rates"].items():
         np.testing.assert_allclose(found.firing_rates[name], rate, atol=1e-6)
     assert converted.model == "pyramidnet18"  # the configuration's teacher
+    state = converted.start(3)
+    assert jax.tree.structure(converted.step(state, IMAGES[:3])[0]) == jax.tree.structure(state)
 
 
 def test_a_step_is_traced_once(student, traced_sizes):

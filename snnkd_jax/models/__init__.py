@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -10,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from snnkd_jax.errors import InputError, check_choice
+from snnkd_jax.errors import InputError, check_choice, check_count
 from snnkd_jax.models.activation import QCFS, Neuron, ReLU, Spike
 from snnkd_jax.models.airbench import Airbench
 from snnkd_jax.models.convnet import ConvNet
@@ -89,12 +88,12 @@ def build(
     """
     if not 0 < width <= MAX_WIDTH:
         raise InputError(f"width={width!r} must be a multiplier of the channels in (0, {MAX_WIDTH:g}], such as 0.25")
-    if num_classes < 2:
-        raise InputError(f"num_classes={num_classes!r} must be at least 2")
-    if num_steps < 1 or num_steps != math.floor(num_steps):
-        raise InputError(f"num_steps={num_steps!r} must be a whole number of at least 1")
-    if levels is not None and (neuron is not None or levels < 1):
-        raise InputError(f"levels={levels!r} must be at least 1, and is of an ordinary network")
+    check_count("num_classes", num_classes, 2)
+    check_count("num_steps", num_steps)
+    if levels is not None:
+        check_count("levels", levels)
+        if neuron is not None:
+            raise InputError(f"levels={levels!r} is of an ordinary network; leave it out")
     name = canonical_name(name)
     check_choice("pool", pool, get_args(Pool))
     fields = inspect.signature(MODELS[name]).parameters
@@ -103,7 +102,7 @@ def build(
     check_choice("backprop", backprop, get_args(Backprop))
     check_choice("remat", remat, get_args(Remat))
     constants: dict[str, Any] = {"num_classes": num_classes, "width": width, "dtype": dtype}
-    v_threshold = neuron.v_threshold if tdbn and neuron is not None else None
+    v_threshold = neuron.v_threshold - neuron.v_rest if tdbn and neuron is not None else None
 
     def body(activation, norm, max_pool, remat: Remat = "none"):
         layers = {"activation": activation, "norm": functools.partial(norm, v_threshold=v_threshold)}

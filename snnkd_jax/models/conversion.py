@@ -15,7 +15,6 @@ import functools
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
@@ -23,6 +22,7 @@ from jax import Array
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.models.activation import QCFS, Neuron, ReLU, Spike
+from snnkd_jax.models.calls import calls
 from snnkd_jax.models.features import records
 from snnkd_jax.models.layers import AvgPool, BatchNorm, MaxPool, max_pool
 from snnkd_jax.models.network import Network, Variables
@@ -127,7 +127,7 @@ def _sources(
     """Each norm's path to the path of the layer whose output it normalises, its gain, and its eps."""
     sources: dict[Path, tuple[Path | None, float, float]] = {}
     outputs: dict[int, Path] = {}  # by the array's identity
-    for module, x, y in _calls(network, variables, image_shape):
+    for module, x, y in calls(network, variables, image_shape):
         made_by = outputs.get(id(x))
         if isinstance(module, nn.Conv | nn.Dense):
             outputs[id(y)] = module.path
@@ -137,26 +137,6 @@ def _sources(
             gain = 1.0 if module.v_threshold is None else module.v_threshold / module.branches**0.5
             sources[module.path] = (made_by, gain, module.eps)
     return sources
-
-
-def _calls(
-    network: Network, variables: Variables, image_shape: tuple[int, int, int]
-) -> list[tuple[nn.Module, Any, Any]]:
-    """Each call of a module in evaluation: the module, what it read and what it returned, traced arrays.
-
-    The arrays are kept, so that the identity of each stays its own.
-    """
-    calls = []
-
-    def record(call, args, kwargs, context):
-        y = call(*args, **kwargs)
-        if context.method_name == "__call__":
-            calls.append((context.module, args[0], y))
-        return y
-
-    with nn.intercept_methods(record):
-        jax.eval_shape(lambda v: network.apply(v, jnp.zeros((1, *image_shape))), variables)
-    return calls
 
 
 def activations(network: Network, variables: Variables, images: Array) -> dict[str, Array]:
@@ -201,10 +181,10 @@ def spiking(
             raise InputError(f"the threshold of {name} is {theta}, not positive; raise the percentile, or train longer")
     flat = traverse_util.flatten_dict(variables["params"])
     flat |= {(*name.split("/"), "threshold"): jnp.float32(theta) for name, theta in thresholds.items()}
-    calls = _calls(network, variables, image_shape)
-    fired = {id(y) for module, _, y in calls if isinstance(module, ReLU | QCFS)}
+    seen = calls(network, variables, image_shape)
+    fired = {id(y) for module, _, y in seen if isinstance(module, ReLU | QCFS)}
     pool = functools.partial(
-        ConvertedMaxPool, spikes=all(id(x) in fired for module, x, _ in calls if isinstance(module, MaxPool))
+        ConvertedMaxPool, spikes=all(id(x) in fired for module, x, _ in seen if isinstance(module, MaxPool))
     )
     pools: dict[str, Any] = {n: pool for n in ("pool", "max_pool") if getattr(network.body, n, None) is MaxPool}
     activation = functools.partial(ConvertedSpike, num_steps=num_steps, v_init=v_init)

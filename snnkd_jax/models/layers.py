@@ -103,11 +103,12 @@ class BatchNorm(nn.Module):
         gain = 1                               batch norm (Ioffe & Szegedy 2015)
         gain = v_threshold / sqrt(branches)    threshold-dependent BN (Zheng et al., AAAI 2021, arXiv 2011.05280)
 
-    With tdBN, currents reach the neurons with the scale of their threshold; `branches` is the number of normalised
-    signals that are summed before the neuron. In training mu and sigma^2 (biased) are the batch's, and their running
-    means, of decay `momentum`, are kept for evaluation. Under `jit` with a sharded batch they are those of the whole
-    batch. Computed in float32 whatever the dtype of x. If the collection "rates" is mutable, what
-    `snnkd_jax.models.rate` needs of the layer is recorded in it.
+    v_threshold is counted from the resting potential, which is 0 there: with tdBN, currents reach the neurons with the
+    scale of their threshold. `branches` is the number of normalised signals that are summed before the neuron. In
+    training mu and sigma^2 (biased) are the batch's, and their running means, of decay `momentum`, are kept for
+    evaluation; of one value a channel they would leave nothing of x, and `InputError` is raised. Under `jit` with a
+    sharded batch they are those of the whole batch. Computed in float32 whatever the dtype of x. If the collection
+    "rates" is mutable, what `snnkd_jax.models.rate` needs of the layer is recorded in it.
     """
 
     train: bool
@@ -125,6 +126,11 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, size, jnp.float32)
         y = lax.stop_gradient(x.astype(jnp.float32)) if self.train else x.astype(jnp.float32)
         if self.train:
+            if x.size == x.shape[-1]:
+                raise InputError(
+                    f"batch norm {self.name!r} is trained on one value a channel (shape {x.shape}), which it makes 0; "
+                    "train on more images at a time (batch_size, accumulate)"
+                )
             axes = tuple(range(x.ndim - 1))
             mu = checkpoint_name(y.mean(axes), MOMENTS)
             var = checkpoint_name(jnp.square(y - mu).mean(axes), MOMENTS)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax import Array
 
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import InputError, check_count
 from snnkd_jax.models.rate import with_mean_of
 
 Variables = dict[str, Any]
@@ -44,14 +44,13 @@ class Network:
         """Fresh variables for images `[H, W, C]`."""
         images = self._with_time(jnp.zeros((1, *image_shape)))
         variables = jax.jit(functools.partial(self.body.init, train=False))(key, images)
-        return {name: variables[name] for name in ("params", "batch_stats")}
+        return {name: variables.get(name, {}) for name in ("params", "batch_stats")}
 
     def with_steps(self, num_steps: int) -> "Network":
         """The same spiking network with another T; its variables are the same."""
         if self.num_steps is None:
             raise InputError("an ordinary network has no time steps")
-        if num_steps < 1:
-            raise InputError(f"num_steps={num_steps!r} must be at least 1")
+        check_count("num_steps", num_steps)
         activation: Any = functools.partial(self.body.activation, num_steps=num_steps)  # pyright: ignore[reportAttributeAccessIssue]
         return dataclasses.replace(self, body=self.body.clone(activation=activation), num_steps=num_steps)
 

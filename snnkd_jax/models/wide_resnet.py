@@ -2,8 +2,8 @@
 
     y = conv(act(norm(conv(act(norm(x)))))) + shortcut
 
-where the shortcut is x, or a 1x1 projection of act(norm(x)) where the shape changes. With neurons for `act` the sum
-passes on as a real-valued signal and every convolution but the stem sees spikes.
+where the shortcut is x, and in the first block of a stage a 1x1 projection of act(norm(x)). With neurons for `act` the
+sum passes on as a real-valued signal and every convolution but the stem sees spikes.
 
 Reference: Zagoruyko & Komodakis 2016, arXiv 1605.07146; without dropout.
 """
