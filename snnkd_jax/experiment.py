@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import optax
 
-from snnkd_jax.backend import check_batch_size, compilation_cache, data_mesh
+from snnkd_jax.backend import check_batch_size, compilation_cache, data_mesh, fingerprint
 from snnkd_jax.batches import Source
 from snnkd_jax.compiled import CompiledEvaluation
 from snnkd_jax.config import GIVEN, SPIKING_FIELDS, Config, shown
@@ -97,8 +97,11 @@ class _Run:
             assert teacher is not None
             self.check_initial(trainer, teacher)
 
+        weights = None
+        if trained is not None and config.teacher_checkpoint is not None:
+            weights = np.asarray(fingerprint(trained.variables)).tobytes()
         # Only now, so that a run that cannot be carried out leaves nothing behind.
-        first_then_others(lambda: open_run_dir(self.directory, config, self.inputs.identity))
+        first_then_others(lambda: open_run_dir(self.directory, config, self.inputs.identity, weights))
         if self.is_finished():
             if not (self.directory / "report.html").exists():
                 self.report()
@@ -186,6 +189,8 @@ class _Run:
         config = self.config
         optimizer = config_optimizer(config, epochs, self.inputs.training.steps_per_epoch)
         try:
+            if config.batch_size == config.accumulate:
+                _check_one_image(network, self.inputs.image_shape)
             return Trainer(
                 network,
                 objective,
@@ -263,6 +268,12 @@ class _Run:
         result = evaluate(steps, variables, self.inputs.test(), self.mesh)
         params = variables["params"] if isinstance(variables, Mapping) and "params" in variables else variables
         return result | {"parameters": sum(np.size(x) for x in jax.tree.leaves(params))}
+
+
+def _check_one_image(network: Network, image_shape: tuple[int, int, int]) -> None:
+    """Raises `InputError` if a batch norm of the network has nothing to compare in one image."""
+    variables = jax.eval_shape(lambda: network.init(jax.random.key(0), image_shape))
+    jax.eval_shape(network.apply_train, variables, jax.ShapeDtypeStruct((1, *image_shape), np.float32))
 
 
 def config_optimizer(config: Config, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:

@@ -111,8 +111,10 @@ def plan(config: Config, topology: str, per_chip_batch: int) -> Plan:
         raise MemoryError(f"{per_chip_batch} images a chip do not fit: {str(error).splitlines()[0]}") from error
     costs, memory = compiled.cost_analysis(), compiled.memory_analysis()
     if not costs:
-        traced: Any = jax.jit(trainer.step).trace(state, teacher_variables, _batch(trainer, per_chip_batch))
-        costs = {"flops": traced.lower(lowering_platforms=("cuda",)).cost_analysis()["flops"]}
+        traced: Any = jax.jit(trainer.step).trace(
+            state, teacher_variables, _batch(trainer, per_chip_batch * len(there))
+        )
+        costs = {"flops": traced.lower(lowering_platforms=("cuda",)).cost_analysis()["flops"] / len(there)}
     # The body of a loop counts once; the one over the parts of an accumulated batch holds nearly everything.
     flops, moved = costs["flops"] * config.accumulate, costs.get("bytes accessed")
     return Plan(

@@ -72,20 +72,21 @@ def run_directory(config: Config) -> Path:
     return Path("runs") / (f"{name}-{digest}" if rest else name)
 
 
-def open_run_dir(directory: Path, config: Config, data: bytes) -> None:
+def open_run_dir(directory: Path, config: Config, data: bytes, teacher: bytes | None = None) -> None:
     """Makes the run directory, or finds that it holds the same run.
 
     Args:
         directory: the run's.
         config: of the run.
         data: what tells the data set from others, `Inputs.identity`.
+        teacher: what tells the weights of a teacher of another run from others.
 
     Raises:
         InputError: if it cannot be written, has files of something else, or holds a run of another configuration, of
             other data or of another teacher.
     """
     saved = directory / "config.json"
-    contents = {"data_sha256": sha256(data), "teacher_sha256": _teacher_seal(config)}
+    contents = {"data_sha256": sha256(data), "teacher_sha256": None if teacher is None else sha256(teacher)}
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
@@ -148,13 +149,6 @@ def teacher_directory(path: Path) -> Path:
         if (directory / "network.json").is_file():
             return directory
     raise InputError(f"teacher_checkpoint {path} is not a run directory with a trained teacher (no network.json)")
-
-
-def _teacher_seal(config: Config) -> str | None:
-    """What `network.json` of another run's teacher is sealed by; None if there is no such teacher, or no seal."""
-    if config.teacher_checkpoint is None:
-        return None
-    return read_json(teacher_directory(Path(config.teacher_checkpoint)) / "network.json").get("sha256")
 
 
 def check_network(directory: Path, wanted: dict[str, Any]) -> None:

@@ -64,9 +64,9 @@ class Teacher:
         logits: Any
         features: Any
         logits, features = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
-        for what, x in {"features": features, **(features if isinstance(features, Mapping) else {})}.items():
-            if not isinstance(x, Mapping):
-                raise InputError(f"teacher {self.name!r}: its {what} should be a dictionary, not {type(x)}")
+        self._check_mapping("features", features)
+        for kind in ("stages", "currents"):
+            self._check_mapping(kind, features.get(kind, {}))
         features = {kind: dict(features.get(kind, {})) for kind in ("stages", "currents")}
         named = {f"{kind} {name!r}": (x, 4) for kind, maps in features.items() for name, x in maps.items()}
         for what, (x, axes) in ({"logits": (logits, 2)} | named).items():
@@ -75,6 +75,10 @@ class Teacher:
                 expected = "[B, K]" if axes == 2 else "[B, H, W, C]"
                 raise InputError(f"teacher {self.name!r}: its {what} should be {expected}, not {shape or type(x)}")
         return logits, features | {"firing_rates": {}}
+
+    def _check_mapping(self, what: str, x: Any) -> None:
+        if not isinstance(x, Mapping):
+            raise InputError(f"teacher {self.name!r}: its {what} should be a dictionary, not {type(x)}")
 
 
 def flax_teacher(

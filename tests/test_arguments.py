@@ -1,6 +1,8 @@
 """The arguments of a run: each is explained, and each wrong one ends it in one line, before anything is written."""
 
 import ast
+import dataclasses
+import functools
 import inspect
 import runpy
 import sys
@@ -121,10 +123,14 @@ def test_defaults_are_the_papers():
 @pytest.mark.parametrize("script", ["plan_pod", "gradient_agreement"])
 @pytest.mark.parametrize("dataset", ["cifar10", "digits", "imagenet2012"])
 def test_scripts_that_take_a_runs_arguments_have_its_defaults(script, dataset, monkeypatch):
-    """Which tyro takes from the function that it is given."""
-    given = []
+    given, cli = [], tyro.cli
     monkeypatch.setattr(sys, "argv", [script, "--width", "0.5", "--dataset", dataset])
     monkeypatch.setattr(tyro, "cli", given.append)
     runpy.run_module(script, run_name="__main__")
     (function,) = given
-    assert inspect.signature(function).parameters["config"].default == default_config(dataset)
+
+    def config_alone(config: tyro.conf.OmitArgPrefixes[Config]) -> Config:
+        return config
+
+    found = cli(functools.partial(config_alone, **function.keywords))
+    assert found == dataclasses.replace(default_config(dataset), width=0.5)

@@ -276,12 +276,15 @@ def test_early_exit_row():
         "images_per_second": {"full": 1000.4, "early": 2000.4},
         "speed_up": 2.0,
         "tolerance": 0.002,
+        "threshold": 0.9,
         "batch_size": 100,
         "hardware": "2 x Somebody's",
         "command": "python x",
         "run_command": "python y",
     }
     assert "`python x`, RUN of `python y`; " in early_exit_table([record])
+    assert "; the threshold is the lowest that loses at most 0.2 points" in early_exit_table([record])
+    assert "; there is no threshold that loses at most 0.2 points" in early_exit_table([record | {"threshold": None}])
     row = early_exit_table([record]).splitlines()[2]
     assert row == "| MNIST, convnet, width 1, none | 4 | 99.00 | 98.90 | 1.25 | 1000 | 2000 | 2.00 |"
 

@@ -305,24 +305,21 @@ def test_files_of_something_else_are_left_alone(capsys, tmp_path, name):
 
 def test_a_run_goes_on_with_the_data_and_the_teacher_that_it_began_with(tmp_path):
     """Wherever the data lie; runs that are older than the digests go on with any."""
-    teacher, run_dir = tmp_path / "t" / "teacher", tmp_path / "run"
-    teacher.mkdir(parents=True)
-    (teacher / "network.json").write_text('{"sha256": "a"}')
+    run_dir = tmp_path / "run"
     config = dataclasses.replace(default_config("mnist"), data_dir="/here", teacher_checkpoint=str(tmp_path / "t"))
-    open_run_dir(run_dir, config, b"images")
+    open_run_dir(run_dir, config, b"images", b"weights")
     moved = dataclasses.replace(config, data_dir="/there")
-    open_run_dir(run_dir, moved, b"images")
+    open_run_dir(run_dir, moved, b"images", b"weights")
     with pytest.raises(
         InputError, match="started with other images of mnist than are in data_dir /there; name another"
     ):
-        open_run_dir(run_dir, moved, b"others")
-    (teacher / "network.json").write_text('{"sha256": "b"}')
+        open_run_dir(run_dir, moved, b"others", b"weights")
     with pytest.raises(InputError, match=r"started with another teacher than is in teacher_checkpoint .*/t now"):
-        open_run_dir(run_dir, config, b"images")
+        open_run_dir(run_dir, config, b"images", b"others")
     started = json.loads((run_dir / "config.json").read_text())
     older = {k: v for k, v in started.items() if k not in ("data_sha256", "teacher_sha256")}
     (run_dir / "config.json").write_text(json.dumps(older))
-    open_run_dir(run_dir, config, b"others")
+    open_run_dir(run_dir, config, b"others", b"others")
 
 
 def test_divergence_ends_the_run(capsys, tmp_path):

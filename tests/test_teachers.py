@@ -108,8 +108,8 @@ def test_what_is_no_logits_and_no_features_is_told(function, told):
 
 
 def test_a_teacher_sees_the_students_pixels_in_its_own_normalisation():
-    """Augmentation first: what is blank there is black, whatever the normalisation."""
-    pixels = Teacher(lambda _, x: (x[:, 0, :, 0] @ jnp.ones((8, K)), {"stages": {"stage1": x}}))
+    """Augmentation first: what is blank there is black, whatever the normalisation. Features of others are let be."""
+    pixels = Teacher(lambda _, x: (x[:, 0, :, 0] @ jnp.ones((8, K)), {"stages": {"stage1": x}, "embedding": x}))
     images, step = examples(6)["images"], np.int32(5)
     own = make(pixels, "lasnn", augmentation=Augmentation(), teacher_normalisation=Normalisation((0.5,), (0.25,)))
     students = dataclasses.replace(own, teacher_normalisation=None)
@@ -321,6 +321,16 @@ def nearest_mean() -> Teacher:
         return -jnp.square(images[:, None] - means).sum((2, 3, 4))
 
     return Teacher(function, means.astype(np.float32), Normalisation((0.0,), (1.0,)), "nearest mean")
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_training_on_one_image_at_a_time_is_refused_before_it_begins(tmp_path):
+    """Where a batch norm reads one value a channel of it; here the teacher's hidden layer."""
+    with pytest.raises(
+        InputError, match="teacher 'convnet': batch norm 'norm_hidden' is trained on one value a channel"
+    ):
+        run(config(tmp_path / "run", batch_size=2, accumulate=2))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.optimised

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 def calls(network: Any, variables: Any, image_shape: tuple[int, int, int]) -> list[tuple[nn.Module, Any, Any]]:
-    """Each call of a module in evaluation, in the order of their ends: the module, what it read and what it returned.
+    """Each call of a module in evaluation, in the order of their ends: module, what it read first, what it returned.
 
     Args:
         network: anything with `apply(variables, images)`.
@@ -23,7 +23,7 @@ def calls(network: Any, variables: Any, image_shape: tuple[int, int, int]) -> li
     def record(call, args, kwargs, context):
         y = call(*args, **kwargs)
         if context.method_name == "__call__":
-            found.append((context.module, args[0], y))
+            found.append((context.module, next(iter((*args, *kwargs.values())), None), y))
         return y
 
     with nn.intercept_methods(record):
