@@ -329,7 +329,7 @@ def test_a_training_on_one_image_at_a_time_is_refused_before_it_begins(tmp_path)
     with pytest.raises(
         InputError, match="teacher 'convnet': batch norm 'norm_hidden' is trained on one value a channel"
     ):
-        run(config(tmp_path / "run", batch_size=2, accumulate=2))
+        run(dataclasses.replace(config(tmp_path / "run"), batch_size=2, accumulate=2))
     assert not (tmp_path / "run").exists()
 
 
