@@ -83,13 +83,9 @@ def _dataset(arguments: Sequence[str], name: str) -> str:
     return name
 
 
-def with_defaults(main: Callable[..., Any], arguments: Sequence[str] | None = None) -> Callable[..., Any]:
-    """`main(config=...)`, a script's that takes a run's arguments, with the defaults of the data set that they name.
-
-    For `tyro.cli`; None takes the process's arguments.
-    """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    return functools.partial(main, config=default_config(_dataset(arguments, Config.dataset)))
+def with_defaults(main: Callable[..., Any]) -> Callable[..., Any]:
+    """For `tyro.cli`: `main(config=...)` of a script, with the defaults of the data set that its arguments name."""
+    return functools.partial(main, config=default_config(_dataset(sys.argv[1:], Config.dataset)))
 
 
 def parse(arguments: Sequence[str], dataset: str = Config.dataset) -> Config:

@@ -64,6 +64,8 @@ from jax import Array
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.feature_losses import attention_distance, mean_squared_distance, squared_distance
 from snnkd_jax.losses import (
+    check_in_range,
+    check_temperature,
     classifier_divergence,
     cross_entropy,
     head_tail_divergence,
@@ -112,10 +114,8 @@ class Objective:
             raise InputError(
                 "every loss weight is 0; give ce_weight, kd_weight, steps_weight or feature_weight a positive value"
             )
-        if not 0 < self.temperature < float("inf"):
-            raise InputError(f"temperature={self.temperature!r} must be a positive finite number")
-        if not 0 <= self.label_smoothing < 1:
-            raise InputError(f"label_smoothing={self.label_smoothing!r} must be in [0, 1)")
+        check_temperature(self.temperature)
+        check_in_range("label_smoothing", self.label_smoothing, 0, 1)
 
     @property
     def weights(self) -> dict[str, float]:

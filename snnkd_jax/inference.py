@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from snnkd_jax.backend import compile_options
 from snnkd_jax.batches import eval_batches
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import InputError, check_count
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.normalisation import Normalisation
 from snnkd_jax.stepper import Prediction, Stepper
@@ -45,8 +45,7 @@ def classify(
             f"num_steps={num_steps!r}, threshold={threshold!r}: an ordinary network has no time steps; leave them out"
         )
     num_steps = frames.shape[1] if num_steps is None else num_steps
-    if not isinstance(num_steps, numbers.Integral) or num_steps < 1:
-        raise InputError(f"num_steps={num_steps!r} must be a whole number of at least 1")
+    check_count("num_steps", num_steps)
     if images.ndim == 5 and num_steps != frames.shape[1]:
         raise InputError(f"num_steps={num_steps!r}, but images have {frames.shape[1]} frames; leave num_steps out")
     if threshold is not None and not (isinstance(threshold, numbers.Real) and 0 <= threshold <= 1):

@@ -53,6 +53,12 @@ def check_in_range(name: str, value: float, low: float, high: float) -> None:
         raise InputError(f"{name}={value!r} must be in [{low:g}, {high:g})")
 
 
+def check_temperature(temperature: float) -> None:
+    """Raises `InputError` unless tau is positive and finite, or traced."""
+    if not isinstance(temperature, Tracer) and not 0 < float(temperature) < math.inf:
+        raise InputError(f"temperature={temperature!r} must be a positive finite number, such as 4")
+
+
 def check_same_shape(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
     """Raises `InputError` for maps that would be broadcast."""
     if student != teacher:
@@ -66,8 +72,7 @@ def _wide(x: Array) -> Array:
 
 def _log_soft_labels(logits: Array, temperature: float) -> Array:
     """`log softmax(z / tau)`."""
-    if not isinstance(temperature, Tracer) and not 0 < float(temperature) < math.inf:
-        raise InputError(f"temperature={temperature!r} must be a positive finite number, such as 4")
+    check_temperature(temperature)
     return jax.nn.log_softmax(_wide(logits) / temperature)
 
 

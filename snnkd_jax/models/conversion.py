@@ -20,7 +20,7 @@ import numpy as np
 from flax import traverse_util
 from jax import Array
 
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import InputError, check_count
 from snnkd_jax.models.activation import QCFS, Neuron, ReLU, Spike
 from snnkd_jax.models.calls import calls
 from snnkd_jax.models.features import records
@@ -52,7 +52,8 @@ class ConvertedMaxPool(nn.Module):
         y[1] + ... + y[t] = max over a window of x[1] + ... + x[t]
 
     So the mean of y is the maximum of the means of x. With `spikes`, x is 0 or the height of the layer's spikes, and so
-    is y: a spike where the largest count of a window rises.
+    is y: a spike where the largest count of a window rises. After Rueckauer et al. 2017, who let through the spikes of
+    the neuron that has fired most.
     """
 
     spikes: bool
@@ -174,8 +175,7 @@ def spiking(
     Raises:
         InputError: for a threshold that is not positive, or a num_steps below 1.
     """
-    if num_steps < 1:
-        raise InputError(f"num_steps={num_steps!r} must be at least 1")
+    check_count("num_steps", num_steps)
     for name, theta in thresholds.items():
         if not 0 < theta < np.inf:
             raise InputError(f"the threshold of {name} is {theta}, not positive; raise the percentile, or train longer")
