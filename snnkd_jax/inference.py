@@ -44,14 +44,14 @@ def classify(
         raise InputError(
             f"num_steps={num_steps!r}, threshold={threshold!r}: an ordinary network has no time steps; leave them out"
         )
-    num_steps = frames.shape[1] if num_steps is None else num_steps
-    check_count("num_steps", num_steps)
-    if images.ndim == 5 and num_steps != frames.shape[1]:
+    steps: int = frames.shape[1] if num_steps is None else num_steps
+    check_count("num_steps", steps)
+    if images.ndim == 5 and steps != frames.shape[1]:
         raise InputError(f"num_steps={num_steps!r}, but images have {frames.shape[1]} frames; leave num_steps out")
     if threshold is not None and not (isinstance(threshold, numbers.Real) and 0 <= threshold <= 1):
         raise InputError(f"threshold={threshold!r} must be a probability in [0, 1], or None for no early exit")
     starts = range(0, max(len(frames), 1), TOGETHER)
-    parts = [_classify(stepper, frames[i : i + TOGETHER], int(num_steps), threshold) for i in starts]
+    parts = [_classify(stepper, frames[i : i + TOGETHER], steps, threshold) for i in starts]
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
