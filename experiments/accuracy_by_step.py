@@ -14,16 +14,18 @@ from typing import Any
 import tyro
 
 from snnkd_jax import data
-from snnkd_jax.batches import Batch, split_validation
-from snnkd_jax.config import Config
+from snnkd_jax.data.batches import Batch, split_validation
 from snnkd_jax.errors import InputError, told_in_one_line
-from snnkd_jax.inference import accuracy_by_step, accuracy_with_exit, choose_threshold
-from snnkd_jax.inputs import dataset_of
-from snnkd_jax.over_seeds import mean_and_std, percent
-from snnkd_jax.recipe import SEED, seeds_of_one_recipe
-from snnkd_jax.records import command, title_of, write_record
-from snnkd_jax.run_dir import read_json
-from snnkd_jax.trained import Role, Trained, load_trained
+from snnkd_jax.files import read_json
+from snnkd_jax.inference.predict import accuracy_by_step, accuracy_with_exit, choose_threshold
+from snnkd_jax.inference.trained import Role, Trained, load_trained
+from snnkd_jax.report.statistics import mean_and_std, percent
+from snnkd_jax.runs.command import command
+from snnkd_jax.runs.config import Config
+from snnkd_jax.runs.inputs import dataset_of
+from snnkd_jax.runs.recipe import SEED, seeds_of_one_recipe
+from snnkd_jax.runs.record import write_record
+from snnkd_jax.runs.roles import title_of
 
 STEPS = Path(__file__).parent / "results" / "steps"
 SHOWN = (1, 2, 3, 4, 6, 8, 16, 32, 64, 128, 256)

@@ -28,9 +28,9 @@ from peers import LIBRARIES
 from peers.worker import MATRIX
 from peers.workload import TASKS, step_flops
 
-from snnkd_jax import provenance
 from snnkd_jax.errors import InputError, check_choice, told_in_one_line
 from snnkd_jax.models import build
+from snnkd_jax.runs import provenance
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "speed"

@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from peers.nir_readers import Reader, library_reader, numpy_reader, snntorch_reader, spikingjelly_reader
 
 from snnkd_jax.errors import InputError, told_in_one_line
-from snnkd_jax.inputs import dataset_of
+from snnkd_jax.inference.trained import load_trained
+from snnkd_jax.interop.nir import read_nir, write_nir
 from snnkd_jax.models import Network, Variables
-from snnkd_jax.models.conversion import fold_norms
-from snnkd_jax.nir import read_nir, write_nir
-from snnkd_jax.recipe import read_config
-from snnkd_jax.records import command, write_record
-from snnkd_jax.trained import load_trained
+from snnkd_jax.models.folding import fold_norms
+from snnkd_jax.runs.command import command
+from snnkd_jax.runs.inputs import dataset_of
+from snnkd_jax.runs.recipe import read_config
+from snnkd_jax.runs.record import write_record
 
 RESULTS = Path(__file__).parent / "results" / "nir"
 BATCH_SIZE = 100

@@ -8,7 +8,7 @@ The same command goes on where it was interrupted. `--help` explains every argum
 
 import sys
 
-from snnkd_jax.cli import main
+from snnkd_jax.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

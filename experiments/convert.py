@@ -12,15 +12,15 @@ from pathlib import Path
 import tyro
 from accuracy_by_step import STEPS, content_of, print_accuracies
 
-from snnkd_jax.convert import convert
 from snnkd_jax.errors import told_in_one_line
-from snnkd_jax.inference import accuracy_by_step
-from snnkd_jax.inputs import dataset_of
-from snnkd_jax.models.conversion import is_quantised
-from snnkd_jax.recipe import seeds_of_one_recipe
-from snnkd_jax.records import write_record
-from snnkd_jax.run_dir import read_json
-from snnkd_jax.trained import load_trained
+from snnkd_jax.files import read_json
+from snnkd_jax.inference.convert import convert
+from snnkd_jax.inference.predict import accuracy_by_step
+from snnkd_jax.inference.trained import load_trained
+from snnkd_jax.models.converted import is_quantised
+from snnkd_jax.runs.inputs import dataset_of
+from snnkd_jax.runs.recipe import seeds_of_one_recipe
+from snnkd_jax.runs.record import write_record
 
 AT_A_TIME = 4  # time steps
 

@@ -19,14 +19,15 @@ import jax
 import numpy as np
 import tyro
 
-from snnkd_jax.backend import compile_options
-from snnkd_jax.batches import eval_batches, split_validation
+from snnkd_jax.data.batches import eval_batches, split_validation
 from snnkd_jax.errors import InputError, told_in_one_line
-from snnkd_jax.inference import choose_threshold
-from snnkd_jax.inputs import dataset_of
-from snnkd_jax.recipe import read_config
-from snnkd_jax.records import command, write_record
-from snnkd_jax.trained import load
+from snnkd_jax.inference.predict import choose_threshold
+from snnkd_jax.inference.trained import load
+from snnkd_jax.parallel.compiler import compile_options
+from snnkd_jax.runs.command import command
+from snnkd_jax.runs.inputs import dataset_of
+from snnkd_jax.runs.recipe import read_config
+from snnkd_jax.runs.record import write_record
 
 RESULTS = Path(__file__).parent / "results" / "speed"
 

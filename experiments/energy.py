@@ -2,8 +2,9 @@
 
     python experiments/energy.py RUN --record NAME
 
-`snnkd_jax.energy` has the definitions. The student is set against the ANN of its architecture: the run's teacher, if
-it is that, or the teacher of another run, --against RUN2. RUN/energy.json keeps what was found, for the run's report.
+`snnkd_jax.analysis.energy` has the definitions. The student is set against the ANN of its architecture: the run's
+teacher, if it is that, or the teacher of another run, --against RUN2. RUN/energy.json keeps what was found, for the
+run's report.
 """
 
 import dataclasses
@@ -18,15 +19,16 @@ import tyro
 from numpy.typing import NDArray
 
 from snnkd_jax import data
-from snnkd_jax.convert import convert
-from snnkd_jax.energy import AC_PJ, MAC_PJ, Cost, count, joules, same_architecture, summary
+from snnkd_jax.analysis.energy import AC_PJ, MAC_PJ, Cost, count, joules, same_architecture, summary
 from snnkd_jax.errors import InputError, told_in_one_line
-from snnkd_jax.inference import accuracy_by_step
-from snnkd_jax.inputs import dataset_of
-from snnkd_jax.recipe import read_config
-from snnkd_jax.records import command, write_record
-from snnkd_jax.run_dir import read_json
-from snnkd_jax.trained import Role, Trained, load_trained
+from snnkd_jax.files import read_json
+from snnkd_jax.inference.convert import convert
+from snnkd_jax.inference.predict import accuracy_by_step
+from snnkd_jax.inference.trained import Role, Trained, load_trained
+from snnkd_jax.runs.command import command
+from snnkd_jax.runs.inputs import dataset_of
+from snnkd_jax.runs.recipe import read_config
+from snnkd_jax.runs.record import write_record
 
 RESULTS = Path(__file__).parent / "results" / "energy"
 

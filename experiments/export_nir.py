@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import tyro
 
 from snnkd_jax.errors import told_in_one_line
-from snnkd_jax.trained import load_trained
+from snnkd_jax.inference.trained import load_trained
 
 
 def main(
@@ -33,7 +33,7 @@ def main(
         old_readers: For tools that rest on nir <= 1.0.4 (sinabs, Rockpool), which cannot read v_reset; set their
             neurons to reset to 0.
     """
-    from snnkd_jax.nir import write_nir  # here, so that a missing package is told in one line
+    from snnkd_jax.interop.nir import write_nir  # here, so that a missing package is told in one line
 
     trained = load_trained(run, role)
     network, normalisation = trained.network, trained.normalisation

@@ -1,4 +1,4 @@
-"""Write a trained network as StableHLO, which JAX runs without this package (see snnkd_jax/artifact.py).
+"""Write a trained network as StableHLO, which JAX runs without this package (see snnkd_jax/interop/stablehlo.py).
 
 python experiments/export_stablehlo.py RUN --out DIR
 """
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import tyro
 
-from snnkd_jax.artifact import write_artifact
 from snnkd_jax.errors import told_in_one_line
-from snnkd_jax.trained import Role, load
+from snnkd_jax.inference.trained import Role, load
+from snnkd_jax.interop.stablehlo import write_artifact
 
 
 def main(run: tyro.conf.Positional[Path], out: Path, role: Role = "student", num_steps: int | None = None) -> None:

@@ -18,7 +18,7 @@ import tyro
 from docstrings import is_block, is_table, markdown, paragraphs
 
 from snnkd_jax.errors import InputError, told_in_one_line
-from snnkd_jax.records import write_record
+from snnkd_jax.runs.record import write_record
 
 RESULTS = Path(__file__).parent / "results" / "fidelity"
 LOOP = "a loop in float64"

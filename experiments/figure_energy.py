@@ -6,9 +6,9 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-from snnkd_jax.energy import joules
-from snnkd_jax.energy_records import title
-from snnkd_jax.figure_style import STYLE
+from snnkd_jax.analysis.energy import joules
+from snnkd_jax.report.energy import title
+from snnkd_jax.report.style import STYLE
 
 MAC_COLOUR, AC_COLOUR = "#b8442f", "#2f6db8"
 

@@ -10,9 +10,9 @@ from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 
 from snnkd_jax import data
-from snnkd_jax.corruptions import IMAGE_LEVELS, MAX_LEVEL, corrupt
-from snnkd_jax.figure_style import STYLE
-from snnkd_jax.records import NETWORKS
+from snnkd_jax.analysis.corruptions import IMAGE_LEVELS, MAX_LEVEL, corrupt
+from snnkd_jax.report.style import STYLE
+from snnkd_jax.runs.roles import NETWORKS
 
 COLOURS = {"teacher": "#888888", "student_baseline": "#d9822b", "student": "#1f6fb2"}
 GAP = 2  # white pixels between images

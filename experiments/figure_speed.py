@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 
 from snnkd_jax.errors import InputError
-from snnkd_jax.figure_style import STYLE
+from snnkd_jax.report.style import STYLE
 
 OURS = ("snnkd_jax", "snnkd_jax, rate-based")
 COLOURS = {

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from snnkd_jax.errors import InputError
-from snnkd_jax.figure_style import STYLE
+from snnkd_jax.report.style import STYLE
 
 MARKERS = "osD^vP*X"
 PANELS_IN_A_ROW = 2

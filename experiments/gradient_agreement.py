@@ -13,16 +13,17 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from snnkd_jax.backend import compile_options
-from snnkd_jax.batches import InMemory, split_validation
-from snnkd_jax.cli import with_defaults
-from snnkd_jax.config import Config
+from snnkd_jax.cli.train import with_defaults
+from snnkd_jax.data.batches import InMemory, split_validation
+from snnkd_jax.distill.losses import cross_entropy
 from snnkd_jax.errors import told_in_one_line
-from snnkd_jax.inputs import dataset_of, pixel_statistics
-from snnkd_jax.losses import cross_entropy
-from snnkd_jax.recipe import read_config
-from snnkd_jax.records import command, write_record
-from snnkd_jax.trained import load_trained
+from snnkd_jax.inference.trained import load_trained
+from snnkd_jax.parallel.compiler import compile_options
+from snnkd_jax.runs.command import command
+from snnkd_jax.runs.config import Config
+from snnkd_jax.runs.inputs import dataset_of, pixel_statistics
+from snnkd_jax.runs.recipe import read_config
+from snnkd_jax.runs.record import write_record
 
 RESULTS = Path(__file__).parent / "results" / "speed"
 

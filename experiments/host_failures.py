@@ -29,7 +29,7 @@ import orbax.checkpoint as ocp
 import tyro
 
 from snnkd_jax.errors import InputError, told_in_one_line
-from snnkd_jax.records import write_record
+from snnkd_jax.runs.record import write_record
 
 RESULTS = Path(__file__).parent / "results" / "hosts"
 SCRIPT = Path(__file__).parent / "cifar_distill.py"

@@ -10,7 +10,7 @@ same command goes on where it was interrupted. `--help` explains every argument.
 
 import sys
 
-from snnkd_jax.cli import main
+from snnkd_jax.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(main(dataset="imagenet2012"))

@@ -15,12 +15,13 @@ from typing import Any
 
 import tyro
 
-from snnkd_jax.config import Config, default_config
-from snnkd_jax.distill import PRESETS
+from snnkd_jax.distill.objective import PRESETS
 from snnkd_jax.errors import told_in_one_line
 from snnkd_jax.experiment import run
-from snnkd_jax.recipe import SEED, check_same, read_config
-from snnkd_jax.records import command, write_record
+from snnkd_jax.runs.command import command
+from snnkd_jax.runs.config import Config, default_config
+from snnkd_jax.runs.recipe import SEED, check_same, read_config
+from snnkd_jax.runs.record import write_record
 
 RESULTS = Path(__file__).parent / "results" / "knobs"
 

@@ -1,4 +1,4 @@
-"""Write `experiments/docs/api.md` from the source: every public module, class and function with its docstring.
+"""Write `docs/api.md` from the source: every public module, class and function with its docstring.
 
     python experiments/make_api.py
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from docstrings import markdown, paragraphs
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "experiments" / "docs" / "api.md"
+PAGE = ROOT / "docs" / "api.md"
 INTRODUCTION = """# API
 
 Written by `experiments/make_api.py` from the docstrings: every public module, class and function of `snnkd_jax`.

@@ -7,10 +7,10 @@ import figure_noise
 import figure_speed
 import figure_steps
 import matplotlib as mpl
+from records.trainings import read_records
 
 from snnkd_jax import data
 from snnkd_jax.errors import told_in_one_line
-from snnkd_jax.records import read_records
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures"

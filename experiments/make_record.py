@@ -6,10 +6,10 @@ python experiments/make_record.py --name mnist --dataset MNIST --runs runs/mnist
 from pathlib import Path
 
 import tyro
+from records.trainings import make_record
 
 from snnkd_jax.errors import told_in_one_line
-from snnkd_jax.records import make_record
-from snnkd_jax.run_dir import write_json
+from snnkd_jax.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 

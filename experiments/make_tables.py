@@ -1,4 +1,4 @@
-"""Write the generated sections of the README and of the pages in `experiments/docs/` from the records."""
+"""Write the generated sections of the README and of the pages in `docs/` from the records."""
 
 import functools
 from collections.abc import Callable
@@ -6,20 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from fidelity import ROWS, fidelity_section, fidelity_source
-
-from snnkd_jax.aim_records import aims_section
-from snnkd_jax.energy_records import energy_section
-from snnkd_jax.knob_records import knob_source, knob_table, loss_section
-from snnkd_jax.nir_records import nir_section
-from snnkd_jax.noise_records import noise_section
-from snnkd_jax.plan_records import plan_section
-from snnkd_jax.records import read_records, tables, with_sections
-from snnkd_jax.speed_records import speed_section
-from snnkd_jax.step_records import steps_section
+from records.aims import aims_section
+from records.energy import energy_section
+from records.knobs import knob_source, knob_table, loss_section
+from records.nir import nir_section
+from records.noise import noise_section
+from records.plan import plan_section
+from records.speed import speed_section
+from records.steps import steps_section
+from records.trainings import read_records, tables, with_sections
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
-DOCS = ROOT / "experiments" / "docs"
+DOCS = ROOT / "docs"
 
 Sections = dict[str, tuple[Path, Callable[[list[dict[str, Any]]], str]]]
 

@@ -16,13 +16,13 @@ from typing import Any
 import jax
 import tyro
 
-from snnkd_jax.chips import devices
-from snnkd_jax.cli import with_defaults
-from snnkd_jax.collectives import total_bytes
-from snnkd_jax.config import Config
+from snnkd_jax.cli.train import with_defaults
 from snnkd_jax.errors import InputError, told_in_one_line
-from snnkd_jax.pod import Plan, largest_batch, plan
-from snnkd_jax.records import write_record
+from snnkd_jax.planning.chips import devices
+from snnkd_jax.planning.collectives import total_bytes
+from snnkd_jax.planning.pod import Plan, largest_batch, plan
+from snnkd_jax.runs.config import Config
+from snnkd_jax.runs.record import write_record
 
 RESULTS = Path(__file__).parent / "results" / "plan"
 

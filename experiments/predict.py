@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from snnkd_jax.errors import InputError, told_in_one_line
-from snnkd_jax.trained import Role, load
+from snnkd_jax.inference.trained import Role, load
 
 # With eight bits a channel, or colours in a palette of such; of the others conversion would cut values off.
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")

@@ -2,8 +2,9 @@
 
     python experiments/robustness.py RUN [RUN ...] [--baseline RUN ...] --record NAME
 
-Several runs are the seeds of one configuration. Kinds, levels and what is drawn when: `snnkd_jax/robustness.py`. The
-figures of a record: `experiments/make_figures.py`. RUN/noise.json keeps what was found of a run, for its report.
+Several runs are the seeds of one configuration. Kinds, levels and what is drawn when:
+`snnkd_jax/analysis/robustness.py`. The figures of a record: `experiments/make_figures.py`. RUN/noise.json keeps what
+was found of a run, for its report.
 """
 
 import dataclasses
@@ -16,15 +17,17 @@ from typing import Any
 import numpy as np
 import tyro
 
-from snnkd_jax.backend import compilation_cache
-from snnkd_jax.config import Config
+from snnkd_jax.analysis.robustness import LEVELS, evaluate_noise
 from snnkd_jax.errors import InputError, told_in_one_line
-from snnkd_jax.inputs import dataset_of
-from snnkd_jax.noise_records import in_words, noise_table, summarise
-from snnkd_jax.recipe import BOOKKEEPING, OF_DISTILLATION, SEED, check_same, seeds_of_one_recipe
-from snnkd_jax.records import NETWORKS, command, write_record
-from snnkd_jax.robustness import LEVELS, evaluate_noise
-from snnkd_jax.trained import load_trained
+from snnkd_jax.inference.trained import load_trained
+from snnkd_jax.parallel.compiler import compilation_cache
+from snnkd_jax.report.noise import in_words, noise_table, summarise
+from snnkd_jax.runs.command import command
+from snnkd_jax.runs.config import Config
+from snnkd_jax.runs.inputs import dataset_of
+from snnkd_jax.runs.recipe import BOOKKEEPING, OF_DISTILLATION, SEED, check_same, seeds_of_one_recipe
+from snnkd_jax.runs.record import write_record
+from snnkd_jax.runs.roles import NETWORKS
 
 RESULTS = Path(__file__).parent / "results" / "noise"
 

@@ -21,13 +21,14 @@ from peers.torch_step import to_channels_last
 from spikingjelly.activation_based import functional  # pyright: ignore[reportMissingImports]
 from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
-from snnkd_jax.augment import augment
-from snnkd_jax.batches import InMemory, eval_batches, split_validation
-from snnkd_jax.cli import parse
-from snnkd_jax.config import Config
+from snnkd_jax.cli.train import parse
+from snnkd_jax.data.augment import augment
+from snnkd_jax.data.batches import InMemory, eval_batches, split_validation
 from snnkd_jax.errors import InputError, check_choice, told_in_one_line
-from snnkd_jax.inputs import dataset_of, identity_of, pixel_statistics
-from snnkd_jax.run_dir import open_run_dir, write_json
+from snnkd_jax.files import write_json
+from snnkd_jax.runs.config import Config
+from snnkd_jax.runs.inputs import dataset_of, identity_of, pixel_statistics
+from snnkd_jax.runs.run_dir import open_run_dir
 
 # What is implemented of the options that change the training.
 ONLY = {

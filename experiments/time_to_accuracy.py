@@ -16,9 +16,10 @@ from pathlib import Path
 import tyro
 
 from snnkd_jax.errors import InputError, told_in_one_line
-from snnkd_jax.recipe import BOOKKEEPING, SEED, check_same, read_config
-from snnkd_jax.records import command, write_record
-from snnkd_jax.run_dir import read_json
+from snnkd_jax.files import read_json
+from snnkd_jax.runs.command import command
+from snnkd_jax.runs.recipe import BOOKKEEPING, SEED, check_same, read_config
+from snnkd_jax.runs.record import write_record
 
 RESULTS = Path(__file__).parent / "results" / "speed"
 MAY_DIFFER = (*SEED, *BOOKKEEPING, "backprop", "bptt_epochs")

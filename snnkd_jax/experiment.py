@@ -15,33 +15,29 @@ import jax
 import numpy as np
 import optax
 
-from snnkd_jax.backend import check_batch_size, compilation_cache, data_mesh, fingerprint
-from snnkd_jax.batches import Source
-from snnkd_jax.compiled import CompiledEvaluation
-from snnkd_jax.config import GIVEN, SPIKING_FIELDS, Config, shown
-from snnkd_jax.distill import Objective
+from snnkd_jax.analysis.observation import observe, save_observation
+from snnkd_jax.data.batches import Source
+from snnkd_jax.data.normalisation import Normalisation
+from snnkd_jax.digest import checksum
+from snnkd_jax.distill.objective import Objective
+from snnkd_jax.distill.teacher import Teacher
 from snnkd_jax.errors import InputError
-from snnkd_jax.fit import evaluate, fit, variables_of
-from snnkd_jax.hosts import check_same, first_then_others, is_first, of_first, say, several
-from snnkd_jax.inputs import Inputs, open_inputs
-from snnkd_jax.interrupt import StopRequest
-from snnkd_jax.metrics import MetricsLog
+from snnkd_jax.files import read_json, write_json
 from snnkd_jax.models import Network, Variables
-from snnkd_jax.normalisation import Normalisation
-from snnkd_jax.observation import observe, save_observation
-from snnkd_jax.optim import make_optimizer
-from snnkd_jax.run_dir import (
-    full_disk_told,
-    open_run_dir,
-    read_json,
-    run_directory,
-    write_json,
-    write_network,
-)
-from snnkd_jax.run_teacher import RunTeacher, describe, seen_of_held_out
-from snnkd_jax.teacher import Teacher
-from snnkd_jax.teacher_store import taught_source
-from snnkd_jax.train import TeacherNetwork, Trainer
+from snnkd_jax.parallel.compiler import compilation_cache
+from snnkd_jax.parallel.hosts import check_same, first_then_others, is_first, of_first, say, several
+from snnkd_jax.parallel.mesh import check_batch_size, data_mesh
+from snnkd_jax.runs.config import GIVEN, SPIKING_FIELDS, Config, shown
+from snnkd_jax.runs.inputs import Inputs, open_inputs
+from snnkd_jax.runs.run_dir import full_disk_told, open_run_dir, run_directory, write_network
+from snnkd_jax.runs.teacher import RunTeacher, describe, seen_of_held_out
+from snnkd_jax.training.compiled import CompiledEvaluation
+from snnkd_jax.training.fit import evaluate, fit, variables_of
+from snnkd_jax.training.interrupt import StopRequest
+from snnkd_jax.training.metrics import MetricsLog
+from snnkd_jax.training.optim import make_optimizer
+from snnkd_jax.training.teacher_store import taught_source
+from snnkd_jax.training.trainer import TeacherNetwork, Trainer
 
 
 def run(config: Config, teacher: Teacher | None = None) -> dict[str, Any]:
@@ -99,7 +95,7 @@ class _Run:
 
         weights = None
         if trained is not None and config.teacher_checkpoint is not None:
-            weights = np.asarray(fingerprint(trained.variables)).tobytes()
+            weights = np.asarray(checksum(trained.variables)).tobytes()
         # Only now, so that a run that cannot be carried out leaves nothing behind.
         first_then_others(lambda: open_run_dir(self.directory, config, self.inputs.identity, weights))
         if self.is_finished():

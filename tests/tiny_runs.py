@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from snnkd_jax.cli import main
+from snnkd_jax.cli.train import main
 
 SCRIPT = Path(__file__).parent.parent / "experiments" / "cifar_distill.py"
 TINY = ["--dataset", "digits", "--width", "0.1", "--teacher-width", "0.1", "--num-steps", "2"]

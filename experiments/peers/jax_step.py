@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from snnkd_jax.losses import cross_entropy, kd_divergence
+from snnkd_jax.distill.losses import cross_entropy, kd_divergence
 
 from .workload import CE_WEIGHT, KD_WEIGHT, LEARNING_RATE, MOMENTUM, TEMPERATURE, Step, batch, normalised
 

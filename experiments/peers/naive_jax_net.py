@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from snnkd_jax.dynamics.surrogate import atan
 from snnkd_jax.models import MODELS, build
-from snnkd_jax.surrogate import atan
 
 from .jax_step import make_jax_step
 from .workload import ALPHA, CHANNELS, NUM_CLASSES, SIZE, TAU, V_THRESHOLD, Step

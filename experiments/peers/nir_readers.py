@@ -15,8 +15,8 @@ import nir
 import numpy as np
 from numpy.typing import NDArray
 
+from snnkd_jax.analysis.synapses import recorded
 from snnkd_jax.models import Network, Variables
-from snnkd_jax.models.synapses import recorded
 
 Reader = Callable[[NDArray], dict[str, NDArray]]
 

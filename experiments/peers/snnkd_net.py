@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from snnkd_jax.augment import Augmentation
-from snnkd_jax.backend import compile_options, quick_compile_options
-from snnkd_jax.distill import Objective
+from snnkd_jax.data.augment import Augmentation
+from snnkd_jax.data.normalisation import Normalisation
+from snnkd_jax.distill.objective import Objective
+from snnkd_jax.dynamics.surrogate import atan
 from snnkd_jax.models import Neuron, build
-from snnkd_jax.normalisation import Normalisation
-from snnkd_jax.surrogate import atan
-from snnkd_jax.train import Trainer
+from snnkd_jax.parallel.compiler import compile_options, quick_compile_options
+from snnkd_jax.training.trainer import Trainer
 
 from .jax_step import count, jax_step
 from .workload import (

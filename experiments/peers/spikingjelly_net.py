@@ -9,8 +9,8 @@ import torch  # pyright: ignore[reportMissingImports]
 from spikingjelly.activation_based import functional, layer, neuron, surrogate  # pyright: ignore[reportMissingImports]
 from spikingjelly.activation_based.functional import conv_bn_fusion  # pyright: ignore[reportMissingImports]
 
+from snnkd_jax.dynamics.surrogate import atan
 from snnkd_jax.models import Neuron
-from snnkd_jax.surrogate import atan
 
 from .torch_step import Body, Layers, make_torch_step, to_channels_last
 from .workload import ALPHA, TAU, V_THRESHOLD, Step

@@ -16,9 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from snnkd_jax.errors import InputError, check_choice
-from snnkd_jax.models.features import records
-from snnkd_jax.neurons import (
+from snnkd_jax.dynamics.neurons import (
     ATAN,
     check_potentials,
     check_tau,
@@ -27,7 +25,9 @@ from snnkd_jax.neurons import (
     plif_parameter,
     plif_tau,
 )
-from snnkd_jax.surrogate import Surrogate
+from snnkd_jax.dynamics.surrogate import Surrogate
+from snnkd_jax.errors import InputError, check_choice
+from snnkd_jax.models.stages import records
 
 Kind = Literal["lif", "plif", "if"]
 
@@ -37,7 +37,7 @@ Activation = Callable[..., nn.Module]
 
 @dataclasses.dataclass(frozen=True)
 class Neuron:
-    """The constants of a spiking network's neurons; see `snnkd_jax.neurons` for the equations.
+    """The constants of a spiking network's neurons; see `snnkd_jax.dynamics.neurons` for the equations.
 
     `tau` is not used by the kind "if" and is the initial value of the kind "plif". Raises `InputError` for constants
     that the equations do not allow.

@@ -8,9 +8,9 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from snnkd_jax.models.activation import Activation
-from snnkd_jax.models.features import Stages
 from snnkd_jax.models.layers import AvgPool, BatchNorm, Conv, Norm, Pooling, channels, norm_act
 from snnkd_jax.models.remat import Remat, rematerialised
+from snnkd_jax.models.stages import Stages
 
 
 class ConvNet(nn.Module):

@@ -20,10 +20,10 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from snnkd_jax.models.activation import Activation
-from snnkd_jax.models.features import Stages
 from snnkd_jax.models.layers import BatchNorm, Conv, MaxPool, Norm, Pooling, channels, global_avg_pool, norm_act
 from snnkd_jax.models.remat import Remat
 from snnkd_jax.models.resnet import BasicBlock, residual_stages
+from snnkd_jax.models.stages import Stages
 
 
 class SEWBlock(nn.Module):

@@ -16,8 +16,8 @@ from jax.typing import DTypeLike
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.models.activation import Activation
-from snnkd_jax.models.features import records
 from snnkd_jax.models.remat import MOMENTS, rematerialised
+from snnkd_jax.models.stages import records
 
 Norm = Callable[..., nn.Module]
 """Makes one normalisation layer: `norm(name="norm1", branches=2)(x)`."""

@@ -19,9 +19,9 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from snnkd_jax.models.activation import Activation
-from snnkd_jax.models.features import Stages
 from snnkd_jax.models.layers import BatchNorm, Conv, Norm, avg_pool, channels, global_avg_pool, norm_act
 from snnkd_jax.models.remat import Remat, rematerialised
+from snnkd_jax.models.stages import Stages
 
 
 class PyramidBlock(nn.Module):

@@ -6,9 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from snnkd_jax.over_seeds import mean_and_std
-from snnkd_jax.recipe import BOOKKEEPING, SEED, differences
-from snnkd_jax.records import NETWORKS
 from snnkd_jax.report.figures import Curve, lines, markers, spread
 from snnkd_jax.report.page import (
     NETWORK_COLOURS,
@@ -24,6 +21,9 @@ from snnkd_jax.report.page import (
     table,
 )
 from snnkd_jax.report.run import Run
+from snnkd_jax.report.statistics import mean_and_std
+from snnkd_jax.runs.recipe import BOOKKEEPING, SEED, differences
+from snnkd_jax.runs.roles import NETWORKS
 
 _SAME = (*SEED, *BOOKKEEPING)
 

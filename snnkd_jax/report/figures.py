@@ -16,9 +16,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from snnkd_jax.figure_style import STYLE
-from snnkd_jax.observation import Layer
+from snnkd_jax.analysis.observation import Layer
 from snnkd_jax.report.page import Html
+from snnkd_jax.report.style import STYLE
 
 _WIDTH, _HEIGHT = 360, 230  # units of the drawing, one CSS pixel each on a phone
 _POINTS = 72  # of them in one of matplotlib's inches

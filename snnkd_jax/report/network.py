@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from snnkd_jax.config import Config
-from snnkd_jax.energy_records import COLUMNS, energy_rows, energy_terms
-from snnkd_jax.noise_records import in_words, noise_rows
-from snnkd_jax.observation import Layer, Observation
+from snnkd_jax.analysis.observation import Layer, Observation
+from snnkd_jax.report.energy import COLUMNS, energy_rows, energy_terms
 from snnkd_jax.report.figures import Curve, heat, panels, potentials, raster
+from snnkd_jax.report.noise import in_words, noise_rows
 from snnkd_jax.report.page import (
     NETWORK_COLOURS,
     Html,
@@ -30,6 +29,7 @@ from snnkd_jax.report.page import (
     table,
 )
 from snnkd_jax.report.run import Run
+from snnkd_jax.runs.config import Config
 
 _TRACED_LAYERS, _TRACED_NEURONS = 4, 5
 _MOST_CLASSES = 20  # of a matrix whose every number is shown

@@ -4,13 +4,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from snnkd_jax.config import Config, shown
+from snnkd_jax.analysis.observation import Observation, load_observation
 from snnkd_jax.errors import InputError
-from snnkd_jax.metrics import read_log
-from snnkd_jax.observation import Observation, load_observation
-from snnkd_jax.recipe import config_of, read_config
-from snnkd_jax.records import NETWORKS, title_of
-from snnkd_jax.run_dir import read_json
+from snnkd_jax.files import read_json
+from snnkd_jax.runs.config import Config, shown
+from snnkd_jax.runs.recipe import config_of, read_config
+from snnkd_jax.runs.roles import NETWORKS, title_of
+from snnkd_jax.training.metrics import read_log
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 
 from snnkd_jax.errors import InputError
-from snnkd_jax.records import command
 from snnkd_jax.report.comparison import comparison_page
 from snnkd_jax.report.figures import Curve, lines
 from snnkd_jax.report.network import confusion_section, energy_section, neurons_section, noise_section
@@ -25,6 +24,7 @@ from snnkd_jax.report.page import (
 )
 from snnkd_jax.report.run import Run, read_run, result_rows
 from snnkd_jax.report.training import rates_section, training_section
+from snnkd_jax.runs.command import command
 
 
 def write_report(runs: list[Path], out: Path | None = None) -> Path:

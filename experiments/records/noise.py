@@ -1,0 +1,38 @@
+"""What the README says of accuracy under noise, from the records in `experiments/results/noise/`."""
+
+from typing import Any
+
+from records.trainings import folded
+from snnkd_jax.report.noise import in_words, noise_table
+from snnkd_jax.runs.recipe import config_of
+
+
+def noise_section(records: list[dict[str, Any]]) -> str:
+    """The README's section on noise: the kinds in a picture, then a table, a figure and the command for each record."""
+    if not records:
+        return ""
+    parts = ["![Three digits under each kind of image noise, levels 0 to 5.](experiments/figures/noise-levels.png)\n"]
+    for record in records:
+        name, seeds = record["name"], ", ".join(map(str, record["seeds"]))
+        parts += [
+            noise_table(record),
+            f"[{name}](experiments/results/noise/{name}.json): {record['dataset']}, {_described(record)}; test "
+            f"accuracy in %, each kind's mean over its five levels, ± standard deviation over seeds {seeds}, of gains "
+            f"the standard error; {record['images']} test images, the same noise for every network. {in_words(record)} "
+            f"[By level](experiments/figures/noise-{name}.svg).\n",
+            folded(
+                [f"`{record['command']}`, {_runs(record)}, on {record['hardware']}. {record['notes']}".rstrip()],
+            ),
+        ]
+    return "\n".join(parts)
+
+
+def _described(record: dict[str, Any]) -> str:
+    config = config_of(record["config"], record["name"])
+    beginning = " (the gain is of both)" if config.initial_weights == "teacher" else ""
+    return f"{config.student}, width {config.width:g}, T = {config.num_steps}, {config.method}{beginning}"
+
+
+def _runs(record: dict[str, Any]) -> str:
+    baseline = record["baseline_command"]
+    return f"RUN of `{record['run_command']}`" + ("" if baseline is None else f", baseline of `{baseline}`")

@@ -1,0 +1,214 @@
+"""What the README says about speed, from the records in `experiments/results/speed/`.
+
+| kind         | written by                                                                       |
+| ------------ | -------------------------------------------------------------------------------- |
+| `benchmark`  | `experiments/benchmark.py`: steps per second of this library and of others       |
+| `time`       | `experiments/time_to_accuracy.py`: whole trainings, to an accuracy               |
+| `early-exit` | `experiments/early_exit.py`: a student that stops when it is sure                |
+| `gradients`  | `experiments/gradient_agreement.py`: rate-based gradients beside exact ones      |
+"""
+
+from typing import Any
+
+from records.trainings import folded
+from snnkd_jax.report.statistics import mean_and_std, percent
+
+SPEED_COLUMNS = {"train": ("train", "rate"), "train with KD": ("kd", "kd-rate"), "inference": ("inference", None)}
+"""Column to its task, by backpropagation through time and by rate-based backpropagation."""
+
+
+def speed_section(records: list[dict[str, Any]]) -> str:
+    """The README's section on speed, from records of the four kinds."""
+    by_kind = {kind: [r for r in records if r["kind"] == kind] for kind in _WRITERS}
+    figure = "![Images per second in training, a bar for each library.](experiments/figures/speed.svg)\n"
+    parts = [figure] if by_kind["benchmark"] else []
+    parts += [text for kind in by_kind if (text := _WRITERS[kind](by_kind[kind]))]
+    return "\n".join(parts)
+
+
+def benchmark_tables(records: list[dict[str, Any]]) -> str:
+    """For each record a row a network, T and library, and below it the command."""
+    parts = []
+    for record in records:
+        lines = [
+            f"| network | T | library | {' | '.join(SPEED_COLUMNS)} | memory, GB | first step, s | of peak |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for (model, num_steps, library, rate), tasks in sorted(_by_row(record).items(), key=lambda item: item[0][:2]):
+            first = next(iter(tasks.values()))
+            trained = tasks.get(SPEED_COLUMNS["train"][rate] or "")
+            columns = [_images_per_second(tasks.get(names[rate] or "")) for names in SPEED_COLUMNS.values()]
+            name = f"{library}, rate-based" if rate else library
+            cells = [f"{model}, batch {first['batch_size']}", str(num_steps), name, *columns, *_costs(trained)]
+            lines.append(f"| {' | '.join(cells)} |")
+        versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items() if k in _SPEED_VERSIONS)
+        missing = "".join(
+            f" {f['library']} failed at {f['task']} of {f['model']}, T = {f['num_steps']}." for f in record["failed"]
+        )
+        peak = max((m["flops_per_second"] for m in record["matmul"]), default=0.0) / 1e9
+        lines += [
+            "",
+            f"[{record['name']}](experiments/results/speed/{record['name']}.json): `{record['command']}`; "
+            f"images/s, median (least to greatest) over {_rounds(record)} interleaved rounds, "
+            f"{record['settings']['threads']} threads, width {record['settings']['width']:g}, float32, on "
+            f"{record['hardware']}, whose matrix product reaches {peak:.0f} GFLOP/s. Memory (what the process needed "
+            f"beyond its imports, compiler included), first step and share of that peak are those of training. "
+            f"{versions}.{missing} {record['notes']}".rstrip(),
+        ]
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+_SPEED_VERSIONS = ("snnkd-jax", "jax", "torch", "spikingjelly", "snntorch", "norse", "spyx")
+
+
+def _by_row(record: dict[str, Any]) -> dict[tuple[str, int, str, bool], dict[str, Any]]:
+    """(model, T, library, by rates or not) to the entries of its tasks, in the order of the record."""
+    rows: dict[tuple[str, int, str, bool], dict[str, Any]] = {}
+    order = list(record["settings"]["libraries"])
+    for e in sorted(record["entries"], key=lambda e: (order.index(e["library"]), e["task"] in ("rate", "kd-rate"))):
+        key = (e["model"], e["num_steps"], e["library"], e["task"] in ("rate", "kd-rate"))
+        rows.setdefault(key, {})[e["task"]] = e
+    return rows
+
+
+def _images_per_second(entry: dict[str, Any] | None) -> str:
+    if entry is None:
+        return "–"
+    speed = entry["images_per_second"]
+    return f"{speed['median']:.3g} ({speed['min']:.3g}–{speed['max']:.3g})"
+
+
+def _costs(entry: dict[str, Any] | None) -> list[str]:
+    """Memory in GB, seconds of the first step, share of the machine's peak."""
+    if entry is None:
+        return ["–", "–", "–"]
+    share = "–" if entry["utilisation"] is None else f"{100 * entry['utilisation']:.0f} %"
+    return [f"{entry['peak_bytes'] / 1e9:.2f}", f"{entry['first_step_seconds']:.1f}", share]
+
+
+def _rounds(record: dict[str, Any]) -> str:
+    """How many turns the entries had: slow ones have fewer."""
+    counts = sorted({len(entry["rounds"]) for entry in record["entries"]})
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def time_table(records: list[dict[str, Any]]) -> str:
+    """A row for each record and library: the time to a validation accuracy."""
+    if not records:
+        return ""
+    lines = [
+        "| data, network | T | trained by | seeds | validation accuracy | seconds to it | epochs | s an epoch | test |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for record in records:
+        config = record["config"]
+        for name, found in record["found"].items():
+            cells = [
+                f"{record['dataset']}, {config['student']}, width {config['width']:g}",
+                str(config["num_steps"]),
+                name,
+                str(len(record["seeds"][name])),
+                f"{100 * record['target']:g} %",
+                *(_of_those(found[key], digits) for key, digits in (("seconds", 0), ("epochs", 1), ("epoch", 1))),
+                percent(record["test_accuracy"][name]),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    summed = [r["config"]["num_steps"] for r in records if "sums" in r]
+    sums = "".join(
+        f"; at T = {num_steps}, by an earlier version of the script, sums of the epochs as they were"
+        for num_steps in summed
+    )
+    lines += [
+        "",
+        f"Seconds are those of the first epoch, and for each further one the median of all others{sums}. Test: "
+        "accuracy in % after the last epoch. SpikingJelly is run eagerly here; compiled, its steps are faster, as the "
+        "first table says.",
+        "",
+    ]
+    commands = []
+    for record in records:
+        runs = "; ".join(f"{name}, `{command}`" for name, command in record["run_commands"].items())
+        commands.append(
+            f"- [{record['name']}](experiments/results/speed/{record['name']}.json): `{record['command']}`, RUN of "
+            f"{runs}; on {record['hardware']}. {record['notes']}".rstrip()
+        )
+    return "\n".join(lines) + "\n" + folded(commands)
+
+
+def _of_those(values: list[float | None], digits: int) -> str:
+    """Mean and spread over the runs that have the value, and how many these are where some have not."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "not reached"
+    return mean_and_std(known, digits) + ("" if len(known) == len(values) else f" ({len(known)} of {len(values)})")
+
+
+def early_exit_table(records: list[dict[str, Any]]) -> str:
+    """A row for each record: a student at its full number of steps and with early exit."""
+    if not records:
+        return ""
+    lines = [
+        "| student | T | test accuracy at T | early exit | mean steps | images/s at T | early exit | ratio |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in records:
+        config, accuracy, speed = r["config"], r["accuracy"], r["images_per_second"]
+        cells = [
+            f"{r['dataset']}, {config['student']}, width {config['width']:g}, {config['preset']}",
+            str(r["num_steps"]),
+            *(f"{100 * accuracy[k]:.2f}" for k in ("full", "early")),
+            f"{r['mean_steps']['test']:.2f}",
+            *(f"{speed[k]:.0f}" for k in ("full", "early")),
+            f"{r['speed_up']:.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines.append("")
+    commands = []
+    for r in records:
+        lowest = "there is no threshold" if r["threshold"] is None else "the threshold is the lowest"
+        commands.append(
+            f"- [{r['name']}](experiments/results/speed/{r['name']}.json): `{r['command']}`, RUN of "
+            f"`{r['run_command']}`; {lowest} that loses at most {100 * r['tolerance']:g} points on "
+            f"the validation split; batches of {r['batch_size']}, in turns, on {r['hardware']}."
+        )
+    return "\n".join(lines) + "\n" + folded(commands)
+
+
+def gradient_table(records: list[dict[str, Any]]) -> str:
+    """A row for each record: how far rate-based gradients point the way of the exact ones."""
+    if not records:
+        return ""
+    lines = [
+        "| student | T | weights | cosine, all weights | least and greatest of a layer | norm, rate to exact |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in records:
+        config, layers = r["config"], r["layers"]
+        cosines = [layer["cosine"] for name, layer in layers.items() if name != "all"]
+        cells = [
+            f"{config['student']}, width {config['width']:g}",
+            str(config["num_steps"]),
+            "trained" if r["trained"] else "fresh",
+            f"{layers['all']['cosine']:.2f}",
+            f"{min(cosines):.2f}, {max(cosines):.2f}",
+            f"{layers['all']['norm_ratio']:.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines.append("")
+    commands = []
+    for r in records:
+        run = f", RUN of `{r['run_command']}`" if r["trained"] else ""
+        commands.append(
+            f"- [{r['name']}](experiments/results/speed/{r['name']}.json): `{r['command']}`{run}; gradients of the "
+            f"cross-entropy on one batch of {r['config']['dataset']}."
+        )
+    return "\n".join(lines) + "\n" + folded(commands)
+
+
+_WRITERS = {
+    "benchmark": benchmark_tables,
+    "time": time_table,
+    "early-exit": early_exit_table,
+    "gradients": gradient_table,
+}

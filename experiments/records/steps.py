@@ -1,0 +1,79 @@
+"""What the README says of accuracy against the number of time steps, from `experiments/results/steps/`.
+
+Records are written by `experiments/accuracy_by_step.py` (students) and `experiments/convert.py` (converted networks).
+"""
+
+from typing import Any
+
+from records.trainings import folded
+from snnkd_jax.report.statistics import mean_and_std, percent
+
+SHOWN = (1, 2, 4, 8, 16, 32, 64)
+
+
+def steps_section(records: list[dict[str, Any]]) -> str:
+    """For each data set a table of accuracy by T, one of early exit, and the commands."""
+    if not records:
+        return ""
+    parts = ["![Test accuracy against the number of time steps, a line a method.](experiments/figures/steps.svg)\n"]
+    for dataset in dict.fromkeys(record["dataset"] for record in records):
+        of_data = [record for record in records if record["dataset"] == dataset]
+        parts += [_accuracies(dataset, of_data), _exits(of_data), _commands(of_data)]
+    return "\n".join(part for part in parts if part)
+
+
+def _accuracies(dataset: str, records: list[dict[str, Any]]) -> str:
+    longest = max(len(entry["accuracy"][0]) for record in records for entry in record["entries"])
+    shown = [t for t in SHOWN if t <= longest]
+    lines = [
+        f"| {dataset} | seeds | {' | '.join(f'T = {t}' for t in shown)} | ordinary network |",
+        f"| --- | --- | {' | '.join('---' for _ in shown)} | --- |",
+    ]
+    for record in records:
+        for entry in record["entries"]:
+            cells = [
+                percent([by_step[t - 1] for by_step in entry["accuracy"]]) if t <= len(entry["accuracy"][0]) else "–"
+                for t in shown
+            ]
+            ordinary = percent(entry["ordinary"]) if "ordinary" in entry else "–"
+            name = f"{entry['method']}, {entry['network']}"
+            lines.append(f"| {name} | {len(record['seeds'])} | {' | '.join(cells)} | {ordinary} |")
+    return "\n".join(lines) + "\n"
+
+
+def _exits(records: list[dict[str, Any]]) -> str:
+    """Accuracy at the mean number of steps of each tolerance."""
+    rows = [entry for record in records for entry in record["entries"] if entry.get("exits")]
+    if not rows:
+        return ""
+    tolerances = [exit["tolerance"] for exit in rows[0]["exits"][0]]
+    lines = [
+        f"| early exit, accuracy at mean steps | {' | '.join(_points(100 * t) for t in tolerances)} |",
+        f"| --- | {' | '.join('---' for _ in tolerances)} |",
+    ]
+    for entry in rows:
+        cells = [
+            " at ".join(mean_and_std([f * e[k] for e in exits], 2) for k, f in (("accuracy", 100), ("mean_steps", 1)))
+            for exits in zip(*entry["exits"], strict=True)
+        ]
+        lines.append(f"| {entry['method']}, {entry['network']} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Columns: what the threshold, chosen on the validation split, may lose there against the T of training. A "
+        "teacher of another seed has seen images of that split.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _points(number: float) -> str:
+    return f"{number:g} point{'' if number == 1 else 's'}"
+
+
+def _commands(records: list[dict[str, Any]]) -> str:
+    lines = [
+        f"- [{r['name']}](experiments/results/steps/{r['name']}.json): `{r['command']}` with the runs of "
+        f"`{r['run_command']}`, seeds {', '.join(map(str, r['seeds']))}, jax {r['versions']['jax']}. "
+        f"{r['notes']}".rstrip()
+        for r in records
+    ]
+    return folded(lines)

@@ -1,0 +1,1 @@
+"""Measurements of trained networks: energy, noise, recordings."""

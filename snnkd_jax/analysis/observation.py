@@ -1,0 +1,115 @@
+"""What a trained student does with the test set, and with its first image in detail; kept in `student/observation.npz`.
+
+It is recorded at the end of a run, while the data are at hand, so that a report can be written without them.
+"""
+
+import dataclasses
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from snnkd_jax.analysis.recording import layer_names, record
+from snnkd_jax.data.batches import Batch
+from snnkd_jax.data.normalisation import Normalisation
+from snnkd_jax.errors import InputError
+from snnkd_jax.models import Network, Variables
+from snnkd_jax.parallel.compiler import compile_options
+
+# Of a layer at most, and of all layers times all steps, which is about half a megabyte.
+MAX_NEURONS, MAX_VALUES = 64, 100_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """Some neurons of a layer, spread evenly over it: spikes bool `[T, n]`, potentials after them float32 `[T, n]`."""
+
+    name: str
+    size: int
+    spikes: NDArray
+    v: NDArray
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+    """Of a spiking network on a test set.
+
+    `confusion` int32 `[K, K]` counts its images by class and, in the columns, by answer; `image` uint8 `[H, W, C]` is
+    the first of them, of class `label`, `logits` float32 `[T, K]` are the network's at each step, and `layers` what its
+    neurons do, from the first layer to the last.
+    """
+
+    confusion: NDArray
+    image: NDArray
+    label: int
+    logits: NDArray
+    layers: tuple[Layer, ...]
+
+
+def observe(
+    network: Network, variables: Variables, normalisation: Normalisation, batches: Iterable[Batch]
+) -> Observation:
+    """Runs a spiking network on all images of the batches, of which there is at least one."""
+    run = jax.jit(
+        lambda variables, images: record(network, variables, normalisation(images)),
+        compiler_options=compile_options(),
+    )
+    classes, answers, seen = [], [], None
+    for batch in batches:
+        logits, layers = jax.device_get(run(variables, batch["images"]))
+        if seen is None:
+            seen = batch["images"], int(batch["labels"][0]), logits[0], layers
+        real = batch["mask"] == 1
+        classes.append(batch["labels"][real])
+        answers.append(logits.sum(axis=1).argmax(-1)[real])
+    assert seen is not None
+    images, label, logits, layers = seen
+    confusion = np.zeros((logits.shape[-1],) * 2, np.int32)
+    np.add.at(confusion, (np.concatenate(classes), np.concatenate(answers)), 1)
+    names = layer_names(network, variables, normalisation(images[:1]))
+    most = max(1, min(MAX_NEURONS, MAX_VALUES // (len(layers) * len(logits))))
+    sampled = tuple(_sampled(name, spikes, v, most) for name, (spikes, v) in zip(names, layers, strict=True))
+    return Observation(confusion, images[0], label, logits, sampled)
+
+
+def _sampled(name: str, spikes: NDArray, v: NDArray, most: int) -> Layer:
+    spikes, v = spikes.reshape(len(spikes), -1), v.reshape(len(v), -1)
+    size = spikes.shape[1]
+    chosen = np.arange(min(size, most)) * size // min(size, most)
+    return Layer(name, size, spikes[:, chosen] != 0, v[:, chosen].astype(np.float32))
+
+
+def save_observation(path: Path, observation: Observation) -> None:
+    """Replaces the file in one step."""
+    layers = observation.layers
+    partial = path.with_name(path.name + ".tmp")
+    with partial.open("wb") as file:
+        arrays = {
+            "confusion": observation.confusion,
+            "image": observation.image,
+            "label": np.array(observation.label),
+            "logits": observation.logits,
+            "layers": np.array([layer.name for layer in layers]),
+            "sizes": np.array([layer.size for layer in layers]),
+            **{f"spikes_{i}": layer.spikes for i, layer in enumerate(layers)},
+            **{f"v_{i}": layer.v for i, layer in enumerate(layers)},
+        }
+        np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType] none is called allow_pickle
+    partial.replace(path)
+
+
+def load_observation(path: Path) -> Observation:
+    """What `save_observation` wrote; raises `InputError` for anything else."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            layers = tuple(
+                Layer(str(name), int(size), file[f"spikes_{i}"], file[f"v_{i}"])
+                for i, (name, size) in enumerate(zip(file["layers"], file["sizes"], strict=True))
+            )
+            return Observation(file["confusion"], file["image"], int(file["label"]), file["logits"], layers)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} cannot be read ({type(error).__name__}: {error}); delete it") from error

@@ -1,0 +1,1 @@
+"""What a teacher tells a student: losses, objectives, connectors, teachers."""

@@ -1,0 +1,1 @@
+"""Neurons, surrogate gradients and encoders: pure functions on `[B, T, ...]`."""

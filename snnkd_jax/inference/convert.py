@@ -1,0 +1,80 @@
+"""Conversion of a trained ordinary network into a spiking one, the alternative to training one.
+
+| method       | threshold theta of a layer                         | first potential | source                |
+| ------------ | -------------------------------------------------- | --------------- | --------------------- |
+| `percentile` | a percentile of its activations on training images | 0               | Rueckauer et al. 2017 |
+| `qcfs`       | learned with the quantised activation, in training | theta / 2       | Bu et al., ICLR 2022  |
+
+Both fold the batch norms, use integrate-and-fire neurons with soft reset, feed the image as a constant current, take
+maxima over all steps so far, and read out the mean of the logits. The conversion error falls with 1 / T; see
+`snnkd_jax.models.converted`.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from snnkd_jax.data.pixels import as_pixels
+from snnkd_jax.errors import InputError
+from snnkd_jax.inference.trained import Trained
+from snnkd_jax.models import Network, Variables
+from snnkd_jax.models.converted import activations, is_quantised, learned_thresholds, spiking
+from snnkd_jax.models.folding import fold_norms
+
+# Of the images that thresholds are measured on, every activation is kept.
+BATCH_SIZE, MEASURED_IMAGES = 100, 500
+
+
+def convert(teacher: Trained, train_images: NDArray, num_steps: int, percentile: float = 99.9) -> Trained:
+    """A trained ordinary network as a spiking one: by `qcfs` if it has quantised activations, else by `percentile`.
+
+    Args:
+        teacher: ordinary.
+        train_images: `[N, H, W, C]`, bytes or floats in [0, 1], N >= 1; percentiles are taken over 500 of
+            them, drawn with a fixed seed.
+        num_steps: T of one call of the spiking network; others follow from `Network.apply_from`.
+        percentile: in (0, 100], of a layer's activations, zeros included; 100 is their maximum.
+
+    Raises:
+        InputError: for a spiking network, images that do not fit it, a percentile out of range, or a threshold that is
+            not positive.
+    """
+    if teacher.network.num_steps is not None:
+        raise InputError("this network is spiking already; convert an ordinary one")
+    if is_quantised(teacher.network):
+        thresholds, v_init = learned_thresholds(teacher.variables), 0.5
+    else:
+        images = as_pixels("train_images", train_images, teacher.image_shape)
+        rows = np.random.default_rng(0).permutation(len(images))[:MEASURED_IMAGES]
+        pixels = np.asarray(teacher.normalisation(images[rows]))
+        thresholds, v_init = percentiles(teacher.network, teacher.variables, pixels, percentile), 0.0
+    folded = fold_norms(teacher.network, teacher.variables, teacher.image_shape)
+    network, variables = spiking(*folded, teacher.image_shape, thresholds, num_steps, v_init)
+    return dataclasses.replace(teacher, network=network, variables=variables)
+
+
+def percentiles(network: Network, variables: Variables, images: NDArray, percentile: float) -> dict[str, float]:
+    """A percentile of each ReLU layer's activations, by the layer's path.
+
+    Args:
+        network, variables: ordinary.
+        images: normalised `[N, H, W, C]`, N >= 1.
+        percentile: in (0, 100].
+
+    Raises:
+        InputError: for another percentile, or no images.
+    """
+    if not len(images):
+        raise InputError("there are no images to measure activations on; give at least one, better 500")
+    if not 0 < percentile <= 100:
+        raise InputError(f"percentile={percentile!r} must be in (0, 100]")
+    batches = [images[i : i + BATCH_SIZE] for i in range(0, len(images), BATCH_SIZE)]
+    measure = jax.jit(lambda variables, images: activations(network, variables, images))
+    measured = [jax.device_get(measure(variables, jnp.asarray(batch))) for batch in batches]
+    return {
+        name: float(np.percentile(np.concatenate([part[name].ravel() for part in measured]), percentile))
+        for name in measured[0]
+    }

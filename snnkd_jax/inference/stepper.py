@@ -1,0 +1,153 @@
+"""A trained network that makes one time step at a call, and the state that it hands on from step to step.
+
+There is one compiled program for each size of batch: 1, 2, 4, 8, ...; a batch of another size is filled up. A whole
+sequence runs through the same program as a stream, so both give the same bits.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from numpy.typing import NDArray
+
+from snnkd_jax.data.normalisation import Normalisation
+from snnkd_jax.models import Network, Variables
+from snnkd_jax.parallel.compiler import compile_options
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a network says of a batch of images, after `steps` time steps of each.
+
+    `logits` float32 `[B, K]` are means over the steps, `confidence` `[B]` is the probability of the likeliest class,
+    `steps` is int32 `[B]`, and `firing_rates` has the spikes per neuron and step of each layer, `[B]`, by its name. An
+    ordinary network makes one step and has no firing rates.
+    """
+
+    logits: Any
+    confidence: Any
+    steps: Any
+    firing_rates: dict[str, Any]
+    class_names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+
+    @property
+    def classes(self) -> Any:
+        """The likeliest class of each image, integers `[B]`."""
+        return self.logits.argmax(-1)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of the likeliest class of each image."""
+        return tuple(self.class_names[i] for i in np.asarray(self.classes))
+
+
+class Rows(NamedTuple):
+    """A filled-up batch on its way through the time steps; the first axis of every array is the batch.
+
+    `logits` `[b, K]` and `firing_rates` `[b]` are sums over the steps that were made, `steps` int32 `[b]` their number.
+    """
+
+    potentials: Variables
+    logits: Array
+    firing_rates: dict[str, Array]
+    steps: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Where a stream of `batch` images is; `rows` are those and what fills them up."""
+
+    rows: Rows
+    batch: int = dataclasses.field(metadata={"static": True})
+
+    def only(self, kept: NDArray) -> "State":
+        """The state of some of the images, integers `[n]`, n >= 1, filled up with repetitions of them."""
+        return State(_take(self.rows, np.resize(kept, filled(len(kept)))), len(kept))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stepper:
+    """Makes time steps where `variables` lie; `network` is spiking with `num_steps=1`, or ordinary."""
+
+    network: Network
+    variables: Variables
+    normalisation: Normalisation
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+
+    def start(self, batch: int) -> State:
+        """The state of so many images before the first step."""
+        return State(_repeat(self._first, filled(batch)), batch)
+
+    def __call__(self, state: State, images: Array | NDArray) -> tuple[State, Prediction]:
+        """One time step.
+
+        Args:
+            state: from `start`, or from the step before.
+            images: `[batch, H, W, C]` as from `as_pixels`, one frame of each image.
+
+        Returns:
+            The state after the step, and what the network says by all steps so far.
+        """
+        full = len(state.rows.steps)
+        traced = any(isinstance(x, Tracer) for x in jax.tree.leaves((state, images)))
+        if full != state.batch:
+            pad = jnp.pad if isinstance(images, jax.Array) else np.pad
+            images = pad(images, ((0, full - state.batch), (0, 0), (0, 0), (0, 0)))
+        # Compiler options are for the outermost jit, which here may be the user's.
+        rows, prediction = (self._step if traced else self._compiled)(self.variables, state.rows, images)
+        if full != state.batch:
+            prediction = jax.tree.map(lambda x: x[: state.batch], prediction)
+        return State(rows, state.batch), prediction
+
+    def _step(self, variables: Variables, rows: Rows, images: Array | NDArray) -> tuple[Rows, Prediction]:
+        pixels, potentials = self.normalisation(images), rows.potentials
+        if self.network.num_steps is None:
+            logits, features = self.network.apply(variables, pixels)
+        else:
+            (logits, features), potentials = self.network.apply_from(variables, pixels, potentials)
+            logits = logits[:, 0]
+        rates = jax.tree.map(jnp.add, rows.firing_rates, features["firing_rates"])
+        rows = Rows(potentials, rows.logits + logits, rates, rows.steps + 1)
+        steps = rows.steps.astype(jnp.float32)
+        mean = rows.logits / steps[:, None]
+        rates = {name: rate / steps for name, rate in rates.items()}
+        return rows, Prediction(mean, jax.nn.softmax(mean).max(-1), rows.steps, rates, self.class_names)
+
+    @functools.cached_property
+    def _compiled(self):
+        return jax.jit(self._step, compiler_options=compile_options())
+
+    @functools.cached_property
+    def _first(self) -> Rows:
+        """One image before the first step."""
+        with jax.ensure_compile_time_eval():  # it is kept, also where a user's jit traces the first call
+            image = jnp.zeros((1, *self.image_shape))
+            logits, features = jax.eval_shape(self.network.apply, self.variables, image)
+            potentials = {} if self.network.num_steps is None else self.network.at_rest(self.variables, image)
+            rates = {name: jnp.zeros(1) for name in features["firing_rates"]}
+            rows = Rows(potentials, jnp.zeros((1, logits.shape[-1])), rates, jnp.zeros(1, jnp.int32))
+            # On the device of later ones, for which a step would be compiled again.
+            return jax.device_put(rows, jax.tree.leaves(self.variables)[0].sharding)
+
+
+def filled(batch: int) -> int:
+    """The size to which a batch is filled up: the next of 1, 2, 4, 8, ..."""
+    return 1 << max(batch - 1, 0).bit_length()
+
+
+@jax.jit
+def _take(tree: Any, rows: Array) -> Any:
+    return jax.tree.map(lambda x: x[rows], tree)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _repeat(tree: Any, batch: int) -> Any:
+    return jax.tree.map(lambda x: jnp.repeat(x, batch, axis=0), tree)

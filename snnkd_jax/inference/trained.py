@@ -1,0 +1,228 @@
+"""Networks of finished runs, loaded with all that is needed to use them.
+
+    student = load("runs/mnist")
+    prediction = student.predict(images)
+
+Nothing but the files of the run directory is needed, not the data that the network was trained on.
+"""
+
+import dataclasses
+import functools
+import math
+import numbers
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from numpy.typing import NDArray
+
+from snnkd_jax.data.normalisation import Normalisation
+from snnkd_jax.data.pixels import as_pixels
+from snnkd_jax.errors import InputError, check_choice
+from snnkd_jax.inference.predict import classify, logits_by_step
+from snnkd_jax.inference.stepper import Prediction, State, Stepper
+from snnkd_jax.inference.summary import summary
+from snnkd_jax.models import Network, Variables
+from snnkd_jax.models.converted import is_converted
+from snnkd_jax.models.folding import fold_norms
+from snnkd_jax.parallel.mesh import data_mesh
+from snnkd_jax.runs.config import Config
+from snnkd_jax.runs.run_dir import read_network
+from snnkd_jax.training.checkpoint import load_network
+
+Role = Literal["teacher", "student_baseline", "student"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained network, its variables, and how images are to be normalised for it.
+
+    `config` describes it as a student or a teacher, `class_names` are in the order of the logits.
+    """
+
+    network: Network
+    variables: Variables
+    normalisation: Normalisation
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    dataset: str
+    config: Config
+
+    @property
+    def model(self) -> str:
+        """The name of its architecture."""
+        of_teacher = self.network.num_steps is None or is_converted(self.network)
+        return self.config.teacher if of_teacher else self.config.student
+
+    @property
+    def title(self) -> str:
+        """Architecture, width and kind in words."""
+        steps = "an ANN" if self.network.num_steps is None else f"T = {self.network.num_steps}"
+        return f"{self.model}, width {self.config.width:g}, {steps}"
+
+    def with_steps(self, num_steps: int) -> Network:
+        """The spiking network with another number of time steps; the variables are the same.
+
+        Raises `InputError` for an ordinary network.
+        """
+        return self.network.with_steps(num_steps)
+
+    def logits_by_step(self, images: NDArray, num_steps: int) -> NDArray:
+        """Logits float32 `[N, num_steps, K]` of each time step, whatever T the network was trained with.
+
+        Args:
+            images: `[N, H, W, C]`, N >= 1, or `[N, H, W]` of grey ones, as bytes or as floats in [0, 1].
+            num_steps: how many steps.
+
+        Raises:
+            InputError: for an ordinary network, a number of steps below 1, or images that do not fit the network.
+        """
+        pixels = jax.device_get(as_pixels("images", images, self.image_shape))
+        at_a_time = self.with_steps(math.gcd(num_steps, self.network.num_steps or 1))
+        return logits_by_step(at_a_time, self.variables, self.normalisation, pixels, num_steps)
+
+    def folded(self) -> "Trained":
+        """The same function, with the batch norms in the layers before them (`models.conversion.fold_norms`)."""
+        network, variables = fold_norms(self.network, self.variables, self.image_shape)
+        return dataclasses.replace(self, network=network, variables=variables)
+
+    def predict(self, images: Any, num_steps: int | None = None, threshold: float | None = None) -> Prediction:
+        """Classifies images.
+
+        Args:
+            images: any number of them, `[B, H, W, C]`, or `[B, H, W]` of grey ones, as bytes or as floats in [0, 1];
+                or one frame a step, `[B, T, H, W, C]`.
+            num_steps: the most time steps that are made; None: as many as in training, or one for each frame.
+            threshold: probability of the likeliest class, in [0, 1], at which an image is done; None: it takes all
+                steps. `inference.choose_threshold` finds one.
+
+        Returns:
+            Arrays of NumPy. Up to 128 images without a threshold get, bit for bit, what `step` gives their frames.
+
+        Raises:
+            InputError: for images that do not fit or have values out of range, a number of steps below 1 or other than
+                that of the frames, another threshold, and the last two for an ordinary network.
+        """
+        spiking = self.network.num_steps is not None
+        pixels = as_pixels("images", images, self.image_shape, sequences=spiking)
+        if spiking and num_steps is None and pixels.ndim == 4:
+            num_steps = self.network.num_steps
+        return classify(self._stepper, jax.device_get(pixels), num_steps, threshold)
+
+    def start(self, batch: int) -> State:
+        """The state of `batch` streams before their first frames, for `step`.
+
+        Raises `InputError` for a number below 0, and for an ordinary network.
+        """
+        if self.network.num_steps is None:
+            raise InputError("an ordinary network has no time steps and takes no streams; use predict")
+        if not isinstance(batch, numbers.Integral) or batch < 0:
+            raise InputError(f"batch={batch!r} must be a number of images, such as 1")
+        return self._stepper.start(int(batch))
+
+    def step(self, state: State, frame: Any) -> tuple[State, Prediction]:
+        """One time step of a stream; compiled once for each size of batch, and traceable by `jax.jit`.
+
+        Args:
+            state: from `start`, or from the step before.
+            frame: what each stream sees in this step, `[B, H, W, C]`, or `[B, H, W]` if grey, as in `predict`.
+
+        Returns:
+            The state for the next step, and the prediction by all frames so far, in arrays of JAX.
+
+        Raises:
+            InputError: for a frame that does not fit the network or the state's batch, or has values out of range.
+        """
+        pixels = as_pixels("frame", frame, self.image_shape)
+        if len(pixels) != state.batch:
+            raise InputError(f"frame has {len(pixels)} images, but the state is of {state.batch}; start({len(pixels)})")
+        return self._stepper(state, pixels)
+
+    def summary(self) -> str:
+        """The network in text: its layers, shapes, parameters, neurons, time steps and classes."""
+        shape = " x ".join(map(str, self.image_shape))
+        about = f"{self.title}, trained on {self.dataset}: images {shape}, classes {', '.join(self.class_names)}"
+        return f"{about}\n{summary(self.network, self.variables, self.image_shape)}"
+
+    @functools.cached_property
+    def _stepper(self) -> Stepper:
+        network = self.network if self.network.num_steps is None else self.with_steps(1)
+        with jax.ensure_compile_time_eval():
+            variables = jax.device_put(self.variables, jax.local_devices()[0])
+        return Stepper(network, variables, self.normalisation, self.image_shape, self.class_names)
+
+
+def load(path: str | Path, role: Role | None = None) -> Trained:
+    """A trained network for use, its norms folded.
+
+    Args:
+        path: a run directory, or the directory of a network in one.
+        role: which network of the run; None: the student. None, too, if `path` is one network's.
+
+    Raises:
+        InputError: if there is no such network, it is not trained to its end, or its files are damaged or of another
+            version.
+    """
+    if role is not None:
+        check_choice("role", role, get_args(Role))
+    directory = Path(path)
+    if not str(path):
+        raise InputError("path='' is empty; name a run directory, such as runs/mnist")
+    if not directory.is_dir():
+        raise InputError(f"path={str(path)!r} is not a directory; name a run directory, such as runs/mnist")
+    if not (directory / "network.json").is_file():
+        return load_trained(directory, role or "student").folded()
+    if role is not None:
+        raise InputError(f"role={role!r}: {directory} is the directory of one network; leave role out, or name the run")
+    return _load(directory, data_mesh()).folded()
+
+
+def load_trained(run: Path, role: Role = "student", mesh: Mesh | None = None) -> Trained:
+    """The network of that role in a run directory, as it was after its last epoch.
+
+    Raises:
+        InputError: if the run has no such network, it is not trained to its end, or its files are damaged.
+    """
+    if not (run / role / "network.json").is_file():
+        others = [other for other in get_args(Role) if (run / other / "network.json").is_file()]
+        hint = f"; it has {', '.join(others)}" if others else ""
+        if (run / role).is_dir():
+            hint = "; the command that started the run goes on with it"
+        raise InputError(f"{run} has no {role} that was trained to its end (no {role}/network.json){hint}")
+    return _load(run / role, data_mesh() if mesh is None else mesh)
+
+
+def _load(directory: Path, mesh: Mesh) -> Trained:
+    description = read_network(directory)
+    try:
+        config, network = _built(description)
+        normalisation = Normalisation(**{name: tuple(v) for name, v in description["normalisation"].items()})
+        image_shape, classes = tuple(description["image_shape"]), tuple(description["class_names"])
+        dataset = description["dataset"]
+        template = jax.eval_shape(lambda: network.init(jax.random.key(0), image_shape))
+        pixels = jax.eval_shape(normalisation, jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8))
+        if pixels.shape != (1, *image_shape) or len(classes) != description["num_classes"]:
+            raise ValueError("the channels' statistics or the names of the classes are not as many as these")
+    except Exception as error:  # a wrong type or size is noticed by whoever comes upon it first
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        raise InputError(f"{directory / 'network.json'} is damaged ({reason})") from error
+    variables = load_network(directory, template, mesh)
+    return Trained(network, variables, normalisation, image_shape, classes, dataset, config)
+
+
+def _built(description: dict[str, Any]) -> tuple[Config, Network]:
+    """The network that `network.json` describes, and the configuration that builds it."""
+    spiking, num_classes = description["spiking"], description["num_classes"]
+    role = "teacher" if spiking is None else "student"
+    config = Config(
+        dataset=description["dataset"],
+        width=description["width"],
+        teacher_levels=description.get("levels"),
+        **({"teacher_pool": description.get("pool", "avg")} if spiking is None else {}),
+        dtype=description.get("dtype", "float32"),
+        **{role: description["model"]},
+        **({} if spiking is None else spiking),
+    )
+    return config, config.build_teacher(num_classes) if spiking is None else config.build_student(num_classes)

@@ -1,0 +1,71 @@
+"""A trained network as StableHLO, to be run without this package: two files, read by nothing but JAX and JSON.
+
+`<name>.stablehlo` is what `jax.export` serialises: the folded network with its weights, for cpu, cuda and tpu. It takes
+bytes `[b, H, W, C]`, b >= 1 left free, normalises them, and returns the logits of each time step, float32 `[b, T, K]`;
+the mean over T is what is classified by. An ordinary network has T = 1.
+
+`<name>.json` describes it: `input` and `output` with shapes and dtypes, the names of the `classes`, `model`, `dataset`,
+`num_steps`, `platforms`, `versions`, and the `sha256` of the other file.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, export
+
+from snnkd_jax.digest import sha256
+from snnkd_jax.errors import InputError
+from snnkd_jax.files import write_json
+from snnkd_jax.inference.trained import Trained
+from snnkd_jax.runs import provenance
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def write_artifact(trained: Trained, directory: Path, name: str = "student", num_steps: int | None = None) -> None:
+    """Writes the two files.
+
+    Args:
+        trained: the network; its norms are folded if they are not.
+        directory: made if it is not there.
+        name: of the files.
+        num_steps: T; None: as many as in training.
+
+    Raises:
+        InputError: for a number of steps below 1, or any of an ordinary network; if the files cannot be written.
+    """
+    trained = trained.folded()
+    network = trained.network if num_steps is None else trained.with_steps(num_steps)
+    variables = jax.device_get(trained.variables)
+
+    def logits_of(images: Array) -> Array:
+        logits, _ = network.apply(variables, trained.normalisation(images))
+        return logits if logits.ndim == 3 else logits[:, None]
+
+    images = jax.ShapeDtypeStruct((*export.symbolic_shape("b"), *trained.image_shape), jnp.uint8)
+    exported = export.export(jax.jit(logits_of), platforms=PLATFORMS)(images)
+    artifact = bytes(exported.serialize())
+    description: dict[str, Any] = {
+        "input": {"shape": ["b", *trained.image_shape], "dtype": "uint8", "axes": "batch, height, width, channel"},
+        "output": {
+            "shape": ["b", network.num_steps or 1, len(trained.class_names)],
+            "dtype": "float32",
+            "axes": "batch, time step, class",
+            "meaning": "logits; the likeliest class has the largest mean over the time steps",
+        },
+        "classes": trained.class_names,
+        "model": trained.title,
+        "dataset": trained.dataset,
+        "num_steps": network.num_steps,
+        "platforms": exported.platforms,
+        "versions": provenance.versions(),
+        "sha256": sha256(artifact),
+    }
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / f"{name}.stablehlo").write_bytes(artifact)
+        write_json(directory / f"{name}.json", description)
+    except OSError as error:
+        raise InputError(f"{directory} cannot be written ({error.strerror}); name another folder") from error

@@ -1,0 +1,240 @@
+"""The graph of layers of a trained spiking network, found by applying its body.
+
+The body is given a `Signal` in the place of the image, which notes through which layers it goes. A `Signal` can be
+added to another, averaged over its map and flattened; whatever else a body does to it raises, so that no operation is
+lost on the way, and every parameter must end in exactly one layer.
+
+Norms are folded (`snnkd_jax.models.converted`). A bias goes into the layer before it, also through means over windows;
+the norm of a sum becomes a 1x1 convolution with a diagonal kernel, which is exact.
+"""
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from numpy.typing import NDArray
+
+from snnkd_jax.dynamics.neurons import plif_tau
+from snnkd_jax.errors import InputError
+from snnkd_jax.interop.graph import (
+    INPUT,
+    OUTPUT,
+    ChannelAfterChannel,
+    Convolution,
+    Dense,
+    Flatten,
+    Graph,
+    Layer,
+    Means,
+    Node,
+    Pair,
+    Pool,
+    Shape,
+    Spiking,
+)
+from snnkd_jax.models.activation import QCFS, Neuron, ReLU, Spike
+from snnkd_jax.models.converted import ConvertedSpike, Path
+from snnkd_jax.models.folding import FoldedNorm, fold_norms
+from snnkd_jax.models.layers import AvgPool, MaxPool
+from snnkd_jax.models.network import Network, Variables
+
+_NO_SPIKES = "an ordinary network does not spike; take a spiking student"
+_REFUSED: dict[type[nn.Module], str] = {
+    ReLU: _NO_SPIKES,
+    QCFS: _NO_SPIKES,
+    MaxPool: "maxima are not among the layers of a graph; train with pool='avg'",
+    ConvertedSpike: "converted neurons subtract the threshold (soft reset); train a student with v_reset=0",
+}
+
+
+def graph_of(network: Network, variables: Variables, image_shape: tuple[int, int, int]) -> Graph:
+    """The graph of a trained spiking network in evaluation, its norms folded.
+
+    Args:
+        network, variables: trained.
+        image_shape: `[H, W, C]` of its images.
+
+    Raises:
+        InputError: for what a graph cannot say, with what to use instead.
+    """
+    dtype = jnp.dtype(getattr(network.body, "dtype", jnp.float32))
+    if dtype != jnp.float32:
+        raise InputError(f"dtype={dtype.name} rounds between the layers; give the network a body of dtype float32")
+    network, variables = fold_norms(network, variables, image_shape)
+    tracer = _Tracer(image_shape)
+    with nn.intercept_methods(tracer.intercept):
+        outputs: Any = network.body.apply(variables, Signal(tracer, (INPUT,), image_shape), train=False)
+    lost = {path[:-1] for path in traverse_util.flatten_dict(variables["params"])} ^ tracer.parameters
+    assert not lost, f"layers that the body does not call: {lost}"
+    return Graph(image_shape, tracer.nodes, outputs[0].read())
+
+
+class Signal:
+    """The value on its way through a body: the sum of the outputs of some nodes at one image and time step.
+
+    `interleaved` is the map `(H, W, C)` whose values a vector has in that order in the body, and in the order C, H, W
+    in the graph; only a dense layer may read it.
+    """
+
+    def __init__(self, tracer: "_Tracer", inputs: tuple[str, ...], shape: Shape, interleaved: Shape | None = None):
+        self.tracer = tracer
+        self.inputs = inputs
+        self.of_step = shape
+        self.interleaved = interleaved
+        self.stale = False
+
+    @property
+    def shape(self) -> Shape:
+        """`[B, T, H, W, C]` or `[B, T, N]` with B = T = 1."""
+        return (1, 1, *self.of_step)
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    def read(self) -> tuple[str, ...]:
+        """The nodes, which have one more reader."""
+        if self.stale:
+            raise InputError(f"{self.inputs[0]} is read before its norm and behind it; a graph has one of the two")
+        if self.interleaved is not None:
+            raise InputError(f"{self.inputs[0]} is a flattened map; only a dense layer may read it")
+        self.tracer.readers.update(self.inputs)
+        return self.inputs
+
+    def __add__(self, other: "Signal") -> "Signal":
+        inputs = self.read() + other.read()
+        if self.of_step != other.of_step or len(set(inputs)) < len(inputs):
+            raise InputError(f"{' + '.join(inputs)}: only different nodes of one shape can be summed")
+        return Signal(self.tracer, inputs, self.of_step)
+
+    def mean(self, axis: tuple[int, ...]) -> "Signal":
+        """The mean over the whole map."""
+        if axis != (-3, -2):
+            raise InputError(f"a mean over the axes {axis} is not among the layers of a graph")
+        window = self.of_step[0], self.of_step[1]
+        pooled = self.tracer.add("global_pool", Pool(window, window), self)
+        return self.tracer.add("flatten", Flatten(), pooled)
+
+    def reshape(self, *shape: int) -> "Signal":
+        """The map as a vector."""
+        if shape != (1, 1, -1) or len(self.of_step) != 3:
+            raise InputError(f"a reshape of {self.shape} to {shape} is not among the layers of a graph")
+        interleaved, flat = self.of_step, self.tracer.add("flatten", Flatten(), self)
+        return Signal(self.tracer, flat.inputs, flat.of_step, interleaved)
+
+    def __jax_array__(self) -> Any:
+        raise InputError(
+            "the network computes what is not among the layers of a graph, such as the zero-padded shortcuts of "
+            "pyramidnet18; take another architecture"
+        )
+
+
+class _Tracer:
+    """Takes down the nodes of a body."""
+
+    def __init__(self, image_shape: Shape):
+        self.image_shape = image_shape
+        self.nodes: dict[str, Node] = {}
+        self.signals: dict[str, Signal] = {}  # the output of each node
+        self.readers: Counter[str] = Counter()  # how many nodes and sums read a node
+        self.parameters: set[Path] = set()  # the modules whose parameters are in a node
+
+    def intercept(self, call: Any, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
+        """An interceptor of `nn.intercept_methods`: the layers compute nothing and become nodes."""
+        module = context.module
+        if context.method_name != "__call__" or not isinstance(args[0], Signal):
+            return call(*args, **kwargs)
+        for kind, reason in _REFUSED.items():
+            if isinstance(module, kind):
+                raise InputError(f"{'/'.join(module.path)}: {reason}")
+        x = args[0]
+        values = {key: np.asarray(value) for key, value in module.variables.get("params", {}).items()}
+        layer = _layer(module, values, x)
+        if layer is None and not isinstance(module, FoldedNorm):
+            return call(*args, **kwargs)
+        if values:
+            self.parameters.add(module.path)
+        if layer is None:
+            return self.biased(x, values["bias"])
+        if isinstance(layer, Dense) and x.interleaved is not None:
+            x = Signal(self, x.inputs, x.of_step)  # in the order of the graph, as the rows of the layer
+        name = "/".join(module.path).removesuffix("/conv")  # the name inside `layers.Conv`, the same for all
+        return self.add(name.replace("/", "_"), layer, x)
+
+    def add(self, name: str, layer: Layer, x: Signal) -> Signal:
+        """The output of a node that reads x."""
+        if name in (*self.nodes, INPUT, OUTPUT):
+            raise InputError(f"two layers are called {name!r}; give one of them another name")
+        self.nodes[name] = Node(layer, x.read(), layer.out(x.of_step))
+        self.signals[name] = Signal(self, (name,), self.nodes[name].shape)
+        return self.signals[name]
+
+    def biased(self, x: Signal, bias: NDArray) -> Signal:
+        """x plus a bias, which goes into the layer that x comes from; nothing else may read that layer."""
+        (name,) = path = x.read()
+        while isinstance(self.nodes[name].layer, Pool):
+            (name,) = self.nodes[name].inputs
+            path = (*path, name)
+        node = self.nodes[name]
+        if not isinstance(node.layer, Convolution | Dense) or any(self.readers[n] != 1 for n in path):
+            raise InputError(f"{name}: a norm must read a layer with weights that nothing else reads")
+        self.nodes[name] = dataclasses.replace(node, layer=dataclasses.replace(node.layer, bias=node.layer.bias + bias))
+        for n in path:
+            self.signals[n].stale = True
+        self.readers[x.inputs[0]] -= 1
+        self.signals[x.inputs[0]] = Signal(self, x.inputs, x.of_step)
+        return self.signals[x.inputs[0]]
+
+
+def _layer(module: nn.Module, values: dict[str, NDArray], x: Signal) -> Layer | None:
+    """What a module is in a graph, None if it is no layer of its own."""
+    if isinstance(module, nn.Conv):
+        return Convolution(values["kernel"], _bias(values), *_strides_and_padding(module))
+    if isinstance(module, nn.Dense):
+        kernel = values["kernel"]
+        if x.interleaved is not None:
+            rows = np.arange(len(kernel)).reshape(x.interleaved).transpose(2, 0, 1)
+            kernel = kernel[rows.ravel()]
+        return Dense(kernel, _bias(values))
+    if isinstance(module, FoldedNorm) and "scale" in values:
+        return Convolution(np.diag(values["scale"])[None, None], values["bias"])
+    if isinstance(module, AvgPool):
+        return Pool((2, 2), (2, 2))
+    if isinstance(module, Means | ChannelAfterChannel):
+        return module.layer
+    return _spiking(module, values) if isinstance(module, Spike) else None
+
+
+def _bias(values: dict[str, NDArray]) -> NDArray:
+    return values.get("bias", np.zeros(values["kernel"].shape[-1], np.float32))
+
+
+def _strides_and_padding(conv: nn.Conv) -> tuple[Pair, Pair]:
+    """Of a convolution that has an integer padding, and neither groups nor dilation."""
+    strides: Any = conv.strides or 1
+    padding: Any = conv.padding
+    sides = [(padding, padding)] * 2 if isinstance(padding, int) else padding
+    plain = conv.feature_group_count == 1 and {conv.kernel_dilation, conv.input_dilation} <= {None, 1}
+    if not plain or isinstance(sides, str) or any(isinstance(side, int) or side[0] != side[1] for side in sides):
+        raise InputError(f"{'/'.join(conv.path)}: only plain convolutions with the same padding on both sides")
+    h, w = (strides, strides) if isinstance(strides, int) else strides
+    return (h, w), (sides[0][0], sides[1][0])
+
+
+def _spiking(spike: Spike, values: dict[str, NDArray]) -> Spiking:
+    neuron = spike.neuron
+    name = "/".join(spike.path)
+    if neuron.v_reset is None:
+        raise InputError(f"{name}: v_reset=None subtracts the threshold (soft reset); train with a number, such as 0")
+    if spike.v_init is not None:
+        raise InputError(f"{name}: v_init={spike.v_init!r}, but neurons of a graph start from rest")
+    constants: dict[str, Any] = {"v_threshold": neuron.v_threshold, "v_reset": neuron.v_reset}
+    if neuron.kind == "if":
+        return Spiking(Neuron("if", **constants))
+    tau = float(plif_tau(jnp.asarray(values["w"]))) if neuron.kind == "plif" else neuron.tau
+    return Spiking(Neuron("lif", tau=tau, decay_input=neuron.decay_input, **constants))

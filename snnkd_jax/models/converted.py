@@ -1,0 +1,150 @@
+"""An ordinary network made spiking without training: batch norm folded away, integrate-and-fire in place of ReLU.
+
+Every body takes its activation and its norm from outside, so the converted network is the same body with other ones.
+A layer of integrate-and-fire neurons with soft reset whose threshold and whose spikes have the height theta answers a
+current x, from the potential v_init theta on, with a mean over T steps of
+
+    theta / T clip(floor(T x / theta + v_init), 0, T)
+
+if the current is constant: a ReLU, clipped at theta and quantised. Spikes of the height theta are spikes of the height
+1 with theta folded into the weights behind them. The maximum of such means is not the mean of the maxima of each step,
+so max pooling is replaced as well, by `ConvertedMaxPool`.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax import Array
+
+from snnkd_jax.errors import InputError, check_count
+from snnkd_jax.models.activation import QCFS, Neuron, ReLU, Spike
+from snnkd_jax.models.layers import MaxPool, max_pool
+from snnkd_jax.models.network import Network, Variables
+from snnkd_jax.models.recorder import calls
+from snnkd_jax.models.stages import records
+
+Path = tuple[str, ...]
+"""Of a module or a parameter in the tree of variables."""
+
+_INTEGRATE_AND_FIRE = Neuron("if", v_reset=None)
+
+
+class ConvertedSpike(nn.Module):
+    """Integrate-and-fire neurons with soft reset: currents to spikes of the height theta, the layer's threshold."""
+
+    num_steps: int
+    v_init: float
+
+    @nn.compact
+    def __call__(self, current: Array) -> Array:
+        """`[B, T, ...]`, or `[B, 1, ...]` if constant, to `[B, num_steps, ...]`."""
+        theta = self.param("threshold", nn.initializers.ones, (), jnp.float32)
+        return theta * Spike(_INTEGRATE_AND_FIRE, self.num_steps, self.v_init, name="spike")(current / theta)
+
+
+class ConvertedMaxPool(nn.Module):
+    """The maxima of what came so far, in the place of `MaxPool`, whose fields it has.
+
+        y[1] + ... + y[t] = max over a window of x[1] + ... + x[t]
+
+    So the mean of y is the maximum of the means of x. With `spikes`, x is 0 or the height of the layer's spikes, and so
+    is y: a spike where the largest count of a window rises. After Rueckauer et al. 2017, who let through the spikes of
+    the neuron that has fired most.
+    """
+
+    spikes: bool
+    window: int = 2
+    stride: int = 2
+    padding: int = 0
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[B, T, H, W, C]` to `[B, T, h, w, C]`; "potentials" and "rest" take up the sums, as in `Spike`."""
+        pool = functools.partial(max_pool, window=self.window, stride=self.stride, padding=self.padding)
+        sums = jnp.cumsum(x > 0 if self.spikes else x, axis=1, dtype=jnp.float32)
+        before = jnp.zeros_like(sums[:, 0])
+        if records(self, "rest"):
+            self.put_variable("rest", "v", before)
+        before = self.get_variable("potentials", "v", before)
+        sums = before[:, None] + sums
+        if records(self, "potentials"):
+            self.put_variable("potentials", "v", sums[:, -1])
+        peaks = pool(jnp.concatenate([before[:, None], sums], axis=1))
+        rise = peaks[:, 1:] - peaks[:, :-1]
+        return jnp.where(rise > 0, pool(x), 0) if self.spikes else rise.astype(x.dtype)
+
+
+def activations(network: Network, variables: Variables, images: Array) -> dict[str, Array]:
+    """The outputs of an ordinary network's ReLU layers by their path ("block1_1/act1"), `[B, ...]` each."""
+    _, captured = network.body.apply(
+        variables, images, train=False, capture_intermediates=lambda module, _: isinstance(module, ReLU)
+    )
+    flat: dict[Path, Any] = traverse_util.flatten_dict(captured["intermediates"])
+    return {"/".join(path[:-1]): y for path, (y,) in flat.items() if path[-1] == "__call__"}
+
+
+def learned_thresholds(variables: Variables) -> dict[str, float]:
+    """theta of each layer of a network that was trained with `QCFS`."""
+    flat: dict[Path, Any] = traverse_util.flatten_dict(variables["params"])
+    return {"/".join(path[:-1]): float(x) for path, x in flat.items() if path[-1] == "threshold"}
+
+
+def spiking(
+    network: Network,
+    variables: Variables,
+    image_shape: tuple[int, int, int],
+    thresholds: dict[str, float],
+    num_steps: int,
+    v_init: float,
+) -> tuple[Network, Variables]:
+    """The same body with integrate-and-fire neurons, and with maxima over the steps so far.
+
+    Args:
+        network, variables: ordinary.
+        image_shape: `[H, W, C]` of its images.
+        thresholds: theta of each activation layer by its path, in units of its output.
+        num_steps: T of one call.
+        v_init: the first potential, as a share of theta.
+
+    Raises:
+        InputError: for a threshold that is not positive, or a num_steps below 1.
+    """
+    check_count("num_steps", num_steps)
+    for name, theta in thresholds.items():
+        if not 0 < theta < np.inf:
+            raise InputError(f"the threshold of {name} is {theta}, not positive; raise the percentile, or train longer")
+    flat = traverse_util.flatten_dict(variables["params"])
+    flat |= {(*name.split("/"), "threshold"): jnp.float32(theta) for name, theta in thresholds.items()}
+    seen = calls(network, variables, image_shape)
+    fired = {id(y) for module, _, y in seen if isinstance(module, ReLU | QCFS)}
+    pool = functools.partial(
+        ConvertedMaxPool, spikes=all(id(x) in fired for module, x, _ in seen if isinstance(module, MaxPool))
+    )
+    pools: dict[str, Any] = {n: pool for n in ("pool", "max_pool") if getattr(network.body, n, None) is MaxPool}
+    activation = functools.partial(ConvertedSpike, num_steps=num_steps, v_init=v_init)
+    body = network.body.clone(activation=activation, **pools)
+    return Network(body, num_steps), variables | {"params": traverse_util.unflatten_dict(flat)}
+
+
+def is_quantised(network: Network) -> bool:
+    """Whether an ordinary network has `QCFS` in the place of ReLU."""
+    return _activation(network) is QCFS
+
+
+def is_converted(network: Network) -> bool:
+    """Whether a network is what `spiking` returned."""
+    return _activation(network) is ConvertedSpike
+
+
+def starts_from_rest(network: Network) -> bool:
+    """Whether the first potential of a spiking network's neurons is their resting one: not so if converted by QCFS."""
+    return not (is_converted(network) and network.body.activation.keywords["v_init"])  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _activation(network: Network) -> Any:
+    activation: Any = getattr(network.body, "activation", None)
+    return getattr(activation, "func", activation)

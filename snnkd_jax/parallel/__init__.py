@@ -1,0 +1,1 @@
+"""Devices, compiler options and processes."""

@@ -1,0 +1,101 @@
+"""The device mesh, and the sharding of arrays on it.
+
+One mesh over all devices of all processes, with the axis "data" and, if it is asked for, "fsdp". Batches are split
+along their first axis over both. Parameters and optimiser state are whole on every device, or divided along "fsdp"
+(fully sharded data parallelism). Models never name an axis; the same code serves one device and many hosts.
+"""
+
+import collections
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from snnkd_jax.errors import InputError
+
+
+def all_devices() -> list[Any]:
+    """The devices of all processes; raises `InputError` if the backend that JAX is told to use is not there."""
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter for a plugin without its device
+        asked = os.environ.get("JAX_PLATFORMS")
+        raise InputError(f"JAX_PLATFORMS={asked!r} cannot be used ({error}); unset it or name another") from error
+
+
+def data_mesh(fsdp: int | None = None) -> Mesh:
+    """All devices, along the axis "data", or in rows of `fsdp` along "data" and "fsdp".
+
+    They are in the order of their processes, so that each process holds contiguous rows of a batch.
+
+    Raises `InputError` if `fsdp` does not divide their number, or if processes have different numbers of them.
+    """
+    devices = np.array(sorted(all_devices(), key=lambda device: (device.process_index, device.id)))
+    shares = collections.Counter(device.process_index for device in devices)
+    if len(set(shares.values())) > 1:
+        raise InputError(f"the processes have {', '.join(map(str, shares.values()))} devices; give each as many")
+    if fsdp is None:
+        return Mesh(devices, ("data",), axis_types=(AxisType.Auto,))
+    if fsdp < 1 or devices.size % fsdp:
+        raise InputError(f"fsdp={fsdp!r} must divide the number of devices, {devices.size}")
+    return Mesh(devices.reshape(-1, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same whole array on every device."""
+    return NamedSharding(mesh, P())
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """The first axis divided among the devices."""
+    return NamedSharding(mesh, P(mesh.axis_names))
+
+
+def fsdp_size(mesh: Mesh) -> int:
+    """Among how many devices the state is divided; 1 if it is whole on each."""
+    return mesh.shape.get("fsdp", 1)
+
+
+def divided(mesh: Mesh, tree: Any) -> Any:
+    """How the arrays of a state lie: each kernel along the largest axis that "fsdp" divides, all else whole.
+
+    Vectors stay whole: they are not worth a transfer.
+    """
+    n = fsdp_size(mesh)
+
+    def one(x):
+        axes = [axis for axis in range(x.ndim) if x.shape[axis] % n == 0]
+        if n == 1 or x.ndim < 2 or not axes:
+            return replicated(mesh)
+        largest = max(axes, key=lambda axis: x.shape[axis])
+        return NamedSharding(mesh, P(*[None] * largest, "fsdp"))
+
+    return jax.tree.map(one, tree)
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
+    """Raises `InputError` unless a global batch of that size can be divided among devices and parts of a step."""
+    parts = f"accumulate={accumulate} times " if accumulate > 1 else ""
+    if batch_size < 1 or batch_size % (mesh.size * accumulate):
+        raise InputError(
+            f"batch_size={batch_size!r} must be a positive multiple of {parts}the number of devices, {mesh.size}"
+        )
+
+
+def process_rows(batch_size: int) -> slice:
+    """The rows of a global batch that lie on the devices of this process."""
+    share = batch_size // jax.process_count()
+    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+
+
+def put_batch(mesh: Mesh, batch: Any) -> Any:
+    """Puts a tree of host arrays, this process's rows of a global batch, on the devices, each taking its part."""
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split(mesh), x), batch)
+
+
+def put_replicated(mesh: Mesh, tree: Any) -> Any:
+    """Puts a tree of arrays whole on every device."""
+    return jax.device_put(tree, replicated(mesh))

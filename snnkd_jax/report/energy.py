@@ -1,0 +1,77 @@
+"""The energy of the networks of a run, in a table and in words; operations and joules are those of an image."""
+
+import math
+from typing import Any
+
+from snnkd_jax.analysis.energy import joules
+from snnkd_jax.runs.recipe import config_of
+from snnkd_jax.runs.roles import title_of
+
+COLUMNS = (
+    *("data", "network", "T", "test accuracy, %", "MACs, M", "ACs, M"),
+    *("energy, µJ", "of the ANN's", "estimate, µJ", "of the ANN's"),
+)
+
+
+def energy_terms(records: list[dict[str, Any]]) -> str:
+    """What the columns mean, and at which energies of an operation."""
+    constants = sorted({(r["mac_pj"], r["ac_pj"]) for r in records})
+    return (
+        "Means over test images, accuracies those of one seed on the whole test set. Operations by NeuroBench's "
+        "definition: only inputs and weights that are not zero "
+        "count, as accumulations (AC) where a layer's inputs are spikes, else as multiplications (MAC); mean pooling "
+        "makes spikes into numbers, so what follows it costs MACs. A static image is convolved once, not T times. The "
+        "ANN of the same architecture is counted alike. The estimate is what most papers print, firing rate × dense "
+        "operations × T, set against all the operations of the ANN. Energy at "
+        + "; ".join(f"{mac:g} pJ a MAC and {ac:g} pJ an AC" for mac, ac in constants)
+        + " (45 nm, float32, Horowitz 2014), memory access not included."
+    )
+
+
+def of_ann(record: dict[str, Any], role: str) -> float | None:
+    """A network's energy as a multiple of that of the ANN of its architecture; None where that was not counted."""
+    ann = record["networks"].get(record["networks"][role]["ann"])
+    return None if ann is None else _energy(record, record["networks"][role]) / _energy(record, ann)
+
+
+def _energy(record: dict[str, Any], network: dict[str, Any]) -> float:
+    return joules(network["macs"], network["acs"], record["mac_pj"], record["ac_pj"])
+
+
+def energy_rows(record: dict[str, Any]) -> list[list[str]]:
+    """A row of `COLUMNS` for each network of a record."""
+    return [_row(record, role) for role in record["networks"]]
+
+
+def _row(record: dict[str, Any], role: str) -> list[str]:
+    network = record["networks"][role]
+    constants = record["mac_pj"], record["ac_pj"]
+    macs, acs = network["estimate"]
+    estimate, ratio = joules(macs, acs, *constants), of_ann(record, role)
+    accuracy = network["test_accuracy"]
+    return [
+        record["dataset"],
+        title(record, role),
+        "–" if network["num_steps"] is None else str(network["num_steps"]),
+        "–" if accuracy is None else f"{100 * accuracy:.2f}",
+        _three_figures(network["macs"] / 1e6),
+        _three_figures(network["acs"] / 1e6),
+        _three_figures(1e6 * _energy(record, network)),
+        "–" if ratio is None else f"{ratio:.2f}",
+        _three_figures(1e6 * estimate),
+        f"{estimate / joules(network['dense_pass'], 0, *constants):.2f}",
+    ]
+
+
+def title(record: dict[str, Any], role: str) -> str:
+    """A network in words, with its architecture and width."""
+    network = record["networks"][role]
+    other = {"ann": "ANN", "converted": "teacher, converted"}
+    named = other[role] if role in other else title_of(config_of(record["config"], record["name"]), role)
+    return f"{network['model']}, width {network['width']:g}, {named}"
+
+
+def _three_figures(value: float) -> str:
+    if value == 0:
+        return "0"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"

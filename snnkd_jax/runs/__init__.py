@@ -1,0 +1,1 @@
+"""The facts of one run: its configuration, its directory, its result."""

@@ -1,0 +1,12 @@
+"""The networks of a run, in words."""
+
+from snnkd_jax.runs.config import Config
+
+NETWORKS = {"teacher": "teacher", "student_baseline": "student without KD", "student": "student with KD"}
+
+
+def title_of(config: Config, role: str) -> str:
+    """A network of a run in words: teacher, student without KD, or a student and how it was taught."""
+    if role == "student" and not config.is_plain:
+        return f"student, {config.method}"
+    return NETWORKS["student_baseline" if role == "student" else role]

@@ -1,0 +1,228 @@
+"""Checkpoints: written by Orbax in the background, checked bit for bit when read, damaged ones set aside.
+
+Several processes write and read one checkpoint between them, on a file system that all see. Which step is read, and
+whether it is damaged, they decide together.
+
+A checkpoint has two parts. "network" is `{"params", "batch_stats"}` of the network alone: what is evaluated, exported
+or used as a teacher. "training" is the rest of the `TrainState`: connectors and optimiser. Each carries a fingerprint
+of its bits, 32 for each array.
+"""
+
+import gc
+import itertools
+import logging
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+
+from snnkd_jax.digest import checksum
+from snnkd_jax.errors import InputError
+from snnkd_jax.parallel.hosts import gathered, is_first, of_first
+from snnkd_jax.parallel.mesh import divided, put_replicated, replicated
+from snnkd_jax.training.trainer import TrainState
+
+Tree = Any
+
+# Orbax reports every save in a dozen lines, and what it raises with a traceback as well; what matters is reported here.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:  # noqa: ARG002
+        """Left to `StopRequest`: JAX needs numbers that grow from question to question, steps begin again."""
+        return False
+
+
+class Checkpoints:
+    """The checkpoints `<directory>/<step>/` of one training; the newest `keep` are kept."""
+
+    def __init__(self, directory: Path, keep: int = 3):
+        self._directory = directory
+        self._manager = _Manager(
+            directory.absolute(),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True),
+            item_names=("network", "training"),
+        )
+
+    def save(self, state: TrainState) -> None:
+        """Starts saving the state; returns once it is safe to go on with (and donate) `state`."""
+        step = int(state.step)
+        if step not in self._manager.all_steps():
+            parts = {name: ocp.args.StandardSave(part) for name, part in _sealed_parts(state).items()}
+            self._manager.save(step, args=ocp.args.Composite(**parts))
+
+    def restore(self, template: TrainState, mesh: Mesh) -> TrainState | None:
+        """The newest undamaged state, on the devices as `backend.divided` says; None if there is none.
+
+        Warns of every damaged checkpoint that is newer, and of there being none left.
+
+        Args:
+            template: a state of the same structure, shapes and dtypes (arrays or `ShapeDtypeStruct`s).
+        """
+        parts, damaged = _parts(template), 0
+        while (step := of_first(max(self._manager.all_steps(), default=-1))) >= 0:
+            try:
+                read = {name: _read(self._directory / str(step) / name, part, mesh) for name, part in parts.items()}
+            except DamagedCheckpoint as damage:
+                self._set_aside(step, damage)
+                damaged += 1
+                continue
+            network, training = read["network"], read["training"]
+            return TrainState(
+                step=put_replicated(mesh, jnp.asarray(step, jnp.int32)),
+                params={"network": network["params"], **training["params"]},
+                batch_stats={"network": network["batch_stats"], **training["batch_stats"]},
+                opt_state=training["opt_state"],
+            )
+        if damaged:
+            warnings.warn(f"none of the {damaged} checkpoints in {self._directory} can be read", stacklevel=2)
+        return None
+
+    def _set_aside(self, step: int, damage: "DamagedCheckpoint") -> None:
+        """Moves a damaged checkpoint out of the way, so that its step can be saved again."""
+        folder = self._directory.parent / f"{self._directory.name}-damaged"
+        names = (f"{step}-{n}" if n else str(step) for n in itertools.count())
+        target = next(folder / name for name in names if not (folder / name).exists())
+        if is_first():
+            folder.mkdir(exist_ok=True)
+            (self._directory / str(step)).rename(target)
+        of_first(step)  # the others look when it is done
+        self._manager.reload()
+        warnings.warn(
+            f"checkpoint {step} in {self._directory} is damaged ({damage}); it was moved to {target}, and the one "
+            "before it is used",
+            stacklevel=3,
+        )
+
+    def wait(self) -> None:
+        """Returns when everything saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and releases the background threads."""
+        self._manager.close()
+
+
+def load_network(directory: Path, template: Tree, mesh: Mesh) -> Tree:
+    """The variables of the newest checkpoint in `directory`.
+
+    Args:
+        directory: of a training, as given to `Checkpoints`.
+        template: variables of the same structure, shapes and dtypes.
+
+    Raises:
+        InputError: if there is no checkpoint, or the newest is damaged or of another network.
+    """
+    step = of_first(_newest_step(directory))
+    if step < 0:
+        raise InputError(f"{directory} holds no checkpoint")
+    path = directory / str(step)
+    try:
+        return _read(path / "network", template, mesh)
+    except DamagedCheckpoint as damage:
+        raise InputError(f"checkpoint {path} is damaged or of another network ({damage})") from damage
+
+
+def newest(directory: Path) -> Path:
+    """The newest checkpoint in the directory of a training; raises `InputError` if it holds none."""
+    step = _newest_step(directory)
+    if step < 0:
+        raise InputError(f"{directory} holds no checkpoint")
+    return directory / str(step)
+
+
+def _newest_step(directory: Path) -> int:
+    """-1 if there is no checkpoint."""
+    return max((int(path.name) for path in directory.glob("*") if path.name.isdecimal()), default=-1)
+
+
+def save_network(directory: Path, variables: Tree) -> None:
+    """Saves variables that were trained elsewhere, for `load_network`; an earlier attempt is replaced."""
+    with ocp.StandardCheckpointer() as writer:
+        sealed = {"tree": variables, "fingerprint": jax.jit(checksum)(variables)}
+        writer.save((directory / "0" / "network").absolute(), sealed, force=True)
+
+
+def _parts(state: TrainState) -> dict[str, Tree]:
+    network = {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
+    training = {
+        "params": {name: x for name, x in state.params.items() if name != "network"},
+        "batch_stats": {name: x for name, x in state.batch_stats.items() if name != "network"},
+        "opt_state": state.opt_state,
+    }
+    return {"network": network, "training": training}
+
+
+@jax.jit
+def _sealed_parts(state: TrainState) -> dict[str, Tree]:
+    """Copies of the parts, with fingerprints: training goes on in the original's memory while they are saved."""
+    parts = _parts(state)
+    return {name: {"tree": jax.tree.map(jnp.copy, part), "fingerprint": checksum(part)} for name, part in parts.items()}
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint that some process cannot read, or that does not have the content with which it was saved."""
+
+
+def _read(path: Path, template: Tree, mesh: Mesh) -> Tree:
+    """Reads one part; raises `DamagedCheckpoint`, in all processes, if anything is wrong with it in any."""
+    leaves = len(jax.tree.leaves(template))
+    sealed = {"tree": template, "fingerprint": jax.ShapeDtypeStruct((leaves,), jnp.uint32)}
+    read, reason = _try_to_read(path, sealed, mesh)
+    if reasons := [reason for reason in gathered(reason) if reason]:
+        raise DamagedCheckpoint(reasons[0])
+    if not np.array_equal(_fingerprint(read["tree"], mesh), read["fingerprint"]):
+        raise DamagedCheckpoint("its content does not have the fingerprint with which it was saved")
+    return read["tree"]
+
+
+def _try_to_read(path: Path, template: Tree, mesh: Mesh) -> tuple[Tree, str]:
+    """What this process reads, and an empty text or what was wrong."""
+    # After a first failure the reads that are still under way report theirs, with tracebacks, through these hooks, and
+    # those that were not begun warn of it when they are collected.
+    hooks = sys.excepthook, sys.unraisablehook
+    sys.excepthook = sys.unraisablehook = lambda *_: None
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            try:
+                return _read_own_part(path, template, mesh), ""
+            except (MemoryError, PermissionError):
+                raise  # not the checkpoint's fault
+            except Exception as error:  # Orbax, TensorStore, JSON and the file system each raise their own
+                reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:150]}"
+            for _ in range(2):
+                gc.collect()
+                time.sleep(0.2)
+    finally:
+        sys.excepthook, sys.unraisablehook = hooks
+    return None, reason
+
+
+def _read_own_part(path: Path, template: Tree, mesh: Mesh) -> Tree:
+    """Reads what lies on the devices of this process, without waiting for the others, which may have failed."""
+    target = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), template, divided(mesh, template)
+    )
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+    )
+    with ocp.StandardCheckpointer(multiprocessing_options=alone) as reader:
+        read = reader.restore(path.absolute(), target)
+    for x, expected in zip(jax.tree.leaves(read), jax.tree.leaves(target), strict=True):
+        if x.shape != expected.shape or x.dtype != expected.dtype:
+            raise ValueError(f"an array has shape {x.shape} and dtype {x.dtype}, not {expected.shape} {expected.dtype}")
+    return read
+
+
+def _fingerprint(tree: Tree, mesh: Mesh) -> jax.Array:
+    return jax.jit(checksum, out_shardings=replicated(mesh))(tree)

@@ -1,0 +1,82 @@
+"""The training and the evaluation step, compiled: each traced once, the same on one device and on many."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import Array
+from jax.sharding import Mesh
+
+from snnkd_jax.data.normalisation import Normalisation
+from snnkd_jax.models import Variables
+from snnkd_jax.parallel.compiler import compile_options, quick_compile_options
+from snnkd_jax.parallel.mesh import divided, fsdp_size, replicated, split
+from snnkd_jax.training.trainer import (
+    Batch,
+    Metrics,
+    TeacherNetwork,
+    TeacherOutputs,
+    Trainer,
+    TrainState,
+    evaluate_batch,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledEvaluation:
+    """The jitted evaluation of a network on a mesh, traced once."""
+
+    evaluate: Callable[[Variables, Batch], Metrics]
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledSteps(CompiledEvaluation):
+    """The jitted functions of a trainer on a mesh; each is traced once. `teach` is None without a teacher."""
+
+    init: Callable[..., TrainState]
+    train: Callable[[TrainState, Variables, Batch], tuple[TrainState, Metrics]]
+    teach: Callable[[Variables, Array, Array], TeacherOutputs] | None
+
+
+def compile_evaluation(
+    network: TeacherNetwork, normalisation: Normalisation, mesh: Mesh, variables: Any = None
+) -> CompiledEvaluation:
+    """Jits the evaluation of a network: batches split; its variables lie as `variables` says, None: whole."""
+    whole, parts = replicated(mesh), split(mesh)
+
+    def evaluate(variables: Variables, batch: Batch) -> Metrics:
+        return evaluate_batch(network, normalisation, jax.lax.with_sharding_constraint(variables, whole), batch)
+
+    return CompiledEvaluation(
+        jax.jit(
+            evaluate,
+            in_shardings=(whole if variables is None else variables, parts),
+            out_shardings=whole,
+            compiler_options=compile_options(mesh.devices.flat[0].platform),
+        )
+    )
+
+
+def compile_steps(trainer: Trainer, mesh: Mesh) -> CompiledSteps:
+    """Jits the steps: state donated, on the mesh as `backend.divided` says; batches and what the teacher says of them
+    split; all else whole."""
+    whole, parts, platform = replicated(mesh), split(mesh), mesh.devices.flat[0].platform
+    options = compile_options(platform)
+    if fsdp_size(mesh) > 1:
+        trainer = dataclasses.replace(trainer, gather=lambda tree: jax.lax.with_sharding_constraint(tree, whole))
+    state = divided(mesh, jax.eval_shape(trainer.init))
+    variables = {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
+    teach = jax.jit(trainer.teach, in_shardings=(whole, whole, parts), out_shardings=parts, compiler_options=options)
+    return CompiledSteps(
+        init=jax.jit(trainer.init, out_shardings=state, compiler_options=quick_compile_options(platform)),
+        evaluate=compile_evaluation(trainer.network, trainer.normalisation, mesh, variables).evaluate,
+        train=jax.jit(
+            trainer.step,
+            in_shardings=(state, whole, parts),
+            out_shardings=(state, whole),
+            donate_argnums=0,
+            compiler_options=options,
+        ),
+        teach=teach if trainer.is_guided else None,
+    )

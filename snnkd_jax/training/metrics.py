@@ -1,0 +1,148 @@
+"""Metrics over an epoch, and the log of a run, `metrics.jsonl`: one JSON object for each epoch of each network."""
+
+import importlib.util
+import json
+import os
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from snnkd_jax.parallel.hosts import is_first
+
+
+class MetricsLog:
+    """Appends to `<directory>/metrics.jsonl`, and to TensorBoard events where tensorboardX is installed.
+
+    Of several processes, the first writes.
+    """
+
+    def __init__(self, directory: Path):
+        self._path = directory / "metrics.jsonl"
+        self._writer = None
+        self._writes = is_first()
+        if self._writes and importlib.util.find_spec("tensorboardX") is not None:
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(directory / "tensorboard"))
+
+    def rewind(self, phase: str, step: int) -> None:
+        """Drops what `phase` logged after `step`, and a line cut off by a crash: both will be written again."""
+        if not self._writes:
+            return
+        kept = [
+            line
+            for line in _lines(self._path)
+            if (entry := _parse(line)) is not None and not (entry["phase"] == phase and entry["step"] > step)
+        ]
+        replacement = self._path.with_suffix(".tmp")
+        replacement.write_text("".join(line + "\n" for line in kept))
+        replacement.replace(self._path)
+
+    def seconds(self) -> float:
+        """The time that all epochs took, those of earlier sessions included."""
+        return sum(entry["seconds"] for entry in read_log(self._path.parent))
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Writes one entry; it has "phase", "step" and "seconds", numbers, and dictionaries of numbers."""
+        if not self._writes:
+            return
+        with self._path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if self._writer is not None:
+            for name, value in _flat(entry).items():
+                self._writer.add_scalar(f"{entry['phase']}/{name}", value, entry["step"])
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the TensorBoard file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_log(directory: Path) -> list[dict[str, Any]]:
+    """The entries of `<directory>/metrics.jsonl`, none without it; a line cut off by a crash is left out."""
+    parsed = (_parse(line) for line in _lines(directory / "metrics.jsonl"))
+    return [entry for entry in parsed if entry is not None]
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(errors="replace").splitlines() if path.exists() else []
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return entry if isinstance(entry, dict) and entry.keys() >= {"phase", "step", "seconds"} else None
+
+
+def _flat(entry: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    flat = {}
+    for name, value in entry.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and name not in ("step", "epoch"):
+            flat[prefix + name] = value
+    return flat
+
+
+class EpochMetrics:
+    """Means over an epoch; a step's metrics are read when the next step has been started."""
+
+    def __init__(self):
+        self._restart()
+        self._last_call = time.perf_counter()
+        self._pending = None
+        self.latest: dict[str, Any] = {}
+
+    def _restart(self):
+        self._sums = defaultdict(float)
+        self._count = 0
+        self._first_step: float | None = None
+
+    def add(self, metrics: Any) -> None:
+        """Takes the metrics of a step that has just been started; reads those of the step before."""
+        if self._first_step is None:
+            self._first_step = time.perf_counter()
+        pending, self._pending = self._pending, metrics
+        if pending is not None:
+            self._read(pending)
+
+    def _read(self, metrics: Any) -> None:
+        metrics = jax.device_get(metrics)
+        rates = {name: float(rate) for name, rate in metrics.pop("firing_rates").items()}
+        self.latest = {name: float(value) for name, value in metrics.items()} | {"firing_rate": mean_rate(rates)}
+        for name, value in self.latest.items():
+            if value is not None:
+                self._sums[name] += value
+        self._count += 1
+
+    def take(self, batch_size: int) -> dict[str, float]:
+        """The means since the last call, the number of steps that they are of, their time and their speed.
+
+        `seconds` since the last call, compilation and evaluation included; `images_per_second` without them, from
+        the start of the second step on.
+        """
+        self.add(None)
+        now = time.perf_counter()
+        assert self._first_step is not None
+        taken = {name: value / self._count for name, value in self._sums.items()} | {
+            "averaged_steps": self._count,  # fewer than an epoch's where it was resumed in the middle
+            "seconds": now - self._last_call,
+            "images_per_second": max(self._count - 1, 1) * batch_size / (now - self._first_step),
+        }
+        self._last_call = now
+        self._restart()
+        return taken
+
+
+def mean_rate(rates: dict[str, float]) -> float | None:
+    """The mean over layers; None for an ordinary network."""
+    return float(np.mean(list(rates.values()))) if rates else None

@@ -1,0 +1,84 @@
+"""Neurons against SpikingJelly's own: spikes, the last potential and gradients. Needs the extra bench."""
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from comparison import agrees
+
+from snnkd_jax.dynamics import neurons, surrogate
+
+pytestmark = [pytest.mark.peers, pytest.mark.optimised, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+
+T, W = 6, 0.7
+X, SPIKES_COTANGENT = np.random.default_rng(0).normal(size=(2, 4, T, 50)).astype(np.float32)
+X = 2 * X + 1  # so that all of the neurons below fire, and not always
+OPTIONS = list(itertools.product((0.0, -0.4, None), (False, True), (False, True)))
+
+
+def theirs(kind: str, v_reset: float | None, decay_input: bool, detach_reset: bool):
+    """Spikes, last potential, and the derivatives with respect to the current and, of plif, w."""
+    import torch  # pyright: ignore[reportMissingImports]
+    from spikingjelly.activation_based import neuron  # pyright: ignore[reportMissingImports]
+    from spikingjelly.activation_based import surrogate as surrogates  # pyright: ignore[reportMissingImports]
+
+    options = {"v_threshold": 0.8, "v_reset": v_reset, "detach_reset": detach_reset, "step_mode": "m"}
+    options["surrogate_function"] = surrogates.ATan(2.0)
+    node: Any
+    if kind == "lif":
+        node = neuron.LIFNode(tau=2.5, decay_input=decay_input, **options)
+    elif kind == "plif":
+        node = neuron.ParametricLIFNode(init_tau=1 + float(np.exp(-W)), decay_input=decay_input, **options)
+    else:
+        node = neuron.IFNode(**options)
+    x = torch.tensor(X.swapaxes(0, 1), requires_grad=True)
+    spikes = node(x)
+    (spikes * torch.tensor(SPIKES_COTANGENT.swapaxes(0, 1))).sum().backward()
+    dw = node.w.grad.numpy() if kind == "plif" else np.float32(0)
+    assert x.grad is not None
+    return *(a.detach().numpy().swapaxes(0, 1) for a in (spikes, x.grad)), node.v.detach().numpy(), dw
+
+
+def ours(kind: str, v_reset: float | None, decay_input: bool, detach_reset: bool):
+    options = {"v_threshold": 0.8, "v_reset": v_reset, "detach_reset": detach_reset, "surrogate": surrogate.atan(2.0)}
+
+    def loss(x, w):
+        if kind == "lif":
+            spikes, v = neurons.lif(x, tau=2.5, decay_input=decay_input, return_v=True, **options)
+        elif kind == "plif":
+            spikes, v = neurons.plif(x, w, decay_input=decay_input, return_v=True, **options)
+        else:
+            spikes, v = neurons.integrate_and_fire(x, return_v=True, **options)
+        return (spikes * SPIKES_COTANGENT).sum(), (spikes, v)
+
+    (dx, dw), (spikes, v) = jax.grad(loss, argnums=(0, 1), has_aux=True)(jnp.asarray(X), jnp.float32(W))
+    return spikes, dx, v, dw
+
+
+@pytest.mark.parametrize("kind", ["lif", "plif", "if"])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_neurons_are_spikingjellys(kind, options):
+    found, expected = ours(kind, *options), theirs(kind, *options)
+    assert 0.1 < expected[0].mean() < 0.9
+    agrees(found[0], expected[0], name=f"SpikingJelly's {kind}, spikes")
+    for a, b in zip(found[1:], expected[1:], strict=True):
+        agrees(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max(), name=f"SpikingJelly's {kind}")
+
+
+@pytest.mark.parametrize(
+    ("make", "name"), [(surrogate.atan, "ATan"), (surrogate.sigmoid, "Sigmoid")], ids=["atan", "sigmoid"]
+)
+@pytest.mark.parametrize("alpha", [1.0, 2.0, 4.0])
+def test_surrogates_are_spikingjellys(make, name, alpha):
+    import torch  # pyright: ignore[reportMissingImports]
+    from spikingjelly.activation_based import surrogate as surrogates  # pyright: ignore[reportMissingImports]
+
+    x = torch.linspace(-3, 3, 101, requires_grad=True)
+    getattr(surrogates, name)(alpha)(x).sum().backward()
+    assert x.grad is not None
+    expected = x.grad.numpy()
+    found = make(alpha).derivative(jnp.asarray(x.detach().numpy()))
+    agrees(found, expected, rtol=1e-5, atol=1e-6, name=f"SpikingJelly's {make.__name__}")

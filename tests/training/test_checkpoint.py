@@ -1,0 +1,227 @@
+"""Checkpoints: what is read is bit for bit what was saved, or refused."""
+
+import functools
+import gc
+import shutil
+import warnings
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from snnkd_jax.data.augment import Augmentation
+from snnkd_jax.data.normalisation import Normalisation
+from snnkd_jax.distill.objective import PRESETS
+from snnkd_jax.errors import InputError
+from snnkd_jax.models import Neuron, build
+from snnkd_jax.parallel.mesh import data_mesh, put_batch, put_replicated
+from snnkd_jax.training import checkpoint
+from snnkd_jax.training.checkpoint import Checkpoints, load_network
+from snnkd_jax.training.compiled import compile_steps
+from snnkd_jax.training.fit import variables_of
+from snnkd_jax.training.optim import make_optimizer
+from snnkd_jax.training.trainer import Trainer, TrainState
+
+SHAPE = (8, 8, 1)
+LAST = 6
+
+
+@functools.cache
+def trainer() -> Trainer:
+    """With everything a state can hold: connectors, plif parameters, AdamW's moments, a clipping state."""
+    return Trainer(
+        build("convnet", 4, neuron=Neuron("plif"), num_steps=2, width=0.1),
+        PRESETS["kdsnn"],
+        make_optimizer("adamw", learning_rate=0.01, num_steps=20, clip_norm=1.0),
+        Normalisation((0.5,), (0.2,)),
+        Augmentation(),
+        SHAPE,
+        seed=0,
+        teacher=build("convnet", 4, width=0.1),
+    )
+
+
+def template() -> TrainState:
+    return jax.eval_shape(trainer().init)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> tuple[Path, dict[int, TrainState]]:
+    """A training that saves at every step and goes on at once, in donated memory; and what it should have saved."""
+    directory = tmp_path_factory.mktemp("run") / "student"
+    mesh = data_mesh()
+    teacher = trainer().teacher
+    assert teacher is not None
+    variables = put_replicated(mesh, teacher.init(jax.random.key(1), SHAPE))
+    steps = compile_steps(trainer(), mesh)
+    state = put_replicated(mesh, jax.jit(trainer().init)())
+    rng = np.random.default_rng(0)
+    expected = {}
+    checkpoints = Checkpoints(directory, keep=4)
+    for step in range(1, LAST + 1):
+        images = rng.integers(0, 256, (16, *SHAPE), dtype=np.uint8)
+        labels = rng.integers(0, 4, 16, dtype=np.int32)
+        state, _ = steps.train(state, variables, put_batch(mesh, {"images": images, "labels": labels}))
+        expected[step] = jax.tree.map(lambda x: np.array(x, copy=True), state)
+        checkpoints.save(state)
+    checkpoints.close()
+    return directory, expected
+
+
+@pytest.fixture
+def copy(saved, tmp_path) -> Path:
+    shutil.copytree(saved[0], tmp_path / "student")
+    return tmp_path / "student"
+
+
+def restore(directory: Path) -> TrainState | None:
+    checkpoints = Checkpoints(directory, keep=4)
+    try:
+        return checkpoints.restore(template(), data_mesh())
+    finally:
+        checkpoints.close()
+
+
+def assert_is(state: TrainState | None, expected: TrainState) -> None:
+    assert state is not None
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), expected)
+
+
+def test_newest_is_restored_bit_for_bit(saved):
+    directory, expected = saved
+    assert_is(restore(directory), expected[LAST])
+
+
+def test_keeps_the_newest_four(saved):
+    assert sorted(int(path.name) for path in saved[0].iterdir() if path.name.isdigit()) == [3, 4, 5, 6]
+
+
+def test_nothing_saved_is_none(tmp_path):
+    assert restore(tmp_path / "student") is None
+
+
+def arrays(part: Path) -> list[Path]:
+    """The files with the arrays of one part; TensorStore keeps small ones in several places."""
+    return [path for path in part.rglob("*") if path.parent.name == "d"]
+
+
+def cut(paths: list[Path]) -> None:
+    for path in paths:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(paths: list[Path]) -> None:
+    for path in paths:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 0x55
+        path.write_bytes(data)
+
+
+def empty(paths: list[Path]) -> None:
+    for path in paths:
+        path.write_bytes(b"")
+
+
+def delete(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink()
+
+
+DAMAGE = {
+    "arrays cut": lambda step: cut(arrays(step / "network")),
+    "arrays flipped": lambda step: flip(arrays(step / "network")),
+    "arrays empty": lambda step: empty(arrays(step / "training")),
+    "arrays gone": lambda step: delete(arrays(step / "training")),
+    "metadata cut": lambda step: cut([step / "network" / "_METADATA"]),
+    "manifest empty": lambda step: empty([step / "training" / "manifest.ocdbt"]),
+    "half of it gone": lambda step: shutil.rmtree(step / "training"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_newest_is_set_aside_and_the_one_before_used(saved, copy, damage):
+    DAMAGE[damage](copy / str(LAST))
+    with pytest.warns(UserWarning, match=f"checkpoint {LAST} .* is damaged"):
+        state = restore(copy)
+    assert_is(state, saved[1][LAST - 1])
+    assert not (copy / str(LAST)).exists()
+    assert (copy.parent / "student-damaged" / str(LAST)).is_dir()
+
+
+def test_none_left_is_said(copy):
+    for step in copy.iterdir():
+        if step.name.isdigit():
+            cut(arrays(step / "network"))
+    with pytest.warns(UserWarning, match="damaged|none of") as warned:
+        assert restore(copy) is None
+    messages = [str(w.message) for w in warned if w.category is UserWarning]
+    assert [m.split(" in ")[0] for m in messages[:4]] == [f"checkpoint {step}" for step in (6, 5, 4, 3)]
+    assert messages[4].startswith("none of the 4 checkpoints")
+
+
+def test_content_without_its_fingerprint_is_refused(saved, monkeypatch):
+    """Damage that every layer below lets through."""
+    monkeypatch.setattr(checkpoint, "_fingerprint", lambda tree, _: np.zeros(len(jax.tree.leaves(tree)), np.uint32))
+    with pytest.raises(InputError, match="fingerprint"):
+        load_network(saved[0], variables_of(template()), data_mesh())
+
+
+def test_half_written_directory_is_ignored(saved, copy):
+    """What a process leaves behind that dies while it saves."""
+    (copy / f"{LAST + 1}.orbax-checkpoint-tmp").mkdir()
+    (copy / f"{LAST + 1}.orbax-checkpoint-tmp" / "network").mkdir()
+    assert_is(restore(copy), saved[1][LAST])
+
+
+def test_a_set_aside_step_can_be_saved_again(saved, copy):
+    cut(arrays(copy / str(LAST) / "network"))
+    checkpoints = Checkpoints(copy, keep=4)
+    with pytest.warns(UserWarning, match="damaged"):
+        checkpoints.restore(template(), data_mesh())
+    checkpoints.save(put_replicated(data_mesh(), saved[1][LAST]))
+    checkpoints.close()
+    assert_is(restore(copy), saved[1][LAST])
+
+
+def test_reads_that_were_not_begun_are_no_warning(tmp_path, monkeypatch):
+    """Orbax leaves coroutines behind when one of them fails; Python warns where they are collected."""
+
+    async def read(): ...
+
+    def fails(*_):
+        pending = read()
+        raise ValueError(f"cut short before {pending}")
+
+    monkeypatch.setattr(checkpoint, "_read_own_part", fails)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with pytest.raises(checkpoint.DamagedCheckpoint, match="cut short"):
+            checkpoint._read(tmp_path, {}, data_mesh())
+        gc.collect()
+    assert not seen
+
+
+def test_network_alone(saved):
+    """The student's own variables, without connectors and optimiser."""
+    directory, expected = saved
+    variables = load_network(directory, variables_of(template()), data_mesh())
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(variables), variables_of(expected[LAST]))
+
+
+@pytest.mark.parametrize("change", [{"width": 0.2}, {"depth": 1}, {"name": "resnet20"}], ids=str)
+def test_checkpoint_of_another_network_is_refused(saved, change):
+    from snnkd_jax.models import MODELS
+    from snnkd_jax.models.activation import ReLU
+    from snnkd_jax.models.network import Network
+
+    arguments = {"name": "convnet", "num_classes": 4, "activation": ReLU, "width": 0.1} | change
+    network = Network(MODELS[arguments.pop("name")](**arguments), None)
+    other = jax.eval_shape(lambda: network.init(jax.random.key(0), SHAPE))
+    with pytest.raises(InputError, match="damaged or of another network"):
+        load_network(saved[0], other, data_mesh())
+
+
+def test_directory_without_checkpoint_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        load_network(tmp_path / "nowhere", {}, data_mesh())
