@@ -101,5 +101,8 @@ def test_an_upward_or_a_circular_import_is_found():
     assert "dynamics.neurons -> training.optim" in upward(low)
     late = "\n\ndef f():\n    from snnkd_jax.cli import train\n"
     assert "report.page -> cli.train" in upward(modules | {"report.page": modules["report.page"] + late})
-    circle = modules | {"data.pixels": "from snnkd_jax.data.batches import x", "data.batches": "import snnkd_jax.data.pixels"}
+    circle = modules | {
+        "data.pixels": "from snnkd_jax.data.batches import x",
+        "data.batches": "import snnkd_jax.data.pixels",
+    }
     assert circles(circle)

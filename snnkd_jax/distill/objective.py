@@ -134,9 +134,9 @@ class Objective:
         return self.feature_weight > 0 and self.feature != "classifier"
 
     @property
-    def teacher_features(self) -> Literal["stages", "currents"]:
+    def teacher_features(self) -> Literal["stages", "pre_activations"]:
         """Which of the teacher's stage ends are compared: after the activation, or before it."""
-        return "currents" if self.feature == "margin" else "stages"
+        return "pre_activations" if self.feature == "margin" else "stages"
 
     @property
     def reads_with_head(self) -> bool:

@@ -1,10 +1,10 @@
 """A teacher that is trained already: any function `images -> logits` or `images -> (logits, features)`.
 
-| value                  | shape          | who reads it                                                  |
-| ---------------------- | -------------- | ------------------------------------------------------------- |
-| `logits`               | `[B, K]`       | every objective with a teacher                                |
-| `features["stages"]`   | `[B, H, W, C]` | objectives on features but `margin`: stage ends after the act |
-| `features["currents"]` | `[B, H, W, C]` | `margin`: stage ends before it                                |
+| value                         | shape          | who reads it                                                   |
+| ----------------------------- | -------------- | -------------------------------------------------------------- |
+| `logits`                      | `[B, K]`       | every objective with a teacher                                 |
+| `features["stages"]`          | `[B, H, W, C]` | objectives on features but `margin`: stage outputs             |
+| `features["pre_activations"]` | `[B, H, W, C]` | `margin`: stage outputs before the activation                  |
 
 Features are dictionaries, in the order of their names from the first layer to the last; an objective that finds none
 of its own refuses the teacher. Images arrive as float32 `[B, H, W, C]`, normalised by the statistics of the student's
@@ -57,9 +57,9 @@ class Teacher:
         features: Any
         logits, features = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
         self._check_mapping("features", features)
-        for kind in ("stages", "currents"):
+        for kind in ("stages", "pre_activations"):
             self._check_mapping(kind, features.get(kind, {}))
-        features = {kind: dict(features.get(kind, {})) for kind in ("stages", "currents")}
+        features = {kind: dict(features.get(kind, {})) for kind in ("stages", "pre_activations")}
         named = {f"{kind} {name!r}": (x, 4) for kind, maps in features.items() for name, x in maps.items()}
         for what, (x, axes) in ({"logits": (logits, 2)} | named).items():
             shape = getattr(x, "shape", None)
@@ -78,7 +78,7 @@ def flax_teacher(
     variables: Any,
     *,
     stages: Sequence[str] = (),
-    currents: Sequence[str] = (),
+    pre_activations: Sequence[str] = (),
     normalisation: Normalisation | None = None,
     name: str = "flax",
     **arguments: Any,
@@ -90,14 +90,14 @@ def flax_teacher(
         variables: its collections, with "params".
         stages: the paths of the submodules whose outputs, `[B, H, W, C]`, are the stage ends, such as "layer1/block2",
             in the order of the network.
-        currents: the same for what enters the activation at a stage end.
+        pre_activations: the same for what enters the activation at a stage end.
         normalisation, name: as of a `Teacher`.
         arguments: of the call, such as `train=False`.
 
     Raises:
         InputError: when it is applied, if a path names no submodule that was called.
     """
-    wanted = {"stages": stages, "currents": currents}
+    wanted = {"stages": stages, "pre_activations": pre_activations}
     paths = {path for group in wanted.values() for path in group}
 
     def function(variables: Any, images: Array) -> tuple[Array, dict[str, dict[str, Array]]]:

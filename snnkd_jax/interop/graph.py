@@ -20,7 +20,7 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.models.activation import Neuron, Spike
 from snnkd_jax.models.layers import convolve
 from snnkd_jax.models.network import Network, Variables
-from snnkd_jax.models.stages import Stages
+from snnkd_jax.models.stages import Features, Stages
 
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
@@ -168,14 +168,14 @@ class GraphBody(nn.Module):
     activation: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> tuple[Array, Stages]:
+    def __call__(self, x: Array, train: bool) -> tuple[Array, Features]:
         """Images `[B, T, H, W, C]`, T = 1 if they are constant, to logits `[B, T, K]`; a graph has no stages."""
         del train
         values = {INPUT: x}
         for name, make, inputs in self.steps:
             make = functools.partial(self.activation, make) if isinstance(make, Neuron) else make
             values[name] = make(name=name)(_sum(values, inputs))
-        return _sum(values, self.outputs), Stages()
+        return _sum(values, self.outputs), Stages().features()
 
 
 class Means(nn.Module):

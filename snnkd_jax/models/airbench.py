@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.layers import AvgPool, BatchNorm, Conv, Norm, Pooling, channels, global_avg_pool, norm_act
 from snnkd_jax.models.remat import Remat, rematerialised
-from snnkd_jax.models.stages import Stages
+from snnkd_jax.models.stages import Features, Stages
 
 
 class Airbench(nn.Module):
@@ -35,7 +35,7 @@ class Airbench(nn.Module):
     remat: Remat = "none"
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> tuple[Array, Stages]:
+    def __call__(self, x: Array, train: bool) -> tuple[Array, Features]:
         """Images `[B, H, W, C]` or `[B, T, H, W, C]` to logits `[B, K]` or `[B, T, K]` and the stage ends."""
         norm = functools.partial(self.norm, train=train)
         x = Conv(channels(24, self.width), dtype=self.dtype, name="stem")(x)
@@ -45,7 +45,7 @@ class Airbench(nn.Module):
             stage = functools.partial(_stage, norm=norm, i=i, features=channels(base, self.width), again=again)
             current, x = rematerialised(stage, again)(self, x)
             stages.add(current, x)
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages.features()
 
 
 def _stage(body: Airbench, x: Array, *, norm: Norm, i: int, features: int, again: bool) -> tuple[Array, Array]:

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.layers import AvgPool, BatchNorm, Conv, Norm, Pooling, channels, norm_act
 from snnkd_jax.models.remat import Remat, rematerialised
-from snnkd_jax.models.stages import Stages
+from snnkd_jax.models.stages import Features, Stages
 
 
 class ConvNet(nn.Module):
@@ -26,7 +26,7 @@ class ConvNet(nn.Module):
     remat: Remat = "none"
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> tuple[Array, Stages]:
+    def __call__(self, x: Array, train: bool) -> tuple[Array, Features]:
         """Images `[B, H, W, C]` or `[B, T, H, W, C]` to logits `[B, K]` or `[B, T, K]` and the stage ends."""
         norm = functools.partial(self.norm, train=train)
         stages, again = Stages(), train and self.remat != "none"
@@ -39,7 +39,7 @@ class ConvNet(nn.Module):
         x = nn.Dense(channels(128, self.width), use_bias=False, dtype=self.dtype, name="hidden")(x)
         x = norm(name="norm_hidden")(x)
         x = self.activation(name="act_hidden")(x)
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x), stages
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x), stages.features()
 
 
 def _stage(body: ConvNet, x: Array, *, norm: Norm, i: int, again: bool) -> tuple[Array, Array]:

@@ -23,7 +23,7 @@ from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.layers import BatchNorm, Conv, MaxPool, Norm, Pooling, channels, global_avg_pool, norm_act
 from snnkd_jax.models.remat import Remat
 from snnkd_jax.models.resnet import BasicBlock, residual_stages
-from snnkd_jax.models.stages import Stages
+from snnkd_jax.models.stages import Features
 
 
 class SEWBlock(nn.Module):
@@ -65,7 +65,7 @@ class ImageNetResNet(nn.Module):
     remat: Remat = "none"
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> tuple[Array, Stages]:
+    def __call__(self, x: Array, train: bool) -> tuple[Array, Features]:
         """Images `[B, H, W, C]` or `[B, T, H, W, C]` to logits `[B, K]` or `[B, T, K]` and the stage ends."""
         norm = functools.partial(self.norm, train=train)
         widths = [channels(64 * 2**i, self.width) for i in range(len(self.stage_sizes))]
@@ -76,4 +76,4 @@ class ImageNetResNet(nn.Module):
         x, stages = residual_stages(
             self, x, self.block, self.stage_sizes, widths, self.remat if train else "none", **fields
         )
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages.features()

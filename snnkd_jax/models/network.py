@@ -2,14 +2,14 @@
 
 `variables` is `{"params": ..., "batch_stats": ...}`. Applying a network returns `(logits, features)`:
 
-| value                       | ordinary network  | spiking network                            |
-| --------------------------- | ----------------- | ------------------------------------------ |
-| `logits`, float32           | `[B, K]`          | `[B, T, K]`, one read-out per step         |
-| `features["stages"]`        | `[B, H, W, C]`    | `[B, T, H, W, C]`, stage ends, after act   |
-| `features["currents"]`      | `[B, H, W, C]`    | `[B, T or 1, H, W, C]`, stage ends, before |
-| `features["firing_rates"]`  | empty             | layer name to `[B]`, spikes/neuron/step    |
+| value                         | ANN            | spiking network                                      |
+| ----------------------------- | -------------- | ---------------------------------------------------- |
+| `logits`, float32             | `[B, K]`       | `[B, T, K]`, one read-out per step                   |
+| `features["stages"]`          | `[B, H, W, C]` | `[B, T, H, W, C]`, stage outputs                     |
+| `features["pre_activations"]` | `[B, H, W, C]` | `[B, T or 1, H, W, C]`, stages before the activation |
+| `features["firing_rates"]`    | empty          | layer name to `[B]`, spikes per neuron and step      |
 
-In training by rate-based backpropagation, stages and currents are means over time, `[B, 1, H, W, C]`.
+In training by rate-based backpropagation, stages and pre-activations are means over time, `[B, 1, H, W, C]`.
 """
 
 import dataclasses
@@ -24,9 +24,9 @@ from jax import Array
 
 from snnkd_jax.errors import InputError, check_count
 from snnkd_jax.models.rate import with_mean_of
+from snnkd_jax.models.stages import Features
 
 Variables = dict[str, Any]
-Features = dict[str, dict[str, Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Network:
         variables = {"params": variables["params"], "rates": jax.lax.stop_gradient(updates["rates"])}
         outputs: Any = rate_body.apply(variables, means, train=True)
         mean_logits, stages = outputs
-        features |= {"stages": stages.outputs, "currents": stages.currents}
+        features |= stages
         return (with_mean_of(logits, mean_logits.astype(jnp.float32)), features), updates["batch_stats"]
 
     def _run(
@@ -124,8 +124,7 @@ class Network:
         )
         rates = traverse_util.flatten_dict(updates.get("firing_rates", {}), sep="/")
         features = {
-            "stages": stages.outputs,
-            "currents": stages.currents,
+            **stages,
             "firing_rates": {name.removesuffix("/rate"): rate for name, rate in rates.items()},
         }
         return (logits.astype(jnp.float32), features), updates

@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.layers import BatchNorm, Conv, Norm, channels, global_avg_pool, norm_act
 from snnkd_jax.models.remat import Remat, rematerialised
-from snnkd_jax.models.stages import Stages
+from snnkd_jax.models.stages import Features, Stages
 
 
 class BasicBlock(nn.Module):
@@ -53,7 +53,7 @@ def residual_stages(
     widths: Sequence[int],
     remat: Remat,
     **fields: Any,
-) -> tuple[Array, Stages]:
+) -> tuple[Array, Features]:
     """`sizes[i]` blocks of `widths[i]` channels in a body; every stage but the first halves the map.
 
     `block_class(features, stride, again, **fields)` is a module that returns what enters and what leaves its last
@@ -82,7 +82,7 @@ class ResNet(nn.Module):
     remat: Remat = "none"
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> tuple[Array, Stages]:
+    def __call__(self, x: Array, train: bool) -> tuple[Array, Features]:
         """Images `[B, H, W, C]` or `[B, T, H, W, C]` to logits `[B, K]` or `[B, T, K]` and the stage ends."""
         norm = functools.partial(self.norm, train=train)
         x = Conv(channels(self.stage_channels[0], self.width), dtype=self.dtype, name="stem")(x)
@@ -96,7 +96,7 @@ class ResNet(nn.Module):
         if self.hidden is not None:
             x = nn.Dense(channels(self.hidden, self.width), dtype=self.dtype, name="hidden")(x)
             x = self.activation(name="act_hidden")(x)
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x), stages
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x), stages.features()
 
 
 def _stage(_: nn.Module, x: Array, *, block: Any, i: int, size: int, features: int) -> tuple[Array, Array]:

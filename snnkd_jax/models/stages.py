@@ -1,9 +1,12 @@
-"""What a body returns beside its logits: the ends of its stages."""
+"""What a module returns beside its logits: its stage outputs, before and after the activation."""
 
 import dataclasses
 
 import flax.linen as nn
 from jax import Array
+
+Features = dict[str, dict[str, Array]]
+"""Kind of intermediate values to their names to arrays."""
 
 
 def records(module: nn.Module, collection: str) -> bool:
@@ -15,15 +18,19 @@ def records(module: nn.Module, collection: str) -> bool:
 class Stages:
     """Collects, by the name "stage1", "stage2", ..., what enters and what leaves the last activation of a stage.
 
-    `currents` are the values before the activation (pre-ReLU, or the neurons' input current), `outputs` those after
-    it (ReLU values or spikes): `[B, H, W, C]` in an ordinary network, `[B, T, H, W, C]` in a spiking one, where a
-    current that is constant in time has `T = 1`.
+    `pre_activations` are the values before the activation (of ReLU, or the neurons' input current), `outputs` those
+    after it (ReLU values or spikes): `[B, H, W, C]` in an ANN, `[B, T, H, W, C]` in a spiking network, where a current
+    that is constant in time has `T = 1`.
     """
 
-    currents: dict[str, Array] = dataclasses.field(default_factory=dict)
+    pre_activations: dict[str, Array] = dataclasses.field(default_factory=dict)
     outputs: dict[str, Array] = dataclasses.field(default_factory=dict)
 
     def add(self, current: Array, output: Array) -> None:
         """Records the end of the next stage."""
         name = f"stage{len(self.outputs) + 1}"
-        self.currents[name], self.outputs[name] = current, output
+        self.pre_activations[name], self.outputs[name] = current, output
+
+    def features(self) -> Features:
+        """The dictionary that a module returns."""
+        return {"stages": self.outputs, "pre_activations": self.pre_activations}

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.layers import AvgPool, BatchNorm, Conv, Norm, Pooling, channels, global_avg_pool, norm_act
 from snnkd_jax.models.remat import Remat, rematerialised
-from snnkd_jax.models.stages import Stages
+from snnkd_jax.models.stages import Features, Stages
 
 
 class VGG(nn.Module):
@@ -30,7 +30,7 @@ class VGG(nn.Module):
     remat: Remat = "none"
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> tuple[Array, Stages]:
+    def __call__(self, x: Array, train: bool) -> tuple[Array, Features]:
         """Images `[B, H, W, C]` or `[B, T, H, W, C]` to logits `[B, K]` or `[B, T, K]` and the stage ends."""
         norm = functools.partial(self.norm, train=train)
         stages, again = Stages(), train and self.remat != "none"
@@ -42,7 +42,7 @@ class VGG(nn.Module):
             # The last pooling by means is part of the global one; maxima are not, if there is more than one value.
             if i < len(self.stage_sizes) or (self.pool is not AvgPool and min(x.shape[-3:-1]) > 1):
                 x = self.pool(name=f"pool{i}")(x)
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages.features()
 
 
 def _stage(body: VGG, x: Array, *, norm: Norm, i: int, size: int, features: int, again: bool) -> tuple[Array, Array]:

@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.layers import BatchNorm, Conv, Norm, channels, global_avg_pool, norm_act
 from snnkd_jax.models.remat import Remat, rematerialised
-from snnkd_jax.models.stages import Stages
+from snnkd_jax.models.stages import Features, Stages
 
 
 class PreActivationBlock(nn.Module):
@@ -62,7 +62,7 @@ class WideResNet(nn.Module):
     remat: Remat = "none"
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> tuple[Array, Stages]:
+    def __call__(self, x: Array, train: bool) -> tuple[Array, Features]:
         """Images `[B, H, W, C]` or `[B, T, H, W, C]` to logits `[B, K]` or `[B, T, K]` and the stage ends."""
         norm = functools.partial(self.norm, train=train)
         x = Conv(channels(16, self.width), dtype=self.dtype, name="stem")(x)
@@ -79,7 +79,7 @@ class WideResNet(nn.Module):
         current = norm(name="norm_final")(x)
         x = self.activation(name="act_final")(current)
         stages.add(current, x)
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages.features()
 
 
 def _stage(_: nn.Module, x: Array, *, block: Any, i: int, size: int, features: int) -> tuple[Array, Array, Array]:

@@ -325,7 +325,7 @@ class Trainer:
         def outputs(key):
             variables = network.init(key, self.image_shape)
             logits, features = network.apply(variables, jnp.zeros((1, *self.image_shape)))
-            return logits, {kind: _time_mean(features[kind]) for kind in ("stages", "currents")}
+            return logits, {kind: _time_mean(features[kind]) for kind in ("stages", "pre_activations")}
 
         return jax.eval_shape(outputs, jax.random.key(0))
 

@@ -148,7 +148,7 @@ def terms_of(objective, logits=LOGITS, labels=LABELS, teacher_logits=TEACHER_LOG
 def guidance(objective, teacher_logits, features) -> Guidance:
     """The teacher's current is its feature, its output the rectified one; the student is connected as it is."""
     pairs = [(jnp.asarray(s), jnp.asarray(t)) for s, t in features]
-    output = (lambda t: t) if objective.teacher_features == "currents" else (lambda t: jnp.maximum(t, 0))
+    output = (lambda t: t) if objective.teacher_features == "pre_activations" else (lambda t: jnp.maximum(t, 0))
     return Guidance(jnp.asarray(teacher_logits), tuple(StagePair(s, s, output(t)) for s, t in pairs))
 
 

@@ -80,7 +80,7 @@ def test_a_function_of_logits_alone_is_refused_by_what_needs_more():
     flat = {"network": build("vgg11", K, neuron=Neuron(), num_steps=1, width=0.1), "image_shape": (32, 32, 1)}
     pooled = Teacher(lambda w, x: x.mean((1, 2)) @ w[:1], WEIGHTS)
     for lacks, refused in (
-        ("no currents", lambda: make(teacher, "kdsnn")),
+        ("no pre-activations", lambda: make(teacher, "kdsnn")),
         ("no stages", lambda: make(teacher, "lasnn")),
         ("no params/head", lambda: make(pooled, "enof", **flat)),
     ):
@@ -148,7 +148,7 @@ class Wrapped(nn.Module):
 def test_a_flax_module_gives_the_features_that_are_named():
     module, images = Small(), jnp.asarray(RNG.standard_normal((2, *SHAPE)).astype(np.float32))
     variables = jax.jit(functools.partial(module.init, train=False))(jax.random.key(0), images)
-    teacher = flax_teacher(module, variables, currents=("first/conv", "second"), train=False)
+    teacher = flax_teacher(module, variables, pre_activations=("first/conv", "second"), train=False)
     logits, features = jax.jit(teacher.apply)(teacher.variables, images)
 
     @jax.jit
@@ -156,9 +156,9 @@ def test_a_flax_module_gives_the_features_that_are_named():
         first = Wrapped().apply({"params": variables["params"]["first"]}, images)
         return module.apply(variables, images, train=False), first
 
-    for found, value in zip((logits, features["currents"]["stage01"]), expected(variables, images), strict=True):
+    for found, value in zip((logits, features["pre_activations"]["stage01"]), expected(variables, images), strict=True):
         np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-5)
-    assert features["currents"]["stage02"].shape == (2, 8, 8, 4)
+    assert features["pre_activations"]["stage02"].shape == (2, 8, 8, 4)
     assert features["stages"] == {}
     make(teacher, "kdsnn")
     with pytest.raises(InputError, match=r"no submodule 'third' that is called"):
@@ -284,7 +284,7 @@ def test_a_store_is_of_one_teacher_data_seed_and_augmentation(tmp_path, monkeypa
     taught(dataclasses.replace(trainer, augmentation=Augmentation(1)))
     taught(dataclasses.replace(trainer, teacher_normalisation=Normalisation((0.1,), (1.0,))))
 
-    both = Teacher(lambda w, x: (linear(w, x), {"stages": {"s": x}, "currents": {"s": -x}}), WEIGHTS)
+    both = Teacher(lambda w, x: (linear(w, x), {"stages": {"s": x}, "pre_activations": {"s": -x}}), WEIGHTS)
     for preset, sign in (("lasnn", 1), ("kdsnn-feature", -1)):
         outputs = taught(make(both, preset, augmentation=Augmentation())).outputs(1)
         np.testing.assert_allclose(outputs["features"]["s"], sign * (9 / 255 - 0.4) / 0.3, rtol=1e-5)

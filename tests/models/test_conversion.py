@@ -57,8 +57,8 @@ def test_folded_norms_change_nothing(name):
     folded, folded_variables = fold_norms(network, variables, SHAPE)
     expected, features = jax.jit(network.apply)(variables, IMAGES)
     found, folded_features = jax.jit(folded.apply)(folded_variables, IMAGES)
-    for key, x in features["currents"].items():
-        agrees(folded_features["currents"][key], x, rtol=1e-3, atol=1e-3, name="folded norms")
+    for key, x in features["pre_activations"].items():
+        agrees(folded_features["pre_activations"][key], x, rtol=1e-3, atol=1e-3, name="folded norms")
     agrees(found, expected, rtol=1e-3, atol=1e-3, name="folded norms")
     shapes = jax.eval_shape(lambda: folded.init(jax.random.key(0), SHAPE))
     assert shapes["batch_stats"] == {}

@@ -131,7 +131,7 @@ def test_shapes(name, image_shape):
     assert features["firing_rates"] == {}
     student_logits, student_features = jax.eval_shape(student.apply, shapes(student, image_shape), images)
     assert student_logits.shape == (2, 3, 7)
-    assert features["stages"].keys() == student_features["stages"].keys() == features["currents"].keys()
+    assert features["stages"].keys() == student_features["stages"].keys() == features["pre_activations"].keys()
     for stage, x in features["stages"].items():
         y = student_features["stages"][stage]
         assert y.shape in ((2, 3, *x.shape[1:]), (2, 1, *x.shape[1:]))

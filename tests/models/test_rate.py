@@ -125,7 +125,7 @@ def test_values_are_those_of_the_spiking_network():
     np.testing.assert_array_equal(z, logits)
     assert_trees_close(new_statistics, statistics, 1e-6)
     assert_trees_close(means["firing_rates"], features["firing_rates"], 1e-6)
-    for kind in ("stages", "currents"):
+    for kind in ("stages", "pre_activations"):
         for name, x in features[kind].items():
             np.testing.assert_allclose(means[kind][name], x.mean(1, keepdims=True), rtol=1e-5, atol=1e-5)
 

@@ -52,7 +52,7 @@ def check(converted, logits, stages):
     assert_close(found, logits)
     assert len(features["stages"]) == len(stages)
     for i, ends in enumerate(stages, start=1):
-        for kind, end in zip(("currents", "stages"), ends, strict=True):
+        for kind, end in zip(("pre_activations", "stages"), ends, strict=True):
             assert_close(features[kind][f"stage{i}"], np.moveaxis(end, 1, -1))
 
 

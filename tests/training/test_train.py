@@ -387,7 +387,7 @@ class _Elsewhere:
     def apply(self, variables, images):
         del variables
         stages = {"stage1": images[:, :3, :3]}
-        return jnp.zeros((len(images), 5)), {"stages": stages, "currents": stages}
+        return jnp.zeros((len(images), 5)), {"stages": stages, "pre_activations": stages}
 
 
 def test_batch_size_must_fit_the_devices():
