@@ -65,7 +65,7 @@ def residual_stages(
         stage = functools.partial(_stage, block=block, i=i, size=size, features=features)
         current, x = rematerialised(stage, remat == "stage")(body, x)
         stages.add(current, x)
-    return x, stages
+    return x, stages.features()
 
 
 class ResNet(nn.Module):
@@ -96,7 +96,7 @@ class ResNet(nn.Module):
         if self.hidden is not None:
             x = nn.Dense(channels(self.hidden, self.width), dtype=self.dtype, name="hidden")(x)
             x = self.activation(name="act_hidden")(x)
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x), stages.features()
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x), stages
 
 
 def _stage(_: nn.Module, x: Array, *, block: Any, i: int, size: int, features: int) -> tuple[Array, Array]:
