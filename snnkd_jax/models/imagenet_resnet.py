@@ -76,4 +76,4 @@ class ImageNetResNet(nn.Module):
         x, stages = residual_stages(
             self, x, self.block, self.stage_sizes, widths, self.remat if train else "none", **fields
         )
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages.features()
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages
