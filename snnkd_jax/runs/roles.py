@@ -1,6 +1,10 @@
 """The networks of a run, in words."""
 
+from typing import Literal
+
 from snnkd_jax.runs.config import Config
+
+Role = Literal["teacher", "student_baseline", "student"]
 
 NETWORKS = {"teacher": "teacher", "student_baseline": "student without KD", "student": "student with KD"}
 

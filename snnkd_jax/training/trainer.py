@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from snnkd_jax.data.augment import Augmentation, augment
-from snnkd_jax.data.normalisation import Normalisation
+from snnkd_jax.data.normalisation import Normalisation, in_unit_range
 from snnkd_jax.distill.connector import Connectors
 from snnkd_jax.distill.objective import (
     Guidance,
@@ -32,8 +31,11 @@ from snnkd_jax.models import Features, Network, Variables, with_weights_of
 from snnkd_jax.models.layers import MaxPool
 from snnkd_jax.models.recorder import calls
 
-# Of the key of a step, apart from those that the augmentation splits off.
-_BLUR = 1_000_000
+# Of the key of a step, apart from those that the augmentation splits off; and of that, for modules with dropout.
+_BLUR, _DROPOUT = 1_000_000, 1
+
+Augment = Callable[[Array, Array], Array]
+"""A pure function of a key and of images `[B, ...]` in [0, 1], which returns such images."""
 
 Metrics = dict[str, Any]
 Batch = dict[str, Any]
@@ -87,12 +89,13 @@ class Trainer:
     objective: Objective
     optimizer: optax.GradientTransformation
     normalisation: Normalisation
-    augmentation: Augmentation
+    augment: Augment | None
     image_shape: tuple[int, int, int]
     seed: int
     teacher: TeacherNetwork | None = None
     teacher_normalisation: Normalisation | None = None
     accumulate: int = 1
+    frames: int | None = None
     gather: Callable[[Variables], Variables] = lambda variables: variables
 
     def __post_init__(self):
@@ -100,9 +103,31 @@ class Trainer:
             raise InputError(f"accumulate={self.accumulate!r} must be at least 1")
         if self.teacher is None and self.objective.needs_teacher:
             raise InputError("this objective needs a teacher; give one, or kd_weight=0 and feature_weight=0")
+        self._check_augment()
         if self.is_guided:
             self._check_teacher()
         jax.eval_shape(self.init)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """`[H, W, C]` of images, `[T, H, W, C]` of sequences with one frame per time step."""
+        return self.image_shape if self.frames is None else (self.frames, *self.image_shape)
+
+    def _check_augment(self) -> None:
+        """Raises `InputError` if the augmentation cannot be traced or does not return images like those it takes."""
+        if self.augment is None:
+            return
+        images = jax.ShapeDtypeStruct((2, *self.input_shape), jnp.float32)
+        try:
+            found = jax.eval_shape(self.augment, jax.random.key(0), images)
+        except Exception as error:
+            raise InputError(
+                f"augment of images {images.shape} fails ({type(error).__name__}: {error}); it must be a pure function "
+                "(key, images [B, ...] in [0, 1]) -> images"
+            ) from error
+        shape, dtype = getattr(found, "shape", type(found)), getattr(found, "dtype", None)
+        if shape != images.shape or dtype != images.dtype:
+            raise InputError(f"augment returns {dtype} {shape} for images float32 {images.shape}; it must keep both")
 
     def init(self, initial: Variables | None = None) -> TrainState:
         """The state before the first step, a function of the seed, or with the weights of another network.
@@ -132,7 +157,7 @@ class Trainer:
             under `firing_rates` the mean rate of each layer.
         """
         key = self._key(state.step)
-        batch = {**batch, "images": augment(self.augmentation, key, batch["images"])}
+        batch = {**batch, "images": self._augmented(key, batch["images"])}
         gradient = functools.partial(self._gradient, state.params, teacher_variables)
         if self.accumulate == 1:
             grads, batch_stats, metrics = gradient(state.batch_stats, batch, jax.random.fold_in(key, _BLUR))
@@ -176,7 +201,9 @@ class Trainer:
         def loss_fn(params: Variables):
             params = self.gather(params)
             variables = {"params": params["network"], "batch_stats": batch_stats["network"]}
-            (logits, features), network_stats = self.network.apply_train(variables, images)
+            (logits, features), network_stats = self.network.apply_train(
+                variables, images, jax.random.fold_in(blur_key, _DROPOUT)
+            )
             guidance, stats = None, {"network": network_stats}
             if teacher_outputs is not None:
                 connectors = {"params": params.get("connectors", {}), "batch_stats": batch_stats.get("connectors", {})}
@@ -209,7 +236,11 @@ class Trainer:
             step: of the state before the update, int32.
             images: of the batch, uint8 `[B, H, W, C]`; they are augmented as in the step.
         """
-        return self._outputs(teacher_variables, augment(self.augmentation, self._key(step), images))
+        return self._outputs(teacher_variables, self._augmented(self._key(step), images))
+
+    def _augmented(self, key: Array, images: Array) -> Array:
+        pixels = in_unit_range(images)
+        return pixels if self.augment is None else self.augment(key, pixels)
 
     def _key(self, step: Array) -> Array:
         return jax.random.fold_in(jax.random.key(self.seed), step)
@@ -324,7 +355,7 @@ class Trainer:
 
         def outputs(key):
             variables = network.init(key, self.image_shape)
-            logits, features = network.apply(variables, jnp.zeros((1, *self.image_shape)))
+            logits, features = network.apply(variables, jnp.zeros((1, *self.input_shape)))
             return logits, {kind: _time_mean(features[kind]) for kind in ("stages", "pre_activations")}
 
         return jax.eval_shape(outputs, jax.random.key(0))
