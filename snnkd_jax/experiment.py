@@ -20,7 +20,7 @@ from snnkd_jax.data.batches import Source
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.digest import checksum
 from snnkd_jax.distill.objective import Objective
-from snnkd_jax.distill.teacher import Teacher
+from snnkd_jax.distill.teacher import Teacher, TeacherNetwork
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_json, write_json
 from snnkd_jax.models import Network, Variables
@@ -37,7 +37,7 @@ from snnkd_jax.training.interrupt import StopRequest
 from snnkd_jax.training.metrics import MetricsLog
 from snnkd_jax.training.optim import make_optimizer
 from snnkd_jax.training.teacher_store import taught_source
-from snnkd_jax.training.trainer import TeacherNetwork, Trainer
+from snnkd_jax.training.trainer import Trainer
 
 
 def run(config: Config, teacher: Teacher | None = None) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class _Run:
 
     def carry_out(self) -> dict[str, Any]:
         config, teacher_epochs = self.config, self.config.of_teacher().epochs
-        objective, plain = config.objective(), Objective(label_smoothing=config.label_smoothing)
+        objective, plain = config.objective(), config.plain_objective()
         trained = self.run_teacher.load() if config.needs_teacher else None
         alone = None
         if config.needs_teacher and trained is None:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from snnkd_jax.data import NAMES
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.normalisation import parse_normalisation
-from snnkd_jax.distill.objective import PRESETS, Objective
+from snnkd_jax.distill.objective import Objective
+from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.dynamics import surrogate
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.models import Network, Neuron, build, canonical_name
@@ -248,7 +249,14 @@ class Config:
     def objective(self) -> Objective:
         """The student's objective: the preset, with the weights that were given."""
         check_choice("preset", self.preset, PRESETS)
-        return dataclasses.replace(PRESETS[self.preset], label_smoothing=self.label_smoothing, **self.given_weights)
+        given = self.given_weights
+        constants = {name: given.pop(name) for name in ("temperature",) if name in given}
+        objective = PRESETS[self.preset].with_weights({k.removesuffix("_weight"): w for k, w in given.items()})
+        return objective.with_constants(label_smoothing=self.label_smoothing, **constants)
+
+    def plain_objective(self) -> Objective:
+        """The cross-entropy alone, of teachers and baselines."""
+        return PRESETS["none"].with_constants(label_smoothing=self.label_smoothing)
 
     @property
     def given_weights(self) -> dict[str, float]:
@@ -283,7 +291,7 @@ class Config:
     @property
     def has_no_guidance(self) -> bool:
         """Whether the cross-entropy alone trains the student, whatever it begins with."""
-        return self.objective() == Objective(label_smoothing=self.label_smoothing)
+        return self.objective().active == self.plain_objective().active
 
     def augmentation(self) -> Augmentation:
         """What is done to training images."""
