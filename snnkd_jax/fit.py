@@ -313,7 +313,7 @@ class _Fitting:
         variables = {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
         return {
             "network": traced(trainer.network.apply_train, variables, images, key),
-            "objective": trainer.objective_digest(),
+            "objective": traced(trainer.guidance.values, *trainer.guidance.probe()),
             "optimizer": traced(trainer.optimizer.update, state.params, state.opt_state, state.params),
             "augment": None if trainer.augment is None else traced(trainer.augment, key, images),
         }

@@ -9,18 +9,12 @@ from jax import Array
 from jax.sharding import Mesh
 
 from snnkd_jax.data.normalisation import Normalisation
+from snnkd_jax.distill.guidance import Targets
+from snnkd_jax.distill.teacher import TeacherNetwork
 from snnkd_jax.models import Variables
 from snnkd_jax.parallel.compiler import compile_options, quick_compile_options
 from snnkd_jax.parallel.mesh import divided, fsdp_size, replicated, split
-from snnkd_jax.training.trainer import (
-    Batch,
-    Metrics,
-    TeacherNetwork,
-    TeacherOutputs,
-    Trainer,
-    TrainState,
-    evaluate_batch,
-)
+from snnkd_jax.training.trainer import Batch, Metrics, Trainer, TrainState, evaluate_batch
 
 
 Evaluation = Callable[[Variables, Batch], Metrics]
@@ -34,7 +28,7 @@ class CompiledSteps:
     evaluate: Evaluation
     init: Callable[..., TrainState]
     train: Callable[[TrainState, Variables, Batch], tuple[TrainState, Metrics]]
-    teach: Callable[[Variables, Array, Array], TeacherOutputs] | None
+    teach: Callable[[Variables, Array, Array], Targets] | None
 
 
 def compile_evaluation(

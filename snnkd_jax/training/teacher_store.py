@@ -33,7 +33,7 @@ from snnkd_jax.training.compiled import compile_steps
 from snnkd_jax.training.trainer import Trainer
 
 # To be raised when batches, augmentation or the files become other ones.
-FORMAT = 1
+FORMAT = 2
 
 # A run that is told to stop does so after a file, and one that is killed loses what it computed of one (guesses).
 STEPS_PER_FILE, BYTES_PER_FILE = 50, 2**26
@@ -152,7 +152,6 @@ def taught_source(
         "seed": trainer.seed,
         "first_batch": hashlib.sha256(np.asarray(first).tobytes()).hexdigest(),
         "batch_size": source.batch_size,
-        "features": trainer.objective.teacher_features,
         "outputs": {jax.tree_util.keystr(p): list(x.shape) for p, x in jax.tree_util.tree_leaves_with_path(outputs)},
         "files": [STEPS_PER_FILE, BYTES_PER_FILE],
     }
