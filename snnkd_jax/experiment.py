@@ -17,7 +17,7 @@ from snnkd_jax.distill.objective import Objective
 from snnkd_jax.distill.teacher import Teacher
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_json
-from snnkd_jax.fit import count_parameters, finish_run, fit, keep_observation, make_trainer, write_run_report
+from snnkd_jax.fitting import count_parameters, finish_run, fit, keep_observation, make_trainer, write_run_report
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.models import Network
 from snnkd_jax.parallel.compiler import compilation_cache

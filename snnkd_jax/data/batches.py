@@ -16,7 +16,8 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.parallel.mesh import process_rows
 
 Batch = dict[str, NDArray]
-"""`images` uint8, or float32 in [0, 1], `[B, H, W, C]` or `[B, T, H, W, C]`, and `labels` int32 `[B]`; evaluation batches have `mask` float32 `[B]` as well."""
+"""`images`, uint8 or float32 in [0, 1], `[B, H, W, C]` or `[B, T, H, W, C]`, and `labels`, int32 `[B]`; evaluation
+batches have `mask`, float32 `[B]`, as well."""
 
 EvalBatches = Callable[[], Iterable[Batch]]
 """Begins a pass over all examples: this process's rows of each batch, the same number of batches in every process."""

@@ -29,14 +29,15 @@ from snnkd_jax.inference.stepper import Prediction, State, Stepper
 from snnkd_jax.inference.summary import summary
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.description import built, can_be_built, check_network_is
-from snnkd_jax.models.network import mean_over_time
 from snnkd_jax.models.folding import fold_norms
+from snnkd_jax.models.network import mean_over_time
 from snnkd_jax.parallel.mesh import data_mesh
-from snnkd_jax.runs.roles import Role
 from snnkd_jax.runs.result import result_in
+from snnkd_jax.runs.roles import Role
+from snnkd_jax.training.checkpoint import load_network
 from snnkd_jax.training.metrics import read_log
 from snnkd_jax.training.saved import read_network, shapes_of
-from snnkd_jax.training.checkpoint import load_network
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
@@ -59,7 +60,7 @@ class Trained:
     def test_accuracy(self) -> float:
         """The accuracy on the test set after the last epoch, in [0, 1]; raises `InputError` if it is not known."""
         if "accuracy" not in self.result:
-            raise InputError("test_accuracy of this network is not known: it was not tested in its run, or is converted")
+            raise InputError("test_accuracy is not known: the network was not tested in its run, or it is converted")
         return self.result["accuracy"]
 
     @property
@@ -238,8 +239,8 @@ def _load(directory: Path, mesh: Mesh, network: Network | None) -> Trained:
         check_network_is(network, description, directory)
     elif not can_be_built(description):
         raise InputError(
-            f"{directory} is of a module or neurons of your own ({description['title']}), which no file holds; give the "
-            "network that was trained, load(path, network=snnkd_jax.Network(module, num_steps))"
+            f"{directory} is of a module or of neurons that no file holds; give the network that was trained, such as "
+            "load(path, network=snnkd_jax.Network(module, num_steps=4)) or network=snnkd_jax.build(..., neuron=...)"
         )
     try:
         network = built(description) if network is None else network

@@ -58,7 +58,9 @@ class Network:
 
     def __post_init__(self):
         if not isinstance(self.body, nn.Module):
-            raise InputError(f"module={self.body!r} is no Flax Linen module (flax.linen.Module); give an instance of one")
+            raise InputError(
+                f"module={self.body!r} is no Flax Linen module (flax.linen.Module); give an instance of one"
+            )
         if self.num_steps is not None:
             check_count("num_steps", self.num_steps)
         call = inspect.signature(type(self.body).__call__).parameters
@@ -170,9 +172,7 @@ class Network:
         """
         if self.rate_body is not None:
             return self._run_rates(self.rate_body, variables, images)
-        outputs, updates = self._run(
-            variables, images, train=True, mutable=("batch_stats",), rngs={"dropout": dropout}
-        )
+        outputs, updates = self._run(variables, images, train=True, mutable=("batch_stats",), rngs={"dropout": dropout})
         return outputs, updates.get("batch_stats", {})
 
     def _run_rates(

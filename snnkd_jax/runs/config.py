@@ -119,7 +119,15 @@ class Config:
 
     def check(self) -> None:
         """Raises `InputError` for what can be seen to be wrong without JAX."""
-        for section in (self.data, self.teacher, self.student, self.neuron, self.objective, self.optimisation, self.run):
+        for section in (
+            self.data,
+            self.teacher,
+            self.student,
+            self.neuron,
+            self.objective,
+            self.optimisation,
+            self.run,
+        ):
             section.check()
         bptt_epochs, backprop, epochs = self.student.bptt_epochs, self.student.backprop, self.optimisation.epochs
         if not 0 <= bptt_epochs <= epochs or (bptt_epochs and backprop != "rate"):

@@ -37,7 +37,9 @@ class DataConfig:
         for name in ("image_size", "workers"):
             check_count(name, getattr(self, name))
         if not 0 < self.validation_fraction < 1:
-            raise InputError(f"validation_fraction={self.validation_fraction!r} must be in (0, 1); use a value like 0.1")
+            raise InputError(
+                f"validation_fraction={self.validation_fraction!r} must be in (0, 1); use a value like 0.1"
+            )
 
     @property
     def in_memory(self) -> bool:

@@ -42,7 +42,7 @@ class ObjectiveConfig:
         """Raises `InputError` for an unknown preset or a value out of range."""
         check_choice("preset", self.preset, PRESETS)
         for name, value in self.given.items():
-            if not (0 < value if name == "temperature" else 0 <= value) or value == math.inf:
+            if not (value > 0 if name == "temperature" else value >= 0) or value == math.inf:
                 least = "positive" if name == "temperature" else "non-negative"
                 raise InputError(f"{name}={value!r} must be a {least} finite number")
         if not 0 <= self.label_smoothing < 1:

@@ -16,7 +16,6 @@ from snnkd_jax.parallel.compiler import compile_options, quick_compile_options
 from snnkd_jax.parallel.mesh import divided, fsdp_size, replicated, split
 from snnkd_jax.training.trainer import Batch, Metrics, Trainer, TrainState, evaluate_batch
 
-
 Evaluation = Callable[[Variables, Batch], Metrics]
 """The jitted evaluation of a network on a mesh, traced once."""
 

@@ -173,9 +173,7 @@ class Trainer:
         def loss_fn(params: Variables):
             params = self.gather(params)
             variables = {"params": params["network"], "batch_stats": batch_stats["network"]}
-            outputs, network_stats = self.network.apply_train(
-                variables, images, jax.random.fold_in(blur_key, _DROPOUT)
-            )
+            outputs, network_stats = self.network.apply_train(variables, images, jax.random.fold_in(blur_key, _DROPOUT))
             student = StudentOutputs.of(*outputs)
             connectors = {"params": params.get("connectors", {}), "batch_stats": batch_stats.get("connectors", {})}
             terms, connector_stats = self.guidance.values(

@@ -33,7 +33,6 @@ from snnkd_jax.models.description import describe_network
 from snnkd_jax.parallel.compiler import compilation_cache
 from snnkd_jax.parallel.hosts import check_same, first_then_others, is_first, of_first, say, several
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh
-from snnkd_jax.runs.provenance import origin
 from snnkd_jax.runs.result import result_of
 from snnkd_jax.runs.run_dir import content_digests, open_run_dir, report_disk_full
 from snnkd_jax.training.interrupt import StopRequest
@@ -290,8 +289,13 @@ class _Fitting:
     def options(self) -> dict[str, Any]:
         """What config.json says of the training; functions by their titles."""
         trainer = self.trainer
+        described = describe_network(trainer.network, trainer.image_shape)
         return {
-            "network": {k: v for k, v in describe_network(trainer.network, trainer.image_shape).items() if k not in ("digest", "jax")},
+            "network": {
+                k: v
+                for k, v in describe_network(trainer.network, trainer.image_shape).items()
+                if k not in ("digest", "jax")
+            },
             "dataset": self.data.name,
             "teacher": self.teacher_title,
             "objective": trainer.objective.described(),
