@@ -291,11 +291,7 @@ class _Fitting:
         trainer = self.trainer
         described = describe_network(trainer.network, trainer.image_shape)
         return {
-            "network": {
-                k: v
-                for k, v in describe_network(trainer.network, trainer.image_shape).items()
-                if k not in ("digest", "jax")
-            },
+            "network": {k: v for k, v in described.items() if k not in ("digest", "jax")},
             "dataset": self.data.name,
             "teacher": self.teacher_title,
             "objective": trainer.objective.described(),

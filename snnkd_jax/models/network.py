@@ -36,7 +36,7 @@ _RECORDED = ("intermediates", "firing_rates", "potentials", "rest", "rates")
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A Flax Linen module as a network: one of this library's, by `build`, or anybody's, by `Network(module, num_steps)`.
+    """A Flax Linen module as a network: of this library, by `build`, or your own, by `Network(module, num_steps)`.
 
     The module's call `(images, train)` returns logits, or logits and a dictionary of features: `"stages"` and
     `"pre_activations"`, each a dictionary of maps, or such maps side by side, which are taken for stages. `num_steps`
@@ -58,9 +58,7 @@ class Network:
 
     def __post_init__(self):
         if not isinstance(self.body, nn.Module):
-            raise InputError(
-                f"module={self.body!r} is no Flax Linen module (flax.linen.Module); give an instance of one"
-            )
+            raise InputError(f"{self.body!r} is no Flax Linen module (flax.linen.Module); give an instance of one")
         if self.num_steps is not None:
             check_count("num_steps", self.num_steps)
         call = inspect.signature(type(self.body).__call__).parameters
@@ -82,8 +80,8 @@ class Network:
         variables = jax.jit(functools.partial(self.body.init, train=False))(key, images)
         if others := variables.keys() - {"params", "batch_stats", *_RECORDED}:
             raise InputError(
-                f"{self.title} has variables in the collections {', '.join(sorted(others))}; only params and batch_stats "
-                "are trained and kept"
+                f"{self.title} has variables in the collections {', '.join(sorted(others))}; only params and "
+                "batch_stats are trained and kept"
             )
         return {name: variables.get(name, {}) for name in ("params", "batch_stats")}
 
@@ -216,6 +214,8 @@ class Network:
 
     def _checked(self, outputs: Any, images: Array) -> tuple[Array, Features]:
         """Logits and features of somebody's module; raises `InputError`, which names it, for anything else."""
+        logits: Any
+        features: Any
         logits, features = outputs if isinstance(outputs, tuple) and len(outputs) == 2 else (outputs, {})
         shape = getattr(logits, "shape", None)
         wanted = images.shape[: 1 if self.num_steps is None else 2]
@@ -223,8 +223,8 @@ class Network:
             names = "[B, K]" if self.num_steps is None else "[B, T, K]"
             hint = "" if self.num_steps is not None else "; a spiking network needs Network(module, num_steps=T)"
             raise InputError(
-                f"{self.title} returns {type(outputs).__name__} of shape {shape} for images {images.shape}; it must return "
-                f"logits {names}, or those and a dictionary of features{hint}"
+                f"{self.title} returns {type(outputs).__name__} of shape {shape} for images {images.shape}; it must "
+                f"return logits {names}, or those and a dictionary of features{hint}"
             )
         if not isinstance(features, dict):
             raise InputError(f"{self.title} returns features of type {type(features).__name__}; give a dictionary")

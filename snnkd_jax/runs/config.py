@@ -54,13 +54,13 @@ class Config:
     The defaults depend on --dataset; those below are CIFAR-10's unless --dataset is given with --help.
     """
 
-    data: DataConfig = DataConfig()
-    teacher: TeacherConfig = TeacherConfig()
-    student: StudentConfig = StudentConfig()
-    neuron: NeuronConfig = NeuronConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
-    optimisation: OptimisationConfig = OptimisationConfig()
-    run: RunConfig = RunConfig()
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    teacher: TeacherConfig = dataclasses.field(default_factory=TeacherConfig)
+    student: StudentConfig = dataclasses.field(default_factory=StudentConfig)
+    neuron: NeuronConfig = dataclasses.field(default_factory=NeuronConfig)
+    objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    optimisation: OptimisationConfig = dataclasses.field(default_factory=OptimisationConfig)
+    run: RunConfig = dataclasses.field(default_factory=RunConfig)
 
     def flat(self) -> dict[str, Any]:
         """All options by name."""
@@ -119,16 +119,8 @@ class Config:
 
     def check(self) -> None:
         """Raises `InputError` for what can be seen to be wrong without JAX."""
-        for section in (
-            self.data,
-            self.teacher,
-            self.student,
-            self.neuron,
-            self.objective,
-            self.optimisation,
-            self.run,
-        ):
-            section.check()
+        for field in dataclasses.fields(self):
+            getattr(self, field.name).check()
         bptt_epochs, backprop, epochs = self.student.bptt_epochs, self.student.backprop, self.optimisation.epochs
         if not 0 <= bptt_epochs <= epochs or (bptt_epochs and backprop != "rate"):
             raise InputError(

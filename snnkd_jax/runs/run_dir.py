@@ -134,8 +134,8 @@ def report_disk_full(directory: Path) -> Iterator[None]:
         if cause is None or isinstance(error, InputError):
             raise
         raise InputError(
-            f"run_dir {directory}: no space is left on its disk; make some, and run the same command to resume from the "
-            "last checkpoint, which is whole"
+            f"run_dir {directory}: no space is left on its disk; make some, and run the same command to resume from "
+            "the last checkpoint, which is whole"
         ) from error
 
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from snnkd_jax.data.batches import Batch, Source
-from snnkd_jax.digest import fingerprint
+from snnkd_jax.digest import fingerprint, title, traced
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import write_whole
 from snnkd_jax.parallel.mesh import put_batch, put_replicated
@@ -148,7 +148,7 @@ def taught_source(
         **described,
         "teacher_variables": fingerprint(teacher_variables),
         "teacher_normalisation": dataclasses.asdict(trainer.teacher_normalisation or trainer.normalisation),
-        "augmentation": dataclasses.asdict(trainer.augmentation),
+        "augmentation": None if trainer.augment is None else [title(trainer.augment), _traced(trainer)],
         "seed": trainer.seed,
         "first_batch": hashlib.sha256(np.asarray(first).tobytes()).hexdigest(),
         "batch_size": source.batch_size,
@@ -174,6 +174,11 @@ def taught_source(
         if not np.abs(stored - computed).max() <= TOLERANCE * np.abs(computed).max():
             raise InputError(f"store_teacher: {folder} is of another teacher, or of other data; delete it")
     return taught
+
+
+def _traced(trainer: Trainer) -> str:
+    images = jax.ShapeDtypeStruct((2, *trainer.input_shape), np.float32)
+    return traced(trainer.augment, jax.random.key(0), images)
 
 
 def _write(path: Path, content: bytes) -> None:
