@@ -80,11 +80,11 @@ class Dataset:
 
 
 # A few seconds for the largest sets, which are asked for several times.
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=2)
 def _statistics(dataset: Dataset) -> Normalisation:
     return pixel_statistics(dataset.train_images)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=2)
 def _identity(dataset: Dataset) -> bytes:
     return b"".join(hashlib.sha256(x.tobytes()).digest() for x in (dataset.train_images, dataset.train_labels))
