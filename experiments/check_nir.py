@@ -10,6 +10,7 @@ may differ, and others that follow from it; in float64 none should.
 import dataclasses
 import importlib.util
 import shlex
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,8 @@ import tyro
 from numpy.typing import NDArray
 from peers.nir_readers import Reader, library_reader, numpy_reader, snntorch_reader, spikingjelly_reader
 
-from snnkd_jax.errors import InputError, told_in_one_line
+from snnkd_jax.cli.arguments import call
+from snnkd_jax.errors import InputError
 from snnkd_jax.inference.trained import load_trained
 from snnkd_jax.interop.nir import read_nir, write_nir
 from snnkd_jax.models import Network, Variables
@@ -96,9 +98,8 @@ def main(
             "num_steps": network.num_steps,
             "readers": [dataclasses.asdict(count) for count in counts],
         }
-        write_record(
-            RESULTS, "nir", record, content, ("nir", "h5py", *peers, *(("torch", "nirtorch") if peers else ()))
-        )
+        packages = ("nir", "h5py", *peers, *(("torch", "nirtorch") if peers else ()))
+        write_record(RESULTS / f"{record}.json", "nir", content, packages)
 
 
 @dataclasses.dataclass
@@ -143,5 +144,4 @@ def in_float64(network: Network, variables: Variables) -> Reader:
 
 
 if __name__ == "__main__":
-    with told_in_one_line():
-        tyro.cli(main)
+    sys.exit(call(main))

@@ -19,8 +19,9 @@ import jax
 import numpy as np
 import tyro
 
+from snnkd_jax.cli.arguments import call
 from snnkd_jax.data.batches import eval_batches, split_validation
-from snnkd_jax.errors import InputError, told_in_one_line
+from snnkd_jax.errors import InputError
 from snnkd_jax.inference.predict import choose_threshold
 from snnkd_jax.inference.trained import load
 from snnkd_jax.parallel.compiler import compile_options
@@ -96,9 +97,9 @@ def main(
         result["command"] = shlex.join(["python", "experiments/early_exit.py", "RUN", *options])
         result["dataset"] = dataset or config.dataset
         result["run_command"] = command(config)
-        write_record(RESULTS, "early-exit", record, result | {"batch_size": batch_size, "tolerance": tolerance})
+        result |= {"batch_size": batch_size, "tolerance": tolerance}
+        write_record(RESULTS / f"{record}.json", "early-exit", result)
 
 
 if __name__ == "__main__":
-    with told_in_one_line():
-        tyro.cli(main)
+    sys.exit(call(main))

@@ -2,21 +2,21 @@
 
     python experiments/gradient_agreement.py --dataset cifar10 --student vgg11 ... [--run RUN] [--record NAME]
 
-Takes the arguments of `cifar_distill.py`. Cosine and ratio of norms (rate to exact) of the gradient of the mean logits'
+Takes the arguments of `snnkd train`. Cosine and ratio of norms (rate to exact) of the gradient of the mean logits'
 cross-entropy on one training batch, with fresh weights, or with those of the student in RUN.
 """
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import tyro
 
-from snnkd_jax.cli.train import with_defaults
+from snnkd_jax.cli.arguments import call
 from snnkd_jax.data.batches import InMemory, split_validation
 from snnkd_jax.distill.losses import cross_entropy
-from snnkd_jax.errors import told_in_one_line
 from snnkd_jax.inference.trained import load_trained
 from snnkd_jax.parallel.compiler import compile_options
 from snnkd_jax.runs.command import command
@@ -32,7 +32,7 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
     """Print the table.
 
     Args:
-        config: As of cifar_distill.py.
+        config: As of `snnkd train`.
         run: Finished run whose student is taken instead; of the other arguments, batch size and seed still count.
         record: Write experiments/results/speed/<record>.json.
     """
@@ -69,7 +69,7 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
         layers[name.removesuffix("/kernel")] = {"cosine": cosine, "norm_ratio": ratio}
         print(f"{name:40} cosine {cosine:6.3f}  norm ratio {ratio:6.3f}")
     if record is not None:
-        of_fresh = command(config).replace("cifar_distill.py", "gradient_agreement.py")
+        of_fresh = command(config).replace("snnkd train", "python experiments/gradient_agreement.py")
         of_run = f"python experiments/gradient_agreement.py --run RUN --batch-size {config.batch_size}"
         content = {
             "command": of_fresh if run is None else f"{of_run} --seed {config.seed}",
@@ -78,9 +78,8 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
             "trained": run is not None,
             "config": dataclasses.asdict(config.published()),
         }
-        write_record(RESULTS, "gradients", record, content)
+        write_record(RESULTS / f"{record}.json", "gradients", content)
 
 
 if __name__ == "__main__":
-    with told_in_one_line():
-        tyro.cli(with_defaults(main))
+    sys.exit(call(main))

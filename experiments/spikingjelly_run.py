@@ -1,8 +1,8 @@
-"""The recipe of `cifar_distill.py --preset none` in SpikingJelly, for the time that it takes to an accuracy.
+"""The recipe of `snnkd train --preset none` in SpikingJelly, for the time that it takes to an accuracy.
 
     python experiments/spikingjelly_run.py --dataset cifar10 --student vgg11 --width 0.25 ... --run-dir runs/sj-0
 
-Takes the arguments of `cifar_distill.py`, and uses its data, split, order of batches, augmentation, schedule, weight
+Takes the arguments of `snnkd train`, and uses its data, split, order of batches, augmentation, schedule, weight
 decay and batch size; initial weights have the same variances. PyTorch runs with its threads and channels_last.
 """
 
@@ -16,15 +16,16 @@ from typing import Any
 import jax
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
+import tyro
 from peers.spikingjelly_net import body
 from peers.torch_step import to_channels_last
 from spikingjelly.activation_based import functional  # pyright: ignore[reportMissingImports]
 from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
-from snnkd_jax.cli.train import parse
+from snnkd_jax.cli.arguments import call
 from snnkd_jax.data.augment import augment
 from snnkd_jax.data.batches import InMemory, eval_batches, split_validation
-from snnkd_jax.errors import InputError, check_choice, told_in_one_line
+from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.files import write_json
 from snnkd_jax.runs.config import Config
 from snnkd_jax.runs.inputs import dataset_of, identity_of, pixel_statistics
@@ -62,7 +63,7 @@ def initialise(network: Any) -> None:
             torch.nn.init.zeros_(module.bias)
 
 
-def main(config: Config) -> int:
+def main(config: tyro.conf.OmitArgPrefixes[Config]) -> int:
     """Trains and evaluates; writes metrics.jsonl and result.json to the run directory."""
     config = config.checked()
     if config.run_dir is None:
@@ -143,5 +144,4 @@ def main(config: Config) -> int:
 
 
 if __name__ == "__main__":
-    with told_in_one_line():
-        sys.exit(main(parse(sys.argv[1:])))
+    sys.exit(call(main))

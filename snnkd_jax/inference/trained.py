@@ -11,7 +11,7 @@ import functools
 import math
 import numbers
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +29,9 @@ from snnkd_jax.models.converted import is_converted
 from snnkd_jax.models.folding import fold_norms
 from snnkd_jax.parallel.mesh import data_mesh
 from snnkd_jax.runs.config import Config
+from snnkd_jax.runs.roles import Role
 from snnkd_jax.runs.run_dir import read_network
 from snnkd_jax.training.checkpoint import load_network
-
-Role = Literal["teacher", "student_baseline", "student"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ class Run:
     """A run; what it lacks is None or empty.
 
     `started` is its config.json, `result` its result.json, `epochs` has the entries of metrics.jsonl by network, and
-    `noise` and `energy` are what `experiments/robustness.py` and `experiments/energy.py` found of it.
+    `noise` and `energy` are what `snnkd noise` and `snnkd energy` found of it.
     """
 
     path: Path

@@ -29,4 +29,4 @@ def command(config: Config) -> str:
         arguments += (
             [f"--{'' if value else 'no-'}{flag}"] if isinstance(field.default, bool) else [f"--{flag}", str(value)]
         )
-    return shlex.join(["python", "experiments/cifar_distill.py", *arguments])
+    return shlex.join(["snnkd", "train", *arguments])

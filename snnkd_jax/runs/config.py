@@ -93,7 +93,7 @@ class Config:
     teacher_checkpoint: str | None = None
     """Run directory whose teacher is used instead of training one."""
     teacher_levels: int | None = None
-    """Levels of quantised activations (QCFS) in the teacher, so that experiments/convert.py can convert it into a
+    """Levels of quantised activations (QCFS) in the teacher, so that `snnkd convert` can convert it into a
     spiking network of few steps; None: ReLU."""
     teacher_pool: str = "avg"
     """avg or max pooling in the teacher, where it pools (convnet, vgg and airbench)."""

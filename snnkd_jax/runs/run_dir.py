@@ -7,7 +7,7 @@ teacher/, student_baseline/, student/    checkpoints, and in the end `network.js
 compilation-cache/    compiled programs, which a resumed run need not compile again; may be deleted
 profile/         traces, if they were asked for
 student/observation.npz    what the report shows of the student, recorded at the end
-noise.json, energy.json    what experiments/robustness.py and experiments/energy.py found, if they were run
+noise.json, energy.json    what `snnkd noise` and `snnkd energy` found, if they were run
 result.json      the comparison; written at the end
 report.html      how the run went and what its student does, to be looked at; written last
 """

@@ -1,0 +1,7 @@
+"""`python -m snnkd_jax.cli`, where the command `snnkd` is not on the path."""
+
+import sys
+
+from snnkd_jax.cli import main
+
+sys.exit(main())
