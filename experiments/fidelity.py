@@ -4,7 +4,7 @@
     python experiments/fidelity.py found.jsonl --record cpu
     python experiments/make_tables.py
 
-Tests name a row of `records/fidelity.py` where they compare, and tell the error that they found (`tests/comparison.py`).
+Tests name a row of `records/fidelity.py` where they compare (`tests/comparison.py`), and tell the error.
 """
 
 import json

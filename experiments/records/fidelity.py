@@ -27,42 +27,56 @@ class Check(NamedTuple):
 
 ROWS: dict[str, dict[str, Check]] = {
     "neurons": {
-        "spikes": Check("neurons neurons.integrate", LOOP),
-        "lif, hard reset": Check("neurons.lif", f"{LOOP} with a backward pass by hand"),
-        "lif, soft reset": Check("neurons.lif", f"{LOOP} with a backward pass by hand"),
-        "plif, hard reset": Check("neurons.plif neurons.plif_tau", f"{LOOP} with a backward pass by hand"),
-        "plif, soft reset": Check("neurons.plif neurons.plif_tau", f"{LOOP} with a backward pass by hand"),
-        "integrate_and_fire, hard reset": Check("neurons.integrate_and_fire", f"{LOOP} with a backward pass by hand"),
-        "integrate_and_fire, soft reset": Check("neurons.integrate_and_fire", f"{LOOP} with a backward pass by hand"),
-        "plif in float64": Check("neurons.plif", f"{LOOP} with a backward pass by hand"),
-        "plif_parameter": Check("neurons.plif_parameter", BY_HAND),
-        "kappa": Check("neurons.integrate_with_slopes", "that loop, a neuron at a time"),
-        "kappa_tau": Check("neurons.integrate_with_slopes", "that loop, a neuron at a time"),
-        "trajectories by hand": Check("neurons.lif neurons.plif neurons.integrate_and_fire", BY_HAND),
-        "a stream in pieces": Check("neurons.integrate", "the stream in one piece"),
-        "NIR's single neuron, spikes": Check("neurons.lif", "the experiment of the NIR paper"),
-        "NIR's single neuron, potential": Check("neurons.lif", "the experiment of the NIR paper"),
-        "SpikingJelly's lif, spikes": Check("neurons.lif", "SpikingJelly"),
-        "SpikingJelly's lif": Check("neurons.lif", "SpikingJelly"),
-        "SpikingJelly's plif, spikes": Check("neurons.plif", "SpikingJelly"),
-        "SpikingJelly's plif": Check("neurons.plif", "SpikingJelly"),
-        "SpikingJelly's if, spikes": Check("neurons.integrate_and_fire", "SpikingJelly"),
-        "SpikingJelly's if": Check("neurons.integrate_and_fire", "SpikingJelly"),
+        "spikes": Check("dynamics.neurons dynamics.neurons.integrate", LOOP),
+        "lif, hard reset": Check("dynamics.neurons.lif", f"{LOOP} with a backward pass by hand"),
+        "lif, soft reset": Check("dynamics.neurons.lif", f"{LOOP} with a backward pass by hand"),
+        "plif, hard reset": Check(
+            "dynamics.neurons.plif dynamics.neurons.plif_tau", f"{LOOP} with a backward pass by hand"
+        ),
+        "plif, soft reset": Check(
+            "dynamics.neurons.plif dynamics.neurons.plif_tau", f"{LOOP} with a backward pass by hand"
+        ),
+        "integrate_and_fire, hard reset": Check(
+            "dynamics.neurons.integrate_and_fire", f"{LOOP} with a backward pass by hand"
+        ),
+        "integrate_and_fire, soft reset": Check(
+            "dynamics.neurons.integrate_and_fire", f"{LOOP} with a backward pass by hand"
+        ),
+        "plif in float64": Check("dynamics.neurons.plif", f"{LOOP} with a backward pass by hand"),
+        "plif_parameter": Check("dynamics.neurons.plif_parameter", BY_HAND),
+        "kappa": Check("dynamics.neurons.integrate_with_slopes", "that loop, a neuron at a time"),
+        "kappa_tau": Check("dynamics.neurons.integrate_with_slopes", "that loop, a neuron at a time"),
+        "trajectories by hand": Check(
+            "dynamics.neurons.lif dynamics.neurons.plif dynamics.neurons.integrate_and_fire", BY_HAND
+        ),
+        "a stream in pieces": Check("dynamics.neurons.integrate", "the stream in one piece"),
+        "NIR's single neuron, spikes": Check("dynamics.neurons.lif", "the experiment of the NIR paper"),
+        "NIR's single neuron, potential": Check("dynamics.neurons.lif", "the experiment of the NIR paper"),
+        "SpikingJelly's lif, spikes": Check("dynamics.neurons.lif", "SpikingJelly"),
+        "SpikingJelly's lif": Check("dynamics.neurons.lif", "SpikingJelly"),
+        "SpikingJelly's plif, spikes": Check("dynamics.neurons.plif", "SpikingJelly"),
+        "SpikingJelly's plif": Check("dynamics.neurons.plif", "SpikingJelly"),
+        "SpikingJelly's if, spikes": Check("dynamics.neurons.integrate_and_fire", "SpikingJelly"),
+        "SpikingJelly's if": Check("dynamics.neurons.integrate_and_fire", "SpikingJelly"),
     },
     "surrogates": {
-        name: Check(f"surrogate surrogate.{name.split(',')[0]}", "differences of the primitive, in float64")
+        name: Check(
+            f"dynamics.surrogate dynamics.surrogate.{name.split(',')[0]}", "differences of the primitive, in float64"
+        )
         for surrogate in ("atan", "sigmoid", "triangle", "rectangle", "fast_sigmoid")
         for name in (surrogate, f"{surrogate}, gradient of the spike")
     }
     | {
-        "surrogates by hand": Check("surrogate", BY_HAND),
-        "SpikingJelly's atan": Check("surrogate.atan", "SpikingJelly"),
-        "SpikingJelly's sigmoid": Check("surrogate.sigmoid", "SpikingJelly"),
+        "surrogates by hand": Check("dynamics.surrogate", BY_HAND),
+        "SpikingJelly's atan": Check("dynamics.surrogate.atan", "SpikingJelly"),
+        "SpikingJelly's sigmoid": Check("dynamics.surrogate.sigmoid", "SpikingJelly"),
     },
     "encoders": {
-        "direct code": Check("encoders.direct", "the image"),
-        "Poisson code": Check("encoders.poisson", "the pixels; in standard errors of the binomial distribution"),
-        "latency code": Check("encoders.latency", BY_HAND),
+        "direct code": Check("dynamics.encoders.direct", "the image"),
+        "Poisson code": Check(
+            "dynamics.encoders.poisson", "the pixels; in standard errors of the binomial distribution"
+        ),
+        "latency code": Check("dynamics.encoders.latency", BY_HAND),
     },
     "layers": {
         "batch norm": Check("models.layers.BatchNorm", "Flax"),
@@ -88,77 +102,85 @@ ROWS: dict[str, dict[str, Check]] = {
         "rates, a loss on single steps": Check("models.rate", "the gradient of the mean's loss"),
     },
     "losses": {
-        "cross-entropy": Check("losses.cross_entropy", "SciPy, in float64"),
-        "KD": Check("losses.kd_divergence", "SciPy's relative entropy, in float64"),
-        "KD, gradient": Check("losses.kd_divergence", ANALYTIC),
-        "negative mean": Check("losses.negative_mean", BY_HAND),
-        "margin distance by hand": Check("losses.margin_distance", BY_HAND),
-        "margin distance": Check("losses.margin_distance", LOOP),
-        "margin distance, gradient": Check("losses.margin_distance", ANALYTIC),
-        "classifier": Check("losses.classifier_divergence", LOOP),
-        "classifier, gradient": Check("losses.classifier_divergence", ANALYTIC),
-        "deviation": Check("losses.logit_deviation", LOOP),
-        "deviation, gradient": Check("losses.logit_deviation", QUOTIENT),
-        "sharing": Check("losses.temporal_sharing", LOOP),
-        "sharing, gradient": Check("losses.temporal_sharing", ANALYTIC),
-        "entropy": Check("losses.negative_entropy", "SciPy, in float64"),
-        "entropy, gradient": Check("losses.negative_entropy", QUOTIENT),
-        "head and tail": Check("losses.head_tail_divergence", LOOP),
-        "head and tail, gradient": Check("losses.head_tail_divergence", ANALYTIC),
-        "inter": Check("losses.inter_class_distance losses.unit_vector", "NumPy's correlation, in float64"),
-        "inter, gradient": Check("losses.inter_class_distance", QUOTIENT),
-        "intra": Check("losses.intra_class_distance", "NumPy's correlation, in float64"),
-        "intra, gradient": Check("losses.intra_class_distance", QUOTIENT),
-        "strong to weak": Check("losses.strong_to_weak", LOOP),
-        "strong to weak, gradient": Check("losses.strong_to_weak", ANALYTIC),
-        "weak to strong": Check("losses.weak_to_strong", LOOP),
-        "weak to strong, gradient": Check("losses.weak_to_strong", ANALYTIC),
+        "cross-entropy": Check("distill.losses.cross_entropy", "SciPy, in float64"),
+        "KD": Check("distill.losses.kd_divergence", "SciPy's relative entropy, in float64"),
+        "KD, gradient": Check("distill.losses.kd_divergence", ANALYTIC),
+        "negative mean": Check("distill.losses.negative_mean", BY_HAND),
+        "margin distance by hand": Check("distill.losses.margin_distance", BY_HAND),
+        "margin distance": Check("distill.losses.margin_distance", LOOP),
+        "margin distance, gradient": Check("distill.losses.margin_distance", ANALYTIC),
+        "classifier": Check("distill.losses.classifier_divergence", LOOP),
+        "classifier, gradient": Check("distill.losses.classifier_divergence", ANALYTIC),
+        "deviation": Check("distill.losses.logit_deviation", LOOP),
+        "deviation, gradient": Check("distill.losses.logit_deviation", QUOTIENT),
+        "sharing": Check("distill.losses.temporal_sharing", LOOP),
+        "sharing, gradient": Check("distill.losses.temporal_sharing", ANALYTIC),
+        "entropy": Check("distill.losses.negative_entropy", "SciPy, in float64"),
+        "entropy, gradient": Check("distill.losses.negative_entropy", QUOTIENT),
+        "head and tail": Check("distill.losses.head_tail_divergence", LOOP),
+        "head and tail, gradient": Check("distill.losses.head_tail_divergence", ANALYTIC),
+        "inter": Check(
+            "distill.losses.inter_class_distance distill.losses.unit_vector", "NumPy's correlation, in float64"
+        ),
+        "inter, gradient": Check("distill.losses.inter_class_distance", QUOTIENT),
+        "intra": Check("distill.losses.intra_class_distance", "NumPy's correlation, in float64"),
+        "intra, gradient": Check("distill.losses.intra_class_distance", QUOTIENT),
+        "strong to weak": Check("distill.losses.strong_to_weak", LOOP),
+        "strong to weak, gradient": Check("distill.losses.strong_to_weak", ANALYTIC),
+        "weak to strong": Check("distill.losses.weak_to_strong", LOOP),
+        "weak to strong, gradient": Check("distill.losses.weak_to_strong", ANALYTIC),
     },
     "features": {
-        "squared": Check("feature_losses.squared_distance", LOOP),
-        "squared, gradient": Check("feature_losses.squared_distance", QUOTIENT),
-        "mean squared": Check("feature_losses.mean_squared_distance", LOOP),
-        "mean squared, gradient": Check("feature_losses.mean_squared_distance", QUOTIENT),
-        "attention": Check("feature_losses.attention_distance", LOOP),
-        "attention, gradient": Check("feature_losses.attention_distance", QUOTIENT),
-        "masked channels": Check("feature_losses.mask_channels", "the ratio"),
-        "connector": Check("models.connector.Connectors", "NumPy, in float64"),
-        "generator": Check("models.connector.Connectors", "loops over the kernel, in float64"),
+        "squared": Check("distill.feature_losses.squared_distance", LOOP),
+        "squared, gradient": Check("distill.feature_losses.squared_distance", QUOTIENT),
+        "mean squared": Check("distill.feature_losses.mean_squared_distance", LOOP),
+        "mean squared, gradient": Check("distill.feature_losses.mean_squared_distance", QUOTIENT),
+        "attention": Check("distill.feature_losses.attention_distance", LOOP),
+        "attention, gradient": Check("distill.feature_losses.attention_distance", QUOTIENT),
+        "masked channels": Check("distill.feature_losses.mask_channels", "the ratio"),
+        "connector": Check("distill.connector.Connectors", "NumPy, in float64"),
+        "generator": Check("distill.connector.Connectors", "loops over the kernel, in float64"),
     },
-    "objectives": {"objectives": Check("distill distill.loss_terms", "SciPy and loops over examples, in float64")},
+    "objectives": {
+        "objectives": Check(
+            "distill.objective distill.objective.loss_terms", "SciPy and loops over examples, in float64"
+        )
+    },
     "conversion": {
-        "folded norms": Check("models.conversion.fold_norms", "the network before folding, in evaluation"),
+        "folded norms": Check("models.folding.fold_norms", "the network before folding, in evaluation"),
         "QCFS": Check("models.activation.QCFS", FORMULA),
         "QCFS, gradient by theta": Check("models.activation.QCFS", ANALYTIC),
-        "converted neurons": Check("convert models.conversion", FORMULA),
-        "maxima of sums": Check("models.conversion.ConvertedMaxPool", LOOP),
-        "early exit": Check("inference", "the logits of all steps"),
+        "converted neurons": Check("inference.convert models.converted", FORMULA),
+        "maxima of sums": Check("models.converted.ConvertedMaxPool", LOOP),
+        "early exit": Check("inference.predict", "the logits of all steps"),
     },
     "energy": {
-        "operations by hand": Check("energy.count", BY_HAND),
-        "operations of whole networks": Check("energy energy.count", "loops over every position of every map"),
-        "dense operations": Check("energy.count", "the closed formula for ResNet-18 and VGG-11"),
-        "joules": Check("energy.joules", BY_HAND),
+        "operations by hand": Check("analysis.energy.count", BY_HAND),
+        "operations of whole networks": Check(
+            "analysis.energy analysis.energy.count", "loops over every position of every map"
+        ),
+        "dense operations": Check("analysis.energy.count", "the closed formula for ResNet-18 and VGG-11"),
+        "joules": Check("analysis.joules.joules", BY_HAND),
     },
     "image noise": {
-        "gaussian": Check("corruptions", "the standard deviation"),
-        "uniform": Check("corruptions", "the standard deviation"),
-        "salt_and_pepper": Check("corruptions", "the share of white and of black pixels"),
-        "shot": Check("corruptions", "the standard deviation"),
-        "speckle": Check("corruptions", "the standard deviation"),
-        "blur": Check("corruptions", "SciPy's `gaussian_filter`, in float64"),
-        "occlusion": Check("corruptions", "the number of grey pixels"),
-        "contrast": Check("corruptions", FORMULA),
-        "brightness": Check("corruptions", FORMULA),
-        "jpeg": Check("corruptions", "Pillow"),
+        "gaussian": Check("analysis.corruptions", "the standard deviation"),
+        "uniform": Check("analysis.corruptions", "the standard deviation"),
+        "salt_and_pepper": Check("analysis.corruptions", "the share of white and of black pixels"),
+        "shot": Check("analysis.corruptions", "the standard deviation"),
+        "speckle": Check("analysis.corruptions", "the standard deviation"),
+        "blur": Check("analysis.corruptions", "SciPy's `gaussian_filter`, in float64"),
+        "occlusion": Check("analysis.corruptions", "the number of grey pixels"),
+        "contrast": Check("analysis.corruptions", FORMULA),
+        "brightness": Check("analysis.corruptions", FORMULA),
+        "jpeg": Check("analysis.corruptions", "Pillow"),
     },
     "layer noise": {
-        "spike_deletion": Check("models.disturbance", "the share of lost spikes"),
-        "spike_insertion": Check("models.disturbance", "the share of spurious spikes"),
+        "spike_deletion": Check("analysis.disturbance", "the share of lost spikes"),
+        "spike_insertion": Check("analysis.disturbance", "the share of spurious spikes"),
         "threshold_mismatch": Check(
-            "models.disturbance.threshold_factors", "a loop in float64 with a threshold for each neuron"
+            "analysis.disturbance.threshold_factors", "a loop in float64 with a threshold for each neuron"
         ),
-        "weight_noise": Check("models.disturbance.noisy_weights", "the standard deviation"),
+        "weight_noise": Check("analysis.disturbance.noisy_weights", "the standard deviation"),
     },
 }
 """Section of the page to its rows."""
@@ -210,7 +232,7 @@ def fidelity_source(records: list[dict[str, Any]]) -> str:
         comparisons = sum(row["comparisons"] for row in rows.values())
         versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
         lines.append(
-            f"- [{name}](../results/fidelity/{name}.json): {comparisons} comparisons in {len(rows)} rows, "
+            f"- [{name}](../experiments/results/fidelity/{name}.json): {comparisons} comparisons in {len(rows)} rows, "
             f"{record['date']}, on {record['hardware']}; {versions}. {record['notes']}".rstrip()
         )
     return "\n".join(lines) + "\n"
