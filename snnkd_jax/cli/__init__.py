@@ -38,10 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name in ("-h", "--help"):
         print(USAGE)
         return 0
-    return exit_status(lambda: _parsed(name, rest)())
+    return exit_status(lambda: parsed(name, rest)())
 
 
-def _parsed(name: str, arguments: Sequence[str]) -> Callable[[], int | None]:
+def parsed(name: str, arguments: Sequence[str]) -> Callable[[], int | None]:
+    """A subcommand with its arguments, not yet called; raises `InputError` if there is none of that name."""
     check_choice("subcommand", name, SUBCOMMANDS)
     from snnkd_jax.cli.arguments import bound
 
