@@ -24,7 +24,7 @@ from snnkd_jax.parallel.compiler import compilation_cache
 from snnkd_jax.parallel.hosts import check_same, first_then_others, of_first, say
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh
 from snnkd_jax.runs.config import Config
-from snnkd_jax.runs.networks import GIVEN, shown
+from snnkd_jax.runs.models import GIVEN, shown
 from snnkd_jax.runs.run_dir import content_digests, open_run_dir, report_disk_full, run_directory
 from snnkd_jax.runs.teacher import RunTeacher, seen_of_held_out
 from snnkd_jax.training.compiled import compile_evaluation

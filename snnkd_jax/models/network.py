@@ -68,11 +68,19 @@ class Network:
             )
 
     @property
+    def model(self) -> str:
+        """The name of the architecture, or of the module's class."""
+        return type(self.body).__name__ if self.arguments is None else self.arguments.name
+
+    @property
+    def width(self) -> float | None:
+        """Multiplier of the architecture's channels; None of a module of your own."""
+        return None if self.arguments is None else self.arguments.width
+
+    @property
     def title(self) -> str:
-        """The architecture and its width, or the name of the module's class."""
-        if self.arguments is None:
-            return type(self.body).__name__
-        return f"{self.arguments.name}, width {self.arguments.width:g}"
+        """Name and width in words."""
+        return self.model if self.width is None else f"{self.model}, width {self.width:g}"
 
     def init(self, key: Array, image_shape: tuple[int, int, int]) -> Variables:
         """Fresh variables for images `[H, W, C]`."""

@@ -9,7 +9,7 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_json
 from snnkd_jax.runs.command import command
 from snnkd_jax.runs.config import Config, config_of
-from snnkd_jax.runs.networks import shown
+from snnkd_jax.runs.models import shown
 from snnkd_jax.runs.recipe import read_config
 from snnkd_jax.runs.roles import NETWORKS, title_of
 from snnkd_jax.training.metrics import read_log

@@ -25,4 +25,4 @@ def command(config: Config) -> str:
         flag = name.replace("_", "-")
         is_switch = isinstance(default[name], bool)
         arguments += [f"--{'' if value else 'no-'}{flag}"] if is_switch else [f"--{flag}", str(value)]
-    return shlex.join(["python", "experiments/cifar_distill.py", *arguments])
+    return shlex.join(["snnkd", "train", *arguments])

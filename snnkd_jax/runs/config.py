@@ -10,7 +10,7 @@ from typing import Any
 
 from snnkd_jax.errors import InputError, check_count
 from snnkd_jax.runs.data import DataConfig
-from snnkd_jax.runs.networks import GIVEN, NeuronConfig, StudentConfig, TeacherConfig
+from snnkd_jax.runs.models import GIVEN, NeuronConfig, StudentConfig, TeacherConfig
 from snnkd_jax.runs.objective import ObjectiveConfig
 from snnkd_jax.runs.optimisation import OptimisationConfig
 

@@ -148,7 +148,9 @@ def taught_source(
         **described,
         "teacher_variables": fingerprint(teacher_variables),
         "teacher_normalisation": dataclasses.asdict(trainer.teacher_normalisation or trainer.normalisation),
-        "augmentation": None if trainer.augment is None else [title(trainer.augment), _traced(trainer)],
+        "augmentation": None
+        if trainer.augment is None
+        else [title(trainer.augment), _traced(trainer.augment, trainer)],
         "seed": trainer.seed,
         "first_batch": hashlib.sha256(np.asarray(first).tobytes()).hexdigest(),
         "batch_size": source.batch_size,
@@ -176,9 +178,12 @@ def taught_source(
     return taught
 
 
-def _traced(trainer: Trainer) -> str:
+def _augmentation(trainer: Trainer) -> list[str] | None:
+    """Its title, and a digest of what it computes."""
+    if trainer.augment is None:
+        return None
     images = jax.ShapeDtypeStruct((2, *trainer.input_shape), np.float32)
-    return traced(trainer.augment, jax.random.key(0), images)
+    return [title(trainer.augment), traced(trainer.augment, jax.random.key(0), images)]
 
 
 def _write(path: Path, content: bytes) -> None:

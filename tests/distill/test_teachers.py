@@ -39,7 +39,7 @@ from snnkd_jax.training.optim import make_optimizer
 from snnkd_jax.training.teacher_store import STEPS_PER_FILE, TaughtSource, taught_source
 from snnkd_jax.training.trainer import Trainer
 
-pytestmark = pytest.mark.usefixtures("warnings_restored")
+pytestmark = pytest.mark.usefixtures("silent_layers")
 
 SHAPE, K = (8, 8, 1), 10
 RNG = np.random.default_rng(0)

@@ -10,12 +10,13 @@ from typing import Any
 
 import make_tables
 import pytest
-import tyro
 from records.nir import nir_section
 from records.speed import benchmark_tables, early_exit_table, gradient_table, time_table
 from records.trainings import make_record, tables, with_sections
 from time_to_accuracy import reached
 
+from snnkd_jax.cli.arguments import bound
+from snnkd_jax.cli.train import train
 from snnkd_jax.errors import InputError
 from snnkd_jax.runs.command import command
 from snnkd_jax.runs.config import Config, default_config
@@ -163,15 +164,15 @@ def test_command_of_a_taught_student_begins_with_its_teachers(tmp_path):
 
 def parsed(command: str) -> Config:
     words = shlex.split(command)
-    assert words[:2] == ["python", "experiments/cifar_distill.py"]
-    return tyro.cli(Config, args=words[2:], default=default_config(words[3]))
+    assert words[:2] == ["snnkd", "train"]
+    return bound(train, words[2:]).keywords["config"]
 
 
 def commands(record: Any) -> list[str]:
     """Of trainings, in a record."""
     if isinstance(record, dict):
         return [command for value in record.values() for command in commands(value)]
-    return [record] if isinstance(record, str) and record.startswith("python experiments/cifar_distill.py") else []
+    return [record] if isinstance(record, str) and record.startswith("snnkd train") else []
 
 
 @pytest.mark.parametrize("path", sorted(RECORDS.rglob("*.json")), ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -360,5 +361,5 @@ def test_readme_has_two_quick_start_commands():
     section = (ROOT / "README.md").read_text().split("## Quick start")[1].split("\n## ")[0]
     blocks = re.findall(r"```(\w*)\n(.*?)```", section, re.DOTALL)
     assert [language for language, _ in blocks] == ["bash", "bash"]
-    assert "experiments/cifar_distill.py" in blocks[0][1]
+    assert "snnkd train" in blocks[0][1]
     assert "pytest" in blocks[1][1]

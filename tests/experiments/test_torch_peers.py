@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import warnings
 from typing import Any
 
 import jax
@@ -204,7 +203,6 @@ def test_a_file_guides_a_student_as_the_run_does_that_trained_it(tmp_path, capsy
     """
     torch, mesh = importlib.import_module("torch"), jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
     monkeypatch.setattr(experiment, "data_mesh", lambda *_: mesh)
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command line sets another
     small = ["--dataset", "digits", "--width", "0.1", "--epochs", "1", "--no-baseline", "--preset", "kdsnn"]
     teacher = ["--teacher", "resnet20", "--teacher-width", "0.25"]
     runs = {name: tmp_path / name for name in ("teacher", "checkpoint", "file", "wrong")}

@@ -16,15 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import predict
 import pytest
-from PIL import Image
 
 import snnkd_jax
 from snnkd_jax import data
 from snnkd_jax.cli.train import main
 from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.errors import InputError, told_in_one_line
+from snnkd_jax.errors import InputError
 from snnkd_jax.inference.convert import convert
 from snnkd_jax.inference.trained import Trained, load_trained
 from snnkd_jax.interop.stablehlo import write_artifact
@@ -43,11 +41,9 @@ def run(tmp_path_factory) -> Path:
     """A short run of a student alone."""
     run_dir = tmp_path_factory.mktemp("runs") / "digits"
     arguments = ["--dataset", "digits", "--width", "0.1", "--preset", "none", "--epochs", "2"]
-    shown = warnings.showwarning
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert main([*arguments, "--run-dir", str(run_dir)]) == 0
-    warnings.showwarning = shown  # the command line prints warnings its own way
     return run_dir
 
 
@@ -471,45 +467,3 @@ def test_randomly_damaged_directories(run, tmp_path, count, sealed):
                 assert getattr(found, name) == getattr(expected, name)
         path.write_bytes(original)
     assert (count / 5 if sealed else 0) < refused < count
-
-
-def saved(path: Path, image: np.ndarray) -> Path:
-    Image.fromarray(image).save(path)
-    return path
-
-
-def test_image_files_are_classified(run, student, tmp_path, capsys):
-    """Grey ones as they are, others after what is said."""
-    grey = saved(tmp_path / "grey.png", IMAGES[3, ..., 0])
-    colour = saved(tmp_path / "colour.png", np.repeat(IMAGES[4], 3, axis=-1))
-    predict.main(run, [grey, colour], num_steps=3)
-    shown = capsys.readouterr()
-    prediction = student.predict(IMAGES[3:5], 3)
-    for i, path in enumerate((grey, colour)):
-        confidence = f"{prediction.confidence[i]:.3f}"
-        assert f"{path}: {prediction.names[i]}, confidence {confidence}, time steps 3" in shown.out
-        assert f"act2 {prediction.firing_rates['act2'][i]:.3f}" in shown.out
-    assert shown.err == f"{colour}: RGB made grey\n"
-    large = saved(tmp_path / "large.png", np.full((16, 24), 200, np.uint8))
-    predict.main(run, [large], resize=True)
-    assert "24 x 16 scaled to 8 x 8" in capsys.readouterr().err
-
-
-def test_image_files_that_cannot_be_taken_are_told_in_one_line(run, tmp_path, capsys):
-    cut = saved(tmp_path / "cut.png", np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8))
-    cut.write_bytes(cut.read_bytes()[:-30])
-    wanted = {
-        saved(tmp_path / "large.png", np.zeros((9, 8), np.uint8)): "8 x 9 pixels, the network takes 8 x 8; resize it",
-        saved(tmp_path / "deep.png", np.zeros((8, 8), np.uint16)): "pixels of mode 'I;16'; save it with eight bits",
-        cut: "cannot be read as an image",
-        tmp_path / "missing.png": "cannot be read as an image",
-    }
-    for path, message in wanted.items():
-        with pytest.raises(SystemExit), told_in_one_line():
-            predict.main(run, [path])
-        shown = capsys.readouterr().err
-        assert shown.startswith(f"error: {path} ")
-        assert message in shown
-        assert shown.count("\n") == 1
-    with pytest.raises(InputError, match="images are missing"):
-        predict.main(run, [])

@@ -11,7 +11,6 @@ import io
 import sys
 from typing import Any
 
-import export_nir
 import flax.linen as nn
 import h5py
 import jax
@@ -22,8 +21,10 @@ import pytest
 from check_nir import Counts
 from peers import nir_readers as readers
 
+from snnkd_jax.cli.export_nir import export_nir
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.errors import InputError
+from snnkd_jax.inference import trained as loading
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.interop.nir import read_nir, write_nir
 from snnkd_jax.models import Network, Neuron, build
@@ -394,8 +395,8 @@ def test_script_writes_the_student_of_a_run(dtype, tmp_path, monkeypatch, capsys
     network = build("convnet", 3, neuron=Neuron(), num_steps=T, width=0.1, dtype=dtype)
     variables = dyadic_variables(network, (8, 8, 3))
     trained = Trained(network, variables, NORMALISATION, (8, 8, 3), ("a", "b", "c"), "cifar10", Config())
-    monkeypatch.setattr(export_nir, "load_trained", lambda *_: trained)
-    export_nir.main(tmp_path, tmp_path / "net.nir")
+    monkeypatch.setattr(loading, "load_trained", lambda *_: trained)
+    export_nir(tmp_path, tmp_path / "net.nir")
     read, told = read_nir(tmp_path / "net.nir"), capsys.readouterr().out
     assert (read.network.num_steps, read.normalisation) == (T, NORMALISATION)
     assert ("some spikes will differ" in told) == (dtype == jnp.bfloat16)

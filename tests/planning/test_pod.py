@@ -104,7 +104,7 @@ def record(kind: str, *entries: dict[str, Any]) -> dict[str, Any]:
     return {
         "kind": kind,
         "name": "x",
-        "command": "python experiments/plan_pod.py",
+        "command": "snnkd plan",
         "entries": list(entries),
         "config": {"student": "resnet18", "width": 1.0, "preset": "none", "dtype": "float32"},
         "versions": {"jax": "0.10.2", "libtpu": "1"},

@@ -359,7 +359,7 @@ def test_what_is_no_run_is_refused(run, tmp_path):
 
 def test_command_line(tmp_path):
     """A wrong directory ends in one line and status 2."""
-    command = [sys.executable, "-m", "snnkd_jax.report", str(tmp_path)]
+    command = [sys.executable, "-m", "snnkd_jax.cli", "report", str(tmp_path)]
     process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert process.returncode == 2
     assert (

@@ -2,19 +2,18 @@
 
 import ast
 import dataclasses
-import functools
 import inspect
-import runpy
-import sys
 
+import gradient_agreement
 import pytest
-import tyro
 from tiny_runs import TINY, refused, start
 
+from snnkd_jax.cli.arguments import bound
+from snnkd_jax.cli.plan import plan
 from snnkd_jax.cli.train import main
 from snnkd_jax.runs.config import Config, default_config
 
-pytestmark = pytest.mark.usefixtures("warnings_restored")
+pytestmark = pytest.mark.usefixtures("silent_layers")
 
 
 @pytest.mark.parametrize(
@@ -120,17 +119,9 @@ def test_defaults_are_the_papers():
     assert default_config("digits").baseline
 
 
-@pytest.mark.parametrize("script", ["plan_pod", "gradient_agreement"])
+@pytest.mark.parametrize("command", [plan, gradient_agreement.main])
 @pytest.mark.parametrize("dataset", ["cifar10", "digits", "imagenet2012"])
-def test_scripts_that_take_a_runs_arguments_have_its_defaults(script, dataset, monkeypatch):
-    given, cli = [], tyro.cli
-    monkeypatch.setattr(sys, "argv", [script, "--width", "0.5", "--dataset", dataset])
-    monkeypatch.setattr(tyro, "cli", given.append)
-    runpy.run_module(script, run_name="__main__")
-    (function,) = given
-
-    def config_alone(config: tyro.conf.OmitArgPrefixes[Config]) -> Config:
-        return config
-
-    found = cli(functools.partial(config_alone, **function.keywords))
+def test_what_takes_a_runs_arguments_has_its_defaults(command, dataset):
+    arguments = ["--width", "0.5", "--dataset", dataset, *["--topology", "v5e:2x2"] * (command is plan)]
+    found = bound(command, arguments).keywords["config"]
     assert found == dataclasses.replace(default_config(dataset), width=0.5)

@@ -8,8 +8,6 @@ import shutil
 import warnings
 from pathlib import Path
 
-import accuracy_by_step as steps_script
-import convert as convert_script
 import jax
 import numpy as np
 import pytest
@@ -19,6 +17,7 @@ from tiny_runs import TINY, refused
 
 from snnkd_jax import data
 from snnkd_jax.analysis.observation import load_observation
+from snnkd_jax.cli import main as snnkd
 from snnkd_jax.cli.train import main, table
 from snnkd_jax.errors import InputError
 from snnkd_jax.experiment import run
@@ -32,7 +31,7 @@ from snnkd_jax.runs.run_dir import open_run_dir
 from snnkd_jax.training.metrics import MetricsLog
 from snnkd_jax.training.profiling import PROFILED_STEPS, Profiler
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "warnings_restored")
+pytestmark = pytest.mark.usefixtures("compiled_once", "silent_layers")
 
 
 def test_a_trace_that_is_cut_short_is_written_and_too_few_steps_are_told(tmp_path):
@@ -248,13 +247,15 @@ def test_a_finished_network_is_loaded_as_it_was(finished, tmp_path):
         load_trained(tmp_path / "damaged")
 
 
-def test_records_of_every_number_of_steps(finished, tmp_path, monkeypatch):
+def test_records_of_every_number_of_steps(finished, tmp_path, capsys):
     """Of both students and of the converted teacher: what the run found, and where each comes from."""
-    for script in (steps_script, convert_script):
-        monkeypatch.setattr(script, "STEPS", tmp_path)
-    steps_script.main([finished], "digits", num_steps=3, record="students")
-    convert_script.main([finished], "digits", num_steps=4, record="converted")
-    records = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("students", "converted")]
+    paths = [tmp_path / "records" / f"{name}.json" for name in ("students", "converted")]
+    for subcommand, num_steps, path in zip(("steps", "convert"), ("3", "4"), paths, strict=True):
+        options = ["--dataset", "the digits", "--num-steps", num_steps, "--record", str(path)]
+        assert snnkd([subcommand, str(finished), *options]) == 0
+    records = [json.loads(path.read_text()) for path in paths]
+    assert [record["name"] for record in records] == ["students", "converted"]
+    assert records[0]["command"] == "snnkd steps RUN ... --num-steps 3 --dataset 'the digits'"
     result = json.loads((finished / "result.json").read_text())
     for entry, role in zip(records[0]["entries"], ("student_baseline", "student"), strict=True):
         np.testing.assert_allclose(entry["accuracy"][0][:2], result["test_accuracy_by_step"][role], atol=1e-6)
@@ -266,8 +267,9 @@ def test_records_of_every_number_of_steps(finished, tmp_path, monkeypatch):
         assert f"| {100 * result['test_accuracy'][role]:.2f} |" in text
     assert f"| {100 * result['test_accuracy']['teacher']:.2f} |" in text
     assert str(finished) not in json.dumps(records)
-    with pytest.raises(InputError, match="repeat a seed"):
-        steps_script.main([finished, finished], "digits")
+    capsys.readouterr()
+    assert snnkd(["steps", str(finished), str(finished), "--dataset", "digits"]) == 2
+    assert "repeat a seed" in capsys.readouterr().err
 
 
 def test_unwritable_run_directory(capsys, tmp_path):
