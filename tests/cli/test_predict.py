@@ -25,7 +25,7 @@ def run(monkeypatch) -> Trained:
     variables = network.init(jax.random.key(0), (8, 8, 1))
     names = tuple(f"digit {i}" for i in range(10))
     student = Trained(
-        network, variables, Normalisation((0.3,), (0.2,)), (8, 8, 1), names, "digits", default_config("digits")
+        network, variables, Normalisation((0.3,), (0.2,)), (8, 8, 1), names, "digits"
     )
     monkeypatch.setattr(loading, "load", lambda *_: student)
     return student

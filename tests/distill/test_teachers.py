@@ -27,7 +27,7 @@ from snnkd_jax.distill.teacher import Teacher, flax_teacher
 from snnkd_jax.errors import InputError
 from snnkd_jax.experiment import run
 from snnkd_jax.files import write_json
-from snnkd_jax.inference.trained import load_trained
+from snnkd_jax.inference.trained import load
 from snnkd_jax.models import Neuron, build
 from snnkd_jax.parallel.mesh import put_batch, put_replicated
 from snnkd_jax.runs.config import Config, default_config
@@ -310,7 +310,7 @@ def one_device(monkeypatch):
 
 
 def config(run_dir: Path, **changes) -> Config:
-    return dataclasses.replace(default_config("digits"), **TINY, run_dir=str(run_dir), **changes)
+    return default_config("digits").replace(**TINY, run_dir=str(run_dir), **changes)
 
 
 def nearest_mean() -> Teacher:
@@ -405,8 +405,8 @@ def test_a_converted_teacher_is_loaded_as_one_of_the_runs_networks(tmp_path):
             "normalisation": {"mean": [0.5], "std": [0.25]},
         }
         write_json(tmp_path / pool / "teacher" / "network.json", description)
-        found = load_trained(tmp_path / pool, "teacher")
-        assert (found.config.teacher_pool, found.normalisation) == (pool, Normalisation((0.5,), (0.25,)))
+        found = load(tmp_path / pool, "teacher")
+        assert (found.network.arguments.pool, found.normalisation) == (pool, Normalisation((0.5,), (0.25,)))
         jax.tree.map(np.testing.assert_array_equal, found.variables, variables)
         images = jnp.linspace(-1, 1, 64).reshape(1, *SHAPE)
         logits[pool] = [jax.jit(n.apply)(variables, images)[0] for n in (found.network, network)]
@@ -453,7 +453,7 @@ def test_wrong_arguments_are_told_in_one_line(capsys, tmp_path, arguments, told)
 
 
 def test_records_name_files_without_their_folders():
-    config = Config(teacher="torch:/home/me/resnet18.pt", teacher_checkpoint="/home/me/run", store_teacher="/home/me")
+    config = Config().replace(teacher="torch:/home/me/resnet18.pt", teacher_checkpoint="/home/me/run", store_teacher="/home/me")
     published = config.published()
     assert (published.teacher, published.teacher_checkpoint) == ("torch:resnet18.pt", "run")
     assert (published.store_teacher, published.run_dir) == (None, None)

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh
+from snnkd_jax.training.loop import evaluate, variables_of
 
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.batches import eval_batches
@@ -24,7 +25,6 @@ from snnkd_jax.parallel.compiler import quick_compile_options
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh, put_batch, put_replicated
 from snnkd_jax.training import trainer as train
 from snnkd_jax.training.compiled import compile_steps
-from snnkd_jax.training.fit import evaluate, variables_of
 from snnkd_jax.training.optim import make_optimizer
 from snnkd_jax.training.trainer import Trainer
 
