@@ -121,8 +121,6 @@ ROWS: dict[str, dict[str, Check]] = {
         "intra, gradient": Check("losses.intra_class_distance", QUOTIENT),
         "strong to weak": Check("losses.strong_to_weak", LOOP),
         "strong to weak, gradient": Check("losses.strong_to_weak", ANALYTIC),
-        "weak to strong": Check("losses.weak_to_strong", LOOP),
-        "weak to strong, gradient": Check("losses.weak_to_strong", ANALYTIC),
     },
     "features": {
         "squared": Check("feature_losses.squared_distance", LOOP),
@@ -135,7 +133,12 @@ ROWS: dict[str, dict[str, Check]] = {
         "connector": Check("models.connector.Connectors", "NumPy, in float64"),
         "generator": Check("models.connector.Connectors", "loops over the kernel, in float64"),
     },
-    "objectives": {"objectives": Check("distill distill.loss_terms", "SciPy and loops over examples, in float64")},
+    "objectives": {
+        "objectives": Check(
+            "distill.objective distill.logit_terms distill.feature_terms distill.presets",
+            "SciPy and loops over examples, in float64",
+        )
+    },
     "conversion": {
         "folded norms": Check("models.conversion.fold_norms", "the network before folding, in evaluation"),
         "QCFS": Check("models.activation.QCFS", FORMULA),

@@ -15,7 +15,7 @@ from typing import Any
 
 import tyro
 
-from snnkd_jax.distill.objective import PRESETS
+from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.errors import told_in_one_line
 from snnkd_jax.experiment import run
 from snnkd_jax.runs.command import command
@@ -97,7 +97,9 @@ def in_recipe(recipe: Config, option: str) -> Any:
     """The recipe's value of an option, also where the preset or the surrogate decides on it."""
     if option == "surrogate_alpha":
         return recipe.neurons().surrogate.alpha
-    return getattr(recipe.objective(), option, getattr(recipe, option))
+    objective = recipe.objective()
+    of_objective = {f"{term}_weight": weight for term, weight in objective.weights.items()} | objective.constants
+    return of_objective.get(option, getattr(recipe, option))
 
 
 def over_seeds(found: list[dict[str, float]]) -> dict[str, list[float]]:
