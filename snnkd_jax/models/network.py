@@ -178,7 +178,13 @@ class Network:
         """
         if self.rate_body is not None:
             return self._run_rates(self.rate_body, variables, images)
-        outputs, updates = self._run(variables, images, train=True, mutable=("batch_stats",), rngs=None if dropout is None else {"dropout": dropout})
+        outputs, updates = self._run(
+            variables,
+            images,
+            train=True,
+            mutable=("batch_stats",),
+            rngs=None if dropout is None else {"dropout": dropout},
+        )
         return outputs, updates.get("batch_stats", {})
 
     def _run_rates(

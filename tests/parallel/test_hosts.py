@@ -20,7 +20,7 @@ from compilation import QUICKLY
 
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.distill.objective import PRESETS
+from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Neuron, build
 from snnkd_jax.parallel import hosts

@@ -52,7 +52,7 @@ pytestmark = pytest.mark.usefixtures("silent_layers")
         (["--v-threshold", "0"], ["v_threshold=0.0"]),
         (["--dtype", "float8"], ["dtype", "float8", "bfloat16"]),
         (["--temperature", "0"], ["temperature=0.0"]),
-        (["--kd-weight", "-1"], ["kd_weight=-1.0"]),
+        (["--kd-weight", "-1"], ["'kd'", "weight=-1.0"]),
         (["--label-smoothing", "1"], ["label_smoothing=1.0"]),
         (["--crop-padding", "-1"], ["crop_padding=-1"]),
         (["--validation-fraction", "0"], ["validation_fraction=0.0"]),

@@ -13,7 +13,7 @@ from snnkd_jax.training.loop import variables_of
 
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.distill.objective import PRESETS
+from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Neuron, build
 from snnkd_jax.parallel.mesh import data_mesh, put_batch, put_replicated
