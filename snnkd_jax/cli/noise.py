@@ -46,8 +46,8 @@ def noise(
     from snnkd_jax.parallel.compiler import compilation_cache
     from snnkd_jax.report.noise import in_words, noise_table, summarise
     from snnkd_jax.runs.command import command
+    from snnkd_jax.runs.comparison import find_networks
     from snnkd_jax.runs.inputs import dataset_of
-    from snnkd_jax.runs.networks import find_networks
     from snnkd_jax.runs.recipe import SEED, seeds_of_one_recipe
     from snnkd_jax.runs.record import write_record
     from snnkd_jax.runs.roles import NETWORKS
