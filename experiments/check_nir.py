@@ -25,12 +25,11 @@ from peers.nir_readers import Reader, library_reader, numpy_reader, snntorch_rea
 
 from snnkd_jax.cli.arguments import call
 from snnkd_jax.errors import InputError
-from snnkd_jax.inference.trained import load_trained
+from snnkd_jax.inference.trained import load
 from snnkd_jax.interop.nir import read_nir, write_nir
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.folding import fold_norms
 from snnkd_jax.runs.command import command
-from snnkd_jax.runs.inputs import dataset_of
 from snnkd_jax.runs.recipe import read_config
 from snnkd_jax.runs.record import write_record
 
@@ -59,10 +58,10 @@ def main(
     for needed in (*peers, *(("nirtorch",) if peers else ())):
         if importlib.util.find_spec(needed) is None:
             raise InputError(f"peers={peers!r}: {needed} is not installed; the README says how, under Speed")
-    student = load_trained(run)
+    student = load(run)
     network, variables, shape = student.network, student.variables, student.image_shape
     folded = fold_norms(network, variables, shape)
-    test = dataset_of(read_config(run))
+    test = read_config(run).data.load()
     pixels, labels = test.test_images[:images], test.test_labels[:images]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "student.nir"

@@ -15,13 +15,12 @@ import jax.numpy as jnp
 import tyro
 
 from snnkd_jax.cli.arguments import call
-from snnkd_jax.data.batches import InMemory, split_validation
+from snnkd_jax.data.batches import InMemory
 from snnkd_jax.distill.losses import cross_entropy
-from snnkd_jax.inference.trained import load_trained
+from snnkd_jax.inference.trained import load
 from snnkd_jax.parallel.compiler import compile_options
 from snnkd_jax.runs.command import command
 from snnkd_jax.runs.config import Config
-from snnkd_jax.runs.inputs import dataset_of, pixel_statistics
 from snnkd_jax.runs.recipe import read_config
 from snnkd_jax.runs.record import write_record
 
@@ -36,18 +35,18 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
         run: Finished run whose student is taken instead; of the other arguments, batch size and seed still count.
         record: Write experiments/results/speed/<record>.json.
     """
-    student = None if run is None else load_trained(run)
+    student = None if run is None else load(run)
     if run is not None:
-        config = dataclasses.replace(read_config(run), batch_size=config.batch_size, seed=config.seed)
-    dataset = dataset_of(config)
-    training, _ = split_validation(dataset, config.validation_fraction, config.seed)
-    batch = InMemory(training, config.batch_size, config.seed)(0)
-    images, labels = pixel_statistics(dataset.train_images)(jnp.asarray(batch["images"])), jnp.asarray(batch["labels"])
+        config = dataclasses.replace(read_config(run), batch_size=config.optimisation.batch_size, seed=config.run.seed)
+    dataset = config.data.load()
+    training, _ = dataset.split(config.run.seed)
+    batch = InMemory(training, config.optimisation.batch_size, config.run.seed)(0)
+    images, labels = dataset.normalisation(jnp.asarray(batch["images"])), jnp.asarray(batch["labels"])
     exact, rate = (
-        dataclasses.replace(config, backprop=backprop, bptt_epochs=0).build_student(dataset.num_classes)
+        config.replace(backprop=backprop, bptt_epochs=0).build_student(dataset.num_classes)
         for backprop in ("bptt", "rate")
     )
-    fresh = exact.init(jax.random.key(config.seed), dataset.image_shape)
+    fresh = exact.init(jax.random.key(config.run.seed), dataset.image_shape)
     variables = fresh if student is None else student.variables
 
     def gradient(network):
@@ -70,13 +69,13 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
         print(f"{name:40} cosine {cosine:6.3f}  norm ratio {ratio:6.3f}")
     if record is not None:
         of_fresh = command(config).replace("snnkd train", "python experiments/gradient_agreement.py")
-        of_run = f"python experiments/gradient_agreement.py --run RUN --batch-size {config.batch_size}"
+        of_run = f"python experiments/gradient_agreement.py --run RUN --batch-size {config.optimisation.batch_size}"
         content = {
-            "command": of_fresh if run is None else f"{of_run} --seed {config.seed}",
+            "command": of_fresh if run is None else f"{of_run} --seed {config.run.seed}",
             "run_command": None if run is None else command(read_config(run)),
             "layers": layers,
             "trained": run is not None,
-            "config": dataclasses.asdict(config.published()),
+            "config": config.published().flat(),
         }
         write_record(RESULTS / f"{record}.json", "gradients", content)
 

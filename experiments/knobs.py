@@ -109,8 +109,8 @@ def validated(recipe: Config, change: dict[str, Any], runs: Path, seed: int) -> 
     name = "-".join(f"{option}-{value}" for option, value in change.items()) or "recipe"
     directory = runs / f"{name}-{seed}"
     config = dataclasses.replace(recipe, **change, seed=seed, run_dir=str(directory))
-    if config.objective().needs_teacher:
-        config = dataclasses.replace(config, teacher_checkpoint=str(runs / f"teacher-{seed}"))
+    if config.objective.build().needs_teacher:
+        config = config.replace(teacher_checkpoint=str(runs / f"teacher-{seed}"))
     if not (directory / "result.json").is_file():
         run(config)
     check_same("runs", [read_config(directory), config], ("run_dir", "teacher_checkpoint"))

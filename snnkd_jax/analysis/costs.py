@@ -30,8 +30,8 @@ def ann_of(role: str, costs: dict[str, Cost]) -> str | None:
 def cost_entry(trained: Trained, cost: Cost) -> dict[str, Any]:
     """What a record says of a network; operations are those of an image, in the layers sums over all."""
     return {
-        "model": trained.model,
-        "width": trained.config.width,
+        "model": trained.network.model,
+        "width": trained.network.width,
         "num_steps": trained.network.num_steps,
         "macs": cost.macs,
         "acs": cost.acs,

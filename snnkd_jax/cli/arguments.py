@@ -56,9 +56,10 @@ def bound(
 
 def _with_defaults(command: Command, arguments: Sequence[str], dataset: str | None) -> Command:
     """`command` with the defaults of the data set that `arguments` name; the parser proper comes later."""
-    from snnkd_jax.runs.config import Config, default_config
+    from snnkd_jax.runs.config import default_config
+    from snnkd_jax.runs.data import DataConfig
 
-    name = dataset or Config.dataset
+    name = dataset or DataConfig.dataset
     for i, argument in enumerate(arguments):
         if argument == "--dataset" and i + 1 < len(arguments):
             name = arguments[i + 1]

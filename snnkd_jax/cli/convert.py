@@ -36,25 +36,24 @@ def convert(
     from snnkd_jax.files import read_json
     from snnkd_jax.inference.convert import convert as converted
     from snnkd_jax.inference.predict import accuracy_by_step
-    from snnkd_jax.inference.trained import load_trained
-    from snnkd_jax.models.converted import is_quantised
+    from snnkd_jax.inference.trained import load
+    from snnkd_jax.models.converted import is_quantised, levels_of
     from snnkd_jax.report.steps import step_lines
-    from snnkd_jax.runs.inputs import dataset_of
     from snnkd_jax.runs.recipe import seeds_of_one_recipe
     from snnkd_jax.runs.record import recipe_of, write_record
 
     found = seeds_of_one_recipe("runs", runs)
-    images = dataset_of(found[0][0])
+    images = found[0][0].data.load()
     accuracies, ordinary, method, network = [], [], "", ""
     for _, run in found:
-        teacher = load_trained(run, "teacher")
+        teacher = load(run, "teacher")
         quantised = is_quantised(teacher.network)
-        method = f"QCFS, L = {teacher.config.teacher_levels}" if quantised else f"percentile {percentile:g}"
+        method = f"QCFS, L = {levels_of(teacher.network)}" if quantised else f"percentile {percentile:g}"
         spiking = converted(teacher, images.train_images, AT_A_TIME, percentile)
         logits = spiking.logits_by_step(images.test_images, num_steps)
         accuracies.append(accuracy_by_step(logits, images.test_labels).tolist())
         ordinary.append(read_json(run / "result.json")["test_accuracy"]["teacher"])
-        network = f"{teacher.config.teacher}, width {teacher.config.width:g}"
+        network = teacher.network.title
         print(f"{run}: {network}, {100 * ordinary[-1]:.2f} % before conversion", file=sys.stderr)
     entry = {"method": f"conversion, {method}", "network": network, "accuracy": accuracies, "ordinary": ordinary}
     print(step_lines(entry))

@@ -58,32 +58,31 @@ def energy(
     from snnkd_jax.analysis.costs import ann_of, cost_entry, measure
     from snnkd_jax.analysis.energy import summary
     from snnkd_jax.inference.convert import convert
-    from snnkd_jax.inference.trained import load_trained
+    from snnkd_jax.inference.trained import load
     from snnkd_jax.runs.command import command
-    from snnkd_jax.runs.inputs import dataset_of
     from snnkd_jax.runs.recipe import read_config
     from snnkd_jax.runs.record import write_record
 
     trained: dict[str, Trained] = {
-        role: load_trained(run, role) for role in get_args(Role) if (run / role / "network.json").is_file()
+        role: load(run, role) for role in get_args(Role) if (run / role / "network.json").is_file()
     }
     if not trained:
         raise InputError(f"{run} has no network that was trained to its end")
     config = read_config(run)
     accuracy = _tested(run)
     if against is not None:
-        trained["ann"], accuracy["ann"] = load_trained(against, "teacher"), _tested(against).get("teacher")
-        if trained["ann"].dataset != config.dataset:
+        trained["ann"], accuracy["ann"] = load(against, "teacher"), _tested(against).get("teacher")
+        if trained["ann"].dataset != config.data.dataset:
             raise InputError(
-                f"against={against} is a run on {trained['ann'].dataset}, not on {config.dataset}; name another"
+                f"against={against} is a run on {trained['ann'].dataset}, not on {config.data.dataset}; name another"
             )
-    loaded = dataset_of(config)
+    loaded = config.data.load()
     if num_steps is not None:
         for role in trained.keys() & {"student", "student_baseline"}:
             accuracy[role] = _accuracy(trained[role], loaded, num_steps)
             trained[role] = dataclasses.replace(trained[role], network=trained[role].with_steps(num_steps))
     if converted is not None:
-        trained["converted"] = convert(load_trained(run, "teacher"), loaded.train_images, converted)
+        trained["converted"] = convert(load(run, "teacher"), loaded.train_images, converted)
         accuracy["converted"] = _accuracy(trained["converted"], loaded, converted)
     test = loaded.test_images[:images]
     costs = {role: measure(network, test, batch_size) for role, network in trained.items()}
@@ -114,8 +113,8 @@ def energy(
         "command": shlex.join(["snnkd", "energy", "RUN", *options]),
         "run_command": command(config),
         "ann_command": None if against is None else command(read_config(against)),
-        "config": dataclasses.asdict(config.published()),
-        "dataset": dataset or config.dataset,
+        "config": config.published().flat(),
+        "dataset": dataset or config.data.dataset,
         "images": len(test),
         "mac_pj": mac_pj,
         "ac_pj": ac_pj,

@@ -29,10 +29,10 @@ def export_nir(
     """
     import jax.numpy as jnp
 
-    from snnkd_jax.inference.trained import load_trained
+    from snnkd_jax.inference.trained import load
     from snnkd_jax.interop.nir import write_nir
 
-    trained = load_trained(run, role)
+    trained = load(run, role)
     network, normalisation = trained.network, trained.normalisation
     if network.body.dtype != jnp.float32:  # pyright: ignore[reportAttributeAccessIssue]
         print("this student computes in bfloat16 and the file in float32: some spikes will differ")

@@ -3,7 +3,6 @@
 snnkd noise RUN [RUN ...] [--baseline RUN ...] --record FILE.json
 """
 
-import dataclasses
 import shlex
 import sys
 import tempfile
@@ -42,18 +41,17 @@ def noise(
     import numpy as np
 
     from snnkd_jax.analysis.robustness import LEVELS, evaluate_noise
-    from snnkd_jax.inference.trained import load_trained
+    from snnkd_jax.inference.trained import load
     from snnkd_jax.parallel.compiler import compilation_cache
     from snnkd_jax.report.noise import in_words, noise_table, summarise
     from snnkd_jax.runs.command import command
-    from snnkd_jax.runs.comparison import find_networks
-    from snnkd_jax.runs.inputs import dataset_of
+    from snnkd_jax.runs.networks import find_networks
     from snnkd_jax.runs.recipe import SEED, seeds_of_one_recipe
     from snnkd_jax.runs.record import write_record
     from snnkd_jax.runs.roles import NETWORKS
 
     configs, networks = find_networks(runs, list(baseline))
-    test = dataset_of(configs[0])
+    test = configs[0].data.load()
     n = len(test.test_labels)
     if images is not None and not 1 <= images <= n:
         raise InputError(f"images={images!r} must be 1 to {n}, the number of test images")
@@ -67,7 +65,7 @@ def noise(
                 if directory not in done:
                     print(f"{NETWORKS[role]}: {directory}", file=sys.stderr)
                     done[directory] = evaluate_noise(
-                        load_trained(directory.parent, directory.name),  # pyright: ignore[reportArgumentType] a role
+                        load(directory.parent, directory.name),  # pyright: ignore[reportArgumentType] a role
                         test.test_images[index],
                         test.test_labels[index],
                         seed,
@@ -90,10 +88,10 @@ def noise(
         content = of_noise | {
             "run_command": command(configs[0]),
             "baseline_command": command(seeds_of_one_recipe("baseline", baseline)[0][0]) if baseline else None,
-            "dataset": configs[0].dataset if dataset is None else dataset,
-            "seeds": [config.seed for config in configs],
+            "dataset": configs[0].data.dataset if dataset is None else dataset,
+            "seeds": [config.run.seed for config in configs],
             "levels": {kind: list(strengths) for kind, strengths in LEVELS.items()},
-            "config": {k: v for k, v in dataclasses.asdict(configs[0].published()).items() if k not in SEED},
+            "config": {k: v for k, v in configs[0].published().flat().items() if k not in SEED},
             "notes": notes,
         }
         write_record(record, "noise", result | content, versions=["pillow"])

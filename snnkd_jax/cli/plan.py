@@ -46,18 +46,18 @@ def plan(
     from snnkd_jax.runs.record import write_record
 
     jax.config.update("jax_platforms", "cpu")  # what is planned for is not there
-    student = config.student if model is None else model
+    student = config.student.student if model is None else model
     entries = []
     for name, num_steps, remat in itertools.product(
-        topology, each_num_steps or (config.num_steps,), each_remat or (config.remat,)
+        topology, each_num_steps or (config.student.num_steps,), each_remat or (config.student.remat,)
     ):
         options = {"student": student, "num_steps": num_steps, "remat": remat}
-        changed = dataclasses.replace(config, **options).checked()
+        changed = config.replace(**options).checked()
         entry = _measured(changed, name, per_chip_batch, largest)
         entries.append(options | entry)
-        print(f"{name}, {changed.student}, T = {num_steps}, remat {remat}\n{_in_words(entry)}\n", flush=True)
+        print(f"{name}, {changed.student.student}, T = {num_steps}, remat {remat}\n{_in_words(entry)}\n", flush=True)
     if record is not None:
-        settings = dataclasses.asdict(config) | {"run_dir": None, "teacher_checkpoint": None, "student": student}
+        settings = config.flat() | {"run_dir": None, "teacher_checkpoint": None, "student": student}
         content = {"config": settings, "entries": entries}
         write_record(record, "memory" if each_num_steps else "topologies", content, ("libtpu",))
 
@@ -75,7 +75,7 @@ def _measured(config: Config, topology: str, per_chip_batch: int, largest: bool)
         found: Plan = compiled(per_chip_batch)
         batch = None
         if largest:
-            multiple = math.lcm(8, config.accumulate)
+            multiple = math.lcm(8, config.optimisation.accumulate)
             batch = largest_batch(lambda size: compiled(size).memory, per_chip_batch, chip.memory, multiple)
     except MemoryError as error:
         raise InputError(f"per_chip_batch={per_chip_batch}: {error}; make it smaller, or use remat") from error

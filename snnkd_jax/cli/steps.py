@@ -36,10 +36,8 @@ def steps(
     """
     check_count("num_steps", num_steps)
     from snnkd_jax.analysis.steps import evaluate_steps
-    from snnkd_jax.data.batches import split_validation
-    from snnkd_jax.inference.trained import load_trained
+    from snnkd_jax.inference.trained import load
     from snnkd_jax.report.steps import step_lines
-    from snnkd_jax.runs.inputs import dataset_of
     from snnkd_jax.runs.recipe import seeds_of_one_recipe
     from snnkd_jax.runs.record import recipe_of, write_record
     from snnkd_jax.runs.roles import title_of
@@ -49,20 +47,20 @@ def steps(
     roles: list[Role] = [role for role in ROLES if any((run / role).is_dir() for run in runs)]
     if "student" not in roles:
         raise InputError(f"runs {', '.join(map(str, runs))} have no student")
-    images = dataset_of(config)
+    images = config.data.load()
     entries = []
     for role in roles:
         entry = {
-            "method": f"{title_of(config, role)}, trained at T = {config.num_steps}",
-            "network": f"{config.student}, width {config.width:g}",
+            "method": f"{title_of(config, role)}, trained at T = {config.student.num_steps}",
+            "network": f"{config.student.student}, width {config.student.width:g}",
             "accuracy": [],
             "exits": [],
         }
         for of_seed, run in found:
             print(f"{run}: {entry['method']}", file=sys.stderr)
-            _, validation = split_validation(images, of_seed.validation_fraction, of_seed.seed)
-            student = load_trained(run, role)
-            by_step, exits = evaluate_steps(student, images, validation, config.num_steps, num_steps)
+            _, validation = images.split(of_seed.run.seed)
+            student = load(run, role)
+            by_step, exits = evaluate_steps(student, images, validation, config.student.num_steps, num_steps)
             entry["accuracy"].append(by_step)
             entry["exits"].append(exits)
         entries.append(entry)

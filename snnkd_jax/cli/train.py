@@ -17,7 +17,7 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.runs.config import Config
 
 
-def main(arguments: Sequence[str] | None = None, dataset: str = Config.dataset) -> int:
+def main(arguments: Sequence[str] | None = None, dataset: str | None = None) -> int:
     """`train` for scripts: with `arguments`, None for the process's, on `dataset` if they name none."""
     return exit_status(lambda: bound(train, sys.argv[1:] if arguments is None else arguments, dataset=dataset)())
 
@@ -43,7 +43,7 @@ def _run(config: Config) -> int:
     from snnkd_jax.training.interrupt import Interrupted
 
     try:
-        join(config.distributed)
+        join(config.run.distributed)
         result = run(config)
     except InputError:
         raise

@@ -135,6 +135,11 @@ def is_quantised(network: Network) -> bool:
     return _activation(network) is QCFS
 
 
+def levels_of(network: Network) -> int:
+    """L of an ANN with `QCFS`."""
+    return network.body.activation.args[0]  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def is_converted(network: Network) -> bool:
     """Whether a network is what `spiking` returned."""
     return _activation(network) is ConvertedSpike

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from snnkd_jax.analysis.joules import joules
-from snnkd_jax.runs.recipe import config_of
+from snnkd_jax.runs.config import config_of
 from snnkd_jax.runs.roles import title_of
 
 COLUMNS = (

@@ -99,10 +99,10 @@ def _membrane_potentials(layers: Sequence[Layer], config: Config) -> Html:
     caption = (
         f"Membrane potentials after each step, from rest on, of {_TRACED_NEURONS} neurons of a layer, from the one "
         f"that fires most to the most inhibited one; a spike (circle) has already reset them. They end between "
-        f"{ends.min():.2f} and {ends.max():.2f}; the threshold (dashed) is {config.v_threshold:g}."
+        f"{ends.min():.2f} and {ends.max():.2f}; the threshold (dashed) is {config.neuron.v_threshold:g}."
     )
-    v_rest = 0.0 if config.v_reset is None else config.v_reset
-    return figure(potentials("potentials", chosen, v_rest, config.v_threshold), caption)
+    v_rest = 0.0 if config.neuron.v_reset is None else config.neuron.v_reset
+    return figure(potentials("potentials", chosen, v_rest, config.neuron.v_threshold), caption)
 
 
 def _various(layer: Layer) -> Layer:

@@ -1,6 +1,5 @@
 """The result record: one JSON file per result, with what it rests on."""
 
-import dataclasses
 import datetime
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,7 +39,7 @@ def recipe_of(found: list[tuple[Config, Path]]) -> dict[str, Any]:
     started = read_json(run / "config.json")
     return {
         "run_command": command(config),
-        "seeds": [config.seed for config, _ in found],
-        "config": {n: v for n, v in dataclasses.asdict(config.published()).items() if n not in SEED},
+        "seeds": [config.run.seed for config, _ in found],
+        "config": {n: v for n, v in config.published().flat().items() if n not in SEED},
         "trained": {name: started[name] for name in ("versions", "hardware", "commit")},
     }

@@ -29,8 +29,10 @@ def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config],
         if any((directory / "network.json").is_file() for directory in candidates["student_baseline"]):
             raise InputError(f"baseline {baseline[0]}: the runs have a student_baseline of their own; leave it out")
         others = seeds_of_one_recipe("baseline", baseline)
-        if [config.seed for config, _ in others] != [config.seed for config in configs]:
-            raise InputError(f"baseline runs must have the seeds of the runs, {[config.seed for config in configs]}")
+        if [config.run.seed for config, _ in others] != [config.run.seed for config in configs]:
+            raise InputError(
+                f"baseline runs must have the seeds of the runs, {[config.run.seed for config in configs]}"
+            )
         check_same(
             "runs and baseline", [*configs, *(config for config, _ in others)], (*SEED, *BOOKKEEPING, *OF_DISTILLATION)
         )
@@ -53,7 +55,7 @@ def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config],
 
 def _teacher(config: Config, run: Path) -> Path:
     """The run's own teacher, or the one that it was given, by its run or directly."""
-    if config.teacher_checkpoint is None or (run / "teacher" / "network.json").is_file():
+    if config.teacher.teacher_checkpoint is None or (run / "teacher" / "network.json").is_file():
         return run / "teacher"
-    given = Path(config.teacher_checkpoint)
+    given = Path(config.teacher.teacher_checkpoint)
     return given / "teacher" if (given / "teacher").is_dir() else given
