@@ -293,7 +293,7 @@ def test_an_unfinished_run_says_what_is_missing(tmp_path):
     log = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join([*log[:6], log[6].replace("0.25", "NaN"), log[7][:40]]))
     document = check_page(write_report([run]).read_text())
-    for sentence in ("the run is not finished", "Nothing was recorded", "robustness.py RUN", "energy.py RUN"):
+    for sentence in ("the run is not finished", "Nothing was recorded", "snnkd noise RUN", "snnkd energy RUN"):
         assert sentence in document.text
     assert document.tables["student with KD"][1][4] == "nan"
     assert len(document.tables["student with KD"]) == 2
