@@ -186,8 +186,8 @@ class Guidance:
                     f"the {role}'s classifier reads a hidden layer, not its last stage; use another preset"
                 )
             if stages and any(
-                isinstance(module, MaxPool) and x.shape[-3:] == last
-                for module, x, _ in calls(network, variables, self.image_shape)
+                isinstance(call.module, MaxPool) and call.inputs.shape[-3:] == last
+                for call in calls(network, variables, self.image_shape)
             ):
                 raise InputError(
                     f"the {role}'s classifier reads maxima of its last stage, not the mean; use pool='avg', or another "

@@ -9,8 +9,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from snnkd_jax.dynamics.neurons import Neuron, check_neuron
 from snnkd_jax.errors import InputError, check_choice, check_count
-from snnkd_jax.models.activation import QCFS, Neuron, ReLU, Spike
+from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.airbench import Airbench
 from snnkd_jax.models.convnet import ConvNet
 from snnkd_jax.models.imagenet_resnet import ImageNetResNet, SEWBlock
@@ -23,7 +24,7 @@ from snnkd_jax.models.resnet import ResNet
 from snnkd_jax.models.vgg import VGG
 from snnkd_jax.models.wide_resnet import WideResNet
 
-__all__ = ["MODELS", "Features", "Network", "Neuron", "Variables", "build", "with_weights_of"]
+__all__ = ["MODELS", "Features", "Network", "Variables", "build", "with_weights_of"]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "convnet": ConvNet,
@@ -70,10 +71,10 @@ def build(
     Args:
         name: a key of `MODELS`; case, "-" and "_" do not matter.
         num_classes: K, the number of logits.
-        neuron: the neurons of a spiking network; None makes an ordinary one with ReLU.
+        neuron: the neurons of a spiking network, such as `LIF(tau=2.0)`; None makes an ordinary one with ReLU.
         num_steps: T of a spiking network.
         width: multiplier of all channels but the logits, in (0, 8].
-        tdbn: threshold-dependent batch norm, for spiking networks.
+        tdbn: threshold-dependent batch norm, for spiking networks whose neurons have `v_threshold` and `v_rest`.
         pool: means or maxima, in the bodies that leave it open (convnet, vgg and airbench).
         backprop: how a spiking network is differentiated in training: exactly through time, or through firing rates
             (`snnkd_jax.models.rate`), in less time and memory.
@@ -84,7 +85,7 @@ def build(
             there is nothing to keep.
 
     Raises:
-        InputError: for an unknown name, or a number out of its range.
+        InputError: for an unknown name, a number out of its range, or neurons that do not fit.
     """
     if not 0 < width <= MAX_WIDTH:
         raise InputError(f"width={width!r} must be a multiplier of the channels in (0, {MAX_WIDTH:g}], such as 0.25")
@@ -102,7 +103,9 @@ def build(
     check_choice("backprop", backprop, get_args(Backprop))
     check_choice("remat", remat, get_args(Remat))
     constants: dict[str, Any] = {"num_classes": num_classes, "width": width, "dtype": dtype}
-    v_threshold = neuron.v_threshold - neuron.v_rest if tdbn and neuron is not None else None
+    if neuron is not None:
+        check_neuron(neuron)
+    v_threshold = _height(neuron) if tdbn and neuron is not None else None
 
     def body(activation, norm, max_pool, remat: Remat = "none"):
         layers = {"activation": activation, "norm": functools.partial(norm, v_threshold=v_threshold)}
@@ -119,6 +122,15 @@ def build(
     return Network(
         body(functools.partial(Spike, neuron, num_steps=num_steps), BatchNorm, MaxPool, remat), num_steps, rate_body
     )
+
+
+def _height(neuron: Neuron) -> float:
+    """The threshold, counted from the resting potential."""
+    try:
+        return neuron.v_threshold - neuron.v_rest  # pyright: ignore[reportAttributeAccessIssue]
+    except AttributeError:
+        name = type(neuron).__name__
+        raise InputError(f"tdbn=True needs v_threshold and v_rest of the neuron, and {name} has not both") from None
 
 
 def canonical_name(name: str) -> str:

@@ -6,78 +6,19 @@ a static image enters as `[B, 1, H, W, C]`, its first convolution and norm are c
 makes T steps of it.
 """
 
-import dataclasses
-import math
 from collections.abc import Callable
-from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from snnkd_jax.dynamics.neurons import (
-    ATAN,
-    check_potentials,
-    check_tau,
-    integrate,
-    integrate_with_slopes,
-    plif_parameter,
-    plif_tau,
-)
-from snnkd_jax.dynamics.surrogate import Surrogate
-from snnkd_jax.errors import InputError, check_choice
+from snnkd_jax.dynamics.neurons import Neuron, check_neuron, initial_state, integrate, integrate_with_slopes
+from snnkd_jax.errors import InputError
 from snnkd_jax.models.stages import records
-
-Kind = Literal["lif", "plif", "if"]
 
 Activation = Callable[..., nn.Module]
 """Makes the module of one activation layer: `activation(name="act1")(x)`."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Neuron:
-    """The constants of a spiking network's neurons; see `snnkd_jax.dynamics.neurons` for the equations.
-
-    `tau` is not used by the kind "if" and is the initial value of the kind "plif". Raises `InputError` for constants
-    that the equations do not allow.
-    """
-
-    kind: Kind = "lif"
-    tau: float = 2.0
-    v_threshold: float = 1.0
-    v_reset: float | None = 0.0
-    decay_input: bool = True
-    detach_reset: bool = False
-    surrogate: Surrogate = ATAN
-
-    def __post_init__(self):
-        check_choice("neuron", self.kind, get_args(Kind))
-        if self.kind == "plif":
-            plif_parameter(self.tau)
-        check_tau(self.tau)
-        check_potentials(self.v_threshold, self.v_rest)
-
-    @property
-    def v_rest(self) -> float:
-        """The resting potential."""
-        return 0.0 if self.v_reset is None else self.v_reset
-
-    def tau_of(self, module: nn.Module) -> float | Array:
-        """The time constant in steps; the kind "plif" keeps its parameter `w` in `module`."""
-        if self.kind == "plif":
-            return plif_tau(module.param("w", nn.initializers.constant(plif_parameter(self.tau)), (), jnp.float32))
-        return math.inf if self.kind == "if" else self.tau
-
-    def constants(self) -> dict[str, Any]:
-        """The arguments of `neurons.integrate` other than tau."""
-        return {
-            "decay_input": self.decay_input and self.kind != "if",
-            "v_threshold": self.v_threshold,
-            "v_reset": self.v_reset,
-            "detach_reset": self.detach_reset,
-            "surrogate": self.surrogate,
-        }
 
 
 class ReLU(nn.Module):
@@ -121,39 +62,50 @@ _floor.defjvp(lambda primals, tangents: (_floor(*primals), *tangents))
 class Spike(nn.Module):
     """A layer of neurons: currents `[B, T, ...]`, or `[B, 1, ...]` if constant, to spikes `[B, num_steps, ...]`.
 
+    `num_steps=None` makes as many steps as the input has. What the neuron learns are parameters of the layer, under
+    their own names.
+
     Records the firing rate of each example, `[B]`, spikes per neuron and step, in the collection "firing_rates". If
-    they are mutable, "potentials" takes up the potential after the last step, `[B, ...]`, from which the next call
-    starts, and "rates" what `snnkd_jax.models.rate` needs of the layer. The first call starts from `v_init`, by default
-    from rest; "rest" takes up that potential.
+    they are mutable, "state" takes up the state after the last step, from which the next call starts, "initial_state"
+    that before the first one, and "rates" what `snnkd_jax.models.rate` needs of the layer.
     """
 
     neuron: Neuron
-    num_steps: int
-    v_init: float | None = None
+    num_steps: int | None = None
 
     @nn.compact
     def __call__(self, current: Array) -> Array:
         """The spikes, of the dtype of `current`; raises `InputError` for a time axis that is neither 1 nor T."""
-        if current.shape[1] not in (1, self.num_steps):
-            raise InputError(f"num_steps={self.num_steps}, but the input has {current.shape[1]} steps")
-        current = jnp.broadcast_to(current, (current.shape[0], self.num_steps, *current.shape[2:]))
-        tau = self.neuron.tau_of(self)
+        num_steps = current.shape[1] if self.num_steps is None else self.num_steps
+        if current.shape[1] not in (1, num_steps):
+            raise InputError(f"num_steps={num_steps}, but the input has {current.shape[1]} steps")
+        current = jnp.broadcast_to(current, (current.shape[0], num_steps, *current.shape[2:]))
+        parameters = neuron_parameters(self)
         if records(self, "rates"):
-            spikes, kappa, kappa_tau = integrate_with_slopes(current, tau=tau, **self.neuron.constants())
+            spikes, kappa, slopes = integrate_with_slopes(self.neuron, current, parameters)
             self.put_variable("rates", "rate", spikes.mean(axis=1, keepdims=True))
             self.put_variable("rates", "kappa", kappa[:, None])
-            if kappa_tau is not None:
-                self.put_variable("rates", "kappa_tau", kappa_tau[:, None])
+            self.put_variable("rates", "slopes", {name: slope[:, None] for name, slope in slopes.items()})
         else:
-            v_init = self.neuron.v_rest if self.v_init is None else self.v_init
-            v = jnp.full_like(current[:, 0], v_init, jnp.promote_types(current.dtype, jnp.float32))
-            if records(self, "rest"):
-                self.put_variable("rest", "v", v)
-            v = self.get_variable("potentials", "v", v)
-            spikes, v = integrate(current, v, tau=tau, **self.neuron.constants())
-            if records(self, "potentials"):
-                self.put_variable("potentials", "v", v)
+            state = initial_state(self.neuron, current)
+            if records(self, "initial_state"):
+                self.put_variable("initial_state", "neurons", state)
+            # Flax may have frozen dictionaries.
+            leaves = jax.tree.leaves(self.get_variable("state", "neurons", state))
+            spikes, state = integrate(self.neuron, current, jax.tree.structure(state).unflatten(leaves), parameters)
+            if records(self, "state"):
+                self.put_variable("state", "neurons", state)
         if records(self, "firing_rates"):
             rate = spikes.astype(jnp.float32).mean(axis=tuple(range(1, spikes.ndim)))
             self.put_variable("firing_rates", "rate", rate)
         return spikes
+
+
+def neuron_parameters(module: nn.Module) -> dict[str, Array]:
+    """The parameters of `module.neuron`, float32, kept by `module`; raises `InputError` for what is not a neuron."""
+    neuron: Neuron = module.neuron  # pyright: ignore[reportAttributeAccessIssue]
+    check_neuron(neuron)
+    return {
+        name: module.param(name, lambda _, value=value: jnp.asarray(value, jnp.float32))
+        for name, value in neuron.parameters.items()
+    }

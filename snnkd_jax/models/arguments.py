@@ -4,7 +4,8 @@ import dataclasses
 from typing import Any
 
 from snnkd_jax.digest import title
-from snnkd_jax.dynamics.neurons import Neuron, described
+from snnkd_jax.dynamics.description import describe_neuron
+from snnkd_jax.dynamics.neurons import Neuron
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Arguments:
         """The network as JSON values; a neuron that is none of this library's by its title."""
         spiking = None
         if self.neuron is not None:
-            neuron = described(self.neuron) or {"neuron": title(self.neuron)}
+            neuron = describe_neuron(self.neuron) or {"neuron": title(self.neuron)}
             spiking = {"num_steps": num_steps, **neuron, "tdbn": self.tdbn, "pool": self.pool}
         return {
             "model": self.name,

@@ -11,6 +11,7 @@ if the current is constant: a ReLU, clipped at theta and quantised. Spikes of th
 so max pooling is replaced as well, by `ConvertedMaxPool`.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -20,8 +21,9 @@ import numpy as np
 from flax import traverse_util
 from jax import Array
 
+from snnkd_jax.dynamics.neurons import IF
 from snnkd_jax.errors import InputError, check_count
-from snnkd_jax.models.activation import QCFS, Neuron, ReLU, Spike
+from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.layers import MaxPool, max_pool
 from snnkd_jax.models.network import Network, Variables
 from snnkd_jax.models.recorder import calls
@@ -30,7 +32,16 @@ from snnkd_jax.models.stages import records
 Path = tuple[str, ...]
 """Of a module or a parameter in the tree of variables."""
 
-_INTEGRATE_AND_FIRE = Neuron("if", v_reset=None)
+
+@dataclasses.dataclass(frozen=True)
+class ConvertedIF(IF):
+    """`IF` that starts from the potential `v_init`."""
+
+    v_init: float = 0.0
+
+    def init(self, shape: tuple[int, ...]) -> Array:
+        """`v_init` for each neuron."""
+        return jnp.full(shape, self.v_init, float)
 
 
 class ConvertedSpike(nn.Module):
@@ -43,7 +54,8 @@ class ConvertedSpike(nn.Module):
     def __call__(self, current: Array) -> Array:
         """`[B, T, ...]`, or `[B, 1, ...]` if constant, to `[B, num_steps, ...]`."""
         theta = self.param("threshold", nn.initializers.ones, (), jnp.float32)
-        return theta * Spike(_INTEGRATE_AND_FIRE, self.num_steps, self.v_init, name="spike")(current / theta)
+        neuron = ConvertedIF(v_reset=None, v_init=self.v_init) if self.v_init else IF(v_reset=None)
+        return theta * Spike(neuron, self.num_steps, name="spike")(current / theta)
 
 
 class ConvertedMaxPool(nn.Module):
@@ -67,12 +79,12 @@ class ConvertedMaxPool(nn.Module):
         pool = functools.partial(max_pool, window=self.window, stride=self.stride, padding=self.padding)
         sums = jnp.cumsum(x > 0 if self.spikes else x, axis=1, dtype=jnp.float32)
         before = jnp.zeros_like(sums[:, 0])
-        if records(self, "rest"):
-            self.put_variable("rest", "v", before)
-        before = self.get_variable("potentials", "v", before)
+        if records(self, "initial_state"):
+            self.put_variable("initial_state", "sums", before)
+        before = self.get_variable("state", "sums", before)
         sums = before[:, None] + sums
-        if records(self, "potentials"):
-            self.put_variable("potentials", "v", sums[:, -1])
+        if records(self, "state"):
+            self.put_variable("state", "sums", sums[:, -1])
         peaks = pool(jnp.concatenate([before[:, None], sums], axis=1))
         rise = peaks[:, 1:] - peaks[:, :-1]
         return jnp.where(rise > 0, pool(x), 0) if self.spikes else rise.astype(x.dtype)
@@ -80,11 +92,8 @@ class ConvertedMaxPool(nn.Module):
 
 def activations(network: Network, variables: Variables, images: Array) -> dict[str, Array]:
     """The outputs of an ordinary network's ReLU layers by their path ("block1_1/act1"), `[B, ...]` each."""
-    _, captured = network.body.apply(
-        variables, images, train=False, capture_intermediates=lambda module, _: isinstance(module, ReLU)
-    )
-    flat: dict[Path, Any] = traverse_util.flatten_dict(captured["intermediates"])
-    return {"/".join(path[:-1]): y for path, (y,) in flat.items() if path[-1] == "__call__"}
+    _, found = network.recorded(variables, images, ReLU)
+    return {call.name: call.output for call in found}
 
 
 def learned_thresholds(variables: Variables) -> dict[str, float]:
@@ -120,9 +129,9 @@ def spiking(
     flat = traverse_util.flatten_dict(variables["params"])
     flat |= {(*name.split("/"), "threshold"): jnp.float32(theta) for name, theta in thresholds.items()}
     seen = calls(network, variables, image_shape)
-    fired = {id(y) for module, _, y in seen if isinstance(module, ReLU | QCFS)}
+    fired = {id(call.output) for call in seen if isinstance(call.module, ReLU | QCFS)}
     pool = functools.partial(
-        ConvertedMaxPool, spikes=all(id(x) in fired for module, x, _ in seen if isinstance(module, MaxPool))
+        ConvertedMaxPool, spikes=all(id(call.inputs) in fired for call in seen if isinstance(call.module, MaxPool))
     )
     pools: dict[str, Any] = {n: pool for n in ("pool", "max_pool") if getattr(network.body, n, None) is MaxPool}
     activation = functools.partial(ConvertedSpike, num_steps=num_steps, v_init=v_init)
@@ -143,11 +152,6 @@ def levels_of(network: Network) -> int:
 def is_converted(network: Network) -> bool:
     """Whether a network is what `spiking` returned."""
     return _activation(network) is ConvertedSpike
-
-
-def starts_from_rest(network: Network) -> bool:
-    """Whether the first potential of a spiking network's neurons is their resting one: not so if converted by QCFS."""
-    return not (is_converted(network) and network.body.activation.keywords["v_init"])  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _activation(network: Network) -> Any:

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from snnkd_jax.digest import traced
-from snnkd_jax.dynamics.neurons import NEURONS, neuron_from
+from snnkd_jax.dynamics.description import neuron_from
+from snnkd_jax.dynamics.neurons import NEURONS
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, build
 

@@ -65,12 +65,12 @@ def _sources(
     """Each norm's path to the path of the layer whose output it normalises, its gain, and its eps."""
     sources: dict[Path, tuple[Path | None, float, float]] = {}
     outputs: dict[int, Path] = {}  # by the array's identity
-    for module, x, y in calls(network, variables, image_shape):
-        made_by = outputs.get(id(x))
+    for call in calls(network, variables, image_shape):
+        module, made_by = call.module, outputs.get(id(call.inputs))
         if isinstance(module, nn.Conv | nn.Dense):
-            outputs[id(y)] = module.path
+            outputs[id(call.output)] = module.path
         elif isinstance(module, AvgPool) and made_by is not None:
-            outputs[id(y)] = made_by
+            outputs[id(call.output)] = made_by
         elif isinstance(module, BatchNorm):
             gain = 1.0 if module.v_threshold is None else module.v_threshold / module.branches**0.5
             sources[module.path] = (made_by, gain, module.eps)

@@ -26,11 +26,12 @@ from jax import Array
 from snnkd_jax.errors import InputError, check_count
 from snnkd_jax.models.arguments import Arguments
 from snnkd_jax.models.rate import with_mean_of
+from snnkd_jax.models.recorder import Call, recorded
 from snnkd_jax.models.stages import Features
 
 Variables = dict[str, Any]
 
-_RECORDED = ("intermediates", "firing_rates", "potentials", "rest", "rates")
+_RECORDED = ("intermediates", "calls", "firing_rates", "state", "initial_state", "rates")
 """Collections that hold what a call recorded, and nothing that is kept."""
 
 
@@ -140,29 +141,36 @@ class Network:
         return outputs
 
     def apply_from(
-        self, variables: Variables, images: Array, potentials: Variables | None
+        self, variables: Variables, images: Array, state: Variables | None
     ) -> tuple[tuple[Array, Features], Variables]:
         """`apply` as the continuation of an earlier call: a spiking network's steps in pieces.
 
         Args:
             variables, images: as in `apply`; the images make `num_steps` further steps.
-            potentials: what the call before returned; None starts anew.
+            state: what the call before returned; None starts anew.
 
         Returns:
-            `((logits, features), potentials)`, the membrane potentials after the last step, `[B, ...]` for each layer.
+            `((logits, features), state)`, the neurons' states after the last step, `[B, ...]` for each layer.
         """
-        if potentials is not None:
-            variables = variables | {"potentials": potentials}
-        outputs, updates = self._run(variables, images, train=False, mutable=("potentials",))
-        return outputs, updates["potentials"]
+        if state is not None:
+            variables = variables | {"state": state}
+        outputs, updates = self._run(variables, images, train=False, mutable=("state",))
+        return outputs, updates["state"]
 
-    def at_rest(self, variables: Variables, images: Array) -> Variables:
-        """The potentials before a spiking network's first step, in the form in which `apply_from` takes them.
+    def initial_state(self, variables: Variables, images: Array) -> Variables:
+        """The state before a spiking network's first step, in the form in which `apply_from` takes it.
 
         Args:
             variables, images: as in `apply`; only their shapes matter.
         """
-        return jax.jit(lambda *inputs: self._run(*inputs, train=False, mutable=("rest",))[1]["rest"])(variables, images)
+        name = "initial_state"
+        return jax.jit(lambda *inputs: self._run(*inputs, train=False, mutable=(name,))[1][name])(variables, images)
+
+    def recorded(self, variables: Variables, images: Array, *kinds: type[nn.Module]) -> tuple[Array, list[Call]]:
+        """The logits in evaluation, and the calls of all modules of these kinds; arguments as in `apply`."""
+        apply = functools.partial(self.body.apply, variables, self._with_time(images), train=False)
+        (logits, _), found, _ = recorded(apply, lambda module: isinstance(module, kinds))
+        return logits, found
 
     def apply_train(
         self, variables: Variables, images: Array, dropout: Array | None = None

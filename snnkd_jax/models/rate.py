@@ -33,7 +33,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from snnkd_jax.models.activation import Neuron
+from snnkd_jax.dynamics.neurons import Neuron
+from snnkd_jax.models.activation import neuron_parameters
 from snnkd_jax.models.layers import BatchNorm, normalise, windows
 
 
@@ -58,11 +59,10 @@ class Rate(nn.Module):
 
     @nn.compact
     def __call__(self, current: Array) -> Array:
-        """The recorded rates, which move by `kappa` with the current and by `kappa_tau` with a learnable tau."""
-        rate, kappa = (self.get_variable("rates", name) for name in ("rate", "kappa"))
-        tau = self.neuron.tau_of(self)
-        if isinstance(tau, Array):
-            rate = rate + self.get_variable("rates", "kappa_tau") * (tau - lax.stop_gradient(tau))
+        """The recorded rates, whose JVP is kappa dx + sum_p kappa_p dp for the parameters p of the neuron."""
+        rate, kappa, slopes = (self.get_variable("rates", name) for name in ("rate", "kappa", "slopes"))
+        for name, p in neuron_parameters(self).items():
+            rate = rate + slopes[name] * (p - lax.stop_gradient(p))
         return linearise(rate.astype(current.dtype), current, kappa.astype(current.dtype))
 
 
