@@ -13,8 +13,8 @@ from snnkd_jax.cli.noise import noise
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference import trained as loading
 from snnkd_jax.report.noise import noise_table, summarise
-from snnkd_jax.runs.networks import find_networks
 from snnkd_jax.runs.config import default_config
+from snnkd_jax.runs.networks import find_networks
 
 
 def make_run(directory, roles, **changes):
