@@ -127,8 +127,6 @@ ROWS: dict[str, dict[str, Check]] = {
         "intra, gradient": Check("distill.losses.intra_class_distance", QUOTIENT),
         "strong to weak": Check("distill.losses.strong_to_weak", LOOP),
         "strong to weak, gradient": Check("distill.losses.strong_to_weak", ANALYTIC),
-        "weak to strong": Check("distill.losses.weak_to_strong", LOOP),
-        "weak to strong, gradient": Check("distill.losses.weak_to_strong", ANALYTIC),
     },
     "features": {
         "squared": Check("distill.feature_losses.squared_distance", LOOP),

@@ -165,7 +165,7 @@ class Network:
         return jax.jit(lambda *inputs: self._run(*inputs, train=False, mutable=("rest",))[1]["rest"])(variables, images)
 
     def apply_train(
-        self, variables: Variables, images: Array, dropout: Array
+        self, variables: Variables, images: Array, dropout: Array | None = None
     ) -> tuple[tuple[Array, Features], Variables]:
         """Training: batch norm by the statistics of the batch.
 
@@ -178,7 +178,13 @@ class Network:
         """
         if self.rate_body is not None:
             return self._run_rates(self.rate_body, variables, images)
-        outputs, updates = self._run(variables, images, train=True, mutable=("batch_stats",), rngs={"dropout": dropout})
+        outputs, updates = self._run(
+            variables,
+            images,
+            train=True,
+            mutable=("batch_stats",),
+            rngs=None if dropout is None else {"dropout": dropout},
+        )
         return outputs, updates.get("batch_stats", {})
 
     def _run_rates(

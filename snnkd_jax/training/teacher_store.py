@@ -148,9 +148,7 @@ def taught_source(
         **described,
         "teacher_variables": fingerprint(teacher_variables),
         "teacher_normalisation": dataclasses.asdict(trainer.teacher_normalisation or trainer.normalisation),
-        "augmentation": None
-        if trainer.augment is None
-        else [title(trainer.augment), _traced(trainer.augment, trainer)],
+        "augmentation": _augmentation(trainer),
         "seed": trainer.seed,
         "first_batch": hashlib.sha256(np.asarray(first).tobytes()).hexdigest(),
         "batch_size": source.batch_size,

@@ -220,7 +220,7 @@ ONE = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), d
 
 def trained(network):
     config = default_config("digits")
-    return Trained(network, variables_of(network), NORMALISATION, SHAPE, tuple("abcde"), "digits", config)
+    return Trained(network, variables_of(network), NORMALISATION, SHAPE, tuple("abcde"), "digits")
 
 
 def logits_of(network, images):

@@ -25,7 +25,7 @@ def trained(spiking, width=0.1):
     network = config.build_student(10) if spiking else config.build_teacher(10)
     variables = network.init(jax.random.key(0), (8, 8, 1))
     names = tuple("0123456789")
-    return Trained(network, variables, Normalisation((0.3,), (0.2,)), (8, 8, 1), names, "digits", config)
+    return Trained(network, variables, Normalisation((0.3,), (0.2,)), (8, 8, 1), names, "digits")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """`snnkd noise`: which networks it compares, and the record."""
 
-import dataclasses
 import json
 
 import pytest
@@ -18,11 +17,11 @@ from snnkd_jax.runs.networks import find_networks
 
 
 def make_run(directory, roles, **changes):
-    config = dataclasses.replace(default_config("digits"), run_dir=str(directory), **changes)
+    config = default_config("digits").replace(run_dir=str(directory), **changes)
     for role in roles:
         (directory / role).mkdir(parents=True)
         (directory / role / "network.json").write_text("{}")
-    (directory / "config.json").write_text(json.dumps({"config": dataclasses.asdict(config)}))
+    (directory / "config.json").write_text(json.dumps({"config": config.flat()}))
     return directory
 
 

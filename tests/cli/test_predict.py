@@ -24,9 +24,7 @@ def run(monkeypatch) -> Trained:
     network = build("convnet", 10, neuron=Neuron(v_threshold=0.1), num_steps=2, width=0.1)
     variables = network.init(jax.random.key(0), (8, 8, 1))
     names = tuple(f"digit {i}" for i in range(10))
-    student = Trained(
-        network, variables, Normalisation((0.3,), (0.2,)), (8, 8, 1), names, "digits", default_config("digits")
-    )
+    student = Trained(network, variables, Normalisation((0.3,), (0.2,)), (8, 8, 1), names, "digits")
     monkeypatch.setattr(loading, "load", lambda *_: student)
     return student
 

@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 from compilation import QUICKLY
 from host_failures import arrays, logged
 from PIL import Image
+from snnkd_jax.runs.inputs import open_inputs
 from tiny_runs import start
 
 from snnkd_jax.cli.train import main
@@ -29,7 +30,6 @@ from snnkd_jax.data.on_disk import Examples, open_streamed
 from snnkd_jax.data.reader import Stream, centres
 from snnkd_jax.errors import InputError
 from snnkd_jax.runs.config import default_config
-from snnkd_jax.runs.inputs import open_inputs
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "imagenet_distill.py"
 TRAIN, TEST, SIZE = 44, 11, 16
@@ -287,7 +287,7 @@ def test_a_run_sees_three_disjoint_parts(data_dir, train):
     )
     inputs, training = open_inputs(config), open_inputs(config).training
     assert isinstance(training, Stream)
-    held_out = np.random.default_rng([config.seed, 0]).permutation(TRAIN)[:11]
+    held_out = np.random.default_rng([config.run.seed, 0]).permutation(TRAIN)[:11]
     assert set(training.index) == set(range(TRAIN)) - set(held_out)
     validation = np.concatenate([b["images"][b["mask"] == 1] for b in inputs.validation()])
     np.testing.assert_array_equal(validation, [train.centre(i, SIZE)[0] for i in sorted(held_out)])

@@ -22,12 +22,12 @@ from snnkd_jax.cli.train import main
 from snnkd_jax.data.augment import Augmentation, augment
 from snnkd_jax.data.batches import InMemory
 from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.distill.objective import PRESETS
+from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.distill.teacher import Teacher, flax_teacher
 from snnkd_jax.errors import InputError
 from snnkd_jax.experiment import run
 from snnkd_jax.files import write_json
-from snnkd_jax.inference.trained import load_trained
+from snnkd_jax.inference.trained import load
 from snnkd_jax.models import Neuron, build
 from snnkd_jax.parallel.mesh import put_batch, put_replicated
 from snnkd_jax.runs.config import Config, default_config
@@ -115,16 +115,16 @@ def test_a_teacher_sees_the_students_pixels_in_its_own_normalisation():
     own = make(pixels, "lasnn", augmentation=Augmentation(), teacher_normalisation=Normalisation((0.5,), (0.25,)))
     students = dataclasses.replace(own, teacher_normalisation=None)
     for trainer, mean, std in ((own, 0.5, 0.25), (students, 0.4, 0.3)):
-        found = jax.jit(trainer.teach)((), step, images)["features"]["stage1"]
+        found = jax.jit(trainer.teach)((), step, images)["stages"]["stage1"]
         np.testing.assert_allclose(found, (images / 255 - mean) / std, rtol=1e-5, atol=1e-5)
     moved = dataclasses.replace(own, augmentation=Augmentation(1, True, 3))
-    found = jax.jit(moved.teach)((), step, images)["features"]["stage1"]
+    found = jax.jit(moved.teach)((), step, images)["stages"]["stage1"]
     seen = jax.jit(lambda key: augment(moved.augmentation, key, jnp.asarray(images)))(
         jax.random.fold_in(jax.random.key(3), 5)
     )
     np.testing.assert_allclose(found, (np.asarray(seen) / 255 - 0.5) / 0.25, rtol=1e-5, atol=1e-5)
     black = dataclasses.replace(own, augmentation=Augmentation(8), teacher_normalisation=Normalisation((1,), (2,)))
-    moved = jax.jit(black.teach)((), step, np.full_like(images, 255))["features"]["stage1"]
+    moved = jax.jit(black.teach)((), step, np.full_like(images, 255))["stages"]["stage1"]
     assert set(np.unique(np.round(moved, 6))) == {-0.5, 0.0}  # not to every compiler 255 / 255 is 1
 
 
@@ -182,7 +182,7 @@ class Counted:
     @staticmethod
     def of(step):
         rng = np.random.default_rng(step)
-        return {"features": {"s": rng.random((4, 2, 2, 3), np.float32)}, "logits": rng.random((4, K), np.float32)}
+        return {"stages": {"s": rng.random((4, 2, 2, 3), np.float32)}, "logits": rng.random((4, K), np.float32)}
 
 
 OUTPUTS = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), Counted.of(0))
@@ -285,9 +285,9 @@ def test_a_store_is_of_one_teacher_data_seed_and_augmentation(tmp_path, monkeypa
     taught(dataclasses.replace(trainer, teacher_normalisation=Normalisation((0.1,), (1.0,))))
 
     both = Teacher(lambda w, x: (linear(w, x), {"stages": {"s": x}, "pre_activations": {"s": -x}}), WEIGHTS)
-    for preset, sign in (("lasnn", 1), ("kdsnn-feature", -1)):
+    for preset, kind, sign in (("lasnn", "stages", 1), ("kdsnn-feature", "pre_activations", -1)):
         outputs = taught(make(both, preset, augmentation=Augmentation())).outputs(1)
-        np.testing.assert_allclose(outputs["features"]["s"], sign * (9 / 255 - 0.4) / 0.3, rtol=1e-5)
+        np.testing.assert_allclose(outputs[kind]["s"], sign * (9 / 255 - 0.4) / 0.3, rtol=1e-5)
 
     hidden = make(Teacher(lambda w, x: linear(-w, x), WEIGHTS), augmentation=Augmentation())
     with pytest.raises(InputError, match="of another teacher, or of other data; delete it"):
@@ -310,7 +310,7 @@ def one_device(monkeypatch):
 
 
 def config(run_dir: Path, **changes) -> Config:
-    return dataclasses.replace(default_config("digits"), **TINY, run_dir=str(run_dir), **changes)
+    return default_config("digits").replace(**TINY, run_dir=str(run_dir), **changes)
 
 
 def nearest_mean() -> Teacher:
@@ -405,8 +405,8 @@ def test_a_converted_teacher_is_loaded_as_one_of_the_runs_networks(tmp_path):
             "normalisation": {"mean": [0.5], "std": [0.25]},
         }
         write_json(tmp_path / pool / "teacher" / "network.json", description)
-        found = load_trained(tmp_path / pool, "teacher")
-        assert (found.config.teacher_pool, found.normalisation) == (pool, Normalisation((0.5,), (0.25,)))
+        found = load(tmp_path / pool, "teacher")
+        assert (found.network.arguments.pool, found.normalisation) == (pool, Normalisation((0.5,), (0.25,)))
         jax.tree.map(np.testing.assert_array_equal, found.variables, variables)
         images = jnp.linspace(-1, 1, 64).reshape(1, *SHAPE)
         logits[pool] = [jax.jit(n.apply)(variables, images)[0] for n in (found.network, network)]
@@ -453,7 +453,9 @@ def test_wrong_arguments_are_told_in_one_line(capsys, tmp_path, arguments, told)
 
 
 def test_records_name_files_without_their_folders():
-    config = Config(teacher="torch:/home/me/resnet18.pt", teacher_checkpoint="/home/me/run", store_teacher="/home/me")
+    config = Config().replace(
+        teacher="torch:/home/me/resnet18.pt", teacher_checkpoint="/home/me/run", store_teacher="/home/me"
+    )
     published = config.published()
     assert (published.teacher, published.teacher_checkpoint) == ("torch:resnet18.pt", "run")
     assert (published.store_teacher, published.run_dir) == (None, None)

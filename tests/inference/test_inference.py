@@ -33,7 +33,7 @@ def variables():
 
 @functools.cache
 def student() -> Trained:
-    return Trained(WHOLE, variables(), NORMALISATION, (8, 8, 1), tuple("abcde"), "digits", Config())
+    return Trained(WHOLE, variables(), NORMALISATION, (8, 8, 1), tuple("abcde"), "digits")
 
 
 def logits_of(images):

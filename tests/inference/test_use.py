@@ -24,7 +24,7 @@ from snnkd_jax.cli.train import main
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference.convert import convert
-from snnkd_jax.inference.trained import Trained, load_trained
+from snnkd_jax.inference.trained import Trained
 from snnkd_jax.interop.stablehlo import write_artifact
 from snnkd_jax.models import Network, Neuron
 from snnkd_jax.models.activation import QCFS, ReLU, Spike
@@ -55,7 +55,7 @@ def student(run) -> Trained:
 @pytest.fixture(scope="module")
 def expected(run) -> np.ndarray:
     """The classes by the network of training, its norms not folded, all steps at once."""
-    trained = load_trained(run)
+    trained = load(run)
     logits, _ = jax.jit(trained.network.apply)(trained.variables, trained.normalisation(IMAGES))
     return np.asarray(logits.mean(1).argmax(-1))
 
@@ -73,7 +73,7 @@ def test_prediction_is_the_networks(student, expected, batch):
 
 def test_numbers_beside_the_class(run, student):
     """Logits, confidence and firing rates against the network of training at another T."""
-    trained = load_trained(run)
+    trained = load(run)
     logits, features = jax.jit(trained.with_steps(5).apply)(trained.variables, trained.normalisation(IMAGES[:30]))
     found = student.predict(IMAGES[:30], num_steps=5)
     np.testing.assert_allclose(found.logits, logits.mean(1), rtol=1e-4, atol=1e-4)
@@ -137,7 +137,7 @@ def made(activation: Any, body: Any = ConvNet, **options) -> Trained:
 
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), (8, 8, 1)))
     variables = jax.tree_util.tree_map_with_path(random_of, shapes)
-    return Trained(network, variables, Normalisation((0.3,), (0.2,)), (8, 8, 1), tuple("abcde"), "digits", Config())
+    return Trained(network, variables, Normalisation((0.3,), (0.2,)), (8, 8, 1), tuple("abcde"), "digits")
 
 
 CASES = {
@@ -393,7 +393,7 @@ def test_descriptions_from_before_the_seal_are_read(run, student, tmp_path, monk
     for changed in changes(content, (None, "x", -1, [])):
         written(directory / "network.json", changed)
         try:
-            trained = load_trained(tmp_path)
+            trained = load(tmp_path)
         except InputError:
             refused += 1
         else:
@@ -410,7 +410,7 @@ def test_an_older_checkpoint_does_not_take_the_place_of_the_last(run, tmp_path):
     assert len(steps) == 2
     shutil.rmtree(tmp_path / "student" / str(steps[-1]))
     with pytest.raises(InputError, match=f"{steps[-1]}.* cannot be read"):
-        load_trained(tmp_path)
+        load(tmp_path)
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes | None:
@@ -437,7 +437,7 @@ def test_randomly_damaged_directories(run, tmp_path, count, sealed):
     Nine of ten times a file is hit that the network is made of; without a seal, its description is not.
     """
     shutil.copytree(run / "student", tmp_path / "student")
-    expected = load_trained(run)
+    expected = load(run)
     description = tmp_path / "student" / "network.json"
     own = [tmp_path / "student" / name for name in json.loads(description.read_text())["files"]]
     paths = sorted(path for path in (tmp_path / "student").rglob("*") if path.is_file() and path != description)
@@ -458,7 +458,7 @@ def test_randomly_damaged_directories(run, tmp_path, count, sealed):
         else:
             path.write_bytes(content)
         try:
-            found = load_trained(tmp_path)
+            found = load(tmp_path)
         except InputError:
             refused += 1
         else:

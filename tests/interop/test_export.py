@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.distill.objective import PRESETS
+from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.models import MODELS, Neuron, build
 from snnkd_jax.training.compiled import compile_steps
 from snnkd_jax.training.optim import make_optimizer

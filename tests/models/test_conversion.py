@@ -41,7 +41,7 @@ def as_if_trained(network, shape=SHAPE):
 
 def trained(network, variables) -> Trained:
     normalisation = Normalisation((0.5,) * 3, (0.25,) * 3)
-    return Trained(network, variables, normalisation, SHAPE, tuple("abcde"), "cifar10", Config())
+    return Trained(network, variables, normalisation, SHAPE, tuple("abcde"), "cifar10")
 
 
 POOLED = {"width": 0.1, "pool": "max"}

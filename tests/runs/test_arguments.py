@@ -1,7 +1,6 @@
 """The arguments of a run: each is explained, and each wrong one ends it in one line, before anything is written."""
 
 import ast
-import dataclasses
 import inspect
 
 import gradient_agreement
@@ -53,7 +52,7 @@ pytestmark = pytest.mark.usefixtures("silent_layers")
         (["--v-threshold", "0"], ["v_threshold=0.0"]),
         (["--dtype", "float8"], ["dtype", "float8", "bfloat16"]),
         (["--temperature", "0"], ["temperature=0.0"]),
-        (["--kd-weight", "-1"], ["kd_weight=-1.0"]),
+        (["--kd-weight", "-1"], ["'kd'", "weight=-1.0"]),
         (["--label-smoothing", "1"], ["label_smoothing=1.0"]),
         (["--crop-padding", "-1"], ["crop_padding=-1"]),
         (["--validation-fraction", "0"], ["validation_fraction=0.0"]),
@@ -109,14 +108,14 @@ def test_every_argument_is_explained(capsys):
 
 def test_defaults_are_the_papers():
     config = default_config("cifar10")
-    assert (config.dataset, config.teacher, config.student, config.num_steps) == (
+    assert (config.data.dataset, config.teacher.teacher, config.student.student, config.student.num_steps) == (
         "cifar10",
         "pyramidnet18",
         "resnet18",
         4,
     )
-    assert not config.baseline
-    assert default_config("digits").baseline
+    assert not config.run.baseline
+    assert default_config("digits").run.baseline
 
 
 @pytest.mark.parametrize("command", [plan, gradient_agreement.main])
@@ -124,4 +123,4 @@ def test_defaults_are_the_papers():
 def test_what_takes_a_runs_arguments_has_its_defaults(command, dataset):
     arguments = ["--width", "0.5", "--dataset", dataset, *["--topology", "v5e:2x2"] * (command is plan)]
     found = bound(command, arguments).keywords["config"]
-    assert found == dataclasses.replace(default_config(dataset), width=0.5)
+    assert found == default_config(dataset).replace(width=0.5)

@@ -1,10 +1,10 @@
 """The teacher of a run: what is refused of one from a PyTorch file, and that a run keeps the one it began with."""
 
-import dataclasses
 from pathlib import Path
 
 import jax
 import pytest
+from snnkd_jax.runs.inputs import open_inputs
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import build
@@ -12,8 +12,7 @@ from snnkd_jax.models.torch_weights import Converted
 from snnkd_jax.parallel.mesh import data_mesh
 from snnkd_jax.runs import teacher as run_teacher
 from snnkd_jax.runs.config import default_config
-from snnkd_jax.runs.inputs import open_inputs
-from snnkd_jax.runs.run_dir import read_network
+from snnkd_jax.training.saved import read_network
 from snnkd_jax.runs.teacher import RunTeacher
 
 
@@ -32,7 +31,7 @@ def of_file(monkeypatch):
         monkeypatch.setattr(run_teacher, "read_weights", lambda _: {})
         monkeypatch.setattr(run_teacher, "convert_weights", lambda _: converted)
         config = default_config("digits")
-        config = dataclasses.replace(config, teacher="torch:net.pt", teacher_normalisation=normalisation)
+        config = config.replace(teacher="torch:net.pt", teacher_normalisation=normalisation)
         return RunTeacher(config, open_inputs(config), data_mesh(), None)
 
     return made

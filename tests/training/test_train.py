@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import chex
 import jax
@@ -12,19 +11,21 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh
+from snnkd_jax.training.loop import evaluate, variables_of
 
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.batches import eval_batches
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.digest import checksum
-from snnkd_jax.distill.objective import PRESETS
+from snnkd_jax.distill.logit_terms import Dist, StrongToWeak
+from snnkd_jax.distill.objective import Objective, Term
+from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Neuron, build
 from snnkd_jax.parallel.compiler import quick_compile_options
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh, put_batch, put_replicated
 from snnkd_jax.training import trainer as train
 from snnkd_jax.training.compiled import compile_steps
-from snnkd_jax.training.fit import evaluate, variables_of
 from snnkd_jax.training.optim import make_optimizer
 from snnkd_jax.training.trainer import Trainer
 
@@ -35,10 +36,10 @@ TEACHER = build("convnet", 5, width=0.5)
 NO_AUGMENTATION = Augmentation()
 
 
-def make(preset="none", network=STUDENT, augmentation=NO_AUGMENTATION, weight_decay=1e-3, **changes) -> Trainer:
+def make(preset="none", network=STUDENT, augmentation=NO_AUGMENTATION, weight_decay=1e-3, **weights) -> Trainer:
     return Trainer(
         network,
-        dataclasses.replace(PRESETS[preset], **changes),
+        PRESETS[preset].with_weights(weights),
         make_optimizer("sgd", learning_rate=0.1, num_steps=10, weight_decay=weight_decay),
         Normalisation((0.4,), (0.3,)),
         augmentation,
@@ -90,17 +91,19 @@ def assert_close(a, b, rtol):
 
 @pytest.mark.parametrize(
     ("preset", "network"),
-    [("temporal", STUDENT), ("kdsnn", RATE_STUDENT), ("of the batch", STUDENT)],
+    [("temporal", STUDENT), ("kdsnn", RATE_STUDENT), ("bkdsnn", STUDENT)],
 )
 def test_eight_devices_give_the_update_of_one(preset, network):
     """Parameters, batch statistics and momentum, augmentation included; step 2 sees the rounding of step 1 as well.
 
     Metrics are compared less closely: a KL divergence is a small difference of logarithms.
     """
-    # Correlations and the choice of steps are of the whole batch, and what is blanked is of each example.
-    mixed = {"kd": "dist", "steps": "strong2weak", "steps_weight": 0.5}
-    changes: dict[str, Any] = {"preset": "bkdsnn"} | mixed if preset == "of the batch" else {"preset": preset}
-    trainer = make(**changes, network=network, augmentation=Augmentation(1, True, 3))
+    trainer = make(preset, network, Augmentation(1, True, 3))
+    if preset == "bkdsnn":
+        # Correlations and the choice of steps are of the whole batch, and what is masked is of each example.
+        ce, _, feature = trainer.objective.terms
+        of_batch = Term("steps", StrongToWeak(2.0), 0.5), Term("kd", Dist(2.0))
+        trainer = dataclasses.replace(trainer, objective=Objective((ce, *of_batch, feature)))
     assert data_mesh().size == 8
     found, expected = (after_each_step(trainer, mesh, 2) for mesh in (data_mesh(), one_device()))
     for i, rtol in enumerate((1e-5, 1e-4)):
@@ -185,7 +188,7 @@ def test_update_against_a_plain_composition():
 
 
 def test_loss_is_the_weighted_sum_of_the_logged_terms():
-    _, metrics = run(make("kdsnn", kd_weight=0.3, feature_weight=0.01), one_device(), 1)
+    _, metrics = run(make("kdsnn", kd=0.3, feature=0.01), one_device(), 1)
     expected = 0.5 * metrics["ce"] + 0.3 * metrics["kd"] + 0.01 * metrics["feature"]
     assert metrics["loss"] == pytest.approx(expected, rel=1e-5)
     assert metrics["kd"] > 0
@@ -335,13 +338,14 @@ def test_any_teacher_can_guide_any_student(student, teacher, preset):
         trainer.step, state, variables, {"images": images, "labels": jax.ShapeDtypeStruct((4,), jnp.int32)}
     )
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
-    assert {name for name, weight in PRESETS[preset].weights.items() if weight} <= metrics.keys()
+    assert PRESETS[preset].weights.keys() <= metrics.keys()
 
 
 def test_blur_blanks_other_channels_at_every_step():
     """The same images twice: only the key of the step differs, and with it what the generator has to restore."""
     trainer = make("bkdsnn")
-    assert {name.rpartition("_")[0] for name in jax.jit(trainer.init)().params["connectors"]} >= {"generate_stage2"}
+    connectors = jax.jit(trainer.init)().params["connectors"]["feature"]
+    assert {name.rpartition("_")[0] for name in connectors} >= {"generate_stage2"}
     step = jax.jit(trainer.step)
     state = jax.jit(trainer.init)()
     terms = [
