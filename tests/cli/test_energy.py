@@ -43,7 +43,7 @@ def runs(monkeypatch, tmp_path):
         (tmp_path / run / "config.json").write_text(json.dumps({"config": config}))
     accuracy = {"teacher": 0.98, "student_baseline": None, "student": 0.9}
     (tmp_path / "run" / "result.json").write_text(json.dumps({"test_accuracy": accuracy}))
-    monkeypatch.setattr(loading, "load_trained", lambda run, role: networks[run.name, role])
+    monkeypatch.setattr(loading, "load", lambda run, role: networks[run.name, role])
     return tmp_path
 
 
@@ -82,8 +82,8 @@ def test_counts_a_student_at_another_number_of_steps(runs, monkeypatch):
     digits, student, records = data.load("digits"), trained(True), []
     strong = jax.tree.map(lambda x: x + jax.random.normal(jax.random.key(3), x.shape), student.variables["params"])
     student = dataclasses.replace(student, variables=student.variables | {"params": strong})
-    of_run = loading.load_trained
-    monkeypatch.setattr(loading, "load_trained", lambda *key: student if key[1] == "student" else of_run(*key))
+    of_run = loading.load
+    monkeypatch.setattr(loading, "load", lambda *key: student if key[1] == "student" else of_run(*key))
     logits = student.with_steps(5).apply(student.variables, student.normalisation(digits.test_images))[0]
     right = [(logits[:, :t].mean(1).argmax(-1) == digits.test_labels).mean() for t in (2, 5)]
     assert right[0] != right[1]

@@ -13,7 +13,6 @@ from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.inference import trained as loading
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.models import Neuron, build
-from snnkd_jax.runs.config import default_config
 
 IMAGES = data.load("digits").test_images
 

@@ -14,7 +14,6 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.inference.predict import accuracy_by_step, accuracy_with_exit, choose_threshold, logits_by_step
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.models import Neuron, build
-from snnkd_jax.runs.config import Config
 
 T = 4
 PIXELS = jax.random.normal(jax.random.key(1), (13, 8, 8, 1)) * jnp.linspace(0.2, 3, 13)[:, None, None, None]

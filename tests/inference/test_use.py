@@ -31,7 +31,6 @@ from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.convnet import ConvNet
 from snnkd_jax.models.layers import AvgPool, MaxPool
 from snnkd_jax.models.resnet import ResNet
-from snnkd_jax.runs.config import Config
 
 IMAGES = data.load("digits").test_images[:192]
 
@@ -55,7 +54,7 @@ def student(run) -> Trained:
 @pytest.fixture(scope="module")
 def expected(run) -> np.ndarray:
     """The classes by the network of training, its norms not folded, all steps at once."""
-    trained = load(run)
+    trained = snnkd_jax.load(run)
     logits, _ = jax.jit(trained.network.apply)(trained.variables, trained.normalisation(IMAGES))
     return np.asarray(logits.mean(1).argmax(-1))
 
@@ -73,7 +72,7 @@ def test_prediction_is_the_networks(student, expected, batch):
 
 def test_numbers_beside_the_class(run, student):
     """Logits, confidence and firing rates against the network of training at another T."""
-    trained = load(run)
+    trained = snnkd_jax.load(run)
     logits, features = jax.jit(trained.with_steps(5).apply)(trained.variables, trained.normalisation(IMAGES[:30]))
     found = student.predict(IMAGES[:30], num_steps=5)
     np.testing.assert_allclose(found.logits, logits.mean(1), rtol=1e-4, atol=1e-4)
@@ -179,7 +178,7 @@ def test_a_converted_network_starts_where_its_neurons_do(pool):
     np.testing.assert_allclose(found.logits, logits.mean(1), rtol=1e-4, atol=1e-5)
     for name, rate in features["firing_rates"].items():
         np.testing.assert_allclose(found.firing_rates[name], rate, atol=1e-6)
-    assert converted.model == "pyramidnet18"  # the configuration's teacher
+    assert converted.network.model == "ConvNet"
     state = converted.start(3)
     assert jax.tree.structure(converted.step(state, IMAGES[:3])[0]) == jax.tree.structure(state)
 
@@ -393,7 +392,7 @@ def test_descriptions_from_before_the_seal_are_read(run, student, tmp_path, monk
     for changed in changes(content, (None, "x", -1, [])):
         written(directory / "network.json", changed)
         try:
-            trained = load(tmp_path)
+            trained = snnkd_jax.load(tmp_path)
         except InputError:
             refused += 1
         else:
@@ -410,7 +409,7 @@ def test_an_older_checkpoint_does_not_take_the_place_of_the_last(run, tmp_path):
     assert len(steps) == 2
     shutil.rmtree(tmp_path / "student" / str(steps[-1]))
     with pytest.raises(InputError, match=f"{steps[-1]}.* cannot be read"):
-        load(tmp_path)
+        snnkd_jax.load(tmp_path)
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes | None:
@@ -437,7 +436,7 @@ def test_randomly_damaged_directories(run, tmp_path, count, sealed):
     Nine of ten times a file is hit that the network is made of; without a seal, its description is not.
     """
     shutil.copytree(run / "student", tmp_path / "student")
-    expected = load(run)
+    expected = snnkd_jax.load(run)
     description = tmp_path / "student" / "network.json"
     own = [tmp_path / "student" / name for name in json.loads(description.read_text())["files"]]
     paths = sorted(path for path in (tmp_path / "student").rglob("*") if path.is_file() and path != description)
@@ -458,7 +457,7 @@ def test_randomly_damaged_directories(run, tmp_path, count, sealed):
         else:
             path.write_bytes(content)
         try:
-            found = load(tmp_path)
+            found = snnkd_jax.load(tmp_path)
         except InputError:
             refused += 1
         else:

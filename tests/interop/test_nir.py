@@ -32,7 +32,6 @@ from snnkd_jax.models.activation import Spike
 from snnkd_jax.models.converted import spiking
 from snnkd_jax.models.layers import BatchNorm
 from snnkd_jax.models.stages import Stages
-from snnkd_jax.runs.config import Config
 
 T = 4
 NORMALISATION = Normalisation((0.1, 0.2, 0.3), (1.0, 2.0, 4.0))

@@ -20,7 +20,6 @@ from snnkd_jax.models.converted import ConvertedMaxPool, ConvertedSpike, activat
 from snnkd_jax.models.folding import fold_norms
 from snnkd_jax.models.layers import BatchNorm
 from snnkd_jax.models.stages import Stages
-from snnkd_jax.runs.config import Config
 
 SHAPE = (16, 16, 3)
 IMAGES = jax.random.normal(jax.random.key(1), (4, *SHAPE))

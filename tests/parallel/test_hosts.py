@@ -25,7 +25,7 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.models import Neuron, build
 from snnkd_jax.parallel import hosts
 from snnkd_jax.parallel.mesh import data_mesh, divided, put_batch
-from snnkd_jax.runs.config import Config
+from snnkd_jax.runs.optimisation import OptimisationConfig
 from snnkd_jax.runs.run_dir import report_disk_full
 from snnkd_jax.training.checkpoint import Checkpoints
 from snnkd_jax.training.compiled import compile_steps
@@ -112,10 +112,9 @@ def test_a_checkpoint_is_read_bit_for_bit_however_it_is_divided(tmp_path, saved,
 
 
 def test_learning_rate_in_proportion_to_the_batch():
-    assert Config(
-        learning_rate=0.1, batch_size=8192, base_batch_size=256
-    ).optimisation.peak_learning_rate == pytest.approx(3.2)
-    assert Config().replace(learning_rate=0.1, batch_size=8192).optimisation.peak_learning_rate == 0.1
+    scaled = OptimisationConfig(learning_rate=0.1, batch_size=8192, base_batch_size=256)
+    assert scaled.peak_learning_rate == pytest.approx(3.2)
+    assert OptimisationConfig(learning_rate=0.1, batch_size=8192).peak_learning_rate == 0.1
 
 
 @pytest.mark.parametrize(

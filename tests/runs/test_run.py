@@ -25,7 +25,7 @@ from snnkd_jax.inference.predict import accuracy_by_step
 from snnkd_jax.inference.trained import load
 from snnkd_jax.parallel.compiler import compilation_cache
 from snnkd_jax.runs.config import default_config
-from snnkd_jax.runs.run_dir import open_run_dir
+from snnkd_jax.runs.run_dir import content_digests, open_run_dir
 from snnkd_jax.training.metrics import MetricsLog
 from snnkd_jax.training.profiling import PROFILED_STEPS, Profiler
 
@@ -307,19 +307,21 @@ def test_a_run_goes_on_with_the_data_and_the_teacher_that_it_began_with(tmp_path
     """Wherever the data lie; runs that are older than the digests go on with any."""
     run_dir = tmp_path / "run"
     config = default_config("mnist").replace(data_dir="/here", teacher_checkpoint=str(tmp_path / "t"))
-    open_run_dir(run_dir, config, b"images", b"weights")
+
+    def opened(config, data, teacher):
+        open_run_dir(run_dir, {"config": config.flat()}, content_digests(data, teacher))
+
+    opened(config, b"images", b"weights")
     moved = config.replace(data_dir="/there")
-    open_run_dir(run_dir, moved, b"images", b"weights")
-    with pytest.raises(
-        InputError, match="started with other images of mnist than are in data_dir /there; name another"
-    ):
-        open_run_dir(run_dir, moved, b"others", b"weights")
-    with pytest.raises(InputError, match=r"started with another teacher than is in teacher_checkpoint .*/t now"):
-        open_run_dir(run_dir, config, b"images", b"others")
+    opened(moved, b"images", b"weights")
+    with pytest.raises(InputError, match=r"started with other images.*; name another"):
+        opened(moved, b"others", b"weights")
+    with pytest.raises(InputError, match="started with another teacher"):
+        opened(config, b"images", b"others")
     started = json.loads((run_dir / "config.json").read_text())
     older = {k: v for k, v in started.items() if k not in ("data_sha256", "teacher_sha256")}
     (run_dir / "config.json").write_text(json.dumps(older))
-    open_run_dir(run_dir, config, b"others", b"others")
+    opened(config, b"others", b"others")
 
 
 def test_divergence_ends_the_run(capsys, tmp_path):

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import jax
 import pytest
-from snnkd_jax.runs.inputs import open_inputs
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import build
@@ -12,8 +11,8 @@ from snnkd_jax.models.torch_weights import Converted
 from snnkd_jax.parallel.mesh import data_mesh
 from snnkd_jax.runs import teacher as run_teacher
 from snnkd_jax.runs.config import default_config
-from snnkd_jax.training.saved import read_network
 from snnkd_jax.runs.teacher import RunTeacher
+from snnkd_jax.training.saved import read_network
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def of_file(monkeypatch):
         monkeypatch.setattr(run_teacher, "convert_weights", lambda _: converted)
         config = default_config("digits")
         config = config.replace(teacher="torch:net.pt", teacher_normalisation=normalisation)
-        return RunTeacher(config, open_inputs(config), data_mesh(), None)
+        return RunTeacher(config, config.data.open(), data_mesh(), None)
 
     return made
 
@@ -51,7 +50,7 @@ def test_a_network_for_other_images_is_refused(of_file, changes, told):
     assert told in str(error.value)
 
 
-def test_what_the_file_holds_is_loaded_and_described(of_file):
+def test_what_the_file_holds_is_loaded_and_described(of_file, tmp_path):
     teacher = of_file(normalisation="half")
     loaded = teacher.load()
     assert loaded.normalisation.mean == (0.5,)
@@ -59,9 +58,10 @@ def test_what_the_file_holds_is_loaded_and_described(of_file):
     logits, _ = loaded.apply(loaded.variables, images)
     expected, _ = build("convnet", 10, width=0.1, pool="max").apply(of_file().load().variables, images)
     assert (logits == expected).all()
-    described = teacher.description
+    teacher.keep(loaded.variables, tmp_path)
+    described = read_network(tmp_path / "teacher")
     assert (described["model"], described["width"], described["pool"]) == ("convnet", 0.1, "max")
-    assert described["normalisation"] == {"mean": (0.5,), "std": (0.5,)}
+    assert described["normalisation"] == {"mean": [0.5], "std": [0.5]}
     assert described["spiking"] is None
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from snnkd_jax.training.loop import variables_of
 
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.normalisation import Normalisation
@@ -20,6 +19,7 @@ from snnkd_jax.parallel.mesh import data_mesh, put_batch, put_replicated
 from snnkd_jax.training import checkpoint
 from snnkd_jax.training.checkpoint import Checkpoints, load_network
 from snnkd_jax.training.compiled import compile_steps
+from snnkd_jax.training.loop import variables_of
 from snnkd_jax.training.optim import make_optimizer
 from snnkd_jax.training.trainer import Trainer, TrainState
 
