@@ -5,26 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import agrees
+from loss_examples import (
+    FEATURES,
+    LABELS,
+    LOGITS,
+    TEACHER_LOGITS,
+    B,
+    K,
+    T,
+    close,
+    loop_margin_distance,
+    loop_negative_mean,
+)
 from scipy.special import log_softmax, rel_entr, softmax
 
 from snnkd_jax.distill.losses import cross_entropy, kd_divergence, margin_distance, negative_mean
 from snnkd_jax.errors import InputError
-
-B, T, K = 4, 3, 5
-
-rng = np.random.default_rng(0)
-LOGITS = rng.normal(0, 2, (B, T, K)).astype(np.float32)
-TEACHER_LOGITS = rng.normal(0, 2, (B, K)).astype(np.float32)
-LABELS = np.array([0, 4, 2, 2], np.int32)
-FEATURES = [
-    tuple(rng.normal(0, 3, shape).astype(np.float32) for _ in range(2))
-    for shape in [(B, 4, 4, 2), (B, 2, 3, 3), (B, 1, 1, 6)]
-]
-
-
-def close(found, expected, name=None, rtol=1e-5):
-    agrees(found, expected, rtol=rtol, atol=rtol * np.abs(expected).max(), name=name)
-
 
 # --- single terms
 
@@ -98,20 +94,6 @@ def test_negative_mean_is_over_the_negative_values_of_a_channel():
 def test_margin_distance_at_points_worked_out_by_hand(s, t, m, d):
     student, teacher = jnp.full((1, 1, 1, 1), s), jnp.full((1, 1, 1, 1), t)
     agrees(margin_distance(student, teacher, jnp.array([m])), [d], rtol=1e-6, name="margin distance by hand")
-
-
-def loop_margin_distance(student, teacher, margin):
-    d = np.zeros(len(student))
-    for (b, i, j, c), s in np.ndenumerate(student.astype(np.float64)):
-        target = max(float(teacher[b, i, j, c]), float(margin[c]))
-        if s > target or target > 0:
-            d[b] += (s - target) ** 2
-    return d
-
-
-def loop_negative_mean(x):
-    by_channel = x.astype(np.float64).reshape(-1, x.shape[-1]).T
-    return np.array([values[values < 0].mean() if (values < 0).any() else 0.0 for values in by_channel])
 
 
 def test_margin_distance_is_summed_over_the_map_of_each_example():

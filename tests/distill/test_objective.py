@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import log_softmax, rel_entr, softmax
-from test_losses import (
+from loss_examples import (
     FEATURES,
     LABELS,
     LOGITS,
@@ -23,6 +22,7 @@ from test_losses import (
     loop_margin_distance,
     loop_negative_mean,
 )
+from scipy.special import log_softmax, rel_entr, softmax
 
 from snnkd_jax.distill.connector import Connector
 from snnkd_jax.distill.feature_terms import Attention, Classifier, LastStage, Margin, StageMeans

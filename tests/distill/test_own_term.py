@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train import STUDENT, TEACHER, batch, make, teacher_variables
+from tiny_training import STUDENT, TEACHER, batch, make, teacher_variables
 
 from snnkd_jax.distill.connector import Connector
 from snnkd_jax.distill.feature_terms import LastStage, StageMeans
