@@ -23,6 +23,18 @@ def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
         raise InputError(f"{argument} {value!r} is unknown{hint}; choose from {', '.join(known)}")
 
 
+def spelled_choice(argument: str, value: str, choices: Iterable[str]) -> str:
+    """The choice that `value` means, whatever its case, "-" and "_"; raises `InputError` as `check_choice`."""
+
+    def squeezed(name: str) -> str:
+        return name.lower().replace("-", "").replace("_", "")
+
+    known = {squeezed(choice): choice for choice in choices}
+    if squeezed(value) not in known:
+        check_choice(argument, value, known.values())
+    return known[squeezed(value)]
+
+
 def check_count(argument: str, value: Any, least: int = 1) -> None:
     """Raises `InputError` unless `value` is a whole number, of Python or NumPy, of at least `least`."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:

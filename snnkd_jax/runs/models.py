@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snnkd_jax.errors import InputError, check_choice, check_count
+from snnkd_jax.errors import InputError, check_choice, check_count, spelled_choice
 
 if TYPE_CHECKING:
     from snnkd_jax.dynamics.neurons import Neuron
@@ -21,18 +21,6 @@ MODELS = (
 """The keys of `models.MODELS`, known without JAX."""
 
 DTYPES = ("float32", "bfloat16")
-
-
-def check_model(argument: str, name: str) -> str:
-    """The key of `MODELS` that `name` means ("ResNet-18" is "resnet18"); raises `InputError` for an unknown one."""
-
-    def squeezed(name: str) -> str:
-        return name.lower().replace("-", "").replace("_", "")
-
-    known = {squeezed(key): key for key in MODELS}
-    if squeezed(name) not in known:
-        check_choice(f"{argument}: model", name, MODELS)
-    return known[squeezed(name)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +58,7 @@ class TeacherConfig:
         if self.teacher_epochs is not None:
             check_count("teacher_epochs", self.teacher_epochs)
         if not self.is_foreign:
-            check_model("teacher", self.teacher)
+            spelled_choice("teacher: model", self.teacher, MODELS)
         for name in ("teacher_checkpoint", "teacher_levels", "teacher_epochs", "teacher_pool"):
             if self.is_foreign and getattr(self, name) != getattr(TeacherConfig, name):
                 raise InputError(f"{name}={getattr(self, name)!r}: the teacher {self.teacher!r} is given as it is")
@@ -98,7 +86,7 @@ class TeacherConfig:
         if self.file is not None:
             spelled["teacher"] = f"{TORCH}{self.file.absolute()}"
         elif not self.is_foreign:
-            spelled["teacher"] = check_model("teacher", self.teacher)
+            spelled["teacher"] = spelled_choice("teacher: model", self.teacher, MODELS)
         if self.teacher_checkpoint is not None:
             spelled["teacher_checkpoint"] = str(Path(self.teacher_checkpoint).absolute())
         return spelled
@@ -151,7 +139,7 @@ class StudentConfig:
 
     def check(self) -> None:
         """Raises `InputError` for an unknown name or a value out of range."""
-        check_model("student", self.student)
+        spelled_choice("student: model", self.student, MODELS)
         check_count("num_steps", self.num_steps)
         for name, choices in (
             ("initial_weights", ("random", "teacher")),
@@ -168,7 +156,7 @@ class StudentConfig:
 
     def spelled(self) -> dict[str, Any]:
         """The name in one spelling."""
-        return {"student": check_model("student", self.student)}
+        return {"student": spelled_choice("student: model", self.student, MODELS)}
 
     def build(self, num_classes: int, neuron: "Neuron") -> "Network":
         """The network."""

@@ -28,7 +28,6 @@ from snnkd_jax.inference.trained import Trained
 from snnkd_jax.models import Network, Neuron, build
 from snnkd_jax.models.activation import Spike
 from snnkd_jax.parallel.mesh import split
-from snnkd_jax.runs.config import default_config
 
 KEY = jax.random.key(0)
 MESH = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
@@ -219,7 +218,6 @@ ONE = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), d
 
 
 def trained(network):
-    config = default_config("digits")
     return Trained(network, variables_of(network), NORMALISATION, SHAPE, tuple("abcde"), "digits")
 
 

@@ -91,7 +91,7 @@ def test_evaluation_has_every_example_once_in_order_and_masks_the_padding(n, bat
     np.testing.assert_array_equal(kept, np.arange(n))
 
 
-def train_of(dataset: Dataset) -> Batch:
+def train_of(dataset: Dataset) -> dict[str, np.ndarray]:
     return {"images": dataset.train_images, "labels": dataset.train_labels}
 
 
