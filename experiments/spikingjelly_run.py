@@ -24,6 +24,7 @@ from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 from snnkd_jax.cli.train import parse
 from snnkd_jax.data.augment import augment
 from snnkd_jax.data.batches import InMemory, eval_batches, split_validation
+from snnkd_jax.dynamics.neurons import LIF
 from snnkd_jax.errors import InputError, check_choice, told_in_one_line
 from snnkd_jax.files import write_json
 from snnkd_jax.runs.config import Config
@@ -79,7 +80,9 @@ def main(config: Config) -> int:
     torch.manual_seed(config.seed)
     training, validation = split_validation(dataset, config.validation_fraction, config.seed)
     normalisation = pixel_statistics(dataset.train_images)
-    network = to_channels_last(body(config.student, config.width, config.neurons()))
+    neurons = config.neurons()
+    assert isinstance(neurons, LIF)  # by `ONLY`
+    network = to_channels_last(body(config.student, config.width, neurons))
     initialise(network)
     weights = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim == 1]

@@ -10,17 +10,11 @@ from snnkd_jax.data import NAMES
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.normalisation import parse_normalisation
 from snnkd_jax.distill.objective import PRESETS, Objective
-from snnkd_jax.dynamics import surrogate
+from snnkd_jax.dynamics.neurons import IF, LIF, neuron_of
+from snnkd_jax.dynamics.surrogate import SURROGATES
 from snnkd_jax.errors import InputError, check_choice
-from snnkd_jax.models import Network, Neuron, build, canonical_name
+from snnkd_jax.models import Network, build, canonical_name
 
-SURROGATES = {
-    "atan": surrogate.atan,
-    "sigmoid": surrogate.sigmoid,
-    "triangle": surrogate.triangle,
-    "rectangle": surrogate.rectangle,
-    "fast_sigmoid": surrogate.fast_sigmoid,
-}
 SPIKING_FIELDS = (
     "num_steps",
     "neuron",
@@ -185,19 +179,19 @@ class Config:
     profile: bool = False
     """Write a trace of a few training steps of the student to <run_dir>/profile, for TensorBoard or Perfetto."""
 
-    def neurons(self) -> Neuron:
+    def neurons(self) -> LIF | IF:
         """The student's neurons."""
         check_choice("surrogate", self.surrogate, SURROGATES)
         make = SURROGATES[self.surrogate]
         spike = make() if self.surrogate_alpha is None else make(self.surrogate_alpha)
-        return Neuron(
-            self.neuron,  # pyright: ignore[reportArgumentType] checked by Neuron
-            self.tau,
-            self.v_threshold,
-            self.v_reset,
-            self.decay_input,
-            self.detach_reset,
-            spike,
+        return neuron_of(
+            self.neuron,
+            tau=self.tau,
+            v_threshold=self.v_threshold,
+            v_reset=self.v_reset,
+            decay_input=self.decay_input,
+            detach_reset=self.detach_reset,
+            surrogate=spike,
         )
 
     def build_student(self, num_classes: int) -> Network:

@@ -69,7 +69,7 @@ def test_links_of_the_pages_lead_to_files():
 # Of `snnkd_jax.dynamics.neurons` and the like, what is no equation; elsewhere, indented blocks that are none, or whose
 # results are whole numbers or bounds, which their tests compare by hand and which have no error to tell.
 NO_EQUATION = {
-    *("neurons.check_potentials", "neurons.check_tau"),
+    *("neurons.check_neuron", "neurons.initial_state", "neurons.neuron_of"),
     *("losses.check_in_range", "losses.check_same_shape", "losses.check_temperature"),
     "data.archives",  # file formats
     *("report", "trained"),  # commands and code
