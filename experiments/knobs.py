@@ -16,6 +16,7 @@ from typing import Any
 
 from snnkd_jax.cli.arguments import call
 from snnkd_jax.distill.presets import PRESETS
+from snnkd_jax.dynamics.surrogate import SURROGATES
 from snnkd_jax.experiment import run
 from snnkd_jax.runs.command import command
 from snnkd_jax.runs.config import Config, default_config
@@ -95,7 +96,7 @@ def tried() -> list[tuple[str, str, Any]]:
 def in_recipe(recipe: Config, option: str) -> Any:
     """The recipe's value of an option, also where the preset or the surrogate decides on it."""
     if option == "surrogate_alpha":
-        return recipe.neuron.build().surrogate.alpha
+        return SURROGATES[recipe.neuron.surrogate]().alpha
     objective = recipe.objective.build()
     of_objective = {f"{term}_weight": weight for term, weight in objective.weights.items()} | objective.constants
     return (recipe.flat() | of_objective)[option]

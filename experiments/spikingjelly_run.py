@@ -25,6 +25,7 @@ from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 from snnkd_jax.cli.arguments import call
 from snnkd_jax.data.batches import InMemory, eval_batches
 from snnkd_jax.data.normalisation import in_unit_range
+from snnkd_jax.dynamics.neurons import LIF
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.files import write_json
 from snnkd_jax.runs.config import Config
@@ -79,7 +80,9 @@ def main(config: tyro.conf.OmitArgPrefixes[Config]) -> int:
     torch.manual_seed(config.run.seed)
     training, validation = dataset.split(config.run.seed)
     normalisation, augment = dataset.normalisation, config.data.augmentation()
-    network = to_channels_last(body(config.student.student, config.student.width, config.neuron.build()))
+    neurons = config.neuron.build()
+    assert isinstance(neurons, LIF)  # by `ONLY`
+    network = to_channels_last(body(config.student.student, config.student.width, neurons))
     initialise(network)
     weights = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim == 1]

@@ -11,15 +11,16 @@ from jax.sharding import Mesh
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.distill.presets import PRESETS
-from snnkd_jax.models import Neuron, build
+from snnkd_jax.dynamics.neurons import LIF
+from snnkd_jax.models import build
 from snnkd_jax.parallel.mesh import put_batch, put_replicated
 from snnkd_jax.training.compiled import compile_steps
 from snnkd_jax.training.optim import make_optimizer
 from snnkd_jax.training.trainer import Trainer
 
 SHAPE = (8, 8, 1)
-STUDENT = build("convnet", 5, neuron=Neuron(), num_steps=3, width=0.25)
-RATE_STUDENT = build("convnet", 5, neuron=Neuron(), num_steps=3, width=0.25, backprop="rate")
+STUDENT = build("convnet", 5, neuron=LIF(), num_steps=3, width=0.25)
+RATE_STUDENT = build("convnet", 5, neuron=LIF(), num_steps=3, width=0.25, backprop="rate")
 TEACHER = build("convnet", 5, width=0.5)
 NO_AUGMENTATION = Augmentation()
 

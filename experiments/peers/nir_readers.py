@@ -15,8 +15,8 @@ import nir
 import numpy as np
 from numpy.typing import NDArray
 
-from snnkd_jax.analysis.synapses import recorded
 from snnkd_jax.models import Network, Variables
+from snnkd_jax.models.activation import Spike
 
 Reader = Callable[[NDArray], dict[str, NDArray]]
 
@@ -96,9 +96,8 @@ def library_reader(network: Network, variables: Variables, jit: Callable[..., An
 
     @jit
     def outputs(frames):
-        with recorded() as recording:
-            logits, _ = network.apply(variables, frames)
-        return {name.replace("/", "_"): x for name, x in recording.activations.items()} | {"output": logits}
+        logits, found = network.recorded(variables, frames, Spike)
+        return {call.name.replace("/", "_"): call.output for call in found} | {"output": logits}
 
     def run(frames: NDArray) -> dict[str, NDArray]:
         found = jax.tree.map(np.asarray, outputs(np.moveaxis(frames, 2, -1)))

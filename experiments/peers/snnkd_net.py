@@ -10,8 +10,9 @@ import optax
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.distill.presets import PRESETS
+from snnkd_jax.dynamics.neurons import LIF
 from snnkd_jax.dynamics.surrogate import atan
-from snnkd_jax.models import Neuron, build
+from snnkd_jax.models import build
 from snnkd_jax.parallel.compiler import compile_options, quick_compile_options
 from snnkd_jax.training.trainer import Trainer
 
@@ -34,7 +35,7 @@ from .workload import (
     batch,
 )
 
-NEURON = Neuron(tau=TAU, v_threshold=V_THRESHOLD, surrogate=atan(ALPHA))
+NEURON = LIF(tau=TAU, v_threshold=V_THRESHOLD, surrogate=atan(ALPHA))
 IMAGE_SHAPE = (SIZE, SIZE, CHANNELS)
 
 

@@ -9,14 +9,14 @@ import torch  # pyright: ignore[reportMissingImports]
 from spikingjelly.activation_based import functional, layer, neuron, surrogate  # pyright: ignore[reportMissingImports]
 from spikingjelly.activation_based.functional import conv_bn_fusion  # pyright: ignore[reportMissingImports]
 
+from snnkd_jax.dynamics.neurons import LIF
 from snnkd_jax.dynamics.surrogate import atan
-from snnkd_jax.models import Neuron
 
 from .torch_step import Body, Layers, make_torch_step, to_channels_last
 from .workload import ALPHA, TAU, V_THRESHOLD, Step
 
 
-def body(model: str, width: float, n: Neuron) -> Body:
+def body(model: str, width: float, n: LIF) -> Body:
     """The spiking network with these LIF neurons, in multi-step mode: `[T, B, C, H, W]` to logits `[T, B, K]`."""
     layers = Layers(
         neuron=lambda: neuron.LIFNode(
@@ -37,7 +37,7 @@ def body(model: str, width: float, n: Neuron) -> Body:
 
 def make_step(task: str, model: str, num_steps: int, width: float, batch_size: int, *, compiled: bool = False) -> Step:
     """The step; `compiled` passes the network through torch.compile, which needs a C++ compiler."""
-    neurons = Neuron(tau=TAU, v_threshold=V_THRESHOLD, surrogate=atan(ALPHA))
+    neurons = LIF(tau=TAU, v_threshold=V_THRESHOLD, surrogate=atan(ALPHA))
     network = to_channels_last(body(model, width, neurons))
     parameters = sum(p.numel() for p in network.parameters())
     if task == "inference":

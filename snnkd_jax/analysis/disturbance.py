@@ -19,8 +19,8 @@ Thresholds. With u = v - v_rest, theta = v_threshold - v_rest, the equations of 
 
 They are linear in u, x and theta together, so u / f obeys them with the input x / f and the nominal threshold, from the
 same start u = 0: a neuron whose threshold is f times as far away is a nominal one whose current is divided by f. That
-holds for every tau, constant or learnt. It is exact but for rounding, and needs no change of the neuron; neurons that
-start from elsewhere (networks converted by QCFS) are refused.
+holds for every tau, constant or learnt. It is exact but for rounding, and needs no change of the neuron. Neurons with
+other equations, or that start from elsewhere (networks converted by QCFS), are refused.
 f is at least `LEAST_FACTOR`: a threshold at or below the reset would fire without input.
 
 The draws are functions of the key, the layer's name and, for lost and inserted spikes, the image's index in the test
@@ -39,6 +39,7 @@ from flax import traverse_util
 from jax import Array
 from jax.typing import ArrayLike
 
+from snnkd_jax.dynamics.neurons import IF, LIF, PLIF, Neuron
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.models.activation import Spike
 from snnkd_jax.models.network import Features, Network, Variables
@@ -88,7 +89,8 @@ def disturbed_neurons(kind: str, strength: ArrayLike, key: Array, index: Array) 
     """Within it, every layer of neurons that is applied or traced is disturbed; arguments as `apply_disturbed`.
 
     Raises:
-        InputError: for a kind that is not one of `NEURON_KINDS`; from a layer, if it has another number of images.
+        InputError: for a kind that is not one of `NEURON_KINDS`; from a layer, if it has another number of images, or
+            neurons for which the kind is not defined.
     """
     check_choice("kind", kind, NEURON_KINDS)
 
@@ -98,8 +100,7 @@ def disturbed_neurons(kind: str, strength: ArrayLike, key: Array, index: Array) 
         layer_key = _named(key, "/".join(context.module.path))
         (current,) = args
         if kind == "threshold_mismatch":
-            if context.module.v_init:
-                raise InputError(f"kind={kind!r} is of neurons that start from rest, and these start elsewhere")
+            check_scales(context.module.neuron)
             factor = threshold_factors(layer_key, strength, current.shape[2:])
             return call((current / factor).astype(current.dtype))
         spikes = call(current)
@@ -110,6 +111,15 @@ def disturbed_neurons(kind: str, strength: ArrayLike, key: Array, index: Array) 
 
     with nn.intercept_methods(interceptor):
         yield
+
+
+def check_scales(neuron: Neuron) -> None:
+    """Raises `InputError` unless `threshold_mismatch` is defined: for `LIF`, `PLIF` and `IF` as they are."""
+    if type(neuron) not in (LIF, PLIF, IF):
+        raise InputError(
+            f"kind='threshold_mismatch' is defined for the equations of LIF, PLIF and IF from rest, not for "
+            f"{type(neuron).__name__}; choose another kind"
+        )
 
 
 def threshold_factors(key: Array, strength: ArrayLike, shape: tuple[int, ...]) -> Array:

@@ -34,7 +34,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from snnkd_jax.analysis.joules import AC_PJ, MAC_PJ, joules
-from snnkd_jax.analysis.synapses import Kind, recorded
+from snnkd_jax.analysis.synapses import Kind, recorded_synapses
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.parallel.compiler import compile_options
@@ -269,8 +269,7 @@ def _compiled(network: Network):
 
 def _sums(network: Network, variables: Variables, images: Array) -> Any:
     """What the host needs of a batch: numbers for each input, so small that 32 bits hold them."""
-    with recorded() as recording:
-        network.apply(variables, images)
+    recording = recorded_synapses(network, variables, images)
     spiking = network.num_steps is not None
     axes = (0, 1) if spiking else (0,)
     layers = []

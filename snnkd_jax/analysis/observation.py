@@ -4,34 +4,47 @@ It is recorded at the end of a run, while the data are at hand, so that a report
 """
 
 import dataclasses
+import math
+import numbers
 import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from snnkd_jax.analysis.recording import layer_names, record
+from snnkd_jax.analysis.recording import potential, record
 from snnkd_jax.data.batches import Batch
 from snnkd_jax.data.normalisation import Normalisation
+from snnkd_jax.dynamics.neurons import Neuron
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Variables
+from snnkd_jax.models.recorder import neurons
 from snnkd_jax.parallel.compiler import compile_options
 
 # Of a layer at most, and of all layers times all steps, which is about half a megabyte.
 MAX_NEURONS, MAX_VALUES = 64, 100_000
 
+_PER_LAYER = ("name", "size", "v_start", "v_threshold")
+
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """Some neurons of a layer, spread evenly over it: spikes bool `[T, n]`, potentials after them float32 `[T, n]`."""
+    """Some neurons of a layer, spread evenly over it: spikes bool `[T, n]`, potentials after them float32 `[T, n]`.
+
+    `v_start` is the potential before the first step, `v_threshold` the threshold, NaN for neurons without one.
+    """
 
     name: str
     size: int
     spikes: NDArray
     v: NDArray
+    v_start: float = 0.0
+    v_threshold: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,17 +83,20 @@ def observe(
     images, label, logits, layers = seen
     confusion = np.zeros((logits.shape[-1],) * 2, np.int32)
     np.add.at(confusion, (np.concatenate(classes), np.concatenate(answers)), 1)
-    names = layer_names(network, variables, normalisation(images[:1]))
+    made_of = neurons(network, variables, images.shape[1:])
     most = max(1, min(MAX_NEURONS, MAX_VALUES // (len(layers) * len(logits))))
-    sampled = tuple(_sampled(name, spikes, v, most) for name, (spikes, v) in zip(names, layers, strict=True))
+    sampled = tuple(_sampled(name, made_of[name], spikes, v, most) for name, (spikes, v) in layers.items())
     return Observation(confusion, images[0], label, logits, sampled)
 
 
-def _sampled(name: str, spikes: NDArray, v: NDArray, most: int) -> Layer:
+def _sampled(name: str, neuron: Neuron, spikes: NDArray, v: NDArray, most: int) -> Layer:
     spikes, v = spikes.reshape(len(spikes), -1), v.reshape(len(v), -1)
     size = spikes.shape[1]
     chosen = np.arange(min(size, most)) * size // min(size, most)
-    return Layer(name, size, spikes[:, chosen] != 0, v[:, chosen].astype(np.float32))
+    v_start = float(potential(neuron.init((1,)), jnp.zeros(1))[0])
+    v_threshold: Any = getattr(neuron, "v_threshold", None)
+    v_threshold = float(v_threshold) if isinstance(v_threshold, numbers.Real) else math.nan
+    return Layer(name, size, spikes[:, chosen] != 0, v[:, chosen].astype(np.float32), v_start, v_threshold)
 
 
 def save_observation(path: Path, observation: Observation) -> None:
@@ -93,8 +109,7 @@ def save_observation(path: Path, observation: Observation) -> None:
             "image": observation.image,
             "label": np.array(observation.label),
             "logits": observation.logits,
-            "layers": np.array([layer.name for layer in layers]),
-            "sizes": np.array([layer.size for layer in layers]),
+            **{f"{name}s": np.array([getattr(layer, name) for layer in layers]) for name in _PER_LAYER},
             **{f"spikes_{i}": layer.spikes for i, layer in enumerate(layers)},
             **{f"v_{i}": layer.v for i, layer in enumerate(layers)},
         }
@@ -107,8 +122,8 @@ def load_observation(path: Path) -> Observation:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             layers = tuple(
-                Layer(str(name), int(size), file[f"spikes_{i}"], file[f"v_{i}"])
-                for i, (name, size) in enumerate(zip(file["layers"], file["sizes"], strict=True))
+                Layer(str(name), int(size), file[f"spikes_{i}"], file[f"v_{i}"], *map(float, potentials))
+                for i, (name, size, *potentials) in enumerate(zip(*(file[f"{x}s"] for x in _PER_LAYER), strict=True))
             )
             return Observation(file["confusion"], file["image"], int(file["label"]), file["logits"], layers)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:

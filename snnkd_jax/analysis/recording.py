@@ -1,33 +1,22 @@
 """What every layer of neurons does at every time step: its spikes and its membrane potentials."""
 
+import functools
+import operator
+from collections import OrderedDict
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
 from jax import Array
 
+from snnkd_jax.dynamics.neurons import State
 from snnkd_jax.models.activation import Spike
 from snnkd_jax.models.network import Network, Variables
+from snnkd_jax.models.recorder import recorded
 
 
-def layer_names(network: Network, variables: Variables, images: Array) -> list[str]:
-    """The layers of neurons in the order in which an image `[B, H, W, C]` passes them, named as in "firing_rates"."""
-    names: list[str] = []
-
-    def note(call, args, kwargs, context):
-        if isinstance(context.module, Spike) and context.method_name == "__call__":
-            names.append("/".join(context.module.path))
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(note):
-        jax.eval_shape(network.apply, variables, images)
-    return names
-
-
-def record(network: Network, variables: Variables, images: Array) -> tuple[Array, list[tuple[Array, Array]]]:
-    """Runs a spiking network from rest, one step at a time, and records the first image in it.
+def record(network: Network, variables: Variables, images: Array) -> tuple[Array, OrderedDict[str, Any]]:
+    """Runs a spiking network one step at a time, and records the first image in it.
 
     Args:
         network: makes its `num_steps` T.
@@ -35,29 +24,35 @@ def record(network: Network, variables: Variables, images: Array) -> tuple[Array
         images: normalised and static, `[B, H, W, C]`.
 
     Returns:
-        Logits `[B, T, K]`, and for each of `layer_names` the first image's spikes and the potentials after them,
-        `[T, ...]` each.
+        Logits `[B, T, K]`, and for each layer of neurons, by its name and in the order in which an image passes them,
+        the first image's spikes and the potentials after them, `[T, ...]` each.
 
     Raises:
         InputError: for an ordinary network.
     """
     body: Any = network.with_steps(1).body
-    names = layer_names(network, variables, images)
 
-    def step(potentials: Variables, _: None) -> tuple[Variables, Any]:
-        (logits, _), updates = body.apply(
-            variables | potentials,
-            images[:, None],
-            train=False,
-            capture_intermediates=lambda module, _: isinstance(module, Spike),
-            mutable=["potentials", "intermediates"],
-        )
-        spikes: dict[str, Any] = traverse_util.flatten_dict(updates["intermediates"], sep="/")
-        v: dict[str, Any] = traverse_util.flatten_dict(updates["potentials"], sep="/")
-        layers = [(spikes[f"{name}/__call__"][0][0, 0], v[f"{name}/v"][0]) for name in names]
-        return {"potentials": updates["potentials"]}, (logits[:, 0].astype(jnp.float32), layers)
+    def step(state: Variables, _: None) -> tuple[Variables, Any]:
+        apply = functools.partial(body.apply, variables | state, images[:, None], train=False)
+        (logits, _), calls, updates = recorded(apply, lambda module: isinstance(module, Spike), ("state",))
+        layers = OrderedDict()  # of a plain dict, JAX would sort the names
+        for call in calls:
+            after = functools.reduce(operator.getitem, call.module.path, updates["state"])["neurons"]
+            layers[call.name] = call.output[0, 0], potential(after, call.output[:, 0])[0]
+        return {"state": updates["state"]}, (logits[:, 0].astype(jnp.float32), layers)
 
-    potentials, first = step({}, None)  # from rest, which only the neurons know
-    _, others = jax.lax.scan(step, potentials, length=(network.num_steps or 1) - 1)
+    state, first = step({}, None)  # from a state that only the neurons know
+    _, others = jax.lax.scan(step, state, length=(network.num_steps or 1) - 1)
     logits, layers = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, others)
     return logits.swapaxes(0, 1), layers
+
+
+def potential(state: State, spikes: Array) -> Array:
+    """The membrane potential in a state of neurons that have these spikes, `[B, ...]`.
+
+    It is the state itself if that is one array, else its entry or attribute `v`, else its first array; 0 for neurons
+    without a state. Of axes behind those of the neurons, the first place.
+    """
+    v = state.get("v", state) if isinstance(state, dict) else getattr(state, "v", state)
+    v = next(iter(jax.tree.leaves(v)), jnp.zeros_like(spikes, jnp.float32))
+    return v.reshape(*spikes.shape, -1)[..., 0]

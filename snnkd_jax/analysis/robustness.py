@@ -20,12 +20,11 @@ from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from snnkd_jax.analysis.corruptions import IMAGE_LEVELS, MAX_LEVEL, check_level, corrupt, noise_key
-from snnkd_jax.analysis.disturbance import NEURON_KINDS, apply_disturbed
+from snnkd_jax.analysis.disturbance import NEURON_KINDS, apply_disturbed, check_scales
 from snnkd_jax.data.batches import eval_batches
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.inference.trained import Trained
-from snnkd_jax.models import Network
-from snnkd_jax.models.converted import starts_from_rest
+from snnkd_jax.models.recorder import neurons
 from snnkd_jax.parallel.compiler import compile_options
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh, put_batch, put_replicated
 
@@ -73,8 +72,9 @@ def evaluate_noise(
         What goes to JSON: `seed`, `images`, their number, and `levels`; `clean`, the accuracy without noise in [0, 1];
         under `kinds` for each kind `accuracy`, a list in the order of `levels`, `mean`, that over the levels above 0,
         and `drop`, clean - mean; and under `mean` that of the kinds' means for each of `GROUPS`. The disturbances of
-        neurons have None for an ordinary network, `threshold_mismatch` has None for one converted by QCFS, and a group
-        has None unless all of its kinds were asked for and are defined.
+        neurons have None for an ordinary network, `threshold_mismatch` has None for neurons that do not start from rest
+        (networks converted by QCFS) or have other equations than LIF, PLIF and IF, and a group has None unless all of
+        its kinds were asked for and are defined.
 
     Raises:
         InputError: for arguments that are not as above.
@@ -104,7 +104,7 @@ def evaluate_noise(
     clean = accuracy(None, 0)
     found: dict[str, Any] = {}
     for kind in kinds:
-        if not _defined(kind, trained.network):
+        if not _defined(kind, trained):
             found[kind] = None
             continue
         by_level = [accuracy(kind, level) if level else clean for level in levels]
@@ -121,10 +121,16 @@ def evaluate_noise(
     }
 
 
-def _defined(kind: str, network: Network) -> bool:
+def _defined(kind: str, trained: Trained) -> bool:
     if kind not in NEURON_KINDS:
         return True
-    return network.num_steps is not None and (kind != "threshold_mismatch" or starts_from_rest(network))
+    if kind == "threshold_mismatch":
+        for neuron in neurons(trained.network, trained.variables, trained.image_shape).values():
+            try:
+                check_scales(neuron)
+            except InputError:
+                return False
+    return trained.network.num_steps is not None
 
 
 def _mean(entries: Sequence[dict[str, Any] | None]) -> float | None:

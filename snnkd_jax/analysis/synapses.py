@@ -1,14 +1,13 @@
-"""What a network's synaptic layers are given, taken down while it is applied.
+"""Records what a network's synaptic layers read.
 
-A synaptic layer is a convolution or a dense layer: the weights between neurons. No model knows of this: Flax sends the
-calls of all modules through the interceptor that `recorded` installs. The arrays are those of the trace, so whatever
-is made of them is made inside the same transformation.
+A synaptic layer is a convolution or a dense layer: the weights between neurons. The arrays are those of the trace, so
+whatever is made of them is made inside the same transformation.
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
-from typing import Literal
+import functools
+import operator
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from snnkd_jax.models.activation import QCFS, ReLU, Spike
+from snnkd_jax.models.network import Network, Variables
 
 Kind = Literal["conv", "dense"]
 
@@ -57,30 +57,23 @@ class Recording:
     activations: dict[str, Array] = dataclasses.field(default_factory=dict)
 
 
-@contextlib.contextmanager
-def recorded() -> Iterator[Recording]:
-    """Takes down what happens in every network that is applied inside the `with` block."""
+def recorded_synapses(network: Network, variables: Variables, images: Array) -> Recording:
+    """Applies a network in evaluation, and records it; arguments as in `Network.apply`."""
     recording = Recording()
-
-    def interceptor(call, args, kwargs, context):
-        output, module = call(*args, **kwargs), context.module
-        if context.method_name != "__call__":
-            return output
-        name = "/".join(module.path)
-        if isinstance(module, ReLU | QCFS | Spike):
-            recording.activations[name] = output
-        elif isinstance(module, nn.Conv | nn.Dense):
-            recording.synapses.append(
-                Synapses(
-                    name.removesuffix("/conv"),  # the name inside `layers.Conv`, the same for all
-                    "conv" if isinstance(module, nn.Conv) else "dense",
-                    args[0],
-                    module.get_variable("params", "kernel"),
-                    next(reversed(recording.activations), None),
-                    module.clone(parent=None, use_bias=False, dtype=jnp.float32),
-                )
+    for call in network.recorded(variables, images, ReLU, QCFS, Spike, nn.Conv, nn.Dense)[1]:
+        module = call.module
+        if not isinstance(module, nn.Conv | nn.Dense):
+            recording.activations[call.name] = call.output
+            continue
+        parameters: Any = functools.reduce(operator.getitem, module.path, variables["params"])
+        recording.synapses.append(
+            Synapses(
+                call.name.removesuffix("/conv"),  # the name inside `layers.Conv`, the same for all
+                "conv" if isinstance(module, nn.Conv) else "dense",
+                call.inputs,
+                parameters["kernel"],
+                next(reversed(recording.activations), None),
+                module.clone(parent=None, use_bias=False, dtype=jnp.float32),
             )
-        return output
-
-    with nn.intercept_methods(interceptor):
-        yield recording
+        )
+    return recording

@@ -200,7 +200,7 @@ class IF(_IntegrateAndFire):
         return v + x
 
 
-NEURONS: dict[str, Callable[..., Neuron]] = {"lif": LIF, "plif": PLIF, "if": IF}
+NEURONS: dict[str, type[LIF] | type[IF]] = {"lif": LIF, "plif": PLIF, "if": IF}
 """The neurons that a configuration has names for."""
 
 
@@ -503,10 +503,10 @@ def check_neuron(neuron: Any) -> None:
         ) from None
 
 
-def neuron_of(kind: str, **constants: Any) -> Neuron:
+def neuron_of(kind: str, **constants: Any) -> LIF | IF:
     """The neuron that `NEURONS` has under this name, with those of the constants that it has."""
     check_choice("neuron", kind, NEURONS)
-    fields = {field.name for field in dataclasses.fields(NEURONS[kind])}  # pyright: ignore[reportArgumentType]
+    fields = {field.name for field in dataclasses.fields(NEURONS[kind])}
     return NEURONS[kind](**{name: value for name, value in constants.items() if name in fields})
 
 

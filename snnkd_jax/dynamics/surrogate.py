@@ -142,3 +142,9 @@ def _fast_sigmoid_primitive(x, alpha):
 
 def _fast_sigmoid_derivative(x, alpha):
     return 1 / (1 + alpha * jnp.abs(x)) ** 2
+
+
+SURROGATES: dict[str, Callable[..., Surrogate]] = {
+    make.__name__: make for make in (atan, sigmoid, triangle, rectangle, fast_sigmoid)
+}
+"""Name to what makes the surrogate, of a sharpness alpha or of its default."""

@@ -23,6 +23,7 @@ from snnkd_jax.inference.trained import Trained
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.converted import activations, is_quantised, learned_thresholds, spiking
 from snnkd_jax.models.folding import fold_norms
+from snnkd_jax.models.recorder import neurons
 
 # Of the images that thresholds are measured on, every activation is kept.
 BATCH_SIZE, MEASURED_IMAGES = 100, 500
@@ -43,7 +44,9 @@ def convert(teacher: Trained, train_images: NDArray, num_steps: int, percentile:
             not positive.
     """
     if teacher.network.num_steps is not None:
-        raise InputError("this network is spiking already; convert an ordinary one")
+        found = neurons(teacher.network, teacher.variables, teacher.image_shape).values()
+        names = ", ".join(dict.fromkeys(type(neuron).__name__ for neuron in found))
+        raise InputError(f"this network is spiking already, of {names} neurons; convert an ordinary one")
     if is_quantised(teacher.network):
         thresholds, v_init = learned_thresholds(teacher.variables), 0.5
     else:

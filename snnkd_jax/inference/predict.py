@@ -1,7 +1,7 @@
 """Inference at any number of time steps, and inference that stops when it is sure.
 
 A spiking network's answer after t steps is the mean of its logits so far. An image whose largest class probability
-reaches a threshold by then leaves the batch; the others go on from their membrane potentials, in a smaller batch as
+reaches a threshold by then leaves the batch; the others go on from the states of their neurons, in a smaller batch as
 soon as a half is enough for them.
 
 Source: Li et al., "SEENN", NeurIPS 2023, arXiv 2304.01230 (the criterion).
@@ -131,14 +131,14 @@ def logits_by_step(
     if network.num_steps is None or num_steps < 1 or num_steps % network.num_steps:
         raise InputError(f"num_steps={num_steps!r} must be a multiple of the spiking network's, {network.num_steps}")
     run = jax.jit(
-        lambda variables, images, potentials: network.apply_from(variables, normalisation(images), potentials),
+        lambda variables, images, state: network.apply_from(variables, normalisation(images), state),
         compiler_options=compile_options(),
     )
     found = []
     for batch in eval_batches({"images": images, "labels": np.zeros(len(images), np.int32)}, BATCH_SIZE):
-        potentials, parts = None, []
+        state, parts = None, []
         for _ in range(num_steps // network.num_steps):
-            (logits, _), potentials = run(variables, batch["images"], potentials)
+            (logits, _), state = run(variables, batch["images"], state)
             parts.append(np.asarray(logits))
         found.append(np.concatenate(parts, axis=1)[batch["mask"] == 1])
     return np.concatenate(found)

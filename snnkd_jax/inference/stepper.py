@@ -50,10 +50,11 @@ class Prediction:
 class Rows(NamedTuple):
     """A filled-up batch on its way through the time steps; the first axis of every array is the batch.
 
-    `logits` `[b, K]` and `firing_rates` `[b]` are sums over the steps that were made, `steps` int32 `[b]` their number.
+    `state` is that of the neurons, `logits` `[b, K]` and `firing_rates` `[b]` are sums over the steps that were made,
+    `steps` int32 `[b]` is their number.
     """
 
-    potentials: Variables
+    state: Variables
     logits: Array
     firing_rates: dict[str, Array]
     steps: Array
@@ -108,14 +109,14 @@ class Stepper:
         return State(rows, state.batch), prediction
 
     def _step(self, variables: Variables, rows: Rows, images: Array | NDArray) -> tuple[Rows, Prediction]:
-        pixels, potentials = self.normalisation(images), rows.potentials
+        pixels, state = self.normalisation(images), rows.state
         if self.network.num_steps is None:
             logits, features = self.network.apply(variables, pixels)
         else:
-            (logits, features), potentials = self.network.apply_from(variables, pixels, potentials)
+            (logits, features), state = self.network.apply_from(variables, pixels, state)
             logits = logits[:, 0]
         rates = jax.tree.map(jnp.add, rows.firing_rates, features["firing_rates"])
-        rows = Rows(potentials, rows.logits + logits, rates, rows.steps + 1)
+        rows = Rows(state, rows.logits + logits, rates, rows.steps + 1)
         steps = rows.steps.astype(jnp.float32)
         mean = rows.logits / steps[:, None]
         rates = {name: rate / steps for name, rate in rates.items()}
@@ -131,9 +132,9 @@ class Stepper:
         with jax.ensure_compile_time_eval():  # it is kept, also where a user's jit traces the first call
             image = jnp.zeros((1, *self.image_shape))
             logits, features = jax.eval_shape(self.network.apply, self.variables, image)
-            potentials = {} if self.network.num_steps is None else self.network.at_rest(self.variables, image)
+            state = {} if self.network.num_steps is None else self.network.initial_state(self.variables, image)
             rates = {name: jnp.zeros(1) for name in features["firing_rates"]}
-            rows = Rows(potentials, jnp.zeros((1, logits.shape[-1])), rates, jnp.zeros(1, jnp.int32))
+            rows = Rows(state, jnp.zeros((1, logits.shape[-1])), rates, jnp.zeros(1, jnp.int32))
             # On the device of later ones, for which a step would be compiled again.
             return jax.device_put(rows, jax.tree.leaves(self.variables)[0].sharding)
 

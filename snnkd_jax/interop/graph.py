@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from jax import Array
 from numpy.typing import NDArray
 
+from snnkd_jax.dynamics.neurons import IF, LIF
 from snnkd_jax.errors import InputError
-from snnkd_jax.models.activation import Neuron, Spike
+from snnkd_jax.models.activation import Spike
 from snnkd_jax.models.layers import convolve
 from snnkd_jax.models.network import Network, Variables
 from snnkd_jax.models.stages import Features, Stages
@@ -109,7 +110,7 @@ class Flatten:
 class Spiking:
     """Neurons, all with the same constants, that start from rest."""
 
-    neuron: Neuron
+    neuron: LIF | IF
 
     def out(self, shape: Shape) -> Shape:
         """Any shape to itself."""
@@ -173,7 +174,7 @@ class GraphBody(nn.Module):
         del train
         values = {INPUT: x}
         for name, make, inputs in self.steps:
-            make = functools.partial(self.activation, make) if isinstance(make, Neuron) else make
+            make = functools.partial(self.activation, make) if isinstance(make, LIF | IF) else make
             values[name] = make(name=name)(_sum(values, inputs))
         return _sum(values, self.outputs), Stages().features()
 

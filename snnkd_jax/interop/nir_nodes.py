@@ -11,6 +11,7 @@ import nir
 import numpy as np
 from numpy.typing import NDArray
 
+from snnkd_jax.dynamics.neurons import IF, LIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.interop.graph import (
     INPUT,
@@ -26,7 +27,6 @@ from snnkd_jax.interop.graph import (
     Shape,
     Spiking,
 )
-from snnkd_jax.models import Neuron
 
 READABLE = ("Input", "Output", "Conv2d", "Affine", "Linear", "LIF", "IF", "AvgPool2d", "Flatten")
 
@@ -66,15 +66,17 @@ def _nir_node(layer: Layer, shape: Shape, dt: float) -> nir.NIRNode:
             return nir.Flatten({"input": np.array(_channels_first(shape))}, start_dim=0)
         case Spiking():
             neuron = layer.neuron
-            r = 1 / dt if neuron.kind == "if" else 1.0 if neuron.decay_input else neuron.tau
+            values: dict[str, Any] = {"v_threshold": neuron.v_threshold, "v_reset": neuron.v_reset}
+            if isinstance(neuron, IF):
+                values |= {"r": 1 / dt}
+            else:
+                r = 1.0 if neuron.decay_input else neuron.tau
+                values |= {"r": r, "tau": neuron.tau * dt, "v_leak": neuron.v_reset}
             # In float64, so that a division by dt gives the tau that it was.
-            values: dict[str, Any] = {"r": r, "v_threshold": neuron.v_threshold, "v_reset": neuron.v_reset}
-            if neuron.kind != "if":
-                values |= {"tau": neuron.tau * dt, "v_leak": neuron.v_reset}
             arrays: dict[str, Any] = {
                 key: np.full(_channels_first(shape), value, np.float64) for key, value in values.items()
             }
-            return nir.IF(**arrays) if neuron.kind == "if" else nir.LIF(**arrays)
+            return nir.IF(**arrays) if isinstance(neuron, IF) else nir.LIF(**arrays)
 
 
 def from_nir(tree: dict[str, Any], dt: float) -> Graph:
@@ -194,18 +196,18 @@ def _layer(node: Any, shape: Shape, dt: float) -> Layer:
     return Spiking(_neuron(node, dt))
 
 
-def _neuron(node: Any, dt: float) -> Neuron:
+def _neuron(node: Any, dt: float) -> LIF | IF:
     v_threshold, v_reset, r = (_constant(node, name) for name in ("v_threshold", "v_reset", "r"))
     if isinstance(node, nir.IF):
         if not _equal(r * dt, 1):
             raise InputError(f"r={r:g}; only r = 1 / dt, {1 / dt:g}")
-        return Neuron("if", v_threshold=v_threshold, v_reset=v_reset)
+        return IF(v_threshold, v_reset)
     tau, v_leak = _constant(node, "tau") / dt, _constant(node, "v_leak")
     if not _equal(v_leak, v_reset):
         raise InputError(f"v_leak={v_leak:g} and v_reset={v_reset:g}; only neurons that rest where they are reset to")
     if not (_equal(r, 1) or _equal(r, tau)):
         raise InputError(f"r={r:g}; only 1 or tau / dt, {tau:g}: give dt, if it is not {dt:g}")
-    return Neuron("lif", tau=tau, decay_input=_equal(r, 1), v_threshold=v_threshold, v_reset=v_reset)
+    return LIF(tau, v_threshold, v_reset, decay_input=_equal(r, 1))
 
 
 def _constant(node: Any, name: str) -> float:

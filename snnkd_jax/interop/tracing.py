@@ -18,7 +18,7 @@ import numpy as np
 from flax import traverse_util
 from numpy.typing import NDArray
 
-from snnkd_jax.dynamics.neurons import plif_tau
+from snnkd_jax.dynamics.neurons import IF, LIF, PLIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.interop.graph import (
     INPUT,
@@ -36,7 +36,7 @@ from snnkd_jax.interop.graph import (
     Shape,
     Spiking,
 )
-from snnkd_jax.models.activation import QCFS, Neuron, ReLU, Spike
+from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.converted import ConvertedSpike, Path
 from snnkd_jax.models.folding import FoldedNorm, fold_norms
 from snnkd_jax.models.layers import AvgPool, MaxPool
@@ -227,14 +227,15 @@ def _strides_and_padding(conv: nn.Conv) -> tuple[Pair, Pair]:
 
 
 def _spiking(spike: Spike, values: dict[str, NDArray]) -> Spiking:
-    neuron = spike.neuron
-    name = "/".join(spike.path)
+    neuron, name = spike.neuron, "/".join(spike.path)
+    if type(neuron) not in (LIF, PLIF, IF):
+        raise InputError(
+            f"{name}: {type(neuron).__name__} is not among the neurons of a graph; train with LIF, PLIF or IF"
+        )
+    assert isinstance(neuron, LIF | IF)
     if neuron.v_reset is None:
         raise InputError(f"{name}: v_reset=None subtracts the threshold (soft reset); train with a number, such as 0")
-    if spike.v_init is not None:
-        raise InputError(f"{name}: v_init={spike.v_init!r}, but neurons of a graph start from rest")
-    constants: dict[str, Any] = {"v_threshold": neuron.v_threshold, "v_reset": neuron.v_reset}
-    if neuron.kind == "if":
-        return Spiking(Neuron("if", **constants))
-    tau = float(plif_tau(jnp.asarray(values["w"]))) if neuron.kind == "plif" else neuron.tau
-    return Spiking(Neuron("lif", tau=tau, decay_input=neuron.decay_input, **constants))
+    if isinstance(neuron, IF):
+        return Spiking(IF(neuron.v_threshold, neuron.v_reset))
+    tau = float(neuron.time_constant({name: jnp.asarray(value) for name, value in values.items()}))
+    return Spiking(LIF(tau, neuron.v_threshold, neuron.v_reset, neuron.decay_input))

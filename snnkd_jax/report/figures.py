@@ -186,18 +186,21 @@ def raster(name: str, layers: Sequence[Layer]) -> Html:
     return drawing.svg(name, f"Spikes of neurons in {len(layers)} layers at {num_steps} time steps")
 
 
-def potentials(name: str, layers: Sequence[Layer], v_rest: float, v_threshold: float) -> Html:
+def potentials(name: str, layers: Sequence[Layer]) -> Html:
     """The potentials of a few neurons of each layer, from rest on, after each step; circles are spikes."""
     drawing = _Drawing(90 * len(layers) + 40, len(layers), 1, sharex=True)
     for axes, layer in zip(drawing.grid[:, 0], layers, strict=True):
         steps = np.arange(len(layer.v) + 1)
-        v = np.vstack([np.full(layer.v.shape[1], v_rest), layer.v])
+        v = np.vstack([np.full(layer.v.shape[1], layer.v_start), layer.v])
+        # Neurons without a threshold have their spikes above all potentials.
+        height = layer.v_threshold if np.isfinite(layer.v_threshold) else v.max()
         for i, css in enumerate(spread(layer.v.shape[1])):
             colour = drawing.colour(css)
             axes.plot(steps, v[:, i], color=colour, lw=1.4, marker=".", ms=3)
             fired = steps[1:][layer.spikes[:, i]]
-            axes.plot(fired, np.full(len(fired), v_threshold), "o", color=colour, ms=5, mfc="none")
-        axes.axhline(v_threshold, color=drawing.colour(_INK), lw=0.8, ls="--")
+            axes.plot(fired, np.full(len(fired), height), "o", color=colour, ms=5, mfc="none")
+        if np.isfinite(layer.v_threshold):
+            axes.axhline(height, color=drawing.colour(_INK), lw=0.8, ls="--")
         axes.set_title(layer.name, loc="left", fontsize=9)
         axes.grid(lw=0.6)
     last = drawing.grid[-1, 0]

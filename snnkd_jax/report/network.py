@@ -29,7 +29,6 @@ from snnkd_jax.report.page import (
     table,
 )
 from snnkd_jax.report.run import Run
-from snnkd_jax.runs.config import Config
 
 _TRACED_LAYERS, _TRACED_NEURONS = 4, 5
 _MOST_CLASSES = 20  # of a matrix whose every number is shown
@@ -54,7 +53,7 @@ def neurons_section(run: Run) -> Html:
             for layer in layers
         ],
     )
-    drawn = figures(_answers(run, run.observation), _spikes(layers), _membrane_potentials(layers, run.config))
+    drawn = figures(_answers(run, run.observation), _spikes(layers), _membrane_potentials(layers))
     return join([drawn, details("Spikes by layer", counts)])
 
 
@@ -92,17 +91,18 @@ def _spikes(layers: Sequence[Layer]) -> Html:
     return figure(raster("raster", layers), caption)
 
 
-def _membrane_potentials(layers: Sequence[Layer], config: Config) -> Html:
+def _membrane_potentials(layers: Sequence[Layer]) -> Html:
     few = np.unique(np.linspace(0, len(layers) - 1, _TRACED_LAYERS).round().astype(int))
     chosen = [_various(layers[i]) for i in few]
     ends = np.concatenate([layer.v[-1] for layer in chosen])
     caption = (
         f"Membrane potentials after each step, from rest on, of {_TRACED_NEURONS} neurons of a layer, from the one "
         f"that fires most to the most inhibited one; a spike (circle) has already reset them. They end between "
-        f"{ends.min():.2f} and {ends.max():.2f}; the threshold (dashed) is {config.neuron.v_threshold:g}."
+        f"{ends.min():.2f} and {ends.max():.2f}"
     )
-    v_rest = 0.0 if config.neuron.v_reset is None else config.neuron.v_reset
-    return figure(potentials("potentials", chosen, v_rest, config.neuron.v_threshold), caption)
+    thresholds = [f"{v:g}" for v in dict.fromkeys(layer.v_threshold for layer in chosen) if np.isfinite(v)]
+    caption += f"; the threshold (dashed) is {' or '.join(thresholds)}." if thresholds else "."
+    return figure(potentials("potentials", chosen), caption)
 
 
 def _various(layer: Layer) -> Layer:

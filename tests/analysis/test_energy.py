@@ -12,8 +12,9 @@ from comparison import agrees
 
 from snnkd_jax.analysis.energy import count, same_architecture, summary
 from snnkd_jax.analysis.joules import joules
+from snnkd_jax.dynamics.neurons import LIF
 from snnkd_jax.errors import InputError
-from snnkd_jax.models import Network, Neuron, build
+from snnkd_jax.models import Network, build
 from snnkd_jax.models.activation import ReLU, Spike
 from snnkd_jax.models.convnet import ConvNet
 from snnkd_jax.models.layers import AvgPool, Conv, MaxPool
@@ -168,7 +169,7 @@ def test_large_counts_are_exact(copies):
 
 # A whole network against loops over every position, the inputs of its layers read off Flax's own intermediates.
 
-NEURON = Neuron(decay_input=False, v_threshold=0.4)
+NEURON = LIF(decay_input=False, v_threshold=0.4)
 BODIES = {
     "resnet": (ResNet, {"stage_sizes": (1, 1), "stage_channels": (4, 6), "hidden": 5}),
     "vgg-avg": (VGG, {"stage_sizes": (1, 2), "width": 0.06, "pool": AvgPool}),

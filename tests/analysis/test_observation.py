@@ -14,10 +14,11 @@ from snnkd_jax.analysis.observation import (
     observe,
     save_observation,
 )
-from snnkd_jax.analysis.recording import layer_names, record
+from snnkd_jax.analysis.recording import record
 from snnkd_jax.data.batches import eval_batches
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.errors import InputError
+from snnkd_jax.models.recorder import neurons
 from snnkd_jax.runs.config import Config, default_config
 
 SHAPE = (8, 8, 1)
@@ -39,29 +40,28 @@ def test_recorded_layers_are_those_of_the_network_step_by_step():
     images = jax.random.uniform(jax.random.key(0), (2, *SHAPE))
 
     def both(variables, images):
-        potentials, by_step = None, []
+        state, by_step = None, []
         for _ in range(3):
-            _, potentials = network.with_steps(1).apply_from(variables, images, potentials)
-            by_step.append(potentials)
+            _, state = network.with_steps(1).apply_from(variables, images, state)
+            by_step.append(state)
         return record(network, variables, images), network.apply(variables, images), by_step
 
     (logits, layers), (expected, features), by_step = jax.jit(both)(variables, images)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
-    names = layer_names(network, variables, images)
-    assert names == ["act1", "act2", "act_hidden"]
-    rates = [float(spikes.mean()) for spikes, _ in layers]
+    assert list(layers) == ["act1", "act2", "act_hidden"]
+    rates = [float(spikes.mean()) for spikes, _ in layers.values()]
     assert min(rates) > 0
-    np.testing.assert_allclose(rates, [features["firing_rates"][name][0] for name in names], rtol=1e-6)
-    for t, potentials in enumerate(by_step):
-        for name, (_, v) in zip(names, layers, strict=True):
-            np.testing.assert_allclose(v[t], potentials[name]["v"][0], atol=1e-5)
+    np.testing.assert_allclose(rates, [features["firing_rates"][name][0] for name in layers], rtol=1e-6)
+    for t, state in enumerate(by_step):
+        for name, (_, v) in layers.items():
+            np.testing.assert_allclose(v[t], state[name]["neurons"][0], atol=1e-5)
 
 
 def test_layers_are_named_in_the_order_of_the_network():
     """In the order of the alphabet, the last activation would come first."""
     network = Config().replace(student="pyramidnet18", width=0.1).build_student(10)
     variables = jax.eval_shape(lambda: network.init(jax.random.key(0), (32, 32, 3)))
-    names = layer_names(network, variables, jnp.zeros((1, 32, 32, 3)))
+    names = list(neurons(network, variables, (32, 32, 3)))
     assert names[0] == "block1_1/act"
     assert names[-1] == "act_final"
     with pytest.raises(InputError, match="no time steps"):
@@ -90,6 +90,7 @@ def test_observed_confusions_image_and_neurons(tmp_path, monkeypatch):
         ("act2", 4 * 4 * 6, (3, 5)),
         ("act_hidden", 13, (3, 5)),
     ]
+    assert {(layer.v_start, layer.v_threshold) for layer in seen.layers} == {(0.0, 1.0)}
     save_observation(tmp_path / "o.npz", seen)
     again = load_observation(tmp_path / "o.npz")
     assert [path.name for path in tmp_path.iterdir()] == ["o.npz"]

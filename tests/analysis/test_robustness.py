@@ -22,10 +22,11 @@ from snnkd_jax.analysis.disturbance import (
 )
 from snnkd_jax.analysis.robustness import KINDS, LEVELS, evaluate_noise
 from snnkd_jax.data.normalisation import Normalisation
+from snnkd_jax.dynamics.neurons import IF, LIF, PLIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference.convert import convert
 from snnkd_jax.inference.trained import Trained
-from snnkd_jax.models import Network, Neuron, build
+from snnkd_jax.models import Network, build
 from snnkd_jax.models.activation import Spike
 from snnkd_jax.parallel.mesh import split
 
@@ -37,7 +38,7 @@ MESH = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), 
 
 T = 4
 SHAPE = (8, 8, 1)
-NEURON = Neuron(decay_input=False, v_threshold=0.3)
+NEURON = LIF(decay_input=False, v_threshold=0.3)
 SNN = build("convnet", 5, neuron=NEURON, num_steps=2, width=0.25)
 ANN = build("convnet", 5, width=0.25)
 BYTES = np.random.default_rng(2).integers(0, 256, (40, *SHAPE), np.uint8)
@@ -129,7 +130,7 @@ def lif_with_thresholds(x, f, neuron):
     threshold = v_rest + f * (neuron.v_threshold - v_rest)
     v, spikes = np.full(x[:, 0].shape, v_rest), []
     for t in range(x.shape[1]):
-        if neuron.kind == "if":
+        if isinstance(neuron, IF):
             h = v + x[:, t]
         else:
             h = v - (v - v_rest) / neuron.tau + x[:, t] / (neuron.tau if neuron.decay_input else 1)
@@ -141,12 +142,8 @@ def lif_with_thresholds(x, f, neuron):
 
 @pytest.mark.parametrize(
     "neuron",
-    [
-        Neuron("lif", 2.0, 1.0, v_reset, decay_input)
-        for v_reset in (0.0, -0.4, 0.3, None)
-        for decay_input in (True, False)
-    ]
-    + [Neuron("if", v_reset=None), Neuron("if", v_reset=0.2)],
+    [LIF(2.0, 1.0, v_reset, decay_input) for v_reset in (0.0, -0.4, 0.3, None) for decay_input in (True, False)]
+    + [IF(v_reset=None), IF(v_reset=0.2)],
 )
 def test_mismatched_thresholds_are_those_of_a_neuron_with_another_threshold(neuron):
     current = jax.random.normal(jax.random.key(3), (20, T, 50)) + 0.8
@@ -159,7 +156,7 @@ def test_mismatched_thresholds_are_those_of_a_neuron_with_another_threshold(neur
 
 
 def test_a_constant_current_meets_the_same_thresholds_and_so_does_a_learnt_time_constant():
-    neuron = Neuron("plif", 3.0, v_reset=None)
+    neuron = PLIF(3.0, v_reset=None)
     current = jax.random.normal(jax.random.key(3), (20, 1, 50)) + 0.8
     factor = np.asarray(threshold_factors(jax.random.fold_in(KEY, 0), 0.3, (50,)), np.float64)
     variables = Spike(neuron, T).init(KEY, current)

@@ -10,9 +10,10 @@ from PIL import Image
 from snnkd_jax import data
 from snnkd_jax.cli import main as snnkd
 from snnkd_jax.data.normalisation import Normalisation
+from snnkd_jax.dynamics.neurons import LIF
 from snnkd_jax.inference import trained as loading
 from snnkd_jax.inference.trained import Trained
-from snnkd_jax.models import Neuron, build
+from snnkd_jax.models import build
 
 IMAGES = data.load("digits").test_images
 
@@ -20,7 +21,7 @@ IMAGES = data.load("digits").test_images
 @pytest.fixture
 def run(monkeypatch) -> Trained:
     """The student that is loaded from any run."""
-    network = build("convnet", 10, neuron=Neuron(v_threshold=0.1), num_steps=2, width=0.1)
+    network = build("convnet", 10, neuron=LIF(v_threshold=0.1), num_steps=2, width=0.1)
     variables = network.init(jax.random.key(0), (8, 8, 1))
     names = tuple(f"digit {i}" for i in range(10))
     student = Trained(network, variables, Normalisation((0.3,), (0.2,)), (8, 8, 1), names, "digits")

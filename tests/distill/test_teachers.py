@@ -24,11 +24,12 @@ from snnkd_jax.data.batches import InMemory
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.distill.teacher import Teacher, flax_teacher
+from snnkd_jax.dynamics.neurons import LIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.experiment import run
 from snnkd_jax.files import write_json
 from snnkd_jax.inference.trained import load
-from snnkd_jax.models import Neuron, build
+from snnkd_jax.models import build
 from snnkd_jax.parallel.mesh import put_batch, put_replicated
 from snnkd_jax.runs.config import Config, default_config
 from snnkd_jax.runs.teacher import is_near_chance
@@ -52,7 +53,7 @@ def linear(variables, images):
 
 def make(teacher: Any, preset="temporal", **changes) -> Trainer:
     settings = {
-        "network": build("convnet", K, neuron=Neuron(), num_steps=2, width=0.1),
+        "network": build("convnet", K, neuron=LIF(), num_steps=2, width=0.1),
         "objective": PRESETS[preset],
         "optimizer": make_optimizer("sgd", learning_rate=0.1, num_steps=10),
         "normalisation": Normalisation((0.4,), (0.3,)),
@@ -77,7 +78,7 @@ def test_a_function_of_logits_alone_is_refused_by_what_needs_more():
     make(teacher, "temporal")
     make(teacher, "none")
     # Its classifier reads its last stage, as this objective wants it.
-    flat = {"network": build("vgg11", K, neuron=Neuron(), num_steps=1, width=0.1), "image_shape": (32, 32, 1)}
+    flat = {"network": build("vgg11", K, neuron=LIF(), num_steps=1, width=0.1), "image_shape": (32, 32, 1)}
     pooled = Teacher(lambda w, x: x.mean((1, 2)) @ w[:1], WEIGHTS)
     for lacks, refused in (
         ("no pre-activations", lambda: make(teacher, "kdsnn")),

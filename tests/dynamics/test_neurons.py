@@ -12,13 +12,15 @@ from comparison import agrees
 
 from snnkd_jax.dynamics import surrogate
 from snnkd_jax.dynamics.neurons import (
+    IF,
+    LIF,
+    PLIF,
     integrate,
     integrate_and_fire,
     integrate_with_slopes,
     lif,
     plif,
     plif_parameter,
-    plif_tau,
 )
 from snnkd_jax.errors import InputError
 
@@ -57,6 +59,13 @@ class Case:
     def row(self) -> str:
         """Of the fidelity page."""
         return f"{self.neuron}, {'soft' if self.v_reset is None else 'hard'} reset"
+
+    def made(self):
+        fields = {name: getattr(self, name) for name in ("v_threshold", "v_reset", "detach_reset")}
+        fields["surrogate"] = SURROGATES[self.surrogate][0]
+        if self.neuron == "integrate_and_fire":
+            return IF(**fields)
+        return (PLIF if self.neuron == "plif" else LIF)(2.5, decay_input=self.decay_input, **fields)
 
     @property
     def tau(self) -> float:
@@ -181,25 +190,18 @@ def test_slopes_of_the_mean_spike_count_agree_with_the_float64_loop(case):
         spikes, _, distance, dx, _, dtau = reference(case, *arguments, *cotangents)
         assert min(np.abs(np.abs(distance) - kink).min() for kink in (0, 0.5, 1)) > 1e-5
         kappa[i, j], kappa_tau[i, j] = dx.sum(), dtau
-    found = jax.jit(
-        lambda x, w: integrate_with_slopes(
-            x,
-            tau=plif_tau(w) if case.neuron == "plif" else case.tau,
-            decay_input=case.decay_input and case.neuron != "integrate_and_fire",
-            v_threshold=case.v_threshold,
-            v_reset=case.v_reset,
-            detach_reset=case.detach_reset,
-            surrogate=SURROGATES[case.surrogate][0],
-        )
-    )(jnp.asarray(x, jnp.float32), jnp.float32(0.7))
+    found = jax.jit(lambda x, w: integrate_with_slopes(case.made(), x, {"w": w} if case.neuron == "plif" else {}))(
+        jnp.asarray(x, jnp.float32), jnp.float32(0.7)
+    )
     v0 = np.broadcast_to(rest, (3, 40))
     spikes = reference(case, x, v0, np.zeros_like(x), np.zeros((3, 40)))[0]
     np.testing.assert_array_equal(found[0], spikes)
     agrees(found[1], kappa, rtol=1e-5, atol=1e-5 * np.abs(kappa).max(), name="kappa")
     if case.neuron == "plif":
-        agrees(found[2], kappa_tau, rtol=1e-5, atol=1e-5 * np.abs(kappa_tau).max(), name="kappa_tau")
+        kappa_w = kappa_tau * (1 - case.tau)  # tau = 1 + exp(-w)
+        agrees(found[2]["w"], kappa_w, rtol=1e-5, atol=1e-5 * np.abs(kappa_w).max(), name="kappa_tau")
     else:
-        assert found[2] is None
+        assert found[2] == {}
 
 
 @pytest.mark.parametrize("num_steps", [4, 16])
@@ -401,7 +403,7 @@ def test_a_learnable_time_constant_must_start_above_one_step():
 
 def test_integrate_is_the_common_equation():
     current = jnp.asarray(np.random.default_rng(5).normal(1, 1, (2, 6, 3)), jnp.float32)
-    spikes, v = integrate(current, tau=3.0, decay_input=True)
+    spikes, v = integrate(LIF(3.0), current)
     expected = lif(current, tau=3.0, return_v=True)
     np.testing.assert_array_equal(spikes, expected[0])
     np.testing.assert_array_equal(v, expected[1])

@@ -64,7 +64,7 @@ def test_links_of_the_pages_lead_to_files():
 # Of `dynamics.neurons` and the like, what is no equation; elsewhere, indented blocks that are none, or whose
 # results are whole numbers or bounds, which their tests compare by hand and which have no error to tell.
 NO_EQUATION = {
-    *("dynamics.neurons.check_potentials", "dynamics.neurons.check_tau"),
+    *(f"dynamics.neurons.{name}" for name in ("check_neuron", "initial_state", "neuron_of")),
     *(f"distill.losses.check_{name}" for name in ("in_range", "same_shape", "temperature")),
     "data.archives",  # file formats
     "inference.trained",  # code

@@ -10,16 +10,17 @@ import pytest
 from comparison import agrees
 
 from snnkd_jax.data.normalisation import Normalisation
+from snnkd_jax.dynamics.neurons import LIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference.predict import accuracy_by_step, accuracy_with_exit, choose_threshold, logits_by_step
 from snnkd_jax.inference.trained import Trained
-from snnkd_jax.models import Neuron, build
+from snnkd_jax.models import build
 
 T = 4
 PIXELS = jax.random.normal(jax.random.key(1), (13, 8, 8, 1)) * jnp.linspace(0.2, 3, 13)[:, None, None, None]
 IMAGES = np.asarray(jnp.clip(128 + 40 * PIXELS, 0, 255).astype(jnp.uint8))
 NORMALISATION = Normalisation((128 / 255,), (40 / 255,))
-NEURON = Neuron(decay_input=False, v_threshold=0.3)
+NEURON = LIF(decay_input=False, v_threshold=0.3)
 WHOLE, ONE = (build("convnet", 5, neuron=NEURON, num_steps=t, width=0.25) for t in (T, 1))
 
 
@@ -42,11 +43,11 @@ def logits_of(images):
 def test_steps_in_pieces_are_the_whole():
     """`apply_from`, one step at a time and one frame a step, against the network that makes all of them."""
     frames = jax.random.normal(jax.random.key(2), (5, T, 8, 8, 1))
-    potentials, pieces = None, []
+    state, pieces = None, []
     for t in range(T):
-        (logits, features), potentials = jax.jit(ONE.apply_from)(variables(), frames[:, t], potentials)
+        (logits, features), state = jax.jit(ONE.apply_from)(variables(), frames[:, t], state)
         pieces.append(logits)
-        assert features["firing_rates"].keys() == potentials.keys()
+        assert features["firing_rates"].keys() == state.keys()
     np.testing.assert_allclose(jnp.concatenate(pieces, axis=1), logits_of(frames), rtol=1e-5, atol=1e-5)
 
 
@@ -82,9 +83,9 @@ def test_the_batch_shrinks(monkeypatch):
     seen = []
     apply_from = type(ONE).apply_from
 
-    def spy(network, variables, images, potentials):
+    def spy(network, variables, images, state):
         seen.append(images.shape[0])
-        return apply_from(network, variables, images, potentials)
+        return apply_from(network, variables, images, state)
 
     monkeypatch.setattr(type(ONE), "apply_from", spy)
     fresh = dataclasses.replace(student())

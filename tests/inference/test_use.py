@@ -22,11 +22,12 @@ import snnkd_jax
 from snnkd_jax import data
 from snnkd_jax.cli.train import main
 from snnkd_jax.data.normalisation import Normalisation
+from snnkd_jax.dynamics.neurons import IF, LIF, PLIF, Neuron
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference.convert import convert
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.interop.stablehlo import write_artifact
-from snnkd_jax.models import Network, Neuron
+from snnkd_jax.models import Network
 from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.convnet import ConvNet
 from snnkd_jax.models.layers import AvgPool, MaxPool
@@ -97,9 +98,9 @@ def traced_sizes(monkeypatch) -> list[int]:
     sizes = []
     apply_from = Network.apply_from
 
-    def spy(network, variables, images, potentials):
+    def spy(network, variables, images, state):
         sizes.append(len(images))
-        return apply_from(network, variables, images, potentials)
+        return apply_from(network, variables, images, state)
 
     monkeypatch.setattr(Network, "apply_from", spy)
     return sizes
@@ -140,10 +141,10 @@ def made(activation: Any, body: Any = ConvNet, **options) -> Trained:
 
 
 CASES = {
-    "lif": lambda: made(Neuron(tau=3.0)),
-    "lif soft, max pooling": lambda: made(Neuron(v_reset=None, decay_input=False), pool=MaxPool),
-    "plif to -0.1": lambda: made(Neuron("plif", v_reset=-0.1)),
-    "if soft, residual": lambda: made(Neuron("if", v_reset=None), ResNet, stage_sizes=(1, 1), stage_channels=(32, 64)),
+    "lif": lambda: made(LIF(tau=3.0)),
+    "lif soft, max pooling": lambda: made(LIF(v_reset=None, decay_input=False), pool=MaxPool),
+    "plif to -0.1": lambda: made(PLIF(v_reset=-0.1)),
+    "if soft, residual": lambda: made(IF(v_reset=None), ResNet, stage_sizes=(1, 1), stage_channels=(32, 64)),
 }
 
 
@@ -266,7 +267,7 @@ def test_summary_adds_up(student):
     """Names, shapes and numbers worked out by hand: 3, 6 and 13 channels of width 0.1."""
     lines = student.summary().splitlines()
     assert lines[0].startswith("convnet, width 0.1, T = 2, trained on digits: images 8 x 8 x 1, classes 0, 1, 2,")
-    assert lines[1] == "neurons: lif, tau = 2 steps, decay_input = True, v_threshold = 1, hard reset to 0"
+    assert lines[1].startswith("neurons: LIF(tau=2.0, v_threshold=1.0, v_reset=0.0, decay_input=True, detach_reset=")
     rows = {line.split()[0]: line.split("  ") for line in lines[3:-1]}
     assert [cell.strip() for cell in rows["conv2"] if cell] == ["conv2", "convolution", "4 x 4 x 6", "162"]
     assert [cell.strip() for cell in rows["act_hidden"] if cell] == ["act_hidden", "neurons", "13", "-"]
@@ -274,7 +275,7 @@ def test_summary_adds_up(student):
     counts = [int(line.split()[-1].replace(",", "")) for line in lines[4:-1] if not line.endswith("-")]
     total = 27 + 162 + 2 * 2 * 6 * 13 + 140 + 3 + 6 + 13
     assert (sum(counts), lines[-1]) == (total, f"{total} parameters")
-    assert "neurons, tau = 3" in made(Neuron("plif")).summary()
+    assert "neurons, tau = 3" in made(PLIF()).summary()
 
 
 def test_images_that_do_not_fit_are_refused(student):

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.distill.presets import PRESETS
-from snnkd_jax.models import MODELS, Neuron, build
+from snnkd_jax.dynamics.neurons import LIF
+from snnkd_jax.models import MODELS, build
 from snnkd_jax.training.compiled import compile_steps
 from snnkd_jax.training.optim import make_optimizer
 from snnkd_jax.training.trainer import Trainer
@@ -32,7 +33,7 @@ def exported(step: Any, *arguments: Any) -> jax.export.Exported:
 def test_training_and_inference_step_are_exported(name):
     teacher = build("vgg11", 5, width=0.05)  # has maps of all sizes
     trainer = Trainer(
-        build(name, 5, neuron=Neuron(), num_steps=2, width=0.05),
+        build(name, 5, neuron=LIF(), num_steps=2, width=0.05),
         PRESETS["kdsnn"],
         make_optimizer("sgd", learning_rate=0.1, num_steps=10),
         Normalisation((0.5,) * 3, (0.2,) * 3),

@@ -23,11 +23,12 @@ from peers import nir_readers as readers
 
 from snnkd_jax.cli.export_nir import export_nir
 from snnkd_jax.data.normalisation import Normalisation
+from snnkd_jax.dynamics.neurons import IF, LIF, PLIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference import trained as loading
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.interop.nir import read_nir, write_nir
-from snnkd_jax.models import Network, Neuron, build
+from snnkd_jax.models import Network, build
 from snnkd_jax.models.activation import Spike
 from snnkd_jax.models.converted import spiking
 from snnkd_jax.models.layers import BatchNorm
@@ -35,7 +36,7 @@ from snnkd_jax.models.stages import Stages
 
 T = 4
 NORMALISATION = Normalisation((0.1, 0.2, 0.3), (1.0, 2.0, 4.0))
-neuron_of = functools.partial(Neuron, v_threshold=0.5 + 2**-16)
+V_THRESHOLD = 0.5 + 2**-16
 
 
 def dyadic_variables(network, image_shape):
@@ -73,12 +74,12 @@ def assert_same_spikes(found, expected):
 
 
 CASES = {
-    "convnet": ("convnet", (12, 8, 3), neuron_of(), 1),
-    "convnet-reset": ("convnet", (12, 8, 1), neuron_of("if", v_reset=-0.25), 1),
-    "vgg11": ("vgg11", (32, 16, 3), neuron_of(decay_input=False, v_reset=0.25), 1),
-    "resnet19": ("resnet19", (16, 8, 3), neuron_of(decay_input=False, tau=4.0), T),
-    "wrn-16-2": ("wrn-16-2", (8, 16, 2), neuron_of("if"), 1),
-    "airbench94": ("airbench94", (16, 8, 3), neuron_of("plif"), T),
+    "convnet": ("convnet", (12, 8, 3), LIF(v_threshold=V_THRESHOLD), 1),
+    "convnet-reset": ("convnet", (12, 8, 1), IF(V_THRESHOLD, -0.25), 1),
+    "vgg11": ("vgg11", (32, 16, 3), LIF(2.0, V_THRESHOLD, 0.25, decay_input=False), 1),
+    "resnet19": ("resnet19", (16, 8, 3), LIF(4.0, V_THRESHOLD, decay_input=False), T),
+    "wrn-16-2": ("wrn-16-2", (8, 16, 2), IF(V_THRESHOLD), 1),
+    "airbench94": ("airbench94", (16, 8, 3), PLIF(v_threshold=V_THRESHOLD), T),
 }
 """Every body, by the model, `[H, W, C]`, the neurons, and the number of frames: 1 for a static image."""
 
@@ -138,7 +139,7 @@ def one_neuron_of_the_paper():
     current = np.zeros(1000, np.float32)
     current[::10] = spikes
     assert current.sum() == 34
-    activation = functools.partial(Spike, Neuron(tau=25.0, v_threshold=0.1), num_steps=1000)
+    activation = functools.partial(Spike, LIF(tau=25.0, v_threshold=0.1), num_steps=1000)
     return current, Network(OneNeuron(activation), 1000), [460, 510, 710, 760]
 
 
@@ -158,18 +159,18 @@ def test_one_neuron_of_the_paper(tmp_path):
 
 
 def test_learnt_time_constant_and_dt_are_written(tmp_path):
-    network = build("convnet", 5, neuron=Neuron("plif"), num_steps=T, width=0.1)
+    network = build("convnet", 5, neuron=PLIF(), num_steps=T, width=0.1)
     variables = dyadic_variables(network, (8, 8, 1))
     variables["params"]["act2"]["w"] = jnp.float32(-np.log(4.5))
     graph: Any = write_nir(tmp_path / "net.nir", network, variables, (8, 8, 1), dt=1e-3)
     np.testing.assert_allclose(graph.nodes["act2"].tau, 5.5e-3, rtol=1e-6)
     np.testing.assert_allclose(graph.nodes["act1"].tau, 2e-3, rtol=1e-6)
     assert nir.read(tmp_path / "net.nir").metadata["dt"] == 1e-3
-    assert neurons_of(read_nir(tmp_path / "net.nir"))["act2"].tau == pytest.approx(5.5)
+    assert neurons_of(read_nir(tmp_path / "net.nir"))["act2"].tau == pytest.approx(5.5)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def neurons_of(read):
-    return {name: step for name, step, _ in read.network.body.steps if isinstance(step, Neuron)}
+    return {name: step for name, step, _ in read.network.body.steps if isinstance(step, LIF | IF)}
 
 
 def test_old_readers_find_no_v_reset(tmp_path):
@@ -178,14 +179,14 @@ def test_old_readers_find_no_v_reset(tmp_path):
             nodes: Any = file["node/nodes"]
             return ["v_reset" in node for node in nodes.values() if node["type"][()] == b"LIF"]
 
-    network = build("convnet", 5, neuron=Neuron(), num_steps=T, width=0.1)
+    network = build("convnet", 5, neuron=LIF(), num_steps=T, width=0.1)
     variables = dyadic_variables(network, (8, 8, 1))
     write_nir(tmp_path / "net.nir", network, variables, (8, 8, 1))
     write_nir(tmp_path / "old.nir", network, variables, (8, 8, 1), old_readers=True)
     assert v_resets(tmp_path / "net.nir") == [True] * 3
     assert v_resets(tmp_path / "old.nir") == [False] * 3
     assert neurons_of(read_nir(tmp_path / "old.nir")) == neurons_of(read_nir(tmp_path / "net.nir"))
-    other = build("convnet", 5, neuron=Neuron(v_reset=-1.0), num_steps=T, width=0.1)
+    other = build("convnet", 5, neuron=LIF(v_reset=-1.0), num_steps=T, width=0.1)
     with pytest.raises(InputError, match=r"old_readers=True.*another v_reset"):
         write_nir(tmp_path / "old.nir", other, variables, (8, 8, 1), old_readers=True)
 
@@ -193,7 +194,7 @@ def test_old_readers_find_no_v_reset(tmp_path):
 def test_what_nir_cannot_say_is_refused(tmp_path):
     shape, path = (16, 16, 3), tmp_path / "net.nir"
     convnet = functools.partial(build, "convnet", 5, num_steps=T, width=0.1)
-    network, ordinary = convnet(neuron=Neuron()), convnet()
+    network, ordinary = convnet(neuron=LIF()), convnet()
     good = dyadic_variables(network, shape)  # of all of them, spiking or not
 
     def refused(network, match, variables=good, **options):
@@ -201,14 +202,14 @@ def test_what_nir_cannot_say_is_refused(tmp_path):
             write_nir(path, network, variables, shape, **options)
         assert not path.exists()
 
-    refused(convnet(neuron=Neuron(v_reset=None)), r"act1: v_reset=None.*train with a number")
-    refused(convnet(neuron=Neuron(), pool="max"), r"pool1: maxima.*pool='avg'")
-    refused(convnet(neuron=Neuron(), dtype=jnp.bfloat16), "dtype=bfloat16")
+    refused(convnet(neuron=LIF(v_reset=None)), r"act1: v_reset=None.*train with a number")
+    refused(convnet(neuron=LIF(), pool="max"), r"pool1: maxima.*pool='avg'")
+    refused(convnet(neuron=LIF(), dtype=jnp.bfloat16), "dtype=bfloat16")
     refused(ordinary, "export a student")
     converted = spiking(ordinary, good, shape, dict.fromkeys(("act1", "act2", "act_hidden"), 1.0), T, 0.5)
     refused(converted[0], "subtract the threshold", converted[1])
     refused(network, r"dt=0", dt=0.0)
-    pyramid = build("pyramidnet18", 5, neuron=Neuron(), num_steps=T, width=0.1)
+    pyramid = build("pyramidnet18", 5, neuron=LIF(), num_steps=T, width=0.1)
     refused(pyramid, "zero-padded shortcuts of pyramidnet18", dyadic_variables(pyramid, shape))
     hidden = {"kernel": good["params"]["hidden"]["kernel"].at[0, 0].set(jnp.nan)}
     broken = good | {"params": good["params"] | {"hidden": hidden}}
@@ -231,7 +232,7 @@ class ReadBeforeItsNorm(nn.Module):
 
 
 def test_a_layer_read_before_and_behind_its_norm_is_refused(tmp_path):
-    network = Network(ReadBeforeItsNorm(functools.partial(Spike, Neuron(), num_steps=T), BatchNorm), T)
+    network = Network(ReadBeforeItsNorm(functools.partial(Spike, LIF(), num_steps=T), BatchNorm), T)
     with pytest.raises(InputError, match="conv1 is read before its norm and behind it"):
         write_nir(tmp_path / "net.nir", network, dyadic_variables(network, (4, 4, 2)), (4, 4, 2))
 
@@ -365,7 +366,7 @@ def damaged(content, rng):
 
 
 def test_a_thousand_damaged_files_are_refused(tmp_path):
-    network = build("convnet", 2, neuron=Neuron(), num_steps=T, width=0.02)
+    network = build("convnet", 2, neuron=LIF(), num_steps=T, width=0.02)
     path = tmp_path / "net.nir"
     write_nir(path, network, dyadic_variables(network, (4, 4, 1)), (4, 4, 1))
     content = path.read_bytes()
@@ -391,7 +392,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_script_writes_the_student_of_a_run(dtype, tmp_path, monkeypatch, capsys):
-    network = build("convnet", 3, neuron=Neuron(), num_steps=T, width=0.1, dtype=dtype)
+    network = build("convnet", 3, neuron=LIF(), num_steps=T, width=0.1, dtype=dtype)
     variables = dyadic_variables(network, (8, 8, 3))
     trained = Trained(network, variables, NORMALISATION, (8, 8, 3), ("a", "b", "c"), "cifar10")
     monkeypatch.setattr(loading, "load_trained", lambda *_: trained)

@@ -10,11 +10,12 @@ import pytest
 from comparison import agrees
 
 from snnkd_jax.data.normalisation import Normalisation
+from snnkd_jax.dynamics.neurons import LIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference.convert import convert, percentiles
 from snnkd_jax.inference.predict import logits_by_step
 from snnkd_jax.inference.trained import Trained
-from snnkd_jax.models import Network, Neuron, build
+from snnkd_jax.models import Network, build
 from snnkd_jax.models.activation import QCFS
 from snnkd_jax.models.converted import ConvertedMaxPool, ConvertedSpike, activations
 from snnkd_jax.models.folding import fold_norms
@@ -50,7 +51,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (20, *SHAPE), np.uint8)
 @pytest.mark.parametrize("name", ["convnet", "vgg11", "resnet19", "wrn-16-2", "pyramidnet18", "airbench94"])
 def test_folded_norms_change_nothing(name):
     """Every body (deeper ones and those of test_imagenet_models.py left out), half of them spiking, with tdBN."""
-    neuron = Neuron(tau=4.0) if name in ("convnet", "resnet19", "airbench94") else None
+    neuron = LIF(tau=4.0) if name in ("convnet", "resnet19", "airbench94") else None
     network = build(name, 5, neuron=neuron, num_steps=2, width=0.1, tdbn=True)
     variables = as_if_trained(network)
     folded, folded_variables = fold_norms(network, variables, SHAPE)
@@ -191,7 +192,7 @@ def test_maxima_are_of_what_came_so_far(spikes):
         assert set(np.unique(whole)) == {0, np.float32(0.3)}
     state, pieces = {}, []
     for part in np.split(x, 4, axis=1):
-        y, state = pool.apply(state, part, mutable=["potentials"])
+        y, state = pool.apply(state, part, mutable=["state"])
         pieces.append(y)
     np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, atol=1e-6)
 
@@ -225,7 +226,7 @@ def test_qcfs_conversion_is_the_quantised_network_where_currents_are_constant():
 
 
 def test_what_cannot_be_converted_is_refused():
-    network, spiking = build("convnet", 5, width=0.1), build("convnet", 5, neuron=Neuron(), width=0.1)
+    network, spiking = build("convnet", 5, width=0.1), build("convnet", 5, neuron=LIF(), width=0.1)
     ordinary = trained(network, network.init(jax.random.key(0), SHAPE))
     with pytest.raises(InputError, match="spiking already"):
         convert(trained(spiking, ordinary.variables), PIXELS, 1)
@@ -240,4 +241,4 @@ def test_what_cannot_be_converted_is_refused():
     with pytest.raises(InputError, match=r"train_images have shape \(20, 8, 16, 3\)"):
         convert(ordinary, PIXELS[:, :8], 1)
     with pytest.raises(InputError, match="levels=4"):
-        build("convnet", 5, neuron=Neuron(), levels=4)
+        build("convnet", 5, neuron=LIF(), levels=4)

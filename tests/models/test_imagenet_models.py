@@ -13,8 +13,9 @@ import pytest
 from network_checks import IMAGES, assert_trees_close, count, moved, shapes, train_outputs
 
 from snnkd_jax.analysis.energy import count as count_operations
+from snnkd_jax.dynamics.neurons import LIF
 from snnkd_jax.errors import InputError
-from snnkd_jax.models import Network, Neuron, build
+from snnkd_jax.models import Network, build
 from snnkd_jax.models.activation import Spike
 from snnkd_jax.models.folding import fold_norms
 from snnkd_jax.models.imagenet_resnet import ImageNetResNet, SEWBlock
@@ -27,14 +28,14 @@ def test_published_parameter_counts():
     for name, published in (("18", 11_689_512), ("34", 21_797_672)):
         for network in (
             build(f"resnet{name}-imagenet", 1000),
-            build(f"sew-resnet{name}", 1000, neuron=Neuron()),
+            build(f"sew-resnet{name}", 1000, neuron=LIF()),
         ):
             assert count(shapes(network, (224, 224, 3))) == published
 
 
 @pytest.mark.parametrize("name", ["resnet18-imagenet", "sew-resnet34"])
 def test_maps_of_a_photograph(name):
-    student = build(name, 10, neuron=Neuron(), num_steps=2)
+    student = build(name, 10, neuron=LIF(), num_steps=2)
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     _, features = jax.eval_shape(student.apply, shapes(student, (224, 224, 3)), images)
     ends = [(1, 2, side, side, channels) for side, channels in ((56, 64), (28, 128), (14, 256), (7, 512))]
@@ -45,7 +46,7 @@ def test_maps_of_a_photograph(name):
 def test_a_block_adds_spikes_to_its_input(bias, added):
     """Silent neurons pass the input on, and its gradient; neurons that fire at each step add 1."""
     block = SEWBlock(
-        3, 1, functools.partial(Spike, Neuron(), num_steps=4), functools.partial(BatchNorm, train=False), jnp.float32
+        3, 1, functools.partial(Spike, LIF(), num_steps=4), functools.partial(BatchNorm, train=False), jnp.float32
     )
     x = jax.random.bernoulli(jax.random.key(0), 0.3, (2, 4, 5, 5, 3)).astype(jnp.float32)
 
@@ -63,7 +64,7 @@ def test_a_block_adds_spikes_to_its_input(bias, added):
 
 def test_sums_of_spikes_multiply_and_spikes_accumulate():
     """A convolution that reads the output of a SEW block costs MACs, one that reads neurons or their maxima ACs."""
-    spike = functools.partial(Spike, Neuron(decay_input=False), num_steps=2)
+    spike = functools.partial(Spike, LIF(decay_input=False), num_steps=2)
     network = Network(ImageNetResNet(4, spike, block=SEWBlock, stage_sizes=(2,), width=0.05), 2)
     variables = moved(network.init(jax.random.key(0), (16, 16, 3)))
     cost = count_operations(network, variables, jax.random.normal(jax.random.key(2), (2, 16, 16, 3)))
@@ -78,8 +79,8 @@ def test_rates_and_folded_norms():
     bodies = [
         ImageNetResNet(5, activation, functools.partial(norm, v_threshold=0.5), pool, **fields)
         for activation, norm, pool in (
-            (functools.partial(Spike, Neuron(v_threshold=0.5), num_steps=1), BatchNorm, MaxPool),
-            (functools.partial(Rate, Neuron(v_threshold=0.5)), RateBatchNorm, RateMaxPool),
+            (functools.partial(Spike, LIF(v_threshold=0.5), num_steps=1), BatchNorm, MaxPool),
+            (functools.partial(Rate, LIF(v_threshold=0.5)), RateBatchNorm, RateMaxPool),
         )
     ]
     through_time, by_rates = Network(bodies[0], 1), Network(bodies[0], 1, bodies[1])
@@ -98,7 +99,7 @@ def test_rates_and_folded_norms():
 
 
 def test_registered_networks_pool_by_the_layer_of_their_gradient():
-    network = build("sew-resnet18", 10, neuron=Neuron(), backprop="rate")
+    network = build("sew-resnet18", 10, neuron=LIF(), backprop="rate")
     assert (network.body.max_pool, network.rate_body.max_pool) == (MaxPool, RateMaxPool)  # pyright: ignore
     with pytest.raises(InputError, match="pool='max': 'sew-resnet18' leaves no choice of pooling"):
         build("sew-resnet18", 10, pool="max")
@@ -129,7 +130,7 @@ def test_networks_against_spikingjelly(kind, monkeypatch):
     ours = build(
         "sew-resnet18" if kind == "sew" else "resnet18-imagenet",
         10,
-        neuron=None if kind == "relu" else Neuron(),
+        neuron=None if kind == "relu" else LIF(),
         num_steps=3,
     )
     variables = from_torch({name: x.numpy() for name, x in peer.state_dict().items()})

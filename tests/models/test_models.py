@@ -1,6 +1,5 @@
 """Bodies and networks: parameter counts, shapes, the injected activation, and what time does to them."""
 
-import dataclasses
 import itertools
 from typing import Any, cast
 
@@ -14,8 +13,9 @@ from network_checks import count, moved, shapes
 
 from snnkd_jax.distill.connector import Connectors
 from snnkd_jax.distill.feature_losses import mask_channels
+from snnkd_jax.dynamics.neurons import LIF, neuron_of
 from snnkd_jax.errors import InputError
-from snnkd_jax.models import MODELS, Neuron, build
+from snnkd_jax.models import MODELS, build
 from snnkd_jax.models.layers import BatchNorm, avg_pool
 
 # Weights and biases for 10 classes and 32x32x3 images, convolutions without bias; derived by hand below.
@@ -98,7 +98,7 @@ def test_every_model_has_a_golden_count():
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("neuron", [None, Neuron()], ids=["relu", "lif"])
+@pytest.mark.parametrize("neuron", [None, LIF()], ids=["relu", "lif"])
 def test_parameter_count(name, neuron):
     agrees(count(shapes(build(name, 10, neuron=neuron))), PARAMETERS[name], name="numbers of parameters")
 
@@ -113,7 +113,7 @@ def test_published_counts():
 @pytest.mark.parametrize("image_shape", [(32, 32, 3), (28, 28, 1), (8, 8, 1)], ids=str)
 def test_shapes(name, image_shape):
     """Teacher and student agree on every stage; the student has T logits."""
-    teacher, student = build(name, 7, width=0.25), build(name, 7, neuron=Neuron(), num_steps=3, width=0.25)
+    teacher, student = build(name, 7, width=0.25), build(name, 7, neuron=LIF(), num_steps=3, width=0.25)
     images = jnp.zeros((2, *image_shape))
     if name.startswith("vgg") and image_shape[0] < 16:
         with pytest.raises(InputError, match="too small"):
@@ -158,7 +158,7 @@ def convolutions(network, images) -> dict[int, int]:
 
 
 def test_first_convolution_is_computed_once_for_a_static_image():
-    student = build("resnet18", 10, neuron=Neuron(), num_steps=4, width=0.1)
+    student = build("resnet18", 10, neuron=LIF(), num_steps=4, width=0.1)
     # 20 convolutions: the stem, 16 in blocks, 3 projections
     assert convolutions(student, jnp.zeros((3, 32, 32, 3))) == {3: 1, 12: 19}
     assert convolutions(student, jnp.zeros((3, 4, 32, 32, 3))) == {12: 20}
@@ -167,7 +167,7 @@ def test_first_convolution_is_computed_once_for_a_static_image():
 @pytest.mark.parametrize("name", ["convnet", "pyramidnet18"])
 def test_static_image_equals_its_repetition(name):
     """Computing the stem once is exact, in evaluation and in training (batch statistics included)."""
-    student = build(name, 4, neuron=Neuron(), num_steps=3, width=0.1)
+    student = build(name, 4, neuron=LIF(), num_steps=3, width=0.1)
     variables = moved(student.init(jax.random.key(0), (8, 8, 1)))
     images = jax.random.normal(jax.random.key(2), (5, 8, 8, 1))
     repeated = jnp.repeat(images[:, None], 3, axis=1)
@@ -180,7 +180,7 @@ def test_static_image_equals_its_repetition(name):
 
 
 def test_examples_do_not_see_each_other_in_evaluation():
-    student = build("convnet", 4, neuron=Neuron(), num_steps=2, width=0.25)
+    student = build("convnet", 4, neuron=LIF(), num_steps=2, width=0.25)
     variables = moved(student.init(jax.random.key(0), (8, 8, 1)))
     images = jax.random.normal(jax.random.key(2), (4, 8, 8, 1))
     logits, _ = jax.jit(student.apply)(variables, images)
@@ -189,7 +189,7 @@ def test_examples_do_not_see_each_other_in_evaluation():
 
 
 def test_student_takes_the_variables_of_its_teacher():
-    teacher, student = build("vgg11", 10, width=0.1), build("vgg11", 10, width=0.1, neuron=Neuron())
+    teacher, student = build("vgg11", 10, width=0.1), build("vgg11", 10, width=0.1, neuron=LIF())
     assert shapes(teacher) == shapes(student)
 
 
@@ -197,7 +197,7 @@ def test_convnet_against_numpy():
     """A whole spiking network, step by step with loops over time: its convolutions by SciPy in float64."""
     from scipy.signal import correlate
 
-    student = build("convnet", 3, neuron=Neuron(tau=1.5), num_steps=3, width=0.1)
+    student = build("convnet", 3, neuron=LIF(tau=1.5), num_steps=3, width=0.1)
     variables = moved(student.init(jax.random.key(0), (8, 8, 2)))
     image = 4 * np.asarray(jax.random.normal(jax.random.key(3), (8, 8, 2)), np.float64)
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
@@ -261,7 +261,7 @@ def test_batch_norm_agrees_with_flax():
 
 
 def test_tdbn_counts_the_threshold_from_rest():
-    neuron = Neuron(v_reset=-1.0, v_threshold=-0.5)
+    neuron = LIF(v_reset=-1.0, v_threshold=-0.5)
     assert build("convnet", 4, neuron=neuron, tdbn=True).body.norm.keywords["v_threshold"] == 0.5  # pyright: ignore
 
 
@@ -278,7 +278,7 @@ def test_batch_norm_of_one_value_a_channel_is_refused():
 
 def test_tdbn_reaches_the_residual_sum():
     """With tdBN and threshold 2, the norm before a neuron has standard deviation 2, those of a sum 2 / sqrt 2."""
-    student = build("resnet18", 4, neuron=Neuron(v_threshold=2.0), num_steps=2, width=0.1, tdbn=True)
+    student = build("resnet18", 4, neuron=LIF(v_threshold=2.0), num_steps=2, width=0.1, tdbn=True)
     variables = student.init(jax.random.key(0), (8, 8, 3))
     images = jax.random.normal(jax.random.key(1), (16, 8, 8, 3))
     seen: dict[str, jax.Array] = {}
@@ -353,7 +353,7 @@ def test_a_generator_restores_what_is_blanked():
 
 @pytest.mark.parametrize("kind", ["plif", "if"])
 def test_neuron_kinds_differ_and_plif_starts_as_lif(kind):
-    networks = {k: build("convnet", 3, neuron=Neuron(k, tau=3.0), num_steps=4, width=0.2) for k in ("lif", kind)}
+    networks = {k: build("convnet", 3, neuron=neuron_of(k, tau=3.0), num_steps=4, width=0.2) for k in ("lif", kind)}
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
     logits = {}
     for k, network in networks.items():
@@ -366,7 +366,7 @@ def test_neuron_kinds_differ_and_plif_starts_as_lif(kind):
 
 
 def test_bfloat16_computes_in_bfloat16_and_answers_in_float32():
-    student = build("convnet", 3, neuron=Neuron(), num_steps=2, width=0.2, dtype=jnp.bfloat16)
+    student = build("convnet", 3, neuron=LIF(), num_steps=2, width=0.2, dtype=jnp.bfloat16)
     variables = student.init(jax.random.key(0), (8, 8, 1))
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     logits, features = student.apply(variables, jnp.ones((2, 8, 8, 1)))
@@ -387,10 +387,12 @@ def test_bfloat16_computes_in_bfloat16_and_answers_in_float32():
         ({"num_steps": float("nan")}, "num_steps=nan"),
         ({"neuron": None, "levels": 2.5}, r"levels=2\.5"),
         ({"levels": 4}, "levels=4 is of an ordinary network"),
+        ({"neuron": "lif"}, "neuron='lif' must be an object with parameters, init and step"),
+        ({"neuron": LIF}, "LIF.* must be an object"),
     ],
 )
 def test_bad_arguments_are_named(change, message):
-    arguments = {"name": "convnet", "num_classes": 10, "neuron": Neuron()} | change
+    arguments = {"name": "convnet", "num_classes": 10, "neuron": LIF()} | change
     with pytest.raises(InputError, match=message):
         build(**arguments)
 
@@ -400,6 +402,7 @@ def test_bad_arguments_are_named(change, message):
     [
         ({"kind": "hh"}, "neuron 'hh' is unknown"),
         ({"tau": 0.5}, "tau=0.5"),
+        ({"kind": "if", "tau": 0.5, "v_threshold": 0.0}, "v_threshold=0.0"),
         ({"kind": "plif", "tau": 1.0}, "tau=1.0"),
         ({"v_threshold": 0.0}, "v_threshold=0.0"),
         ({"v_reset": 2.0}, "v_threshold=1.0"),
@@ -407,7 +410,7 @@ def test_bad_arguments_are_named(change, message):
 )
 def test_bad_neurons_are_named(change, message):
     with pytest.raises(InputError, match=message):
-        dataclasses.replace(Neuron(), **change)
+        neuron_of(**{"kind": "lif"} | change)
 
 
 def test_names_as_in_the_papers():
@@ -416,7 +419,7 @@ def test_names_as_in_the_papers():
 
 
 def test_images_of_a_wrong_rank_and_length_are_refused():
-    teacher, student = build("convnet", 3, width=0.1), build("convnet", 3, neuron=Neuron(), num_steps=4, width=0.1)
+    teacher, student = build("convnet", 3, width=0.1), build("convnet", 3, neuron=LIF(), num_steps=4, width=0.1)
     with pytest.raises(InputError, match=r"\[B, H, W, C\]"):
         teacher.apply(teacher.init(jax.random.key(0), (8, 8, 1)), jnp.zeros((1, 4, 8, 8, 1)))
     with pytest.raises(InputError, match="5 steps"):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from network_checks import IMAGES, assert_trees_close, train_outputs
 
+from snnkd_jax.dynamics.neurons import LIF, PLIF, Neuron, neuron_of
 from snnkd_jax.dynamics.surrogate import fast_sigmoid
 from snnkd_jax.errors import InputError
-from snnkd_jax.models import Network, Neuron, build
+from snnkd_jax.models import Network, build
 from snnkd_jax.models.activation import Spike
 from snnkd_jax.models.layers import AvgPool, BatchNorm, MaxPool
 from snnkd_jax.models.rate import Rate, RateBatchNorm, RateMaxPool, linearise
@@ -29,7 +30,7 @@ def both(neuron: Neuron, num_steps: int, pools=(MaxPool, RateMaxPool), **body) -
 @pytest.mark.parametrize("name", ["convnet", "vgg11", "resnet19", "wrn-16-2", "pyramidnet18", "airbench94"])
 def test_one_step_is_backpropagation_through_time(name):
     """Every body (deeper ones and those of test_imagenet_models.py left out): learnable tau, tdBN and a soft reset."""
-    kind = {"neuron": Neuron("plif", v_reset=None), "num_steps": 1, "width": 0.1, "tdbn": True}
+    kind = {"neuron": PLIF(v_reset=None), "num_steps": 1, "width": 0.1, "tdbn": True}
     pool = "max" if name.startswith(("vgg", "convnet", "airbench")) else "avg"
     networks = [build(name, 5, backprop=backprop, pool=pool, **kind) for backprop in ("bptt", "rate")]
     variables = networks[0].init(jax.random.key(0), (16, 16, 3))
@@ -43,7 +44,7 @@ def test_one_step_is_backpropagation_through_time(name):
 @pytest.mark.parametrize("v_reset", [0.0, None])
 def test_one_layer_with_a_linear_read_out_is_exact_for_any_number_of_steps(v_reset):
     """A static image gives the layer one current at all steps, and mean logits send one cotangent to all of them."""
-    neuron = Neuron("plif", v_reset=v_reset, decay_input=False)
+    neuron = PLIF(v_reset=v_reset, decay_input=False)
     networks = both(neuron, 5, (AvgPool, AvgPool), stage_sizes=(1,), width=0.2)
     variables = networks[0].init(jax.random.key(0), (16, 16, 3))
     expected, found = (train_outputs(network, variables) for network in networks)
@@ -54,7 +55,7 @@ def test_one_layer_with_a_linear_read_out_is_exact_for_any_number_of_steps(v_res
 
 def test_neurons_without_memory_are_exact_at_any_depth():
     """tau = 1 forgets within a step, so that all steps of a static image are alike; max pooling included."""
-    networks = both(Neuron(tau=1.0), 3, stage_sizes=(1, 2, 1), width=0.2)
+    networks = both(LIF(tau=1.0), 3, stage_sizes=(1, 2, 1), width=0.2)
     variables = networks[0].init(jax.random.key(0), (16, 16, 3))
     expected, found = (train_outputs(network, variables) for network in networks)
     assert_trees_close(found[2:], expected[2:], 2e-5, "rates, neurons without memory")
@@ -62,7 +63,7 @@ def test_neurons_without_memory_are_exact_at_any_depth():
 
 def test_neurons_far_above_threshold_are_exact_at_any_depth():
     """They fire and reset at every step, so that the next layer sees a constant; the surrogate's tail still passes."""
-    neuron = Neuron(detach_reset=True, surrogate=fast_sigmoid(1.0))
+    neuron = LIF(detach_reset=True, surrogate=fast_sigmoid(1.0))
     networks = both(neuron, 4, stage_sizes=(1, 1), width=0.1)
     variables = networks[0].init(jax.random.key(0), (16, 16, 3))
     high = jax.tree_util.tree_map_with_path(
@@ -78,7 +79,7 @@ def test_neurons_far_above_threshold_are_exact_at_any_depth():
 @pytest.mark.slow
 def test_elsewhere_it_points_the_same_way():
     """Several layers of neurons near threshold: not equal, but a descent direction."""
-    neuron = Neuron(decay_input=False, v_reset=None, detach_reset=True)
+    neuron = LIF(decay_input=False, v_reset=None, detach_reset=True)
     networks = [build("vgg11", 5, neuron=neuron, num_steps=4, width=0.5, backprop=b) for b in ("bptt", "rate")]
     variables = networks[0].init(jax.random.key(0), (16, 16, 3))
     expected, found = (train_outputs(network, variables) for network in networks)
@@ -91,7 +92,7 @@ def test_elsewhere_it_points_the_same_way():
 @pytest.mark.slow
 def test_values_are_those_of_the_spiking_network():
     """Logits of every step, firing rates, batch statistics and the means over time of all stage ends."""
-    networks = [build("wrn-16-2", 5, neuron=Neuron(), num_steps=3, width=0.5, backprop=b) for b in ("bptt", "rate")]
+    networks = [build("wrn-16-2", 5, neuron=LIF(), num_steps=3, width=0.5, backprop=b) for b in ("bptt", "rate")]
     variables = networks[0].init(jax.random.key(0), (16, 16, 3))
     (logits, features, statistics, _), (z, means, new_statistics, _) = (train_outputs(n, variables) for n in networks)
     np.testing.assert_array_equal(z, logits)
@@ -103,7 +104,7 @@ def test_values_are_those_of_the_spiking_network():
 
 
 def test_a_loss_on_single_steps_sends_the_sum_of_its_gradients():
-    neuron = Neuron(decay_input=False)
+    neuron = LIF(decay_input=False)
     network = both(neuron, 3, stage_sizes=(1, 1), width=0.1)[1]
     variables = network.init(jax.random.key(0), (16, 16, 3))
     weights = jax.random.normal(jax.random.key(2), (6, 3, 5))
@@ -120,7 +121,7 @@ def test_a_loss_on_single_steps_sends_the_sum_of_its_gradients():
 
 def test_frames_reach_the_stem_as_their_mean():
     """One frame a step: equal ones are a static image, and ones of mean 0 leave the stem without a gradient."""
-    network = both(Neuron(decay_input=False), 3, stage_sizes=(1,), width=0.1)[1]
+    network = both(LIF(decay_input=False), 3, stage_sizes=(1,), width=0.1)[1]
     variables = network.init(jax.random.key(0), (16, 16, 3))
     frames = jnp.repeat(IMAGES[:, None], 3, axis=1)
     expected = train_outputs(network, variables)[3]
@@ -134,7 +135,7 @@ def test_frames_reach_the_stem_as_their_mean():
 @pytest.mark.parametrize("kind", ["lif", "plif"])
 def test_half_precision_convolutions_keep_float32_gradients(kind):
     network = build(
-        "vgg11", 5, neuron=Neuron(kind), num_steps=2, width=0.1, pool="max", backprop="rate", dtype="bfloat16"
+        "vgg11", 5, neuron=neuron_of(kind), num_steps=2, width=0.1, pool="max", backprop="rate", dtype="bfloat16"
     )
     variables = network.init(jax.random.key(0), (16, 16, 3))
     gradients = jax.tree.leaves(train_outputs(network, variables)[3])
@@ -146,7 +147,7 @@ def test_half_precision_convolutions_keep_float32_gradients(kind):
 def compiled(backprop, num_steps):
     # A published body takes a minute to compile. Of four convolutions, the layer at hand is a quarter of all that
     # backpropagation through time keeps; of eight it is little.
-    through_time, rates = both(Neuron(), num_steps, stage_sizes=(4, 4), width=0.5)
+    through_time, rates = both(LIF(), num_steps, stage_sizes=(4, 4), width=0.5)
     network = rates if backprop == "rate" else through_time
     variables = jax.eval_shape(lambda: network.init(jax.random.key(0), (32, 32, 3)))
     images = jax.ShapeDtypeStruct((8, 32, 32, 3), jnp.float32)
@@ -186,7 +187,7 @@ def test_linearise_has_the_value_and_the_slope_it_is_given():
 
 def test_wrong_choices_are_refused():
     with pytest.raises(InputError, match="backprop 'rtrl'"):
-        build("vgg11", 5, neuron=Neuron(), backprop="rtrl")  # pyright: ignore[reportArgumentType]
+        build("vgg11", 5, neuron=LIF(), backprop="rtrl")  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match=r"pool='max'.*resnet18"):
         build("resnet18", 5, pool="max")
     assert isinstance(build("vgg11", 5, pool="max").body, nn.Module)

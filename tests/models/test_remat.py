@@ -9,8 +9,9 @@ import jax.extend.core
 import jax.numpy as jnp
 import pytest
 
+from snnkd_jax.dynamics.neurons import LIF, PLIF
 from snnkd_jax.errors import InputError
-from snnkd_jax.models import Network, Neuron, build
+from snnkd_jax.models import Network, build
 from snnkd_jax.models.activation import Spike
 from snnkd_jax.models.airbench import Airbench
 from snnkd_jax.models.convnet import ConvNet
@@ -33,7 +34,7 @@ BODIES = {
 
 
 def network(body: str, remat: str) -> Network:
-    spike = functools.partial(Spike, Neuron("plif"), num_steps=2)
+    spike = functools.partial(Spike, PLIF(), num_steps=2)
     make: Any = BODIES[body]
     return Network(make(num_classes=3, activation=spike, remat=remat), 2)
 
@@ -76,7 +77,7 @@ def count(jaxpr: Any) -> int:
 def test_the_backward_pass_computes_each_region_again(remat, regions):
     """ResNet-18 has four stages of two blocks, with two pairs of a norm and neurons each, which are computed with their
     region, and once more by themselves; evaluation has nothing to compute again."""
-    student = build("resnet18", 3, neuron=Neuron(), num_steps=2, width=0.05, remat=remat)
+    student = build("resnet18", 3, neuron=LIF(), num_steps=2, width=0.05, remat=remat)
     variables = jax.eval_shape(lambda: student.init(jax.random.key(0), SHAPE))
     arguments = variables["params"], variables["batch_stats"]
     assert count(jax.make_jaxpr(gradient(student))(*arguments).jaxpr) == regions
@@ -85,7 +86,7 @@ def test_the_backward_pass_computes_each_region_again(remat, regions):
 
 def test_rates_survive_and_nothing_is_computed_again_for_them():
     students = [
-        build("convnet", 3, neuron=Neuron("plif"), num_steps=2, width=0.1, backprop="rate", remat=remat)
+        build("convnet", 3, neuron=PLIF(), num_steps=2, width=0.1, backprop="rate", remat=remat)
         for remat in ("none", "stage")
     ]
     variables = students[0].init(jax.random.key(0), SHAPE)

@@ -21,8 +21,9 @@ from compilation import QUICKLY
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.distill.presets import PRESETS
+from snnkd_jax.dynamics.neurons import PLIF
 from snnkd_jax.errors import InputError
-from snnkd_jax.models import Neuron, build
+from snnkd_jax.models import build
 from snnkd_jax.parallel import hosts
 from snnkd_jax.parallel.mesh import data_mesh, divided, put_batch
 from snnkd_jax.runs.optimisation import OptimisationConfig
@@ -56,7 +57,7 @@ def test_two_processes_with_two_devices_train_what_one_does(tmp_path, monkeypatc
 def trainer() -> Trainer:
     """With neuron parameters, moments and a clipping state."""
     return Trainer(
-        build("convnet", 4, neuron=Neuron("plif"), num_steps=2, width=0.25),
+        build("convnet", 4, neuron=PLIF(), num_steps=2, width=0.25),
         PRESETS["none"],
         make_optimizer("adamw", learning_rate=0.01, num_steps=20, clip_norm=1.0),
         Normalisation((0.5,), (0.2,)),

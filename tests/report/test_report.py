@@ -62,7 +62,7 @@ def make_run(
     (directory / "student" / "network.json").write_text(json.dumps({"class_names": names}))
     t = config.student.num_steps
     recorded = tuple(
-        Layer(name, 500, rng.random((t, 20)) < 0.3, rng.normal(0.3, 0.4, (t, 20)).astype(np.float32))
+        Layer(name, 500, rng.random((t, 20)) < 0.3, rng.normal(0.3, 0.4, (t, 20)).astype(np.float32), 0.0, 1.0)
         for name in layer_names
     )
     confusion = (np.diag(np.full(classes, 30)) + rng.poisson(0.3, (classes, classes))).astype(np.int32)

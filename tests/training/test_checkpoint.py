@@ -13,8 +13,9 @@ import pytest
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.distill.presets import PRESETS
+from snnkd_jax.dynamics.neurons import PLIF
 from snnkd_jax.errors import InputError
-from snnkd_jax.models import Neuron, build
+from snnkd_jax.models import build
 from snnkd_jax.parallel.mesh import data_mesh, put_batch, put_replicated
 from snnkd_jax.training import checkpoint
 from snnkd_jax.training.checkpoint import Checkpoints, load_network
@@ -31,7 +32,7 @@ LAST = 6
 def trainer() -> Trainer:
     """With everything a state can hold: connectors, plif parameters, AdamW's moments, a clipping state."""
     return Trainer(
-        build("convnet", 4, neuron=Neuron("plif"), num_steps=2, width=0.1),
+        build("convnet", 4, neuron=PLIF(), num_steps=2, width=0.1),
         PRESETS["kdsnn"],
         make_optimizer("adamw", learning_rate=0.01, num_steps=20, clip_norm=1.0),
         Normalisation((0.5,), (0.2,)),

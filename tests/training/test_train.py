@@ -29,8 +29,9 @@ from snnkd_jax.digest import checksum
 from snnkd_jax.distill.logit_terms import Dist, StrongToWeak
 from snnkd_jax.distill.objective import Objective, Term
 from snnkd_jax.distill.presets import PRESETS
+from snnkd_jax.dynamics.neurons import LIF, PLIF
 from snnkd_jax.errors import InputError
-from snnkd_jax.models import Neuron, build
+from snnkd_jax.models import build
 from snnkd_jax.parallel.compiler import quick_compile_options
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh, put_batch, put_replicated
 from snnkd_jax.training.compiled import compile_steps
@@ -170,7 +171,7 @@ def test_a_training_begins_with_given_weights_and_leaves_them_alone():
     mesh = one_device()
     teacher = build("convnet", 5, width=0.25)
     given = jax.tree.map(lambda x: x + 0.5, teacher.init(jax.random.key(9), SHAPE))
-    trainer = make("none", build("convnet", 5, neuron=Neuron("plif"), num_steps=2, width=0.25))
+    trainer = make("none", build("convnet", 5, neuron=PLIF(), num_steps=2, width=0.25))
     compiled = compile_steps(trainer, mesh)
     given = put_replicated(mesh, given)
     drawn, begun = compiled.init(), compiled.init(given)
@@ -202,7 +203,7 @@ def test_weights_of_another_shape_are_refused(name, width, told):
 
 @pytest.mark.optimised
 def test_a_quickly_compiled_program_draws_the_weights_of_an_optimised_one(monkeypatch):
-    trainer = make(network=build("convnet", 5, neuron=Neuron("plif"), num_steps=3, width=0.25))
+    trainer = make(network=build("convnet", 5, neuron=PLIF(), num_steps=3, width=0.25))
     found, expected = compile_steps(trainer, one_device()).init(), jax.jit(trainer.init)()
     assert_close(found, expected, 1e-6)
     assert quick_compile_options("tpu") == {}
@@ -234,7 +235,7 @@ def test_augmentation_is_keyed_by_seed_and_step():
 
 
 def test_bfloat16_trains_in_float32_state():
-    student = build("convnet", 5, neuron=Neuron(), num_steps=2, width=0.25, dtype=jnp.bfloat16)
+    student = build("convnet", 5, neuron=LIF(), num_steps=2, width=0.25, dtype=jnp.bfloat16)
     state, metrics = run(make("temporal", network=student), one_device(), 3)
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype(np.float32)}
     assert np.isfinite(metrics["loss"])
@@ -275,7 +276,7 @@ def test_evaluation_counts_every_example_once():
 def test_any_teacher_can_guide_any_student(student, teacher, preset):
     """Different numbers of stages and channels: the whole step has the shapes it should have, with every preset."""
     trainer = Trainer(
-        build(student, 5, neuron=Neuron(), num_steps=2, width=0.1),
+        build(student, 5, neuron=LIF(), num_steps=2, width=0.1),
         PRESETS[preset],
         make_optimizer("sgd", learning_rate=0.1, num_steps=10),
         Normalisation((0.5,) * 3, (0.2,) * 3),
@@ -310,10 +311,10 @@ def test_blur_blanks_other_channels_at_every_step():
 def test_a_classifier_that_cannot_read_the_student_is_refused():
     with pytest.raises(InputError, match="the student's classifier reads a hidden layer"):
         make("enof")
-    vgg = [build("airbench94", 5, neuron=neuron, width=width) for neuron, width in ((Neuron(), 0.1), (None, 0.2))]
+    vgg = [build("airbench94", 5, neuron=neuron, width=width) for neuron, width in ((LIF(), 0.1), (None, 0.2))]
     with pytest.raises(InputError, match="classifier reads 51 channels, the student's last stage has 26"):
         dataclasses.replace(make(), network=vgg[0], teacher=vgg[1], objective=PRESETS["enof"])
-    vgg = [build("vgg11", 5, neuron=neuron, width=0.1, pool="max") for neuron in (Neuron(), None)]
+    vgg = [build("vgg11", 5, neuron=neuron, width=0.1, pool="max") for neuron in (LIF(), None)]
     options = {"network": vgg[0], "teacher": vgg[1], "objective": PRESETS["enof"]}
     with pytest.raises(InputError, match="the student's classifier reads maxima of its last stage, not the mean"):
         dataclasses.replace(make(), image_shape=(32, 32, 3), **options)
