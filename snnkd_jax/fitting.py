@@ -20,6 +20,7 @@ import optax
 from jax.sharding import Mesh
 
 from snnkd_jax.analysis.observation import observe, save_observation
+from snnkd_jax.data.augment import Augment, Augmentation, InUnitRange
 from snnkd_jax.data.inputs import Data, Inputs
 from snnkd_jax.digest import fingerprint, sha256, title, traced
 from snnkd_jax.distill.objective import Objective
@@ -41,7 +42,7 @@ from snnkd_jax.training.metrics import MetricsLog
 from snnkd_jax.training.optim import make_optimizer
 from snnkd_jax.training.saved import describe, write_network
 from snnkd_jax.training.teacher_store import taught_source
-from snnkd_jax.training.trainer import Augment, TeacherNetwork, Trainer
+from snnkd_jax.training.trainer import TeacherNetwork, Trainer
 
 Optimizer = optax.GradientTransformation | Callable[[int], optax.GradientTransformation] | None
 """An optax transformation, or a function of the number of training steps that makes one; None: `default_optimizer`."""
@@ -118,7 +119,7 @@ def fit(
         teacher_normalisation=None if teacher is None else teacher.normalisation,
         objective=objective,
         optimizer=_made(optimizer, epochs, inputs.training.steps_per_epoch),
-        augment=augment,
+        augment=augment if augment is None or isinstance(augment, Augmentation) else InUnitRange(augment),
         batch_size=batch_size,
         seed=seed,
         accumulate=accumulate,

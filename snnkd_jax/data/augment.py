@@ -1,12 +1,28 @@
 """Augmentation as array code on the device: the same key gives the same images, on any number of devices."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from snnkd_jax.data.normalisation import in_unit_range
 from snnkd_jax.errors import InputError
+
+Augment = Callable[[Array, Array], Array]
+"""A pure function of a key and of images `[B, ...]`, which returns images of the same shape and dtype."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InUnitRange:
+    """An augmentation that takes images in [0, 1], for images as they are stored: bytes, or floats in [0, 1]."""
+
+    augment: Augment
+
+    def __call__(self, key: Array, images: Array) -> Array:
+        """Images of either kind to float32 ones in [0, 1]."""
+        return self.augment(key, in_unit_range(images))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +31,8 @@ class Augmentation:
 
     `crop_padding` p shifts by up to p pixels each way (zero-padding by p and cropping at random), `flip` mirrors left
     to right with probability 1/2, `cutout` blanks a square of that side centred anywhere in the image; 0 switches off.
-    Blank is black, as in the padding, where DeVries & Taylor 2017 (arXiv 1708.04552) fill with the mean.
+    These move and blank pixels, so bytes and floats are augmented alike. Blank is black, as in the padding, where
+    DeVries & Taylor 2017 (arXiv 1708.04552) fill with the mean.
     """
 
     crop_padding: int = 0

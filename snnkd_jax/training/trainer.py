@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from snnkd_jax.data.normalisation import Normalisation, in_unit_range
+from snnkd_jax.data.augment import Augment
+from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.distill.guidance import Guidance, Targets
 from snnkd_jax.distill.objective import Objective
 from snnkd_jax.distill.outputs import StudentOutputs
@@ -26,8 +27,6 @@ from snnkd_jax.models import Network, Variables, with_weights_of
 # Of the key of a step, apart from those that the augmentation splits off; and of that, for modules with dropout.
 _BLUR, _DROPOUT = 1_000_000, 1
 
-Augment = Callable[[Array, Array], Array]
-"""A pure function of a key and of images `[B, ...]` in [0, 1], which returns such images."""
 
 Metrics = dict[str, Any]
 Batch = dict[str, Any]
@@ -213,8 +212,7 @@ class Trainer:
         return self._targets(teacher_variables, self._augmented(self._key(step), images))
 
     def _augmented(self, key: Array, images: Array) -> Array:
-        pixels = in_unit_range(images)
-        return pixels if self.augment is None else self.augment(key, pixels)
+        return images if self.augment is None else self.augment(key, images)
 
     def _key(self, step: Array) -> Array:
         return jax.random.fold_in(jax.random.key(self.seed), step)

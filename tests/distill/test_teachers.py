@@ -405,6 +405,7 @@ def test_a_converted_teacher_is_loaded_as_one_of_the_runs_networks(tmp_path):
         }
         write_json(tmp_path / pool / "teacher" / "network.json", description)
         found = load(tmp_path / pool, "teacher")
+        assert found.network.arguments
         assert (found.network.arguments.pool, found.normalisation) == (pool, Normalisation((0.5,), (0.25,)))
         jax.tree.map(np.testing.assert_array_equal, found.variables, variables)
         images = jnp.linspace(-1, 1, 64).reshape(1, *SHAPE)
