@@ -365,4 +365,4 @@ def only_warned(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        warnings.warn(f"{what} ({type(error).__name__}: {error})", stacklevel=2)
+        warnings.warn(f"{what} ({type(error).__name__}: {error})", stacklevel=3)

@@ -83,10 +83,17 @@ def observe(
     images, label, logits, layers = seen
     confusion = np.zeros((logits.shape[-1],) * 2, np.int32)
     np.add.at(confusion, (np.concatenate(classes), np.concatenate(answers)), 1)
-    made_of = neurons(network, variables, images.shape[1:])
+    made_of = neurons(network, variables, images.shape[-3:])
     most = max(1, min(MAX_NEURONS, MAX_VALUES // (len(layers) * len(logits))))
     sampled = tuple(_sampled(name, made_of[name], spikes, v, most) for name, (spikes, v) in layers.items())
-    return Observation(confusion, images[0], label, logits, sampled)
+    return Observation(confusion, _picture(images[0]), label, logits, sampled)
+
+
+def _picture(image: NDArray) -> NDArray[np.uint8]:
+    """One image `[H, W, C]`, or the mean of the frames of a sequence, as bytes, grey or RGB."""
+    pixels = image if image.dtype == np.uint8 else np.round(255 * image)
+    pixels = pixels.mean(axis=0) if image.ndim == 4 else pixels
+    return (pixels if pixels.shape[-1] in (1, 3) else pixels.mean(axis=-1, keepdims=True)).astype(np.uint8)
 
 
 def _sampled(name: str, neuron: Neuron, spikes: NDArray, v: NDArray, most: int) -> Layer:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from snnkd_jax.dynamics.neurons import State
 from snnkd_jax.models.activation import Spike
@@ -21,7 +22,7 @@ def record(network: Network, variables: Variables, images: Array) -> tuple[Array
     Args:
         network: makes its `num_steps` T.
         variables: as from `Network.init`.
-        images: normalised and static, `[B, H, W, C]`.
+        images: normalised, `[B, H, W, C]`, or one frame per step, `[B, T, H, W, C]`.
 
     Returns:
         Logits `[B, T, K]`, and for each layer of neurons, by its name and in the order in which an image passes them,
@@ -30,19 +31,21 @@ def record(network: Network, variables: Variables, images: Array) -> tuple[Array
     Raises:
         InputError: for an ordinary network.
     """
-    body: Any = network.with_steps(1).body
+    one = network.with_steps(1)
 
-    def step(state: Variables, _: None) -> tuple[Variables, Any]:
-        apply = functools.partial(body.apply, variables | state, images[:, None], train=False)
-        (logits, _), calls, updates = recorded(apply, lambda module: isinstance(module, Spike), ("state",))
+    def step(state: Variables, t: ArrayLike) -> tuple[Variables, Any]:
+        frame = images[:, None] if images.ndim == 4 else images[:, t][:, None]
+        apply = functools.partial(one.body.apply, variables | state, frame, train=False)
+        outputs, calls, updates = recorded(apply, lambda module: isinstance(module, Spike), ("state",))
+        logits, _ = one.checked(outputs, frame)
         layers = OrderedDict()  # of a plain dict, JAX would sort the names
         for call in calls:
             after = functools.reduce(operator.getitem, call.module.path, updates["state"])["neurons"]
             layers[call.name] = call.output[0, 0], potential(after, call.output[:, 0])[0]
         return {"state": updates["state"]}, (logits[:, 0].astype(jnp.float32), layers)
 
-    state, first = step({}, None)  # from a state that only the neurons know
-    _, others = jax.lax.scan(step, state, length=(network.num_steps or 1) - 1)
+    state, first = step({}, 0)  # from a state that only the neurons know
+    _, others = jax.lax.scan(step, state, jnp.arange(1, network.num_steps or 1))
     logits, layers = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, others)
     return logits.swapaxes(0, 1), layers
 

@@ -18,6 +18,7 @@ _KINDS = {
     nn.Conv: "convolution",
     nn.Dense: "dense",
     BatchNorm: "batch norm",
+    nn.BatchNorm: "batch norm",
     FoldedNorm: "folded norm",
     AvgPool: "mean pooling",
     MaxPool: "max pooling",
