@@ -135,7 +135,7 @@ ROWS: dict[str, dict[str, Check]] = {
     },
     "objectives": {
         "objectives": Check(
-            "distill.objective distill.logit_terms distill.feature_terms distill.presets",
+            "distill.objective distill.logit_terms distill.feature_terms distill.presets distill.losses.dist_distance",
             "SciPy and loops over examples, in float64",
         )
     },
