@@ -53,9 +53,10 @@ class Guidance:
         if not self._connectors:
             return {}
         stages = {name: jnp.zeros((1, *x.shape[2:])) for name, x in self._student_outputs.stages.items()}
+        keys = self._keys(key)
         variables: dict[str, Any] = {
-            name: connectors.init(key, stages, train=False, blur_key=key)
-            for (name, connectors), key in zip(self._connectors.items(), self._keys(key), strict=True)
+            name: connectors.init(keys[name], stages, train=False, blur_key=keys[name])
+            for name, connectors in self._connectors.items()
         }
         return {part: {name: v[part] for name, v in variables.items()} for part in ("params", "batch_stats")}
 
@@ -88,8 +89,7 @@ class Guidance:
         """
         teacher = None if targets is None else self._outputs(teacher_variables, targets)
         stages = {name: time_mean(x) for name, x in student.stages.items()} if self._connectors else {}
-        keys = dict(zip(self._connectors, self._keys(key), strict=True))
-        values, batch_stats = {}, {}
+        keys, values, batch_stats = self._keys(key), {}, {}
         for term in self.objective.active:
             connected = {}
             if term.name in self._connectors:
@@ -101,9 +101,9 @@ class Guidance:
             values[term.name] = term(dataclasses.replace(student, connected=connected), teacher, labels)
         return values, batch_stats
 
-    def _keys(self, key: Array) -> list[Array]:
+    def _keys(self, key: Array) -> dict[str, Array]:
         """One for each term with connectors; that of the first is `key` itself."""
-        return [jax.random.fold_in(key, i) if i else key for i in range(len(self._connectors))]
+        return {name: jax.random.fold_in(key, i) if i else key for i, name in enumerate(self._connectors)}
 
     def _read(self, logits: Array, features: Mapping[str, Any]) -> Targets:
         maps = {kind: {name: features[kind][name] for name in pairs.values()} for kind, pairs in self._compared.items()}

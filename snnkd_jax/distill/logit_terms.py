@@ -27,9 +27,8 @@ from snnkd_jax.distill.losses import (
     check_in_range,
     check_temperature,
     cross_entropy,
+    dist_distance,
     head_tail_divergence,
-    inter_class_distance,
-    intra_class_distance,
     kd_divergence,
     logit_deviation,
     negative_entropy,
@@ -65,6 +64,7 @@ class Softened:
     """The softmax temperature tau of the terms that have one."""
 
     temperature: float = 4.0
+    needs: ClassVar = ()
 
     def __post_init__(self):
         check_temperature(self.temperature)
@@ -72,76 +72,52 @@ class Softened:
 
 @dataclasses.dataclass(frozen=True)
 class KL(Softened):
-    """`kd_divergence`, from the teacher's soft labels."""
+    """`kd_divergence` from the teacher's soft labels."""
 
     per_step: bool = False
     needs: ClassVar = ("teacher",)
+    divergence: ClassVar = staticmethod(kd_divergence)
 
     def __call__(self, student: StudentOutputs, teacher: TeacherOutputs, _: Array) -> Array:
         z = _read_outs(student, self.per_step)
-        return kd_divergence(z, teacher.logits[:, None], self.temperature).mean(axis=1)
+        return self.divergence(z, teacher.logits[:, None], self.temperature).mean(axis=1)
 
 
-@dataclasses.dataclass(frozen=True)
-class HeadTail(Softened):
-    """`head_tail_divergence` of HTA-KL."""
+class HeadTail(KL):
+    """`head_tail_divergence` of HTA-KL in the place of the KL divergence."""
 
-    per_step: bool = False
-    needs: ClassVar = ("teacher",)
-
-    def __call__(self, student: StudentOutputs, teacher: TeacherOutputs, _: Array) -> Array:
-        z = _read_outs(student, self.per_step)
-        return head_tail_divergence(z, teacher.logits[:, None], self.temperature).mean(axis=1)
+    divergence = staticmethod(head_tail_divergence)
 
 
-@dataclasses.dataclass(frozen=True)
-class Dist(Softened):
-    """`inter_class_distance` plus the mean over classes of `intra_class_distance`, which is of the batch."""
+class Dist(KL):
+    """`dist_distance` in the place of the KL divergence."""
 
-    per_step: bool = False
-    needs: ClassVar = ("teacher",)
-
-    def __call__(self, student: StudentOutputs, teacher: TeacherOutputs, _: Array) -> Array:
-        z, teacher_logits = _read_outs(student, self.per_step), teacher.logits[:, None]
-        intra = intra_class_distance(z, teacher_logits, self.temperature)
-        return (inter_class_distance(z, teacher_logits, self.temperature) + intra.mean(axis=-1)).mean(axis=1)
+    divergence = staticmethod(dist_distance)
 
 
-@dataclasses.dataclass(frozen=True)
 class Ensemble(Softened):
     """`kd_divergence` of each step from the mean of all steps."""
-
-    needs: ClassVar = ()
 
     def __call__(self, student: StudentOutputs, *_: Any) -> Array:
         return kd_divergence(student.logits, _read_outs(student, per_step=False), self.temperature).mean(axis=1)
 
 
-@dataclasses.dataclass(frozen=True)
 class Sharing(Softened):
     """`temporal_sharing` of TKS."""
-
-    needs: ClassVar = ()
 
     def __call__(self, student: StudentOutputs, _: Any, labels: Array) -> Array:
         return temporal_sharing(student.logits, labels, self.temperature).mean(axis=1)
 
 
-@dataclasses.dataclass(frozen=True)
 class StrongToWeak(Softened):
     """`strong_to_weak`, self-distillation between two steps."""
-
-    needs: ClassVar = ()
 
     def __call__(self, student: StudentOutputs, *_: Any) -> Array:
         return strong_to_weak(student.logits, self.temperature)
 
 
-@dataclasses.dataclass(frozen=True)
 class Entropy(Softened):
     """`negative_entropy` of TSER."""
-
-    needs: ClassVar = ()
 
     def __call__(self, student: StudentOutputs, *_: Any) -> Array:
         return negative_entropy(student.logits, self.temperature).mean(axis=1)

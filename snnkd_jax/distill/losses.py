@@ -267,6 +267,12 @@ def intra_class_distance(student_logits: Array, teacher_logits: Array, temperatu
     return _correlation_distance(student_logits, teacher_logits, temperature, axis=0)
 
 
+def dist_distance(student_logits: Array, teacher_logits: Array, temperature: float) -> Array:
+    """DIST: `inter_class_distance` plus the mean over the classes of `intra_class_distance`, `[B, ...]`."""
+    intra = intra_class_distance(student_logits, teacher_logits, temperature)
+    return inter_class_distance(student_logits, teacher_logits, temperature) + intra.mean(axis=-1)
+
+
 def strong_to_weak(logits: Array, temperature: float) -> Array:
     """Self-distillation: the most confident step teaches the least confident one.
 

@@ -84,6 +84,8 @@ class Term:
                 object.__setattr__(self, attribute, getattr(self.function, attribute, None))
         if self.needs is None and self.connector is not None:
             object.__setattr__(self, "needs", ("stages",))
+        if self.needs is not None:
+            object.__setattr__(self, "needs", tuple(self.needs))
         for need in self.needs or ():
             check_choice(f"term {self.name!r}: needs", need, NEEDS)
         if self.connector is not None and not self.compares:
@@ -140,7 +142,10 @@ class Objective:
     terms: tuple[Term, ...]
 
     def __post_init__(self):
-        object.__setattr__(self, "terms", tuple(self.terms))
+        object.__setattr__(self, "terms", (self.terms,) if isinstance(self.terms, Term) else tuple(self.terms))
+        for term in self.terms:
+            if not isinstance(term, Term):
+                raise InputError(f"terms: {term!r} is no Term; write Term('name', function)")
         names = [term.name for term in self.terms]
         for name in names:
             if names.count(name) > 1:
@@ -183,7 +188,7 @@ class Objective:
     def with_weights(self, weights: Mapping[str, float]) -> "Objective":
         """With other weights, by term.
 
-        A positive one for a term of `STANDARD` that is missing adds it, with the constants that it shares with others.
+        A positive one for a missing term of `STANDARD` adds it, with the temperature and `per_step` of the others.
 
         Raises `InputError` for other missing terms.
         """
@@ -194,10 +199,8 @@ class Objective:
                 terms[name] = dataclasses.replace(terms[name], weight=weight)
             elif weight != 0:
                 terms[name] = Term(name, _with_constants(STANDARD[name], self.constants), weight)
-        order = list(STANDARD)
         if len(terms) > len(self.terms):
-            ranked = sorted(terms, key=lambda name: order.index(name) if name in order else len(order))
-            return Objective(tuple(terms[name] for name in ranked))
+            return Objective(tuple(terms[name] for name in dict.fromkeys((*STANDARD, *terms)) if name in terms))
         return Objective(tuple(terms.values()))
 
     def with_constants(self, **constants: Any) -> "Objective":

@@ -362,6 +362,7 @@ def test_objectives_are_described_by_what_they_compute():
         (lambda: PRESETS["none"].with_weights({"ce": 0.0}), ["ce", "0"]),
         (lambda: PRESETS["none"].with_weights({"mine": 1.0}), ["'mine'", "ce", "kd"]),
         (lambda: Objective(()), ["0"]),
+        (lambda: Objective((plus_one,)), ["plus_one", "Term("]),  # pyright: ignore[reportArgumentType]
         (lambda: Objective((Term("mine", plus_one), Term("mine", plus_one))), ["'mine'", "two terms"]),
         (lambda: Term("mine", plus_one, weight=-0.5), ["'mine'", "weight=-0.5"]),
         (lambda: Term("mine", plus_one, weight="1"), ["'mine'", "weight='1'"]),  # pyright: ignore[reportArgumentType]

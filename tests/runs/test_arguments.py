@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("silent_layers")
         (["--teacher", "resnet18", "--teacher-pool", "max"], ["--teacher-pool", "pool='max'", "resnet18"]),
         (["--teacher-width", "9"], ["--teacher-width", "width=9.0"]),
         (["--teacher-only", "--preset", "none"], ["teacher_only", "trains no teacher"]),
-        (["--steps-weight", "-1"], ["steps_weight=-1.0"]),
+        (["--steps-weight", "-1"], ["'steps'", "weight=-1.0"]),
         (["--preset", "enof"], ["classifier reads a hidden layer"]),
         (["--teacher-levels", "4", "--preset", "none"], ["teacher_levels=4", "uses no teacher"]),
         (["--num-steps", "0"], ["num_steps=0"]),
