@@ -28,7 +28,8 @@ from peers import LIBRARIES
 from peers.worker import MATRIX
 from peers.workload import TASKS, step_flops
 
-from snnkd_jax.errors import InputError, check_choice, told_in_one_line
+from snnkd_jax.cli.arguments import call
+from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.models import build
 from snnkd_jax.runs import provenance
 
@@ -357,7 +358,7 @@ def notices(absent: list[str], failed: list[dict[str, Any]]) -> Iterator[str]:
         yield f"failed: {f['library']} {f['task']} {f['model']} T={f['num_steps']}: {f['error']}"
 
 
-def main(asked: Settings) -> int:
+def main(asked: tyro.conf.OmitArgPrefixes[Settings]) -> int:
     """Measures, prints, and writes the record; returns the exit status, 1 if a library failed."""
     settings = asked.resolved()
     jax.config.update("jax_platforms", "cpu")  # as in the workers
@@ -394,5 +395,4 @@ def main(asked: Settings) -> int:
 
 
 if __name__ == "__main__":
-    with told_in_one_line():
-        sys.exit(main(tyro.cli(Settings)))
+    sys.exit(call(main))

@@ -10,6 +10,7 @@ may differ, and others that follow from it; in float64 none should.
 import dataclasses
 import importlib.util
 import shlex
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,13 +23,13 @@ import tyro
 from numpy.typing import NDArray
 from peers.nir_readers import Reader, library_reader, numpy_reader, snntorch_reader, spikingjelly_reader
 
-from snnkd_jax.errors import InputError, told_in_one_line
-from snnkd_jax.inference.trained import load_trained
+from snnkd_jax.cli.arguments import call
+from snnkd_jax.errors import InputError
+from snnkd_jax.inference.trained import load
 from snnkd_jax.interop.nir import read_nir, write_nir
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.folding import fold_norms
 from snnkd_jax.runs.command import command
-from snnkd_jax.runs.inputs import dataset_of
 from snnkd_jax.runs.recipe import read_config
 from snnkd_jax.runs.record import write_record
 
@@ -57,10 +58,10 @@ def main(
     for needed in (*peers, *(("nirtorch",) if peers else ())):
         if importlib.util.find_spec(needed) is None:
             raise InputError(f"peers={peers!r}: {needed} is not installed; the README says how, under Speed")
-    student = load_trained(run)
+    student = load(run)
     network, variables, shape = student.network, student.variables, student.image_shape
     folded = fold_norms(network, variables, shape)
-    test = dataset_of(read_config(run))
+    test = read_config(run).data.load()
     pixels, labels = test.test_images[:images], test.test_labels[:images]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "student.nir"
@@ -96,9 +97,8 @@ def main(
             "num_steps": network.num_steps,
             "readers": [dataclasses.asdict(count) for count in counts],
         }
-        write_record(
-            RESULTS, "nir", record, content, ("nir", "h5py", *peers, *(("torch", "nirtorch") if peers else ()))
-        )
+        packages = ("nir", "h5py", *peers, *(("torch", "nirtorch") if peers else ()))
+        write_record(RESULTS / f"{record}.json", "nir", content, packages)
 
 
 @dataclasses.dataclass
@@ -143,5 +143,4 @@ def in_float64(network: Network, variables: Variables) -> Reader:
 
 
 if __name__ == "__main__":
-    with told_in_one_line():
-        tyro.cli(main)
+    sys.exit(call(main))

@@ -3,7 +3,7 @@
     python experiments/cifar_distill.py --dataset digits     # two minutes on two CPU cores, no network
     python experiments/cifar_distill.py                      # the paper's: CIFAR-10, PyramidNet-18 to ResNet-18, T = 4
 
-The same command goes on where it was interrupted. `--help` explains every argument.
+It is `snnkd train`. The same command goes on where it was interrupted. `--help` explains every argument.
 """
 
 import sys

@@ -6,7 +6,6 @@ The threshold is chosen on the validation split, as the lowest that loses at mos
 and accuracy are those of the test set. Batches of the two take turns; compilation is not counted.
 """
 
-import dataclasses
 import json
 import shlex
 import statistics
@@ -19,13 +18,13 @@ import jax
 import numpy as np
 import tyro
 
-from snnkd_jax.data.batches import eval_batches, split_validation
-from snnkd_jax.errors import InputError, told_in_one_line
+from snnkd_jax.cli.arguments import call
+from snnkd_jax.data.batches import eval_batches
+from snnkd_jax.errors import InputError
 from snnkd_jax.inference.predict import choose_threshold
 from snnkd_jax.inference.trained import load
 from snnkd_jax.parallel.compiler import compile_options
 from snnkd_jax.runs.command import command
-from snnkd_jax.runs.inputs import dataset_of
 from snnkd_jax.runs.recipe import read_config
 from snnkd_jax.runs.record import write_record
 
@@ -53,15 +52,15 @@ def main(
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size!r} must be at least 1")
     config = read_config(run)
-    images = dataset_of(config)
+    images = config.data.load()
     student = load(run)
     at_full = jax.jit(
         lambda variables, images: student.network.apply(variables, student.normalisation(images))[0],
         compiler_options=compile_options(),
     )
 
-    _, validation = split_validation(images, config.validation_fraction, config.seed)
-    logits = student.logits_by_step(validation["images"], config.num_steps)
+    _, validation = images.split(config.run.seed)
+    logits = student.logits_by_step(validation["images"], config.student.num_steps)
     threshold, expected_steps = choose_threshold(logits, validation["labels"], tolerance)
 
     test = {"images": images.test_images, "labels": images.test_labels}
@@ -81,7 +80,7 @@ def main(
     accuracy = [float(np.concatenate(hits).mean()) for hits in zip(*correct, strict=True)]
     at_full_seconds, early_seconds = (statistics.fmean(s) for s in zip(*seconds, strict=True))
     result: dict[str, Any] = {
-        "num_steps": config.num_steps,
+        "num_steps": config.student.num_steps,
         "threshold": threshold,
         "accuracy": {"full": accuracy[0], "early": accuracy[1]},
         "mean_steps": {"validation": expected_steps, "test": float(np.concatenate(steps).mean())},
@@ -90,15 +89,15 @@ def main(
     }
     print(json.dumps(result, indent=2))
     if record is not None:
-        result["config"] = dataclasses.asdict(config.published())
+        result["config"] = config.published().flat()
         options = ["--tolerance", f"{tolerance:g}", "--batch-size", str(batch_size)]
         options += [] if dataset is None else ["--dataset", dataset]
         result["command"] = shlex.join(["python", "experiments/early_exit.py", "RUN", *options])
-        result["dataset"] = dataset or config.dataset
+        result["dataset"] = dataset or config.data.dataset
         result["run_command"] = command(config)
-        write_record(RESULTS, "early-exit", record, result | {"batch_size": batch_size, "tolerance": tolerance})
+        result |= {"batch_size": batch_size, "tolerance": tolerance}
+        write_record(RESULTS / f"{record}.json", "early-exit", result)
 
 
 if __name__ == "__main__":
-    with told_in_one_line():
-        tyro.cli(main)
+    sys.exit(call(main))

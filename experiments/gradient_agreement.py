@@ -2,26 +2,25 @@
 
     python experiments/gradient_agreement.py --dataset cifar10 --student vgg11 ... [--run RUN] [--record NAME]
 
-Takes the arguments of `cifar_distill.py`. Cosine and ratio of norms (rate to exact) of the gradient of the mean logits'
+Takes the arguments of `snnkd train`. Cosine and ratio of norms (rate to exact) of the gradient of the mean logits'
 cross-entropy on one training batch, with fresh weights, or with those of the student in RUN.
 """
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import tyro
 
-from snnkd_jax.cli.train import with_defaults
-from snnkd_jax.data.batches import InMemory, split_validation
+from snnkd_jax.cli.arguments import call
+from snnkd_jax.data.batches import InMemory
 from snnkd_jax.distill.losses import cross_entropy
-from snnkd_jax.errors import told_in_one_line
-from snnkd_jax.inference.trained import load_trained
+from snnkd_jax.inference.trained import load
 from snnkd_jax.parallel.compiler import compile_options
 from snnkd_jax.runs.command import command
 from snnkd_jax.runs.config import Config
-from snnkd_jax.runs.inputs import dataset_of, pixel_statistics
 from snnkd_jax.runs.recipe import read_config
 from snnkd_jax.runs.record import write_record
 
@@ -32,22 +31,22 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
     """Print the table.
 
     Args:
-        config: As of cifar_distill.py.
+        config: As of `snnkd train`.
         run: Finished run whose student is taken instead; of the other arguments, batch size and seed still count.
         record: Write experiments/results/speed/<record>.json.
     """
-    student = None if run is None else load_trained(run)
+    student = None if run is None else load(run)
     if run is not None:
-        config = dataclasses.replace(read_config(run), batch_size=config.batch_size, seed=config.seed)
-    dataset = dataset_of(config)
-    training, _ = split_validation(dataset, config.validation_fraction, config.seed)
-    batch = InMemory(training, config.batch_size, config.seed)(0)
-    images, labels = pixel_statistics(dataset.train_images)(jnp.asarray(batch["images"])), jnp.asarray(batch["labels"])
+        config = dataclasses.replace(read_config(run), batch_size=config.optimisation.batch_size, seed=config.run.seed)
+    dataset = config.data.load()
+    training, _ = dataset.split(config.run.seed)
+    batch = InMemory(training, config.optimisation.batch_size, config.run.seed)(0)
+    images, labels = dataset.normalisation(jnp.asarray(batch["images"])), jnp.asarray(batch["labels"])
     exact, rate = (
-        dataclasses.replace(config, backprop=backprop, bptt_epochs=0).build_student(dataset.num_classes)
+        config.replace(backprop=backprop, bptt_epochs=0).build_student(dataset.num_classes)
         for backprop in ("bptt", "rate")
     )
-    fresh = exact.init(jax.random.key(config.seed), dataset.image_shape)
+    fresh = exact.init(jax.random.key(config.run.seed), dataset.image_shape)
     variables = fresh if student is None else student.variables
 
     def gradient(network):
@@ -69,18 +68,17 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
         layers[name.removesuffix("/kernel")] = {"cosine": cosine, "norm_ratio": ratio}
         print(f"{name:40} cosine {cosine:6.3f}  norm ratio {ratio:6.3f}")
     if record is not None:
-        of_fresh = command(config).replace("cifar_distill.py", "gradient_agreement.py")
-        of_run = f"python experiments/gradient_agreement.py --run RUN --batch-size {config.batch_size}"
+        of_fresh = command(config).replace("snnkd train", "python experiments/gradient_agreement.py")
+        of_run = f"python experiments/gradient_agreement.py --run RUN --batch-size {config.optimisation.batch_size}"
         content = {
-            "command": of_fresh if run is None else f"{of_run} --seed {config.seed}",
+            "command": of_fresh if run is None else f"{of_run} --seed {config.run.seed}",
             "run_command": None if run is None else command(read_config(run)),
             "layers": layers,
             "trained": run is not None,
-            "config": dataclasses.asdict(config.published()),
+            "config": config.published().flat(),
         }
-        write_record(RESULTS, "gradients", record, content)
+        write_record(RESULTS / f"{record}.json", "gradients", content)
 
 
 if __name__ == "__main__":
-    with told_in_one_line():
-        tyro.cli(with_defaults(main))
+    sys.exit(call(main))

@@ -26,9 +26,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-import tyro
 
-from snnkd_jax.errors import InputError, told_in_one_line
+from snnkd_jax.cli.arguments import call
+from snnkd_jax.errors import InputError
 from snnkd_jax.runs.record import write_record
 
 RESULTS = Path(__file__).parent / "results" / "hosts"
@@ -288,9 +288,8 @@ def main(kills: int = 10, seed: int = 0, record: str | None = None, disk: Path |
             differences[f"{hosts} x {devices}"] = difference(run_dir, runs / "whole")
         tell("difference_after_resuming_on_hosts_x_devices", differences)
     if record is not None:
-        write_record(RESULTS, "hosts", record, found)
+        write_record(RESULTS / f"{record}.json", "hosts", found)
 
 
 if __name__ == "__main__":
-    with told_in_one_line():
-        tyro.cli(main)
+    sys.exit(call(main))

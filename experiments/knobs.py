@@ -2,7 +2,7 @@
 
     python experiments/knobs.py --record digits
 
-Each student is the recipe of `cifar_distill.py --dataset digits` with one option changed, for each seed, with 30 epochs
+Each student is the recipe of `snnkd train --dataset digits` with one option changed, for each seed, with 30 epochs
 in the place of 60 and 30 % of the training images held out in the place of 10 %: what is measured is the accuracy on
 these. The teachers, one a seed, know no image that is held out for that seed. The same command goes on where it was
 interrupted; a student takes about ten seconds of one core.
@@ -10,13 +10,13 @@ interrupted; a student takes about ten seconds of one core.
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-from snnkd_jax.distill.objective import PRESETS
-from snnkd_jax.errors import told_in_one_line
+from snnkd_jax.cli.arguments import call
+from snnkd_jax.distill.presets import PRESETS
+from snnkd_jax.dynamics.surrogate import SURROGATES
 from snnkd_jax.experiment import run
 from snnkd_jax.runs.command import command
 from snnkd_jax.runs.config import Config, default_config
@@ -85,7 +85,7 @@ def main(runs: Path = Path("runs/knobs"), seeds: tuple[int, ...] = (0, 1, 2), re
             "entries": entries,
             "config": {name: value for name, value in dataclasses.asdict(recipe).items() if name not in SEED},
         }
-        write_record(RESULTS, "knobs", record, content)
+        write_record(RESULTS / f"{record}.json", "knobs", content)
 
 
 def tried() -> list[tuple[str, str, Any]]:
@@ -96,8 +96,10 @@ def tried() -> list[tuple[str, str, Any]]:
 def in_recipe(recipe: Config, option: str) -> Any:
     """The recipe's value of an option, also where the preset or the surrogate decides on it."""
     if option == "surrogate_alpha":
-        return recipe.neurons().surrogate.alpha
-    return getattr(recipe.objective(), option, getattr(recipe, option))
+        return SURROGATES[recipe.neuron.surrogate]().alpha
+    objective = recipe.objective.build()
+    of_objective = {f"{term}_weight": weight for term, weight in objective.weights.items()} | objective.constants
+    return (recipe.flat() | of_objective)[option]
 
 
 def over_seeds(found: list[dict[str, float]]) -> dict[str, list[float]]:
@@ -110,8 +112,8 @@ def validated(recipe: Config, change: dict[str, Any], runs: Path, seed: int) -> 
     name = "-".join(f"{option}-{value}" for option, value in change.items()) or "recipe"
     directory = runs / f"{name}-{seed}"
     config = dataclasses.replace(recipe, **change, seed=seed, run_dir=str(directory))
-    if config.objective().needs_teacher:
-        config = dataclasses.replace(config, teacher_checkpoint=str(runs / f"teacher-{seed}"))
+    if config.objective.build().needs_teacher:
+        config = config.replace(teacher_checkpoint=str(runs / f"teacher-{seed}"))
     if not (directory / "result.json").is_file():
         run(config)
     check_same("runs", [read_config(directory), config], ("run_dir", "teacher_checkpoint"))
@@ -120,5 +122,4 @@ def validated(recipe: Config, change: dict[str, Any], runs: Path, seed: int) -> 
 
 
 if __name__ == "__main__":
-    with told_in_one_line():
-        tyro.cli(main)
+    sys.exit(call(main))

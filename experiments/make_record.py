@@ -3,12 +3,12 @@
 python experiments/make_record.py --name mnist --dataset MNIST --runs runs/mnist-0 runs/mnist-1 runs/mnist-2
 """
 
+import sys
 from pathlib import Path
 
-import tyro
 from records.trainings import make_record
 
-from snnkd_jax.errors import told_in_one_line
+from snnkd_jax.cli.arguments import call
 from snnkd_jax.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
@@ -29,5 +29,4 @@ def main(name: str, dataset: str, runs: list[Path], notes: str = "") -> None:
 
 
 if __name__ == "__main__":
-    with told_in_one_line():
-        tyro.cli(main)
+    sys.exit(call(main))

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fidelity import ROWS, fidelity_section, fidelity_source
 from records.aims import aims_section
 from records.energy import energy_section
+from records.fidelity import ROWS, fidelity_section, fidelity_source
 from records.knobs import knob_source, knob_table, loss_section
 from records.nir import nir_section
 from records.noise import noise_section

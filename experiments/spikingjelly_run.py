@@ -1,8 +1,8 @@
-"""The recipe of `cifar_distill.py --preset none` in SpikingJelly, for the time that it takes to an accuracy.
+"""The recipe of `snnkd train --preset none` in SpikingJelly, for the time that it takes to an accuracy.
 
     python experiments/spikingjelly_run.py --dataset cifar10 --student vgg11 --width 0.25 ... --run-dir runs/sj-0
 
-Takes the arguments of `cifar_distill.py`, and uses its data, split, order of batches, augmentation, schedule, weight
+Takes the arguments of `snnkd train`, and uses its data, split, order of batches, augmentation, schedule, weight
 decay and batch size; initial weights have the same variances. PyTorch runs with its threads and channels_last.
 """
 
@@ -16,20 +16,20 @@ from typing import Any
 import jax
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
+import tyro
 from peers.spikingjelly_net import body
 from peers.torch_step import to_channels_last
 from spikingjelly.activation_based import functional  # pyright: ignore[reportMissingImports]
 from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
-from snnkd_jax.cli.train import parse
-from snnkd_jax.data.augment import augment
-from snnkd_jax.data.batches import InMemory, eval_batches, split_validation
+from snnkd_jax.cli.arguments import call
+from snnkd_jax.data.batches import InMemory, eval_batches
+from snnkd_jax.data.normalisation import in_unit_range
 from snnkd_jax.dynamics.neurons import LIF
-from snnkd_jax.errors import InputError, check_choice, told_in_one_line
+from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.files import write_json
 from snnkd_jax.runs.config import Config
-from snnkd_jax.runs.inputs import dataset_of, identity_of, pixel_statistics
-from snnkd_jax.runs.run_dir import open_run_dir
+from snnkd_jax.runs.run_dir import content_digests, open_run_dir
 
 # What is implemented of the options that change the training.
 ONLY = {
@@ -63,63 +63,68 @@ def initialise(network: Any) -> None:
             torch.nn.init.zeros_(module.bias)
 
 
-def main(config: Config) -> int:
+def main(config: tyro.conf.OmitArgPrefixes[Config]) -> int:
     """Trains and evaluates; writes metrics.jsonl and result.json to the run directory."""
     config = config.checked()
-    if config.run_dir is None:
+    if config.run.run_dir is None:
         raise InputError("run_dir=None: name a directory")
     for name, value in ONLY.items():
         if getattr(config, name) != value:
             raise InputError(f"{name}={getattr(config, name)!r}: this script has only {value!r}")
-    check_choice("student", config.student, ("vgg11", "resnet18"))
-    directory = Path(config.run_dir)
+    check_choice("student", config.student.student, ("vgg11", "resnet18"))
+    directory = Path(config.run.run_dir)
     if (directory / "metrics.jsonl").exists():
         raise InputError(f"run_dir {directory} holds a run already, and this script cannot resume it; name another")
-    dataset = dataset_of(config)
-    open_run_dir(directory, config, identity_of(dataset))
-    torch.manual_seed(config.seed)
-    training, validation = split_validation(dataset, config.validation_fraction, config.seed)
-    normalisation = pixel_statistics(dataset.train_images)
-    neurons = config.neurons()
+    dataset = config.data.load()
+    open_run_dir(directory, {"config": config.flat()}, content_digests(dataset.identity))
+    torch.manual_seed(config.run.seed)
+    training, validation = dataset.split(config.run.seed)
+    normalisation, augment = dataset.normalisation, config.data.augmentation()
+    neurons = config.neuron.build()
     assert isinstance(neurons, LIF)  # by `ONLY`
-    network = to_channels_last(body(config.student, config.width, neurons))
+    network = to_channels_last(body(config.student.student, config.student.width, neurons))
     initialise(network)
     weights = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim == 1]
-    groups = [{"params": weights, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=True, fused=True)
+    groups = [
+        {"params": weights, "weight_decay": config.optimisation.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.SGD(
+        groups, lr=config.optimisation.learning_rate, momentum=config.optimisation.momentum, nesterov=True, fused=True
+    )
 
     @jax.jit
     def prepare(images, step):
-        key = jax.random.fold_in(jax.random.key(config.seed), step)
-        return normalisation(augment(config.augmentation(), key, images))
+        key = jax.random.fold_in(jax.random.key(config.run.seed), step)
+        return normalisation(augment(key, in_unit_range(images)))
 
     normalise = jax.jit(normalisation)
 
     def logits_of(images):
         functional.reset_net(network)
-        return network(images.unsqueeze(0).repeat(config.num_steps, 1, 1, 1, 1)).mean(0)
+        return network(images.unsqueeze(0).repeat(config.student.num_steps, 1, 1, 1, 1)).mean(0)
 
     def accuracy(examples) -> float:
         network.eval()
         correct = 0.0
         with torch.inference_mode():
-            for batch in eval_batches(examples, config.batch_size):
+            for batch in eval_batches(examples, config.optimisation.batch_size):
                 hits = logits_of(to_torch(normalise(batch["images"]))).argmax(1).numpy() == batch["labels"]
                 correct += float((hits * batch["mask"]).sum())
         network.train()
         return correct / len(examples["labels"])
 
-    source = InMemory(training, config.batch_size, config.seed)
+    source = InMemory(training, config.optimisation.batch_size, config.run.seed)
     steps_per_epoch = source.steps_per_epoch
-    num_steps = config.epochs * steps_per_epoch
-    warmup = min(config.warmup_epochs, config.epochs - 1) * steps_per_epoch
+    num_steps = config.optimisation.epochs * steps_per_epoch
+    warmup = min(config.optimisation.warmup_epochs, config.optimisation.epochs - 1) * steps_per_epoch
     start = time.perf_counter()
     for step in range(num_steps):
         after = (step - warmup) / (num_steps - warmup)
         factor = step / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * after))
         for group in optimizer.param_groups:
-            group["lr"] = config.peak_learning_rate * factor
+            group["lr"] = config.optimisation.peak_learning_rate * factor
         batch = source(step)
         optimizer.zero_grad(set_to_none=True)
         labels = torch.from_numpy(batch["labels"]).long()
@@ -146,5 +151,4 @@ def main(config: Config) -> int:
 
 
 if __name__ == "__main__":
-    with told_in_one_line():
-        sys.exit(main(parse(sys.argv[1:])))
+    sys.exit(call(main))

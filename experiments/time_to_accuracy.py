@@ -3,7 +3,7 @@
     python experiments/time_to_accuracy.py --bptt runs/a-0 runs/a-1 --rate runs/b-0 runs/b-1 \
         --spikingjelly runs/c-0 runs/c-1 --target 0.62 --dataset "CIFAR-10 (JPEG copy)" --record time
 
-The runs must have one recipe: those of this library are `cifar_distill.py`'s, SpikingJelly's `spikingjelly_run.py`'s.
+The runs must have one recipe: those of this library are `snnkd train`'s, SpikingJelly's `spikingjelly_run.py`'s.
 Times are those of whole epochs, data, compilation and the evaluations before the one that reaches it included: of n
 epochs, the first and n - 1 times the median of the others, which does not count what else the machine did in one.
 """
@@ -13,9 +13,8 @@ import statistics
 import sys
 from pathlib import Path
 
-import tyro
-
-from snnkd_jax.errors import InputError, told_in_one_line
+from snnkd_jax.cli.arguments import call
+from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_json
 from snnkd_jax.runs.command import command
 from snnkd_jax.runs.recipe import BOOKKEEPING, SEED, check_same, read_config
@@ -81,7 +80,7 @@ def main(
         script = "--bptt RUN ... --rate RUN ... --spikingjelly RUN ..."
         trained_by = {name: command(read_config(group[0])) for name, group in runs.items() if group}
         if spikingjelly:
-            of_theirs = trained_by["SpikingJelly"].replace("cifar_distill.py", "spikingjelly_run.py")
+            of_theirs = trained_by["SpikingJelly"].replace("snnkd train", "python experiments/spikingjelly_run.py")
             trained_by["SpikingJelly"] = f"{of_theirs} --run-dir RUN"
         result = {
             "command": f"python experiments/time_to_accuracy.py {script} --target {target:g} --dataset {dataset!r}",
@@ -99,10 +98,9 @@ def main(
             **{name: first[name] for name in ("versions", "hardware", "commit")},
             "notes": notes,
         }
-        write_record(RESULTS, "time", record, result)
+        write_record(RESULTS / f"{record}.json", "time", result)
     return 0
 
 
 if __name__ == "__main__":
-    with told_in_one_line():
-        sys.exit(tyro.cli(main))
+    sys.exit(call(main))

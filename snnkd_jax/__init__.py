@@ -1,11 +1,63 @@
-"""Train spiking neural networks by knowledge distillation from ordinary networks, in JAX."""
+"""Train spiking neural networks by knowledge distillation from ANNs, in JAX.
 
-from snnkd_jax import models
-from snnkd_jax.distill import losses
-from snnkd_jax.distill import objective as distill
-from snnkd_jax.dynamics import encoders, neurons, surrogate
+Names are imported when they are used: `import snnkd_jax as kd` takes no time, and has no side effect.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from snnkd_jax.errors import InputError
-from snnkd_jax.inference.trained import Trained, load
 
-__all__ = ["InputError", "Trained", "distill", "encoders", "load", "losses", "models", "neurons", "surrogate"]
+if TYPE_CHECKING:
+    from snnkd_jax import analysis, data, interop, models
+    from snnkd_jax.data import Augmentation, Normalisation
+    from snnkd_jax.distill import losses
+    from snnkd_jax.distill.connector import Connector
+    from snnkd_jax.distill.objective import Objective, Term
+    from snnkd_jax.distill.presets import PRESETS
+    from snnkd_jax.distill.teacher import Teacher, flax_teacher
+    from snnkd_jax.dynamics import encoders, neurons, surrogate
+    from snnkd_jax.dynamics.neurons import IF, LIF, PLIF
+    from snnkd_jax.experiment import run
+    from snnkd_jax.fitting import fit
+    from snnkd_jax.inference.convert import convert
+    from snnkd_jax.inference.trained import Trained, load
+    from snnkd_jax.models import Network, Spike, build
+    from snnkd_jax.runs.config import Config, default_config
+
 __version__ = "0.1.0"
+
+_MODULES = {
+    **{name: name for name in ("analysis", "data", "interop", "models")},
+    **{name: f"dynamics.{name}" for name in ("encoders", "neurons", "surrogate")},
+    "losses": "distill.losses",
+}
+_HOMES = {
+    "data": ("Augmentation", "Normalisation"),
+    "distill.connector": ("Connector",),
+    "distill.objective": ("Objective", "Term"),
+    "distill.presets": ("PRESETS",),
+    "distill.teacher": ("Teacher", "flax_teacher"),
+    "dynamics.neurons": ("IF", "LIF", "PLIF"),
+    "experiment": ("run",),
+    "fitting": ("fit",),
+    "inference.convert": ("convert",),
+    "inference.trained": ("Trained", "load"),
+    "models": ("Network", "Spike", "build"),
+    "runs.config": ("Config", "default_config"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["InputError", *_MODULES, *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES, *_HOME])

@@ -1,6 +1,9 @@
 """Digests: what tells arrays, files and functions from others."""
 
+import functools
 import hashlib
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -43,3 +46,33 @@ def checksum(tree: Any) -> jax.Array:
 
 
 _UINT = {np.dtype(d).itemsize: d for d in (np.uint8, np.uint16, np.uint32)}
+
+
+def traced(function: Callable[..., Any], *arguments: Any) -> str:
+    """A digest of what a function computes for arguments of these shapes, constants included, however it is written.
+
+    It is that of the function's jaxpr, so it is the same in every process of one version of JAX.
+    """
+    closed = jax.make_jaxpr(function)(*arguments)
+    digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", str(closed.jaxpr)).encode())
+    for constant in _constants(closed):
+        digest.update(fingerprint(constant).encode())
+    return digest.hexdigest()
+
+
+def _constants(closed: Any) -> Iterator[Any]:
+    """The arrays that a jaxpr, or one inside it, has captured."""
+    yield from closed.consts
+    for equation in closed.jaxpr.eqns:
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr")):
+            if hasattr(value, "consts"):
+                yield from _constants(value)
+
+
+def title(x: Any) -> str:
+    """A function or an object in words, without what differs from process to process."""
+    if isinstance(x, functools.partial):
+        inside = [title(x.func), *map(repr, x.args), *(f"{name}={value!r}" for name, value in x.keywords.items())]
+        return f"partial({', '.join(inside)})"
+    text = getattr(x, "__qualname__", None) or repr(x)
+    return re.sub(r" at 0x[0-9a-f]+", "", text)

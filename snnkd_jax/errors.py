@@ -1,10 +1,8 @@
 """The error of a user's input, as distinct from a defect of the program."""
 
-import contextlib
 import difflib
 import numbers
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -25,17 +23,19 @@ def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
         raise InputError(f"{argument} {value!r} is unknown{hint}; choose from {', '.join(known)}")
 
 
+def spelled_choice(argument: str, value: str, choices: Iterable[str]) -> str:
+    """The choice that `value` means, whatever its case, "-" and "_"; raises `InputError` as `check_choice`."""
+
+    def squeezed(name: str) -> str:
+        return name.lower().replace("-", "").replace("_", "")
+
+    known = {squeezed(choice): choice for choice in choices}
+    if squeezed(value) not in known:
+        check_choice(argument, value, known.values())
+    return known[squeezed(value)]
+
+
 def check_count(argument: str, value: Any, least: int = 1) -> None:
     """Raises `InputError` unless `value` is a whole number, of Python or NumPy, of at least `least`."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
         raise InputError(f"{argument}={value!r} must be a whole number of at least {least}")
-
-
-@contextlib.contextmanager
-def told_in_one_line() -> Iterator[None]:
-    """Around the main function of a script: an `InputError` is printed, and ends the program with status 2."""
-    try:
-        yield
-    except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)

@@ -1,6 +1,7 @@
 """One comparison for what tests check against something independent: it asserts, and reports to the fidelity page.
 
-`pytest --fidelity FILE` appends a JSON line for each comparison that has a name, a row of `experiments/fidelity.py`.
+`pytest --fidelity FILE` appends a JSON line for each comparison that has a name, a row of
+`experiments/records/fidelity.py`.
 """
 
 import json

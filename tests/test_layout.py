@@ -14,6 +14,7 @@ FLOORS = (
     ("inference", "runs"),
     ("analysis", "interop", "planning"),
     ("report",),
+    ("fitting",),
     ("experiment",),
     ("cli",),
 )

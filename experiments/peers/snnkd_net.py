@@ -9,7 +9,7 @@ import optax
 
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.distill.objective import Objective
+from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.dynamics.neurons import LIF
 from snnkd_jax.dynamics.surrogate import atan
 from snnkd_jax.models import build
@@ -62,9 +62,10 @@ def make_step(task: str, model: str, num_steps: int, width: float, batch_size: i
             compiler_options=compile_options(),
         )
     kd = task in ("kd", "kd-rate")
+    objective = PRESETS["kdsnn-response"].with_weights({"ce": CE_WEIGHT, "kd": KD_WEIGHT})
     trainer = Trainer(
         network,
-        Objective(CE_WEIGHT, KD_WEIGHT, temperature=TEMPERATURE) if kd else Objective(),
+        objective.with_constants(temperature=TEMPERATURE) if kd else PRESETS["none"],
         optax.sgd(LEARNING_RATE, MOMENTUM),
         normalisation,
         Augmentation(),

@@ -53,7 +53,7 @@ def loss_section(records: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, knob_source(records, "experiments/results")])
 
 
-def knob_source(records: list[dict[str, Any]], results: str = "../results") -> str:
+def knob_source(records: list[dict[str, Any]], results: str = "../experiments/results") -> str:
     """Where the numbers come from, in words; `results` is the folder of the records as seen from the page."""
     return "".join(
         f"[{r['name']}]({results}/knobs/{r['name']}.json): `{r['command']}`, {r['dataset']}; each student is "

@@ -4,7 +4,7 @@ from typing import Any
 
 from records.trainings import folded
 from snnkd_jax.report.noise import in_words, noise_table
-from snnkd_jax.runs.recipe import config_of
+from snnkd_jax.runs.config import config_of
 
 
 def noise_section(records: list[dict[str, Any]]) -> str:
@@ -29,8 +29,9 @@ def noise_section(records: list[dict[str, Any]]) -> str:
 
 def _described(record: dict[str, Any]) -> str:
     config = config_of(record["config"], record["name"])
-    beginning = " (the gain is of both)" if config.initial_weights == "teacher" else ""
-    return f"{config.student}, width {config.width:g}, T = {config.num_steps}, {config.method}{beginning}"
+    beginning = " (the gain is of both)" if config.student.initial_weights == "teacher" else ""
+    student = config.student
+    return f"{student.student}, width {student.width:g}, T = {student.num_steps}, {config.method}{beginning}"
 
 
 def _runs(record: dict[str, Any]) -> str:

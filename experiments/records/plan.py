@@ -1,4 +1,4 @@
-"""What the README says of plans, from the records in `experiments/results/plan/` (`experiments/plan_pod.py`).
+"""What the README says of plans, from the records in `experiments/results/plan/` (`snnkd plan`).
 
 A record has an entry for each topology, T and kind of rematerialisation that was compiled for; memory is in bytes.
 Records of the kind `memory` compare T and rematerialisation on one topology, those of the kind `topologies` the chips.

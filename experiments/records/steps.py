@@ -1,6 +1,6 @@
 """What the README says of accuracy against the number of time steps, from `experiments/results/steps/`.
 
-Records are written by `experiments/accuracy_by_step.py` (students) and `experiments/convert.py` (converted networks).
+Records are written by `snnkd steps` (students) and `snnkd convert` (converted networks).
 """
 
 from typing import Any

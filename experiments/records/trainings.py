@@ -17,8 +17,9 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_json
 from snnkd_jax.report.statistics import gain, over_seeds, percent
 from snnkd_jax.runs.command import command
-from snnkd_jax.runs.config import Config, shown
-from snnkd_jax.runs.recipe import BOOKKEEPING, OF_DISTILLATION, OF_LOSS, SEED, config_of, differences
+from snnkd_jax.runs.config import Config, config_of
+from snnkd_jax.runs.models import shown
+from snnkd_jax.runs.recipe import BOOKKEEPING, OF_DISTILLATION, OF_LOSS, SEED, differences
 from snnkd_jax.runs.roles import NETWORKS
 
 
@@ -159,7 +160,8 @@ def _by_cross_entropy(
         config = _config(other)
         same = not differences(_config(record), config, (*SEED, *BOOKKEEPING, *may_differ))
         same_runs = (other["dataset"], other["seeds"]) == (record["dataset"], record["seeds"])
-        if config.has_no_guidance and config.initial_weights == initial_weights and same and same_runs:
+        begun_alike = config.student.initial_weights == initial_weights
+        if config.objective.is_cross_entropy and begun_alike and same and same_runs:
             return other["metrics"]["student/test_accuracy"]["values"]
     return None
 
@@ -173,7 +175,7 @@ def _with_the_preset(record: dict[str, Any], records: list[dict[str, Any]]) -> t
     if (without := without_kd(record, records)) is not None:
         gains.append(gain(values, without))
     begun = _by_cross_entropy(record, records, "teacher", OF_LOSS)
-    if begun is not None and not config.has_no_guidance:
+    if begun is not None and not config.objective.is_cross_entropy:
         gains.append(f"the loss: {gain(values, begun)}")
     return percent(values), "; ".join(gains) or "–"
 

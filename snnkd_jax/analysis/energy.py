@@ -24,7 +24,6 @@ spiking PyramidNet, where convolutions read norms, it has no meaning.)
 
 import dataclasses
 import functools
-import math
 from collections import OrderedDict
 from typing import Any, Literal
 
@@ -34,24 +33,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from snnkd_jax.analysis.joules import AC_PJ, MAC_PJ, joules
 from snnkd_jax.analysis.synapses import Kind, recorded_synapses
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.parallel.compiler import compile_options
-
-MAC_PJ, AC_PJ = 4.6, 0.9
-"""Picojoules of an operation in float32 at 45 nm: a product and a sum, a sum. Source: Horowitz, ISSCC 2014."""
-
-
-def joules(macs: float, acs: float, mac_pj: float = MAC_PJ, ac_pj: float = AC_PJ) -> float:
-    """The energy of so many operations, of `mac_pj` and `ac_pj` picojoules each; memory access is not in it.
-
-    Raises `InputError` for energies that are not positive and finite.
-    """
-    for name, value in (("mac_pj", mac_pj), ("ac_pj", ac_pj)):
-        if not 0 < value < math.inf:
-            raise InputError(f"{name}={value!r} must be the energy of an operation in picojoules, such as 0.9")
-    return 1e-12 * (mac_pj * macs + ac_pj * acs)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,53 +1,52 @@
-"""From a command line to a run: parsing, one-line errors, exit statuses."""
+"""`snnkd train`: distil a spiking student from a teacher, or resume a run that was interrupted.
 
-import contextlib
-import functools
-import io
-import itertools
+snnkd train --dataset digits     # two minutes on two CPU cores, no network
+snnkd train                      # the paper's (arXiv 2304.05627): CIFAR-10, PyramidNet-18 to ResNet-18, T = 4
+"""
+
 import sys
 import traceback
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tyro
-from tqdm import tqdm
 
+from snnkd_jax.cli.arguments import bound
+from snnkd_jax.cli.status import exit_status
 from snnkd_jax.errors import InputError
-from snnkd_jax.experiment import run
-from snnkd_jax.parallel.hosts import is_first, join, leave, say, several, wait_if_lost
-from snnkd_jax.report.run import result_rows
-from snnkd_jax.runs.config import Config, default_config
-from snnkd_jax.training.interrupt import Interrupted
+from snnkd_jax.runs.config import Config
 
 
-def main(arguments: Sequence[str] | None = None, dataset: str = Config.dataset) -> int:
-    """Runs `experiments/cifar_distill.py` and `imagenet_distill.py`, and returns the exit status.
+def main(arguments: Sequence[str] | None = None, dataset: str | None = None) -> int:
+    """`train` for scripts: with `arguments`, None for the process's, on `dataset` if they name none."""
+    return exit_status(lambda: bound(train, sys.argv[1:] if arguments is None else arguments, dataset=dataset)())
+
+
+def train(config: tyro.conf.OmitArgPrefixes[Config]) -> int:
+    """Distil a spiking student from a teacher, or resume a run that was interrupted.
+
+    The defaults depend on --dataset; those below are CIFAR-10's unless --dataset is given with --help. The exit status
+    is 0 after a complete run or SIGTERM, 130 after SIGINT, 2 for wrong input, and 1 if another process of the run is
+    gone.
 
     Args:
-        arguments: of the command line; None takes the process's.
-        dataset: the data set if the arguments do not name one.
-
-    Returns:
-        0 after a complete run or SIGTERM, 130 after SIGINT, 2 for wrong input, told in one line on stderr, and 1 if
-        another process of the run is gone.
+        config: Of the run.
     """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    warnings.showwarning = _show_warning
-    return leave(_run(arguments, dataset))
+    from snnkd_jax.parallel.hosts import leave
+
+    return leave(exit_status(lambda: _run(config)))
 
 
-def _run(arguments: Sequence[str], dataset: str) -> int:
+def _run(config: Config) -> int:
+    from snnkd_jax.experiment import run
+    from snnkd_jax.parallel.hosts import is_first, join, say, several, wait_if_lost
+    from snnkd_jax.training.interrupt import Interrupted
+
     try:
-        config = parse(arguments, dataset)
-        join(config.distributed)
+        join(config.run.distributed)
         result = run(config)
-    except KeyboardInterrupt:
-        print("interrupted before anything was trained", file=sys.stderr)
-        return 130
-    except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except InputError:
+        raise
     except Interrupted as stop:
         if is_first():
             print(stop, file=sys.stderr)
@@ -64,6 +63,8 @@ def _run(arguments: Sequence[str], dataset: str) -> int:
 
 def table(result: dict[str, Any]) -> str:
     """The comparison as text: a row for each network that was trained."""
+    from snnkd_jax.report.run import result_rows
+
     rows = result_rows(result)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
@@ -71,40 +72,3 @@ def table(result: dict[str, Any]) -> str:
         for r in rows
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def _dataset(arguments: Sequence[str], name: str) -> str:
-    """The value of --dataset, or `name`, which decides the other defaults; the parser proper comes later."""
-    for i, argument in enumerate(arguments):
-        if argument == "--dataset" and i + 1 < len(arguments):
-            name = arguments[i + 1]
-        elif argument.startswith("--dataset="):
-            name = argument.removeprefix("--dataset=")
-    return name
-
-
-def with_defaults(main: Callable[..., Any]) -> Callable[..., Any]:
-    """For `tyro.cli`: `main(config=...)` of a script, with the defaults of the data set that its arguments name."""
-    return functools.partial(main, config=default_config(_dataset(sys.argv[1:], Config.dataset)))
-
-
-def parse(arguments: Sequence[str], dataset: str = Config.dataset) -> Config:
-    """The configuration that a command line means, of `dataset` if it names none.
-
-    Raises `InputError` where tyro would print a box.
-    """
-    box = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(box):
-            return tyro.cli(Config, args=arguments, default=default_config(_dataset(arguments, dataset)))
-    except SystemExit as stop:
-        if not stop.code:
-            raise  # --help
-        lines = [line.strip("│ ") for line in box.getvalue().splitlines() if line.startswith("│")]
-        message = " ".join(itertools.takewhile(lambda line: not line.startswith("─"), lines))
-        raise InputError(f"{message or box.getvalue()}; --help explains every argument") from None
-
-
-def _show_warning(message, *_, **__) -> None:
-    if is_first():
-        tqdm.write(f"warning: {message}", file=sys.stderr)

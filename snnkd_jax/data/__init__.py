@@ -1,11 +1,14 @@
-"""Image classification data sets, those in `NAMES` each held in memory as four NumPy arrays.
+"""Image classification data sets: arrays, sets by name, held in memory or read from disk, and what is done to images.
 
-`load("digits")` needs nothing; `load("mnist")`, `"fashion_mnist"`, `"cifar10"` and `"cifar100"` read the TFDS
-directory under `TFDS_DATA_DIR` and prepare it first where it is missing. `streamed.open_streamed` opens any other one
-that is there, whatever its size. TensorFlow is never imported.
+`from_arrays` takes arrays. `load("digits")` needs nothing; `load("mnist")`, `"fashion_mnist"`, `"cifar10"` and
+`"cifar100"` read the TFDS directory under `TFDS_DATA_DIR` and prepare it first where it is missing.
+`on_disk.open_streamed` opens any other one that is there, whatever its size. TensorFlow is never imported.
 """
 
+from snnkd_jax.data.arrays import from_arrays as from_arrays
+from snnkd_jax.data.augment import Augmentation as Augmentation
 from snnkd_jax.data.dataset import Dataset as Dataset
 from snnkd_jax.data.loading import NAMES as NAMES
 from snnkd_jax.data.loading import load as load
 from snnkd_jax.data.loading import shape_of as shape_of
+from snnkd_jax.data.normalisation import Normalisation as Normalisation

@@ -27,23 +27,26 @@ class Augmentation:
             if getattr(self, name) < 0:
                 raise InputError(f"{name}={getattr(self, name)!r} must be a number of pixels >= 0")
 
+    def __call__(self, key: Array, images: Array) -> Array:
+        """Augments each of the images `[B, H, W, C]`, or sequences `[B, T, H, W, C]`, on its own; blank pixels are 0.
 
-def augment(augmentation: Augmentation, key: Array, images: Array) -> Array:
-    """Augments each of the images `[B, H, W, C]` independently; shape and dtype stay, blank pixels are 0."""
-    keys = jax.random.split(key, images.shape[0])
-    return jax.vmap(lambda key, image: _augment_one(augmentation, key, image))(keys, images)
+        Shape and dtype stay; the frames of a sequence are augmented alike.
+        """
+        keys = jax.random.split(key, images.shape[0])
+        return jax.vmap(lambda key, image: _augment_one(self, key, image))(keys, images)
 
 
 def _augment_one(augmentation: Augmentation, key: Array, image: Array) -> Array:
+    """`image` is `[..., H, W, C]`."""
     shift_key, flip_key, cutout_key = jax.random.split(key, 3)
-    h, w, _ = image.shape
+    *frames, h, w, _ = image.shape
     p = augmentation.crop_padding
     if p:
         top, left = jax.random.randint(shift_key, (2,), 0, 2 * p + 1)
-        padded = jnp.pad(image, ((p, p), (p, p), (0, 0)))
-        image = jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+        padded = jnp.pad(image, [(0, 0)] * len(frames) + [(p, p), (p, p), (0, 0)])
+        image = jax.lax.dynamic_slice(padded, (*[0] * len(frames), top, left, 0), image.shape)
     if augmentation.flip:
-        image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
+        image = jnp.where(jax.random.bernoulli(flip_key), image[..., ::-1, :], image)
     if augmentation.cutout:
         centre = jax.random.randint(cutout_key, (2,), 0, jnp.array([h, w]))
         rows, columns = _covered(h, centre[0], augmentation.cutout), _covered(w, centre[1], augmentation.cutout)

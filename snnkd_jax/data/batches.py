@@ -12,12 +12,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from snnkd_jax.data import Dataset
 from snnkd_jax.errors import InputError
 from snnkd_jax.parallel.mesh import process_rows
 
 Batch = dict[str, NDArray]
-"""`images` uint8 `[B, H, W, C]` and `labels` int32 `[B]`; evaluation batches have `mask` float32 `[B]` as well."""
+"""`images`, uint8 or float32 in [0, 1], `[B, H, W, C]` or `[B, T, H, W, C]`, and `labels`, int32 `[B]`; evaluation
+batches have `mask`, float32 `[B]`, as well."""
 
 EvalBatches = Callable[[], Iterable[Batch]]
 """Begins a pass over all examples: this process's rows of each batch, the same number of batches in every process."""
@@ -55,7 +55,7 @@ class InMemory:
     def __post_init__(self):
         n = len(self.examples["labels"])
         if not 1 <= self.batch_size <= n:
-            raise InputError(f"batch_size={self.batch_size!r} must be at least 1 and at most {n}, of so many examples")
+            raise InputError(f"batch_size={self.batch_size!r} must be in 1 to {n}, the number of training images")
 
     @property
     def steps_per_epoch(self) -> int:  # noqa: D102 said by `Source`
@@ -83,10 +83,9 @@ def eval_batches(examples: Batch, batch_size: int) -> Iterator[Batch]:
         yield _take(examples, np.where(index < n, index, start)) | {"mask": mask}
 
 
-def split_validation(dataset: Dataset, fraction: float, seed: int) -> tuple[Batch, Batch]:
-    """Holds a random part of the training set out: `(training, validation)`, as `split_indices`."""
-    examples = {"images": dataset.train_images, "labels": dataset.train_labels}
-    training, validation = split_indices(len(dataset.train_labels), fraction, seed)
+def split_validation(examples: Batch, fraction: float, seed: int) -> tuple[Batch, Batch]:
+    """Holds a random part of the examples out: `(training, validation)`, as `split_indices`."""
+    training, validation = split_indices(len(examples["labels"]), fraction, seed)
     return _take(examples, training), _take(examples, validation)
 
 

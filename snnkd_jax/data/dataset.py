@@ -1,29 +1,37 @@
 """What a data set is to the rest of the library: images and labels in memory, nothing lazy.
 
-The largest set is 180 MB as bytes, so indexing an array replaces a loader. Normalisation, augmentation, batches and
-the validation split belong to training, not here.
+The largest set is 180 MB as bytes, so indexing an array replaces a loader. Sets that are read from disk as they are
+needed are `snnkd_jax.data.on_disk.Streamed`; both give `Inputs` to a training.
 """
 
+import functools
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snnkd_jax.data.batches import Batch, InMemory, eval_batches, split_validation
+from snnkd_jax.data.inputs import Inputs
+from snnkd_jax.data.normalisation import Normalisation, pixel_statistics
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training and a test set of labelled images.
+    """A training and a test set of labelled images, or of sequences of images, one frame per time step.
 
-    Images are uint8 `[N, H, W, C]` with values 0 to 255, labels int32 `[N]` with values 0 to `num_classes - 1`. Both
-    keep the order in which they are stored, the same in every process.
+    Images are uint8, or float32 in [0, 1], `[N, H, W, C]` or `[N, T, H, W, C]`; labels are int32 `[N]` with values 0 to
+    `num_classes - 1`. Both keep the order in which they are stored, the same in every process. A part of the training
+    set, `validation_fraction`, is held out for validation.
     """
 
     name: str
-    train_images: NDArray[np.uint8]
+    train_images: NDArray
     train_labels: NDArray[np.int32]
-    test_images: NDArray[np.uint8]
+    test_images: NDArray
     test_labels: NDArray[np.int32]
     class_names: tuple[str, ...]
+    validation_fraction: float = 0.1
 
     @property
     def num_classes(self) -> int:
@@ -32,6 +40,51 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of every image."""
-        _, height, width, channels = self.train_images.shape
+        """Height, width and channels of every image or frame."""
+        height, width, channels = self.train_images.shape[-3:]
         return height, width, channels
+
+    @property
+    def frames(self) -> int | None:
+        """T of sequences, None for images."""
+        return self.train_images.shape[1] if self.train_images.ndim == 5 else None
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """The statistics of the whole training set, so that they do not depend on the split."""
+        return _statistics(self)
+
+    @property
+    def identity(self) -> bytes:
+        """What tells the data set from others: digests of its training images and labels."""
+        return _identity(self)
+
+    @property
+    def test(self) -> Batch:
+        """The test set."""
+        return {"images": self.test_images, "labels": self.test_labels}
+
+    def split(self, seed: int) -> tuple[Batch, Batch]:
+        """`(training, validation)`, the same for every run of one seed; raises `InputError` if a part is empty."""
+        train = {"images": self.train_images, "labels": self.train_labels}
+        return split_validation(train, self.validation_fraction, seed)
+
+    def inputs(self, batch_size: int, seed: int) -> Inputs:
+        """The batches of a training; raises `InputError` for a batch that is larger than the training set."""
+        training, validation = self.split(seed)
+        return Inputs(
+            InMemory(training, batch_size, seed),
+            functools.partial(eval_batches, validation, batch_size),
+            functools.partial(eval_batches, self.test, batch_size),
+        )
+
+
+# A few seconds for the largest sets, which are asked for several times.
+@functools.lru_cache(maxsize=2)
+def _statistics(dataset: Dataset) -> Normalisation:
+    return pixel_statistics(dataset.train_images)
+
+
+@functools.lru_cache(maxsize=2)
+def _identity(dataset: Dataset) -> bytes:
+    return b"".join(hashlib.sha256(x.tobytes()).digest() for x in (dataset.train_images, dataset.train_labels))

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
@@ -18,8 +19,30 @@ class Normalisation:
     std: tuple[float, ...]
 
     def __call__(self, images: Array | NDArray) -> Array:
-        """Bytes `[..., C]` to float32 of mean 0 and standard deviation 1."""
-        return (jnp.asarray(images, jnp.float32) / 255 - jnp.array(self.mean)) / jnp.array(self.std)
+        """Bytes, or floats in [0, 1], `[..., C]` to float32 of mean 0 and standard deviation 1."""
+        return (in_unit_range(images) - jnp.array(self.mean)) / jnp.array(self.std)
+
+
+def in_unit_range(images: Array | NDArray) -> Array:
+    """Pixels as float32 in [0, 1]: bytes divided by 255, floats as they are."""
+    pixels = jnp.asarray(images, jnp.float32)
+    return pixels if jnp.issubdtype(images.dtype, jnp.floating) else pixels / 255
+
+
+def pixel_statistics(images: NDArray) -> Normalisation:
+    """Of a training set `[..., C]`, bytes or floats in [0, 1]; of bytes from counts, hence exactly."""
+    values = np.arange(256) / 255
+    mean, std = [], []
+    for channel in np.moveaxis(images, -1, 0):
+        if channel.dtype == np.uint8:
+            share = np.bincount(channel.ravel(), minlength=256) / channel.size
+            m = share @ values
+            s = np.sqrt(share @ (values - m) ** 2)
+        else:
+            m, s = channel.mean(dtype=np.float64), channel.std(dtype=np.float64)
+        mean.append(round(float(m), 6))
+        std.append(round(float(s), 6))
+    return Normalisation(tuple(mean), tuple(std))
 
 
 NORMALISATIONS = {

@@ -6,88 +6,101 @@ ImageNet's test set are not published, and its validation set is what everyone r
 chosen on is a part of "train" that is held out.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
-import io
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from snnkd_jax.data.crops import centre, random_part
+from snnkd_jax.data.batches import split_indices
+from snnkd_jax.data.examples import REMEDY, Examples
+from snnkd_jax.data.inputs import Inputs
 from snnkd_jax.data.loading import NAMES, data_directory
+from snnkd_jax.data.normalisation import Normalisation, pixel_statistics
 from snnkd_jax.data.prepared import open_builder, open_split, told_what_to_do
+from snnkd_jax.data.reader import Stream, centres
 from snnkd_jax.errors import InputError, check_choice
 
-_REMEDY = "have TFDS prepare it again, or name another data_dir"
+# Images of which the pixel statistics are measured.
+MEASURED_IMAGES = 1000
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Examples:
-    """One split, by the index of the example, in the order in which it is stored; several threads may read it."""
-
-    source: Any
-    where: str
-    num_classes: int
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def random_part(self, i: int, size: int, rng: np.random.Generator, flip: bool) -> tuple[NDArray, np.int32]:
-        """A random part of image i for training, uint8 `[size, size, 3]`, and its label."""
-        image, label = self._read(i)
-        return random_part(image, size, rng, flip), label
-
-    def centre(self, i: int, size: int) -> tuple[NDArray, np.int32]:
-        """The centre of image i, uint8 `[size, size, 3]`, and its label."""
-        image, label = self._read(i)
-        return centre(image, size), label
-
-    def _read(self, i: int) -> tuple[Image.Image, np.int32]:
-        """Image i in red, green and blue, and its label.
-
-        Raises `InputError`, which names the record, if it cannot be read or decoded, or has no label.
-        """
-        name = ""
-        try:
-            example = self.source[i]
-            name = f" ({example['file_name'].decode()})" if "file_name" in example else ""
-            image, label = Image.open(io.BytesIO(example["image"])).convert("RGB"), int(example["label"])
-        except Exception as error:  # Pillow's plugins and ArrayRecord raise nearly anything
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise InputError(f"record {i}{name} of {self.where} cannot be read ({reason}): {_REMEDY}") from error
-        if not 0 <= label < self.num_classes:
-            raise InputError(f"record {i}{name} of {self.where} has label {label} of {self.num_classes}: {_REMEDY}")
-        return image, np.int32(label)
+# Of the training set in red, green and blue, as nearly all published weights assume. Source: torchvision.
+_IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Streamed:
-    """A training and a test set of labelled photographs on disk; `identity` is that of the copy and its shards."""
+    """A training and a test set of labelled photographs on disk; `identity` is that of the copy and its shards.
+
+    Images are cropped by area, scaled to `image_size` and, with `flip`, mirrored at random where they are decoded, by
+    `workers` threads.
+    """
 
     name: str
     identity: bytes
     class_names: tuple[str, ...]
     train: Examples
     test: Examples
+    image_size: int = 224
+    workers: int = 16
+    flip: bool = True
+    validation_fraction: float = 0.1
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`[H, W, C]` of every image."""
+        return self.image_size, self.image_size, 3
+
+    @property
+    def frames(self) -> None:
+        """None: images, no sequences."""
+        return
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """ImageNet's, or of the centres of `MEASURED_IMAGES` images, the same for every seed and in every process."""
+        return _IMAGENET if self.name.startswith("imagenet2012") else _statistics(self)
+
+    def inputs(self, batch_size: int, seed: int) -> Inputs:
+        """The batches of a training; raises `InputError` for a batch that is larger than the training set."""
+        training, validation = split_indices(len(self.train), self.validation_fraction, seed)
+        if batch_size > len(training):
+            raise InputError(
+                f"batch_size={batch_size!r} must be at most {len(training)}, the number of training images"
+            )
+        reading = {"image_size": self.image_size, "batch_size": batch_size, "threads": self.workers}
+        return Inputs(
+            Stream(self.train, training, flip=self.flip, seed=seed, **reading),
+            functools.partial(centres, self.train, validation, **reading),
+            functools.partial(centres, self.test, np.arange(len(self.test)), **reading),
+        )
 
 
-def open_streamed(name: str, data_dir: str | None = None) -> Streamed:
+@functools.lru_cache(maxsize=1)
+def _statistics(dataset: Streamed) -> Normalisation:
+    examples, size = dataset.train, dataset.image_size
+    chosen = np.sort(np.random.default_rng(0).permutation(len(examples))[:MEASURED_IMAGES])
+    with concurrent.futures.ThreadPoolExecutor(dataset.workers) as pool:
+        return pixel_statistics(np.stack(list(pool.map(lambda i: examples.centre(i, size)[0], chosen))))
+
+
+def open_streamed(name: str, data_dir: str | None = None, **options: Any) -> Streamed:
     """Opens `<data dir>/<name>/<version>`, the latest version; a name may have a configuration, "name/config".
 
     Args:
         name: of a data set that TFDS has prepared.
         data_dir: as in `data_directory`.
+        options: the last fields of `Streamed`.
 
     Raises:
         InputError: the data set is not there, is incomplete, damaged or in another file format, or has other features
             or splits than those of an image classification set.
     """
     directory = _latest(name, data_directory(data_dir))
-    with told_what_to_do(directory, _REMEDY):
+    with told_what_to_do(directory, REMEDY):
         builder = open_builder(directory)
         features = builder.info.features
         if missing := [key for key in ("image", "label") if key not in features]:
@@ -96,7 +109,7 @@ def open_streamed(name: str, data_dir: str | None = None) -> Streamed:
         class_names = tuple(features["label"].names or map(str, range(num_classes)))
         examples = functools.partial(_examples, builder, directory, num_classes)
         identity = (directory / "dataset_info.json").read_bytes()
-        return Streamed(name, identity, class_names, examples(("train",)), examples(("test", "validation")))
+        return Streamed(name, identity, class_names, examples(("train",)), examples(("test", "validation")), **options)
 
 
 def _latest(name: str, data_dir: Path) -> Path:

@@ -1,4 +1,7 @@
-"""Images from outside, made into what networks take, or refused with what is wrong with them."""
+"""Images from outside, made into what networks take, or refused with what is wrong with them.
+
+Inside the library pixels are bytes (uint8), or float32 in [0, 1].
+"""
 
 from typing import Any
 
@@ -13,9 +16,9 @@ from snnkd_jax.errors import InputError
 
 
 def as_pixels(name: str, images: Any, image_shape: tuple[int, int, int], sequences: bool = False) -> NDArray | Array:
-    """Images as uint8, or as float32 from 0 to 255; in both cases `Normalisation` is what comes next.
+    """Images as uint8, or as float32 in [0, 1]; in both cases `Normalisation` is what comes next.
 
-    Floats of `k / 255` become exactly k. Values that are traced cannot be looked at, and are taken as they come.
+    Values that are traced cannot be looked at, and are taken as they come.
 
     Args:
         name: of the argument, for errors.
@@ -29,11 +32,7 @@ def as_pixels(name: str, images: Any, image_shape: tuple[int, int, int], sequenc
     Raises:
         InputError: for another shape or dtype, and for floats that are not finite or not in [0, 1].
     """
-    if not isinstance(images, jax.Array):
-        try:
-            images = np.asarray(images)
-        except ValueError as error:
-            raise InputError(f"{name} are not an array ({error}); give images of one size") from error
+    images = _array(name, images)
     shape = images.shape
     if image_shape[2] == 1 and shape[1:] == image_shape[:2]:
         images = images[..., None]
@@ -42,13 +41,31 @@ def as_pixels(name: str, images: Any, image_shape: tuple[int, int, int], sequenc
         hint = f"; give one image as {name}[None]" if shape == image_shape else "; resize or convert them"
         frames = f", or [B, T, {wanted}] for one frame a step" if sequences else ""
         raise InputError(f"{name} have shape {shape}; the network takes [B, {wanted}]{frames}{hint}")
+    return check_pixels(name, images)
+
+
+def check_pixels(name: str, images: Any) -> NDArray | Array:
+    """Images of any shape `[B, ...]` as uint8, or as float32 in [0, 1].
+
+    Raises `InputError` for another dtype, and for floats that are not finite or not in [0, 1].
+    """
+    images = _array(name, images)
     if images.dtype == np.uint8:
         return images
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise InputError(f"{name} have dtype {images.dtype}; give bytes (uint8, 0 to 255), or floats in [0, 1]")
     if not isinstance(images, Tracer):
         check_values(name, np.asarray(images))
-    return images.astype(np.float32) * np.float32(255)
+    return images.astype(np.float32)
+
+
+def _array(name: str, images: Any) -> NDArray | Array:
+    if isinstance(images, jax.Array):
+        return images
+    try:
+        return np.asarray(images)
+    except ValueError as error:
+        raise InputError(f"{name} are not an array ({error}); give images of one size") from error
 
 
 def check_values(name: str, images: NDArray) -> None:

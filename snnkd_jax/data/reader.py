@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnkd_jax.data.batches import Batch, epoch_order
-from snnkd_jax.data.on_disk import Examples
+from snnkd_jax.data.examples import Examples
 from snnkd_jax.parallel.mesh import process_rows
 
 _BATCHES_AHEAD = 2

@@ -1,20 +1,33 @@
 """Connectors: map the student's stage outputs onto the teacher's channels, for training only."""
 
+import dataclasses
+
 import flax.linen as nn
 from jax import Array
 
 from snnkd_jax.distill.feature_losses import mask_channels
 from snnkd_jax.models.layers import BatchNorm, Conv
 
-# Share of the channels that are blanked, as published (BKDSNN, ECCV 2024).
+# Fraction of the channels that are masked, as published (BKDSNN, ECCV 2024).
 BLUR_RATIO = 0.15
+
+
+@dataclasses.dataclass(frozen=True)
+class Connector:
+    """Declares that a term reads `student.connected`: `Connectors` for all paired stages, or for the last pair only.
+
+    With `generator`, BKDSNN's generator follows each connector.
+    """
+
+    last: bool = False
+    generator: bool = False
 
 
 class Connectors(nn.Module):
     """One 1x1 convolution and batch norm per stage; `channels` names each stage and its number of output channels.
 
         connector(F) = norm(conv1x1 F)
-        generator(X) = conv3x3 relu(conv3x3 X), X the connector's output with 15 % of its channels blanked
+        generator(X) = conv3x3 relu(conv3x3 X), X the connector's output with 15 % of its channels masked
 
     References: Heo et al., ICCV 2019, arXiv 1904.01866 (feature distillation's student transform); BKDSNN, ECCV 2024,
     arXiv 2407.09083 (the generator, with `blur`; theirs has biases).
@@ -27,7 +40,7 @@ class Connectors(nn.Module):
     def __call__(self, stages: dict[str, Array], train: bool, blur_key: Array) -> dict[str, Array]:
         """Time-averaged stage outputs, `[B, H, W, C]` each, to `[B, H, W, channels[stage]]` each, in float32.
 
-        With `blur`, channels are blanked by `blur_key`, and a generator, conv-ReLU-conv, restores them.
+        With `blur`, channels are masked by `blur_key`, and a generator, conv-ReLU-conv, restores them.
         """
         connected = {}
         for name, size in self.channels:

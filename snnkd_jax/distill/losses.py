@@ -1,4 +1,4 @@
-"""Loss terms as pure functions of one example each; the letters are those of `snnkd_jax.distill.objective`.
+"""Loss terms as pure functions of one example each; the letters are those of `snnkd_jax.distill.logit_terms`.
 
 Leading axes are free unless a function says otherwise: a term over logits `[B, K]` gives `[B]`, over `[B, T, K]` it
 gives `[B, T]`. p and q are the teacher's and the student's soft labels, `softmax(zA / tau)` and `softmax(z / tau)`.
@@ -267,12 +267,6 @@ def intra_class_distance(student_logits: Array, teacher_logits: Array, temperatu
     return _correlation_distance(student_logits, teacher_logits, temperature, axis=0)
 
 
-def _strongest_and_weakest(logits: Array) -> tuple[Array, Array]:
-    """The logits `[B, K]` of the steps that are the most and the least confident on average over the batch."""
-    confidence = jnp.mean(jnp.max(jax.nn.softmax(_wide(logits)), axis=-1), axis=0)
-    return logits[:, jnp.argmax(confidence)], logits[:, jnp.argmin(confidence)]
-
-
 def strong_to_weak(logits: Array, temperature: float) -> Array:
     """Self-distillation: the most confident step teaches the least confident one.
 
@@ -291,11 +285,6 @@ def strong_to_weak(logits: Array, temperature: float) -> Array:
 
     Reference: Ding et al., NeurIPS 2025, arXiv 2510.07924.
     """
-    strong, weak = _strongest_and_weakest(logits)
+    confidence = jnp.mean(jnp.max(jax.nn.softmax(_wide(logits)), axis=-1), axis=0)
+    strong, weak = logits[:, jnp.argmax(confidence)], logits[:, jnp.argmin(confidence)]
     return kd_divergence(weak, strong, temperature)
-
-
-def weak_to_strong(logits: Array, temperature: float) -> Array:
-    """The reverse of `strong_to_weak`, `tau^2 KL(softmax(z[w] / tau) || softmax(z[s] / tau))`: it restrains step s."""
-    strong, weak = _strongest_and_weakest(logits)
-    return kd_divergence(strong, weak, temperature)

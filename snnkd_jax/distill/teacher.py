@@ -3,8 +3,8 @@
 | value                         | shape          | who reads it                                                   |
 | ----------------------------- | -------------- | -------------------------------------------------------------- |
 | `logits`                      | `[B, K]`       | every objective with a teacher                                 |
-| `features["stages"]`          | `[B, H, W, C]` | objectives on features but `margin`: stage outputs             |
-| `features["pre_activations"]` | `[B, H, W, C]` | `margin`: stage outputs before the activation                  |
+| `features["stages"]`          | `[B, H, W, C]` | terms that need `stages`: stage outputs                        |
+| `features["pre_activations"]` | `[B, H, W, C]` | terms that need `pre_activations`, such as `Margin`            |
 
 Features are dictionaries, in the order of their names from the first layer to the last; an objective that finds none
 of its own refuses the teacher. Images arrive as float32 `[B, H, W, C]`, normalised by the statistics of the student's
@@ -13,7 +13,7 @@ training set, or by those that the teacher was trained with, if it says them.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 from jax import Array
@@ -22,6 +22,18 @@ from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.digest import fingerprint
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Features
+
+
+class TeacherNetwork(Protocol):
+    """What can guide a student: an ANN as a `Network`, or a `Teacher`."""
+
+    def init(self, key: Array, image_shape: tuple[int, int, int]) -> Any:
+        """Variables for images `[H, W, C]`, of the shapes of those that it is applied with."""
+        ...
+
+    def apply(self, variables: Any, images: Array) -> tuple[Array, Features]:
+        """Logits `[B, K]` and features as in the table above, of normalised images `[B, H, W, C]`."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -56,7 +56,7 @@ def convert(teacher: Trained, train_images: NDArray, num_steps: int, percentile:
         thresholds, v_init = percentiles(teacher.network, teacher.variables, pixels, percentile), 0.0
     folded = fold_norms(teacher.network, teacher.variables, teacher.image_shape)
     network, variables = spiking(*folded, teacher.image_shape, thresholds, num_steps, v_init)
-    return dataclasses.replace(teacher, network=network, variables=variables)
+    return dataclasses.replace(teacher, network=network, variables=variables, history=(), result={})
 
 
 def percentiles(network: Network, variables: Variables, images: NDArray, percentile: float) -> dict[str, float]:

@@ -7,10 +7,12 @@ soon as a half is enough for them.
 Source: Li et al., "SEENN", NeurIPS 2023, arXiv 2304.01230 (the criterion).
 """
 
+import functools
 import numbers
 
 import jax
 import numpy as np
+from jax import Array
 from numpy.typing import NDArray
 
 from snnkd_jax.data.batches import eval_batches
@@ -53,6 +55,39 @@ def classify(
     starts = range(0, max(len(frames), 1), TOGETHER)
     parts = [_classify(stepper, frames[i : i + TOGETHER], steps, threshold) for i in starts]
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def at_once(
+    network: Network,
+    variables: Variables,
+    normalisation: Normalisation,
+    class_names: tuple[str, ...],
+    images: NDArray,
+) -> Prediction:
+    """What a spiking network says of any number of images that it takes with all their steps in one call.
+
+    Args:
+        network: spiking; it makes its `num_steps`.
+        variables, normalisation, class_names: of the network.
+        images: `[B, H, W, C]` as from `as_pixels`, or `[B, num_steps, H, W, C]`.
+    """
+
+    @functools.partial(jax.jit, compiler_options=compile_options())
+    def run(variables: Variables, images: Array) -> tuple[Array, Array, dict[str, Array]]:
+        logits, features = network.apply(variables, normalisation(images))
+        mean = logits.mean(axis=1)
+        return mean, jax.nn.softmax(mean).max(-1), features["firing_rates"]
+
+    found = []
+    for batch in eval_batches({"images": images, "labels": np.zeros(len(images), np.int32)}, TOGETHER):
+        real = batch["mask"] == 1
+        found.append(jax.tree.map(lambda x, real=real: x[real], jax.device_get(run(variables, batch["images"]))))
+    if not found:
+        empty = jax.eval_shape(run, variables, images)
+        found = [jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), empty)]
+    logits, confidence, rates = jax.tree.map(lambda *x: np.concatenate(x), *found)
+    steps = np.full(len(images), network.num_steps, np.int32)
+    return Prediction(logits, confidence, steps, rates, class_names)
 
 
 def _classify(stepper: Stepper, frames: NDArray, num_steps: int, threshold: float | None) -> Prediction:

@@ -11,35 +11,40 @@ import functools
 import math
 import numbers
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.data.pixels import as_pixels
-from snnkd_jax.errors import InputError, check_choice
-from snnkd_jax.inference.predict import classify, logits_by_step
+from snnkd_jax.distill.teacher import Teacher
+from snnkd_jax.errors import InputError, check_choice, check_count
+from snnkd_jax.files import read_json
+from snnkd_jax.inference.predict import at_once, classify, logits_by_step
 from snnkd_jax.inference.stepper import Prediction, State, Stepper
 from snnkd_jax.inference.summary import summary
 from snnkd_jax.models import Network, Variables
-from snnkd_jax.models.converted import is_converted
+from snnkd_jax.models.description import built, can_be_built, check_network_is
 from snnkd_jax.models.folding import fold_norms
+from snnkd_jax.models.network import mean_over_time
 from snnkd_jax.parallel.mesh import data_mesh
-from snnkd_jax.runs.config import Config
-from snnkd_jax.runs.run_dir import read_network
+from snnkd_jax.runs.result import result_in
+from snnkd_jax.runs.roles import Role
 from snnkd_jax.training.checkpoint import load_network
-
-Role = Literal["teacher", "student_baseline", "student"]
+from snnkd_jax.training.metrics import read_log
+from snnkd_jax.training.saved import read_network, shapes_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
     """A trained network, its variables, and how images are to be normalised for it.
 
-    `config` describes it as a student or a teacher, `class_names` are in the order of the logits.
+    `class_names` are in the order of the logits. `history` has a dictionary per training epoch, and `result` what the
+    test set said after the last one; both are empty where they are not known.
     """
 
     network: Network
@@ -48,19 +53,36 @@ class Trained:
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     dataset: str
-    config: Config
+    history: tuple[dict[str, Any], ...] = ()
+    result: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def model(self) -> str:
-        """The name of its architecture."""
-        of_teacher = self.network.num_steps is None or is_converted(self.network)
-        return self.config.teacher if of_teacher else self.config.student
+    def test_accuracy(self) -> float:
+        """The accuracy on the test set after the last epoch, in [0, 1]; raises `InputError` if it is not known."""
+        if "accuracy" not in self.result:
+            raise InputError("test_accuracy is not known: the network was not tested in its run, or it is converted")
+        return self.result["accuracy"]
 
     @property
     def title(self) -> str:
         """Architecture, width and kind in words."""
         steps = "an ANN" if self.network.num_steps is None else f"T = {self.network.num_steps}"
-        return f"{self.model}, width {self.config.width:g}, {steps}"
+        return f"{self.network.title}, {steps}"
+
+    @functools.cached_property
+    def streams(self) -> bool:
+        """Whether the network can make one time step at a call, with its state in between."""
+        return self.network.num_steps is not None and self.network.streams(self.variables, self.image_shape)
+
+    def as_teacher(self) -> Teacher:
+        """The network as a teacher of others; of a spiking one, logits and features are means over its steps."""
+
+        def function(variables: Variables, images: Array) -> Any:
+            logits, features = self.network.apply(variables, images)
+            features = {kind: features.get(kind, {}) for kind in ("stages", "pre_activations")}
+            return (logits, features) if self.network.num_steps is None else mean_over_time((logits, features))
+
+        return Teacher(function, self.variables, self.normalisation, self.title)
 
     def with_steps(self, num_steps: int) -> Network:
         """The spiking network with another number of time steps; the variables are the same.
@@ -109,7 +131,16 @@ class Trained:
         pixels = as_pixels("images", images, self.image_shape, sequences=spiking)
         if spiking and num_steps is None and pixels.ndim == 4:
             num_steps = self.network.num_steps
+        if spiking and not self.streams and threshold is None:
+            return self._predict_at_once(jax.device_get(pixels), num_steps)
         return classify(self._stepper, jax.device_get(pixels), num_steps, threshold)
+
+    def _predict_at_once(self, pixels: NDArray, num_steps: int | None) -> Prediction:
+        """`predict` of a network that makes all of its steps in one call."""
+        steps = num_steps if num_steps is not None else pixels.shape[1]
+        check_count("num_steps", steps)
+        network = self.with_steps(steps)
+        return at_once(network, self.variables, self.normalisation, self.class_names, pixels)
 
     def start(self, batch: int) -> State:
         """The state of `batch` streams before their first frames, for `step`.
@@ -148,22 +179,32 @@ class Trained:
 
     @functools.cached_property
     def _stepper(self) -> Stepper:
-        network = self.network if self.network.num_steps is None else self.with_steps(1)
+        """Of the folded network; raises `InputError` if it keeps a state that is not handed on."""
+        if self.network.num_steps is not None and not self.streams:
+            raise InputError(
+                f"{self.network.title} cannot make one time step at a call: its steps depend on each other otherwise "
+                "than through `Spike` layers; predict without a threshold takes all steps at once"
+            )
+        folded = self.folded()
+        network = folded.network if self.network.num_steps is None else folded.with_steps(1)
         with jax.ensure_compile_time_eval():
-            variables = jax.device_put(self.variables, jax.local_devices()[0])
+            variables = jax.device_put(folded.variables, jax.local_devices()[0])
         return Stepper(network, variables, self.normalisation, self.image_shape, self.class_names)
 
 
-def load(path: str | Path, role: Role | None = None) -> Trained:
-    """A trained network for use, its norms folded.
+def load(path: str | Path, role: Role | None = None, *, network: Network | None = None) -> Trained:
+    """A trained network, as it was after its last epoch.
 
     Args:
         path: a run directory, or the directory of a network in one.
-        role: which network of the run; None: the student. None, too, if `path` is one network's.
+        role: which network of the run; None: the student, or the only one that there is. None, too, if `path` is one
+            network's.
+        network: with a module or neurons of your own, which no file holds: the network that was trained; None: it is
+            built from the file.
 
     Raises:
-        InputError: if there is no such network, it is not trained to its end, or its files are damaged or of another
-            version.
+        InputError: if there is no such network, it is not trained to its end, its files are damaged or of another
+            version, or `network` is another one.
     """
     if role is not None:
         check_choice("role", role, get_args(Role))
@@ -173,35 +214,40 @@ def load(path: str | Path, role: Role | None = None) -> Trained:
     if not directory.is_dir():
         raise InputError(f"path={str(path)!r} is not a directory; name a run directory, such as runs/mnist")
     if not (directory / "network.json").is_file():
-        return load_trained(directory, role or "student").folded()
+        found = trained_roles(directory)
+        if role is None:
+            role = found[0] if len(found) == 1 else "student"
+        if role not in found:
+            hint = f"; it has {', '.join(found)}" if found else ""
+            if (directory / role).is_dir():
+                hint = "; run the command that started the run to resume it"
+            raise InputError(f"{directory} has no {role} that was trained to its end (no {role}/network.json){hint}")
+        return _load(directory / role, data_mesh(), network)
     if role is not None:
         raise InputError(f"role={role!r}: {directory} is the directory of one network; leave role out, or name the run")
-    return _load(directory, data_mesh()).folded()
+    return _load(directory, data_mesh(), network)
 
 
-def load_trained(run: Path, role: Role = "student", mesh: Mesh | None = None) -> Trained:
-    """The network of that role in a run directory, as it was after its last epoch.
-
-    Raises:
-        InputError: if the run has no such network, it is not trained to its end, or its files are damaged.
-    """
-    if not (run / role / "network.json").is_file():
-        others = [other for other in get_args(Role) if (run / other / "network.json").is_file()]
-        hint = f"; it has {', '.join(others)}" if others else ""
-        if (run / role).is_dir():
-            hint = "; the command that started the run goes on with it"
-        raise InputError(f"{run} has no {role} that was trained to its end (no {role}/network.json){hint}")
-    return _load(run / role, data_mesh() if mesh is None else mesh)
+def trained_roles(run: Path) -> list[Role]:
+    """The networks of a run that were trained to their end."""
+    return [role for role in get_args(Role) if (run / role / "network.json").is_file()]
 
 
-def _load(directory: Path, mesh: Mesh) -> Trained:
+def _load(directory: Path, mesh: Mesh, network: Network | None) -> Trained:
     description = read_network(directory)
+    if network is not None:
+        check_network_is(network, description, directory)
+    elif not can_be_built(description):
+        raise InputError(
+            f"{directory} is of a module or of neurons that no file holds; give the network that was trained, such as "
+            "load(path, network=snnkd_jax.Network(module, num_steps=4)) or network=snnkd_jax.build(..., neuron=...)"
+        )
     try:
-        config, network = _built(description)
+        network = built(description) if network is None else network
         normalisation = Normalisation(**{name: tuple(v) for name, v in description["normalisation"].items()})
         image_shape, classes = tuple(description["image_shape"]), tuple(description["class_names"])
         dataset = description["dataset"]
-        template = jax.eval_shape(lambda: network.init(jax.random.key(0), image_shape))
+        template = shapes_of(network, image_shape)
         pixels = jax.eval_shape(normalisation, jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8))
         if pixels.shape != (1, *image_shape) or len(classes) != description["num_classes"]:
             raise ValueError("the channels' statistics or the names of the classes are not as many as these")
@@ -209,20 +255,7 @@ def _load(directory: Path, mesh: Mesh) -> Trained:
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         raise InputError(f"{directory / 'network.json'} is damaged ({reason})") from error
     variables = load_network(directory, template, mesh)
-    return Trained(network, variables, normalisation, image_shape, classes, dataset, config)
-
-
-def _built(description: dict[str, Any]) -> tuple[Config, Network]:
-    """The network that `network.json` describes, and the configuration that builds it."""
-    spiking, num_classes = description["spiking"], description["num_classes"]
-    role = "teacher" if spiking is None else "student"
-    config = Config(
-        dataset=description["dataset"],
-        width=description["width"],
-        teacher_levels=description.get("levels"),
-        **({"teacher_pool": description.get("pool", "avg")} if spiking is None else {}),
-        dtype=description.get("dtype", "float32"),
-        **{role: description["model"]},
-        **({} if spiking is None else spiking),
-    )
-    return config, config.build_teacher(num_classes) if spiking is None else config.build_student(num_classes)
+    run, role = directory.parent, directory.name
+    history = tuple(entry for entry in read_log(run) if entry["phase"] == role)
+    result = result_in(read_json(run / "result.json"), role) if (run / "result.json").is_file() else {}
+    return Trained(network, variables, normalisation, image_shape, classes, dataset, history, result)

@@ -158,7 +158,7 @@ def network_of(graph: Graph, num_steps: int) -> tuple[Network, Variables]:
         if isinstance(layer, Convolution | Dense):
             params[name] = {"kernel": jnp.asarray(layer.kernel), "bias": jnp.asarray(layer.bias)}
     body = GraphBody(tuple(steps), graph.outputs, functools.partial(Spike, num_steps=num_steps))
-    return Network(body, num_steps), {"params": params, "batch_stats": {}}
+    return Network(body, num_steps, expands=True), {"params": params, "batch_stats": {}}
 
 
 class GraphBody(nn.Module):

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from snnkd_jax.dynamics.neurons import Neuron, check_neuron
-from snnkd_jax.errors import InputError, check_choice, check_count
+from snnkd_jax.errors import InputError, check_choice, check_count, spelled_choice
 from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.airbench import Airbench
+from snnkd_jax.models.arguments import Arguments
 from snnkd_jax.models.convnet import ConvNet
 from snnkd_jax.models.imagenet_resnet import ImageNetResNet, SEWBlock
 from snnkd_jax.models.layers import BatchNorm, MaxPool
@@ -95,14 +96,14 @@ def build(
         check_count("levels", levels)
         if neuron is not None:
             raise InputError(f"levels={levels!r} is of an ordinary network; leave it out")
-    name = canonical_name(name)
+    name = spelled_choice("model", name, MODELS)
     check_choice("pool", pool, get_args(Pool))
     fields = inspect.signature(MODELS[name]).parameters
     if pool == "max" and "pool" not in fields:
         raise InputError(f"pool={pool!r}: {name!r} leaves no choice of pooling; use pool='avg', or a VGG")
     check_choice("backprop", backprop, get_args(Backprop))
     check_choice("remat", remat, get_args(Remat))
-    constants: dict[str, Any] = {"num_classes": num_classes, "width": width, "dtype": dtype}
+    constants: dict[str, Any] = {"num_classes": num_classes, "width": width, "dtype": jnp.dtype(dtype)}
     if neuron is not None:
         check_neuron(neuron)
     v_threshold = _height(neuron) if tdbn and neuron is not None else None
@@ -115,13 +116,13 @@ def build(
             layers["max_pool"] = max_pool
         return MODELS[name](**layers, **constants, remat=remat)
 
+    arguments = Arguments(name, neuron, width, tdbn, pool, levels, jnp.dtype(dtype).name)
     if neuron is None:
         activation = ReLU if levels is None else functools.partial(QCFS, levels)
-        return Network(body(activation, BatchNorm, MaxPool, remat), None)
+        return Network(body(activation, BatchNorm, MaxPool, remat), arguments=arguments)
     rate_body = body(functools.partial(Rate, neuron), RateBatchNorm, RateMaxPool) if backprop == "rate" else None
-    return Network(
-        body(functools.partial(Spike, neuron, num_steps=num_steps), BatchNorm, MaxPool, remat), num_steps, rate_body
-    )
+    spiking = body(functools.partial(Spike, neuron, num_steps=num_steps), BatchNorm, MaxPool, remat)
+    return Network(spiking, num_steps, rate_body, arguments, expands=True)
 
 
 def _height(neuron: Neuron) -> float:
@@ -131,15 +132,3 @@ def _height(neuron: Neuron) -> float:
     except AttributeError:
         name = type(neuron).__name__
         raise InputError(f"tdbn=True needs v_threshold and v_rest of the neuron, and {name} has not both") from None
-
-
-def canonical_name(name: str) -> str:
-    """The key of `MODELS` that `name` means ("ResNet-18" is "resnet18"); raises `InputError` for an unknown one."""
-    squeezed = {_squeeze(key): key for key in MODELS}
-    if _squeeze(name) not in squeezed:
-        check_choice("model", name, MODELS)
-    return squeezed[_squeeze(name)]
-
-
-def _squeeze(name: str) -> str:
-    return name.lower().replace("-", "").replace("_", "")

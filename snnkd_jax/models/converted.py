@@ -136,12 +136,18 @@ def spiking(
     pools: dict[str, Any] = {n: pool for n in ("pool", "max_pool") if getattr(network.body, n, None) is MaxPool}
     activation = functools.partial(ConvertedSpike, num_steps=num_steps, v_init=v_init)
     body = network.body.clone(activation=activation, **pools)
-    return Network(body, num_steps), variables | {"params": traverse_util.unflatten_dict(flat)}
+    converted = dataclasses.replace(network, body=body, num_steps=num_steps, expands=True)
+    return converted, variables | {"params": traverse_util.unflatten_dict(flat)}
 
 
 def is_quantised(network: Network) -> bool:
     """Whether an ordinary network has `QCFS` in the place of ReLU."""
     return _activation(network) is QCFS
+
+
+def levels_of(network: Network) -> int:
+    """L of an ANN with `QCFS`."""
+    return network.body.activation.args[0]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def is_converted(network: Network) -> bool:

@@ -1,5 +1,6 @@
 """Batch norms folded into the layers before them: the same function in evaluation, with fewer operations."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -42,6 +43,8 @@ def fold_norms(network: Network, variables: Variables, image_shape: tuple[int, i
         network, variables: trained.
         image_shape: `[H, W, C]` of its images.
     """
+    if not hasattr(network.body, "norm"):
+        return network, variables  # a module that does not take its norm from outside stays as it is
     sources = _sources(network, variables, image_shape)
     params: dict[Path, Any] = traverse_util.flatten_dict(variables["params"])
     statistics: dict[Path, Any] = traverse_util.flatten_dict(variables["batch_stats"])
@@ -56,7 +59,8 @@ def fold_norms(network: Network, variables: Variables, image_shape: tuple[int, i
                 if (*source, name) in params:
                     params[*source, name] = params[*source, name] * scale
     body = network.body.clone(norm=FoldedNorm) if sources else network.body
-    return Network(body, network.num_steps), {"params": traverse_util.unflatten_dict(params), "batch_stats": {}}
+    folded = dataclasses.replace(network, body=body, rate_body=None)
+    return folded, {"params": traverse_util.unflatten_dict(params), "batch_stats": {}}
 
 
 def _sources(

@@ -14,6 +14,7 @@ In training by rate-based backpropagation, stages and pre-activations are means 
 
 import dataclasses
 import functools
+import inspect
 from typing import Any
 
 import flax.linen as nn
@@ -23,35 +24,102 @@ from flax import traverse_util
 from jax import Array
 
 from snnkd_jax.errors import InputError, check_count
+from snnkd_jax.models.arguments import Arguments
 from snnkd_jax.models.rate import with_mean_of
 from snnkd_jax.models.recorder import Call, recorded
 from snnkd_jax.models.stages import Features
 
 Variables = dict[str, Any]
 
+_RECORDED = ("intermediates", "calls", "firing_rates", "state", "initial_state", "rates")
+"""Collections that hold what a call recorded, and nothing that is kept."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A body with its activation; `num_steps` is T of a spiking network and None for an ordinary one.
+    """A Flax Linen module as a network: of this library, by `build`, or your own, by `Network(module, num_steps)`.
 
-    `rate_body`, the same with the layers of `snnkd_jax.models.rate`, makes training differentiate rates.
+    The module's call `(images, train)` returns logits, or logits and a dictionary of features: `"stages"` and
+    `"pre_activations"`, each a dictionary of maps, or such maps side by side, which are taken for stages. `num_steps`
+    None makes an ANN: images `[B, H, W, C]`, logits `[B, K]`. A number T makes a spiking network: images
+    `[B, T, H, W, C]` (a static image is repeated), logits `[B, T, K]`.
+
+    `rate_body`, the same with the layers of `snnkd_jax.models.rate`, makes training differentiate rates. `arguments`
+    are those of `build`; with them the module takes a static image as a time axis of length 1, which its first neurons
+    expand.
+
+    Raises `InputError` for what is no Linen module, or one whose call does not take `train`.
     """
 
     body: nn.Module
-    num_steps: int | None
+    num_steps: int | None = None
     rate_body: nn.Module | None = None
+    arguments: Arguments | None = None
+    expands: bool = False
+
+    def __post_init__(self):
+        if not isinstance(self.body, nn.Module):
+            raise InputError(f"{self.body!r} is no Flax Linen module (flax.linen.Module); give an instance of one")
+        if self.num_steps is not None:
+            check_count("num_steps", self.num_steps)
+        call = inspect.signature(type(self.body).__call__).parameters
+        if "train" not in call and all(p.kind is not p.VAR_KEYWORD for p in call.values()):
+            raise InputError(
+                f"{type(self.body).__name__}.__call__ takes ({', '.join(list(call)[1:])}); it must take (images, train)"
+            )
+
+    @property
+    def model(self) -> str:
+        """The name of the architecture, or of the module's class."""
+        return type(self.body).__name__ if self.arguments is None else self.arguments.name
+
+    @property
+    def width(self) -> float | None:
+        """Multiplier of the architecture's channels; None of a module of your own."""
+        return None if self.arguments is None else self.arguments.width
+
+    @property
+    def title(self) -> str:
+        """Name and width in words."""
+        return self.model if self.width is None else f"{self.model}, width {self.width:g}"
 
     def init(self, key: Array, image_shape: tuple[int, int, int]) -> Variables:
         """Fresh variables for images `[H, W, C]`."""
         images = self._with_time(jnp.zeros((1, *image_shape)))
         variables = jax.jit(functools.partial(self.body.init, train=False))(key, images)
+        if others := variables.keys() - {"params", "batch_stats", *_RECORDED}:
+            raise InputError(
+                f"{self.title} has variables in the collections {', '.join(sorted(others))}; only params and "
+                "batch_stats are trained and kept"
+            )
         return {name: variables.get(name, {}) for name in ("params", "batch_stats")}
+
+    def streams(self, variables: Variables, image_shape: tuple[int, int, int]) -> bool:
+        """Whether a spiking network gives the same in single steps, from state to state, as in all steps at once.
+
+        It is so for the modules of this library; of others it is tried, on one random sequence.
+        """
+        if self.expands:
+            return True
+        key, steps = jax.random.key(0), self.num_steps or 1
+        images = 2 * jax.random.normal(key, (1, max(steps, 2), *image_shape))
+        try:
+            whole, _ = self.with_steps(images.shape[1]).apply(variables, images)
+            one, parts, potentials = self.with_steps(1), [], None
+            for t in range(images.shape[1]):
+                (logits, _), potentials = one.apply_from(variables, images[:, t : t + 1], potentials)
+                parts.append(logits)
+        except InputError:
+            return False
+        return bool(jnp.allclose(jnp.concatenate(parts, axis=1), whole, rtol=1e-3, atol=1e-3))
 
     def with_steps(self, num_steps: int) -> "Network":
         """The same spiking network with another T; its variables are the same."""
         if self.num_steps is None:
-            raise InputError("an ordinary network has no time steps")
+            raise InputError("an ANN has no time steps")
         check_count("num_steps", num_steps)
+        if not self.expands:
+            return dataclasses.replace(self, num_steps=num_steps)
         activation: Any = functools.partial(self.body.activation, num_steps=num_steps)  # pyright: ignore[reportAttributeAccessIssue]
         return dataclasses.replace(self, body=self.body.clone(activation=activation), num_steps=num_steps)
 
@@ -104,12 +172,28 @@ class Network:
         (logits, _), found, _ = recorded(apply, lambda module: isinstance(module, kinds))
         return logits, found
 
-    def apply_train(self, variables: Variables, images: Array) -> tuple[tuple[Array, Features], Variables]:
-        """Training: batch norm by the statistics of the batch; returns `((logits, features), new batch_stats)`."""
+    def apply_train(
+        self, variables: Variables, images: Array, dropout: Array | None = None
+    ) -> tuple[tuple[Array, Features], Variables]:
+        """Training: batch norm by the statistics of the batch.
+
+        Args:
+            variables, images: as in `apply`.
+            dropout: the key of modules with dropout; this library's have none.
+
+        Returns:
+            `((logits, features), new batch_stats)`.
+        """
         if self.rate_body is not None:
             return self._run_rates(self.rate_body, variables, images)
-        outputs, updates = self._run(variables, images, train=True, mutable=("batch_stats",))
-        return outputs, updates["batch_stats"]
+        outputs, updates = self._run(
+            variables,
+            images,
+            train=True,
+            mutable=("batch_stats",),
+            rngs=None if dropout is None else {"dropout": dropout},
+        )
+        return outputs, updates.get("batch_stats", {})
 
     def _run_rates(
         self, rate_body: nn.Module, variables: Variables, images: Array
@@ -125,11 +209,13 @@ class Network:
         return (with_mean_of(logits, mean_logits.astype(jnp.float32)), features), updates["batch_stats"]
 
     def _run(
-        self, variables: Variables, images: Array, train: bool, mutable: tuple[str, ...] = ()
+        self, variables: Variables, images: Array, train: bool, mutable: tuple[str, ...] = (), rngs: Any = None
     ) -> tuple[tuple[Array, Features], Any]:
-        (logits, stages), updates = self.body.apply(
-            variables, self._with_time(images), train=train, mutable=["firing_rates", *mutable]
+        images = self._with_time(images)
+        outputs, updates = self.body.apply(
+            variables, images, train=train, mutable=["firing_rates", *mutable], rngs=rngs
         )
+        logits, stages = outputs if self.expands else self._checked(outputs, images)
         rates = traverse_util.flatten_dict(updates.get("firing_rates", {}), sep="/")
         features = {
             **stages,
@@ -139,11 +225,50 @@ class Network:
 
     def _with_time(self, images: Array) -> Array:
         if images.ndim == 4:
-            return images if self.num_steps is None else images[:, None]
+            if self.num_steps is None:
+                return images
+            steps = 1 if self.expands else self.num_steps
+            return jnp.broadcast_to(images[:, None], (images.shape[0], steps, *images.shape[1:]))
         if images.ndim == 5 and self.num_steps is not None:
             return images
         expected = "[B, H, W, C]" if self.num_steps is None else "[B, H, W, C] or [B, T, H, W, C]"
         raise InputError(f"images have shape {images.shape}; this network takes {expected}")
+
+    def _checked(self, outputs: Any, images: Array) -> tuple[Array, Features]:
+        """Logits and features of somebody's module; raises `InputError`, which names it, for anything else."""
+        logits: Any
+        features: Any
+        logits, features = outputs if isinstance(outputs, tuple) and len(outputs) == 2 else (outputs, {})
+        shape = getattr(logits, "shape", None)
+        wanted = images.shape[: 1 if self.num_steps is None else 2]
+        if shape is None or shape[:-1] != wanted or not jnp.issubdtype(logits.dtype, jnp.floating):
+            names = "[B, K]" if self.num_steps is None else "[B, T, K]"
+            hint = "" if self.num_steps is not None else "; a spiking network needs Network(module, num_steps=T)"
+            raise InputError(
+                f"{self.title} returns {type(outputs).__name__} of shape {shape} for images {images.shape}; it must "
+                f"return logits {names}, or those and a dictionary of features{hint}"
+            )
+        if not isinstance(features, dict):
+            raise InputError(f"{self.title} returns features of type {type(features).__name__}; give a dictionary")
+        if features and not any(isinstance(x, dict) for x in features.values()):
+            features = {"stages": features}
+        if unknown := features.keys() - {"stages", "pre_activations"}:
+            raise InputError(
+                f"{self.title} returns features {', '.join(sorted(unknown))}; give the dictionaries 'stages' and "
+                "'pre_activations', or maps by their names"
+            )
+        stages: Features = {kind: dict(features.get(kind, {})) for kind in ("stages", "pre_activations")}
+        for kind, maps in stages.items():
+            for name, x in maps.items():
+                if getattr(x, "ndim", 0) != len(wanted) + 3 or x.shape[: len(wanted)] != wanted:
+                    axes = "[B, H, W, C]" if self.num_steps is None else "[B, T, H, W, C]"
+                    raise InputError(f"{self.title}: {kind} {name!r} has shape {getattr(x, 'shape', None)}, not {axes}")
+        return logits, stages
+
+
+def mean_over_time(outputs: tuple[Array, Features]) -> tuple[Array, Features]:
+    """Logits and features of a spiking network, `[B, T, ...]`, averaged over its steps: `[B, ...]`."""
+    return jax.tree.map(lambda x: x.mean(axis=1), outputs)
 
 
 def with_weights_of(other: Variables, variables: Variables) -> Variables:

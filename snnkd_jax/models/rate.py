@@ -20,7 +20,7 @@ collection "rates", one value an element instead of one an element and step; the
 runs on arrays `[B, 1, ...]`, gives every layer the value that was recorded, and is differentiated. For T = 1 the
 gradient is that of backpropagation through time. A loss on single steps, as of `z[t]`, has the gradient of the mean
 logits in every step: the sum over t of its derivatives with respect to `z[t]`. Of losses on
-single steps (`Objective.per_step` and `steps`: the presets `temporal`, `tet`, `tks`, `tser` and `strong2weak`) that
+single steps (constants `per_step`, terms `steps`: the presets `temporal`, `tet`, `tks`, `tser` and `strong2weak`) that
 leaves little: per-step cross-entropies and divergences act nearly as those on the mean logits, and terms by which the
 steps teach each other hardly at all, or otherwise than meant.
 

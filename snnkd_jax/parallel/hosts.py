@@ -17,7 +17,6 @@ from typing import TypeVar
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
@@ -104,7 +103,7 @@ def say(text: str) -> None:
 
 def _watch() -> None:
     """Ends this process when another one is gone; the main thread may be waiting for it inside a computation."""
-    everyone = ocp.multihost.get_barrier_sync_fn()
+    everyone = _barrier()
     try:
         while not _parting.wait(1):
             everyone(key="snnkd_jax_alive", timeout_ms=1000 * SILENCE)
@@ -120,6 +119,12 @@ def _watch() -> None:
         os._exit(1)
 
 
+def _barrier() -> Callable[..., None]:
+    from orbax.checkpoint import multihost  # two seconds of import, needed by several processes only
+
+    return multihost.get_barrier_sync_fn()
+
+
 def wait_if_lost() -> None:
     """After an unexpected error: if it comes of another process being gone, this one is ended while it waits."""
     time.sleep(SILENCE + 5)
@@ -131,7 +136,7 @@ def leave(status: int) -> int:
         return status
     _parting.set()
     try:
-        ocp.multihost.get_barrier_sync_fn()(key="snnkd_jax_parting", timeout_ms=1000 * PARTING)
+        _barrier()(key="snnkd_jax_parting", timeout_ms=1000 * PARTING)
     except jax.errors.JaxRuntimeError:
         sys.stdout.flush()
         sys.stderr.flush()

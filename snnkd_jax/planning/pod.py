@@ -22,7 +22,6 @@ from jax.sharding import AxisType
 from snnkd_jax.data import shape_of
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.errors import InputError
-from snnkd_jax.experiment import config_optimizer
 from snnkd_jax.models import Variables
 from snnkd_jax.planning.chips import Chip, devices
 from snnkd_jax.planning.collectives import Collective, collectives, total_bytes
@@ -67,18 +66,18 @@ class Plan:
 
 def planned_trainer(config: Config) -> tuple[Trainer, Variables]:
     """The student's trainer as a run would have it, but for constants, and the shapes of the teacher's variables."""
-    image_shape, num_classes = shape_of(config.dataset, config.image_size)
-    teacher = config.build_teacher(num_classes) if config.objective().needs_teacher else None
+    image_shape, num_classes = shape_of(config.data.dataset, config.data.image_size)
+    teacher = config.build_teacher(num_classes) if config.objective.build().needs_teacher else None
     trainer = Trainer(
         config.build_student(num_classes),
-        config.objective(),
-        config_optimizer(config, config.epochs, steps_per_epoch=1000),
+        config.objective.build(),
+        config.optimisation.build(config.optimisation.epochs, steps_per_epoch=1000),
         Normalisation((0.5,) * image_shape[-1], (0.25,) * image_shape[-1]),
-        config.augmentation(),
+        config.data.augmentation(),
         image_shape,
-        config.seed,
+        config.run.seed,
         teacher,
-        accumulate=config.accumulate,
+        accumulate=config.optimisation.accumulate,
     )
     if teacher is None:
         return trainer, {}
@@ -97,8 +96,10 @@ def plan(config: Config, topology: str, per_chip_batch: int) -> Plan:
         InputError: for what a run or `chips.devices` would refuse.
         MemoryError: if the compiler finds that the step does not fit.
     """
-    if per_chip_batch < 1 or per_chip_batch % config.accumulate:
-        raise InputError(f"per_chip_batch={per_chip_batch!r} must be a multiple of accumulate={config.accumulate}")
+    if per_chip_batch < 1 or per_chip_batch % config.optimisation.accumulate:
+        raise InputError(
+            f"per_chip_batch={per_chip_batch!r} must be a multiple of accumulate={config.optimisation.accumulate}"
+        )
     _, there = devices(topology)
     mesh = jax.make_mesh((len(there),), ("data",), axis_types=(AxisType.Auto,), devices=there)
     trainer, teacher_variables = planned_trainer(config)
@@ -117,12 +118,12 @@ def plan(config: Config, topology: str, per_chip_batch: int) -> Plan:
         )
         costs = {"flops": traced.lower(lowering_platforms=("cuda",)).cost_analysis()["flops"] / len(there)}
     # The body of a loop counts once; the one over the parts of an accumulated batch holds nearly everything.
-    flops, moved = costs["flops"] * config.accumulate, costs.get("bytes accessed")
+    flops, moved = costs["flops"] * config.optimisation.accumulate, costs.get("bytes accessed")
     return Plan(
         len(there),
         per_chip_batch,
         flops,
-        moved and moved * config.accumulate,
+        moved and moved * config.optimisation.accumulate,
         memory.argument_size_in_bytes,
         memory.output_size_in_bytes,
         memory.alias_size_in_bytes,

@@ -22,7 +22,7 @@ from snnkd_jax.report.page import (
 )
 from snnkd_jax.report.run import Run
 from snnkd_jax.report.statistics import mean_and_std
-from snnkd_jax.runs.recipe import BOOKKEEPING, SEED, differences
+from snnkd_jax.runs.recipe import BOOKKEEPING, SEED
 from snnkd_jax.runs.roles import NETWORKS
 
 _SAME = (*SEED, *BOOKKEEPING)
@@ -57,7 +57,7 @@ def _recipes(runs: list[Run]) -> list[_Recipe]:
     found: list[_Recipe] = []
     for run in runs:
         for recipe in found:
-            if not differences(recipe.runs[0].config, run.config, _SAME):
+            if not _differences(recipe.runs[0], run):
                 recipe.runs.append(run)
                 break
         else:
@@ -67,9 +67,14 @@ def _recipes(runs: list[Run]) -> list[_Recipe]:
 
 def _differing(recipes: list[_Recipe]) -> list[str]:
     """The options in which the recipes differ."""
-    first = recipes[0].runs[0].config
-    names = [differences(first, recipe.runs[0].config, _SAME) for recipe in recipes]
+    names = [_differences(recipes[0].runs[0], recipe.runs[0]) for recipe in recipes]
     return list(dict.fromkeys(name for found in names for name in found))
+
+
+def _differences(a: Run, b: Run) -> list[str]:
+    """The names of the options that differ, but for those of seeds and bookkeeping."""
+    names = dict.fromkeys([*a.options, *b.options])
+    return [name for name in names if name not in _SAME and a.options.get(name) != b.options.get(name)]
 
 
 def _result(recipes: list[_Recipe]) -> Html:
@@ -78,11 +83,10 @@ def _result(recipes: list[_Recipe]) -> Html:
     roles = [role for role in NETWORKS if any(_percent(run, role) is not None for run in runs)]
     rows = []
     for recipe in recipes:
-        config = recipe.runs[0].config
         accuracies = [recipe.mean(lambda run, role=role: _percent(run, role), 2) for role in roles]
         rate = recipe.mean(lambda run: None if run.result is None else run.result["firing_rate"]["student"], 3)
         minutes = recipe.mean(lambda run: None if run.result is None else run.result.get("seconds", math.nan) / 60, 1)
-        chosen = [shown(getattr(config, name)) for name in options]
+        chosen = [shown(recipe.runs[0].options.get(name)) for name in options]
         rows.append([recipe.title, *chosen, len(recipe.runs), *accuracies, rate, minutes])
     columns = [*(f"{NETWORKS[role]}, %" for role in roles), "firing rate", "minutes"]
     parts = [
@@ -113,7 +117,7 @@ def _result(recipes: list[_Recipe]) -> Html:
 
 def _percent(run: Run, role: str) -> float | None:
     """Test accuracy; the only student of a run without distillation is the student without it."""
-    if run.config.is_plain:
+    if run.is_plain:
         role = {"student_baseline": "student", "student": "student_baseline"}.get(role, role)
     accuracy = run.accuracies().get(role)
     return None if accuracy is None else 100 * accuracy
@@ -124,7 +128,7 @@ def _run_rows(recipes: list[_Recipe], roles: list[str]) -> list[list[object]]:
         [
             run.name,
             recipe.title,
-            run.config.seed,
+            run.options["seed"],
             *(
                 "not finished" if run.result is None else "–" if (v := _percent(run, role)) is None else f"{v:.2f}"
                 for role in roles
@@ -194,8 +198,9 @@ def _bands(recipes: list[_Recipe], values: dict[str, list[list[float]]]) -> list
 
 
 def _configuration(recipes: list[_Recipe]) -> Html:
-    configs = [dataclasses.asdict(recipe.runs[0].config) for recipe in recipes]
-    rows = [[name, *(shown(config[name]) for config in configs)] for name in configs[0] if name not in SEED]
+    configs = [recipe.runs[0].options for recipe in recipes]
+    names = dict.fromkeys(name for options in configs for name in options if name not in SEED)
+    rows = [[name, *(shown(options.get(name)) for options in configs)] for name in names]
     parts = [details("Options", table("Options of the recipes", ["option", *(r.title for r in recipes)], rows))]
     runs = [run for recipe in recipes for run in recipe.runs]
     found = [versions if isinstance(versions := run.started.get("versions"), dict) else {} for run in runs]

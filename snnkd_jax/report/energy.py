@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from snnkd_jax.analysis.energy import joules
-from snnkd_jax.runs.recipe import config_of
+from snnkd_jax.analysis.joules import joules
+from snnkd_jax.runs.config import config_of
 from snnkd_jax.runs.roles import title_of
 
 COLUMNS = (

@@ -165,7 +165,7 @@ def _matrix(counts: NDArray, names: list[str]) -> Html:
 def noise_section(run: Run) -> Html:
     """Accuracy under noise, where it was measured."""
     if run.noise is None:
-        return absent("Not measured: ", element("code", "python experiments/robustness.py RUN"), " does it.")
+        return absent("Not measured: ", element("code", "snnkd noise RUN"), " does it.")
     networks = run.noise["networks"]
     kinds: dict[str, list[Curve]] = {}
     for kind in next(iter(networks.values()))["kinds"]:
@@ -196,6 +196,6 @@ def noise_section(run: Run) -> Html:
 def energy_section(run: Run) -> Html:
     """Operations and energy of an image, where they were counted."""
     if run.energy is None:
-        return absent("Not counted: ", element("code", "python experiments/energy.py RUN"), " does it.")
+        return absent("Not counted: ", element("code", "snnkd energy RUN"), " does it.")
     rows = [row[1:] for row in energy_rows(run.energy)]
     return join([table("Operations and energy of an image", COLUMNS[1:], rows), paragraph(energy_terms([run.energy]))])

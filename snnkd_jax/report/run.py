@@ -7,22 +7,25 @@ from typing import Any
 from snnkd_jax.analysis.observation import Observation, load_observation
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_json
-from snnkd_jax.runs.config import Config, shown
-from snnkd_jax.runs.recipe import config_of, read_config
+from snnkd_jax.runs.command import command
+from snnkd_jax.runs.config import Config, config_of
+from snnkd_jax.runs.models import shown
+from snnkd_jax.runs.recipe import read_config
 from snnkd_jax.runs.roles import NETWORKS, title_of
 from snnkd_jax.training.metrics import read_log
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run; what it lacks is None or empty.
+    """A run of a configuration, or a training by `fit`; what it lacks is None or empty.
 
-    `started` is its config.json, `result` its result.json, `epochs` has the entries of metrics.jsonl by network, and
-    `noise` and `energy` are what `experiments/robustness.py` and `experiments/energy.py` found of it.
+    `started` is its config.json, `config` the configuration in it, None of a training by `fit`, `result` its
+    result.json, `epochs` has the entries of metrics.jsonl by network, and `noise` and `energy` are what `snnkd noise`
+    and `snnkd energy` found.
     """
 
     path: Path
-    config: Config
+    config: Config | None
     started: dict[str, Any]
     result: dict[str, Any] | None
     epochs: dict[str, list[dict[str, Any]]]
@@ -37,9 +40,41 @@ class Run:
         return self.path.resolve().name
 
     @property
+    def options(self) -> dict[str, Any]:
+        """What the run was started with, by name."""
+        return self.started["fit"] if self.config is None else self.config.flat()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the student has nothing to learn from but the labels."""
+        return self.options["teacher"] is None if self.config is None else self.config.is_plain
+
+    @property
+    def introduction(self) -> str:
+        """What was trained, in words."""
+        if (config := self.config) is None:
+            fitted = self.options
+            taught = "" if fitted["teacher"] is None else f", taught by {fitted['teacher']}"
+            return f"{fit_title(fitted)}{taught}, on {fitted['dataset']}, seed {fitted['seed']}."
+        if config.teacher.teacher_only:
+            trained = f"An ANN, {config.teacher.teacher} of width {config.teacher_width:g}"
+        else:
+            student = config.student
+            trained = (
+                f"A spiking {student.student} of width {student.width:g}, T = {student.num_steps}, preset "
+                f"{config.method}"
+            )
+        return f"{trained}, on {config.data.dataset}, seed {config.run.seed}."
+
+    @property
+    def command(self) -> str:
+        """The command that makes the run, or the call."""
+        return "snnkd_jax.fit(...)" if self.config is None else command(self.config)
+
+    @property
     def titles(self) -> dict[str, str]:
         """The networks in words; a student without distillation is called so."""
-        return NETWORKS | ({"student": NETWORKS["student_baseline"]} if self.config.is_plain else {})
+        return NETWORKS | ({"student": NETWORKS["student_baseline"]} if self.is_plain else {})
 
     def accuracies(self) -> dict[str, float]:
         """Test accuracy of each network that the result has."""
@@ -49,7 +84,8 @@ class Run:
 
 def read_run(path: Path) -> Run:
     """Reads a run directory; raises `InputError` if it is none, or a file in it is damaged."""
-    config = read_config(path)
+    started = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    config = None if isinstance(started.get("fit"), dict) else read_config(path)
     observation, description = path / "student" / "observation.npz", path / "student" / "network.json"
     epochs: dict[str, list[dict[str, Any]]] = {role: [] for role in NETWORKS}
     for entry in read_log(path):
@@ -58,7 +94,7 @@ def read_run(path: Path) -> Run:
     return Run(
         path,
         config,
-        read_json(path / "config.json"),
+        started,
         _result(path / "result.json"),
         epochs,
         load_observation(observation) if observation.is_file() else None,
@@ -80,20 +116,35 @@ def _result(path: Path) -> dict[str, Any] | None:
     if result is None:
         return None
     of_networks = dict.fromkeys(("test_accuracy", "test_accuracy_by_step", "firing_rate", "parameters"), NETWORKS)
-    for name, needed in (of_networks | {"config": ("teacher", "student", "preset", "num_steps")}).items():
+    started = {"fit": ("network",)} if "fit" in result else {"config": ("teacher", "student", "preset", "num_steps")}
+    for name, needed in (of_networks | started).items():
         if not isinstance(found := result.get(name), dict) or not found.keys() >= set(needed):
             raise InputError(f"{path} is not the result of a run ({name!r} is missing or incomplete)")
     return result
 
 
+def fit_title(fitted: dict[str, Any]) -> str:
+    """The network of a training by `fit`, of the options that config.json has of it."""
+    network = fitted["network"]
+    if "title" in network:
+        return network["title"]
+    return f"{network['model']}, width {network['width']:g}"
+
+
 def result_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     """The comparison of a finished run: a heading, and a row for each network that was trained."""
-    config = result["config"]
-    titles = {
-        "teacher": f"teacher ({shown(config['teacher'])})",
-        "student_baseline": f"student without KD ({config['student']})",
-        "student": f"{title_of(config_of(config, 'the result'), 'student')} ({config['student']})",
-    }
+    if "fit" in result:
+        network = result["fit"]["network"]
+        num_steps = network["num_steps"] if "title" in network else (network["spiking"] or {}).get("num_steps")
+        titles = dict.fromkeys(NETWORKS, fit_title(result["fit"]))
+    else:
+        config = result["config"]
+        num_steps = config["num_steps"]
+        titles = {
+            "teacher": f"teacher ({shown(config['teacher'])})",
+            "student_baseline": f"student without KD ({config['student']})",
+            "student": f"{title_of(config_of(config, 'the result'), 'student')} ({config['student']})",
+        }
     rows = [("network", "T", "parameters", "firing rate", "test accuracy")]
     for name, title in titles.items():
         if result["test_accuracy"][name] is not None:
@@ -101,7 +152,7 @@ def result_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
             rows.append(
                 (
                     title,
-                    "-" if name == "teacher" else str(config["num_steps"]),
+                    "-" if name == "teacher" else str(num_steps or "-"),
                     f"{result['parameters'][name]:,}",
                     "-" if rate is None else f"{rate:.3f}",
                     f"{100 * result['test_accuracy'][name]:.2f} %",

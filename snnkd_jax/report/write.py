@@ -1,6 +1,5 @@
 """Puts the sections of a report together and writes it."""
 
-import dataclasses
 from pathlib import Path
 
 from snnkd_jax.errors import InputError
@@ -24,7 +23,6 @@ from snnkd_jax.report.page import (
 )
 from snnkd_jax.report.run import Run, read_run, result_rows
 from snnkd_jax.report.training import rates_section, training_section
-from snnkd_jax.runs.command import command
 
 
 def write_report(runs: list[Path], out: Path | None = None) -> Path:
@@ -55,14 +53,7 @@ def write_report(runs: list[Path], out: Path | None = None) -> Path:
 
 def run_page(run: Run) -> str:
     """The report of one run."""
-    config = run.config
-    if config.teacher_only:
-        trained = f"An ordinary {config.teacher} of width {config.of_teacher().width:g}"
-    else:
-        trained = (
-            f"A spiking {config.student} of width {config.width:g}, T = {config.num_steps}, preset {config.method}"
-        )
-    introduction = paragraph(f"{trained}, on {config.dataset}, seed {config.seed}. ", element("code", command(config)))
+    introduction = paragraph(f"{run.introduction} ", element("code", run.command))
     sections = {
         "result": ("Result", result_section(run)),
         "training": ("Training", training_section(run)),
@@ -116,7 +107,7 @@ def result_section(run: Run) -> Html:
 def configuration_section(run: Run) -> Html:
     """All of config.json."""
     started = run.started
-    options = [[name, shown(value)] for name, value in dataclasses.asdict(run.config).items()]
+    options = [[name, shown(value)] for name, value in run.options.items()]
     versions = started.get("versions")
     origin = [[name, shown(started.get(name))] for name in ("command", "hardware", "commit")]
     return join(

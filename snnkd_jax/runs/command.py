@@ -1,6 +1,5 @@
 """The command line of a configuration."""
 
-import dataclasses
 import shlex
 
 from snnkd_jax.runs.config import Config, default_config
@@ -15,18 +14,15 @@ def command(config: Config) -> str:
     read from where that command leaves it.
     """
     if (teacher := run_of_teacher(config)) is not None:
-        taught = dataclasses.replace(config, teacher_checkpoint=None)
-        directory = run_directory(dataclasses.replace(teacher, run_dir=None))
+        taught = config.replace(teacher_checkpoint=None)
+        directory = run_directory(teacher.replace(run_dir=None))
         return f"{command(teacher)} && {command(taught)} --teacher-checkpoint {directory}"
-    default = default_config(config.dataset)
-    arguments = ["--dataset", config.dataset]
-    config = config.published()
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name == "dataset" or (value == getattr(default, field.name) and field.name != "seed"):
+    default = default_config(config.data.dataset).flat()
+    arguments = ["--dataset", config.data.dataset]
+    for name, value in config.published().flat().items():
+        if name == "dataset" or (value == default[name] and name != "seed"):
             continue
-        flag = field.name.replace("_", "-")
-        arguments += (
-            [f"--{'' if value else 'no-'}{flag}"] if isinstance(field.default, bool) else [f"--{flag}", str(value)]
-        )
-    return shlex.join(["python", "experiments/cifar_distill.py", *arguments])
+        flag = name.replace("_", "-")
+        is_switch = isinstance(default[name], bool)
+        arguments += [f"--{'' if value else 'no-'}{flag}"] if is_switch else [f"--{flag}", str(value)]
+    return shlex.join(["snnkd", "train", *arguments])

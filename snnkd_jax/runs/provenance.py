@@ -32,16 +32,13 @@ def versions(others: Iterable[str] = ()) -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The git commit of the source, with "+changes" if the tree differs from it; None outside a checkout.
-
-    Records do not count: making one does not make the next one's source another.
-    """
+    """The git commit of the source, with "+changes" if a Python file differs from it; None outside a checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:
         head = _git(root, "rev-parse", "HEAD")
-        changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!experiments/results")
+        changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "*.py")
         return head + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -67,11 +64,13 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def origin() -> dict[str, Any]:
-    """What a result rests on: command, versions, hardware and commit."""
+def origin(others: Iterable[str] = ()) -> dict[str, Any]:
+    """What a result rests on: command, versions (of the packages `others` too), hardware and commit."""
+    program = Path(sys.argv[0])
+    installed = program.stem == "snnkd" or program.parts[-2:] == ("cli", "__main__.py")
     return {
-        "command": shlex.join(["python", *sys.argv]),
-        "versions": versions(),
+        "command": shlex.join([*(["snnkd"] if installed else ["python", sys.argv[0]]), *sys.argv[1:]]),
+        "versions": versions(others),
         "hardware": hardware(),
         "commit": commit(),
     }

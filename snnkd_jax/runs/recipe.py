@@ -1,13 +1,12 @@
 """Which runs belong together: the configurations of finished runs, read and compared."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_json
-from snnkd_jax.runs.config import Config, default_config
+from snnkd_jax.runs.config import Config, config_of
+from snnkd_jax.runs.objective import WEIGHTS
 
 SEED = ("seed", "run_dir", "teacher_checkpoint", "store_teacher")
 """Runs of several seeds differ in these, and only in these."""
@@ -15,8 +14,8 @@ SEED = ("seed", "run_dir", "teacher_checkpoint", "store_teacher")
 BOOKKEEPING = ("data_dir", "workers", "keep_checkpoints", "checkpoint_every", "profile", "distributed", "fsdp")
 """These change no result."""
 
-OF_LOSS = ("preset", "baseline", "ce_weight", "kd_weight", "steps_weight", "feature_weight", "temperature")
-"""Students that begin with the same weights and are taught otherwise differ in these."""
+OF_LOSS = ("preset", "baseline", *WEIGHTS, "temperature")
+"""Students that are initialised alike and are taught otherwise differ in these."""
 
 OF_DISTILLATION = (
     *OF_LOSS,
@@ -26,22 +25,17 @@ OF_DISTILLATION = (
 """A student with distillation and its baseline may differ in these as well."""
 
 
-def config_of(saved: dict[str, Any], where: str) -> Config:
-    """The configuration that was saved; options that are younger than it have their defaults.
-
-    Raises `InputError`, which names `where`, if it is none of this program.
-    """
-    try:
-        return dataclasses.replace(default_config(saved["dataset"]), **saved)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{where} is not a configuration of this version ({type(error).__name__}: {error})") from error
-
-
 def read_config(run: Path) -> Config:
     """The configuration of a run directory; raises `InputError` if it has none."""
     if not (run / "config.json").is_file():
         raise InputError(f"{run} is not a run directory (no config.json); name what a training prints first")
-    saved = read_json(run / "config.json").get("config")
+    started = read_json(run / "config.json")
+    if "fit" in started:
+        raise InputError(
+            f"{run} was trained by snnkd_jax.fit from objects, which no file holds; load it with snnkd_jax.load, and "
+            "measure it from Python with its own data"
+        )
+    saved = started.get("config")
     return config_of(saved if isinstance(saved, dict) else {}, str(run / "config.json"))
 
 
@@ -50,11 +44,13 @@ def run_of_teacher(config: Config) -> Config | None:
 
     Raises `InputError` if its config.json is none of this program.
     """
-    if config.teacher_checkpoint is None:
+    if config.teacher.teacher_checkpoint is None:
         return None
-    checkpoint = Path(config.teacher_checkpoint)
-    found = (run for run in (checkpoint, checkpoint.parent) if (run / "config.json").is_file())
-    return next(map(read_config, found), None)
+    checkpoint = Path(config.teacher.teacher_checkpoint)
+    found = [run for run in (checkpoint, checkpoint.parent) if (run / "config.json").is_file()]
+    if not found or "fit" in read_json(found[0] / "config.json"):
+        return None
+    return read_config(found[0])
 
 
 def seeds_of_one_recipe(argument: str, runs: Sequence[Path]) -> list[tuple[Config, Path]]:
@@ -64,8 +60,8 @@ def seeds_of_one_recipe(argument: str, runs: Sequence[Path]) -> list[tuple[Confi
     """
     if not runs:
         raise InputError(f"{argument} are missing; name the directory of at least one finished run")
-    found = sorted(((read_config(run), run) for run in runs), key=lambda item: item[0].seed)
-    seeds = [config.seed for config, _ in found]
+    found = sorted(((read_config(run), run) for run in runs), key=lambda item: item[0].run.seed)
+    seeds = [config.run.seed for config, _ in found]
     if len(set(seeds)) < len(seeds):
         raise InputError(f"{argument} {', '.join(map(str, runs))} repeat a seed: {seeds}")
     check_same(argument, [config for config, _ in found], (*SEED, *BOOKKEEPING))
@@ -74,13 +70,14 @@ def seeds_of_one_recipe(argument: str, runs: Sequence[Path]) -> list[tuple[Confi
 
 def differences(a: Config, b: Config, may_differ: Sequence[str]) -> list[str]:
     """The names of the options that differ, other than those that may."""
-    names = [field.name for field in dataclasses.fields(Config) if field.name not in may_differ]
-    return [name for name in names if getattr(a, name) != getattr(b, name)]
+    first, second = a.flat(), b.flat()
+    return [name for name in first if name not in may_differ and first[name] != second[name]]
 
 
 def check_same(argument: str, configs: Sequence[Config], may_differ: Sequence[str]) -> None:
     """Raises `InputError` if the configurations differ in more than they may."""
     for config in configs[1:]:
         if names := differences(configs[0], config, may_differ):
-            values = ", ".join(f"{n} ({getattr(configs[0], n)!r}, {getattr(config, n)!r})" for n in names)
+            first, second = configs[0].flat(), config.flat()
+            values = ", ".join(f"{name} ({first[name]!r}, {second[name]!r})" for name in names)
             raise InputError(f"{argument} differ in {values}; a comparison holds the recipe fixed")

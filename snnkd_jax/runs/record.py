@@ -1,30 +1,45 @@
 """The result record: one JSON file per result, with what it rests on."""
 
 import datetime
-import shlex
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from snnkd_jax.files import write_json
-from snnkd_jax.runs import provenance
+from snnkd_jax.errors import InputError
+from snnkd_jax.files import read_json, write_json
+from snnkd_jax.runs.command import command
+from snnkd_jax.runs.config import Config
 from snnkd_jax.runs.provenance import origin
+from snnkd_jax.runs.recipe import SEED
 
 
-def write_record(directory: Path, kind: str, name: str, content: dict[str, Any], versions: Iterable[str] = ()) -> None:
-    """Writes what a script found, with its command, versions (of `versions` too), hardware, commit and date.
+def write_record(path: Path, kind: str, content: dict[str, Any], versions: Iterable[str] = ()) -> None:
+    """Writes what was found, with the command, versions (of `versions` too), hardware, commit and date.
 
     Args:
-        directory: of the records of that kind; made if it is not there.
-        kind: what `experiments/make_tables.py` knows the record by.
-        name: of the record and its file.
+        path: the file; its name without `.json` is that of the record, and its folder is made if it is not there.
+        kind: of measurement.
         content: what was found, and of what; its entries go before the others of the same name.
         versions: further packages whose versions matter.
+
+    Raises:
+        InputError: if the file cannot be written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    script = shlex.join(["python", f"experiments/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    started = origin() | {"command": script, "versions": provenance.versions(versions)}
-    record = {"kind": kind, "name": name, **started, **content, "date": date}
-    write_json(directory / f"{name}.json", record)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"kind": kind, "name": path.stem, **origin(versions), **content, "date": date})
+    except OSError as error:
+        raise InputError(f"record {path} cannot be written ({error.strerror}); name another file") from error
+
+
+def recipe_of(found: list[tuple[Config, Path]]) -> dict[str, Any]:
+    """What a record says of finished runs that differ in their seed: the first one's command, configuration, origin."""
+    config, run = found[0]
+    started = read_json(run / "config.json")
+    return {
+        "run_command": command(config),
+        "seeds": [config.run.seed for config, _ in found],
+        "config": {n: v for n, v in config.published().flat().items() if n not in SEED},
+        "trained": {name: started[name] for name in ("versions", "hardware", "commit")},
+    }

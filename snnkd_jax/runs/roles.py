@@ -1,11 +1,15 @@
 """The networks of a run, in words."""
 
-from snnkd_jax.runs.config import Config
+from typing import TYPE_CHECKING, Literal
 
+if TYPE_CHECKING:
+    from snnkd_jax.runs.config import Config
+
+Role = Literal["teacher", "student_baseline", "student"]
 NETWORKS = {"teacher": "teacher", "student_baseline": "student without KD", "student": "student with KD"}
 
 
-def title_of(config: Config, role: str) -> str:
+def title_of(config: "Config", role: str) -> str:
     """A network of a run in words: teacher, student without KD, or a student and how it was taught."""
     if role == "student" and not config.is_plain:
         return f"student, {config.method}"

@@ -8,19 +8,20 @@ or used as a teacher. "training" is the rest of the `TrainState`: connectors and
 of its bits, 32 for each array.
 """
 
+import contextlib
 import gc
 import itertools
 import logging
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from snnkd_jax.digest import checksum
@@ -31,14 +32,17 @@ from snnkd_jax.training.trainer import TrainState
 
 Tree = Any
 
-# Orbax reports every save in a dozen lines, and what it raises with a traceback as well; what matters is reported here.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
 
+def _manager(directory: Path, keep: int) -> Any:
+    import orbax.checkpoint as ocp
 
-class _Manager(ocp.CheckpointManager):
-    def reached_preemption(self, step: int) -> bool:  # noqa: ARG002
-        """Left to `StopRequest`: JAX needs numbers that grow from question to question, steps begin again."""
-        return False
+    class Manager(ocp.CheckpointManager):
+        def reached_preemption(self, step: int) -> bool:  # noqa: ARG002
+            """Left to `StopRequest`: JAX needs numbers that grow from question to question, steps begin again."""
+            return False
+
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+    return Manager(directory.absolute(), options=options, item_names=("network", "training"))
 
 
 class Checkpoints:
@@ -46,14 +50,13 @@ class Checkpoints:
 
     def __init__(self, directory: Path, keep: int = 3):
         self._directory = directory
-        self._manager = _Manager(
-            directory.absolute(),
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True),
-            item_names=("network", "training"),
-        )
+        with _quiet():
+            self._manager = _manager(directory, keep)
 
     def save(self, state: TrainState) -> None:
         """Starts saving the state; returns once it is safe to go on with (and donate) `state`."""
+        import orbax.checkpoint as ocp
+
         step = int(state.step)
         if step not in self._manager.all_steps():
             parts = {name: ocp.args.StandardSave(part) for name, part in _sealed_parts(state).items()}
@@ -146,9 +149,23 @@ def _newest_step(directory: Path) -> int:
 
 def save_network(directory: Path, variables: Tree) -> None:
     """Saves variables that were trained elsewhere, for `load_network`; an earlier attempt is replaced."""
-    with ocp.StandardCheckpointer() as writer:
+    import orbax.checkpoint as ocp
+
+    with _quiet(), ocp.StandardCheckpointer() as writer:
         sealed = {"tree": variables, "fingerprint": jax.jit(checksum)(variables)}
         writer.save((directory / "0" / "network").absolute(), sealed, force=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what Orbax logs, such as a traceback with what it raises; what matters is reported here."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _parts(state: TrainState) -> dict[str, Tree]:
@@ -191,7 +208,7 @@ def _try_to_read(path: Path, template: Tree, mesh: Mesh) -> tuple[Tree, str]:
     hooks = sys.excepthook, sys.unraisablehook
     sys.excepthook = sys.unraisablehook = lambda *_: None
     try:
-        with warnings.catch_warnings():
+        with _quiet(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
             try:
                 return _read_own_part(path, template, mesh), ""
@@ -212,6 +229,8 @@ def _read_own_part(path: Path, template: Tree, mesh: Mesh) -> Tree:
     target = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), template, divided(mesh, template)
     )
+    import orbax.checkpoint as ocp
+
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"

@@ -9,52 +9,41 @@ from jax import Array
 from jax.sharding import Mesh
 
 from snnkd_jax.data.normalisation import Normalisation
+from snnkd_jax.distill.guidance import Targets
+from snnkd_jax.distill.teacher import TeacherNetwork
 from snnkd_jax.models import Variables
 from snnkd_jax.parallel.compiler import compile_options, quick_compile_options
 from snnkd_jax.parallel.mesh import divided, fsdp_size, replicated, split
-from snnkd_jax.training.trainer import (
-    Batch,
-    Metrics,
-    TeacherNetwork,
-    TeacherOutputs,
-    Trainer,
-    TrainState,
-    evaluate_batch,
-)
+from snnkd_jax.training.trainer import Batch, Metrics, Trainer, TrainState, evaluate_batch
+
+Evaluation = Callable[[Variables, Batch], Metrics]
+"""The jitted evaluation of a network on a mesh, traced once."""
 
 
 @dataclasses.dataclass(frozen=True)
-class CompiledEvaluation:
-    """The jitted evaluation of a network on a mesh, traced once."""
-
-    evaluate: Callable[[Variables, Batch], Metrics]
-
-
-@dataclasses.dataclass(frozen=True)
-class CompiledSteps(CompiledEvaluation):
+class CompiledSteps:
     """The jitted functions of a trainer on a mesh; each is traced once. `teach` is None without a teacher."""
 
+    evaluate: Evaluation
     init: Callable[..., TrainState]
     train: Callable[[TrainState, Variables, Batch], tuple[TrainState, Metrics]]
-    teach: Callable[[Variables, Array, Array], TeacherOutputs] | None
+    teach: Callable[[Variables, Array, Array], Targets] | None
 
 
 def compile_evaluation(
     network: TeacherNetwork, normalisation: Normalisation, mesh: Mesh, variables: Any = None
-) -> CompiledEvaluation:
+) -> Evaluation:
     """Jits the evaluation of a network: batches split; its variables lie as `variables` says, None: whole."""
     whole, parts = replicated(mesh), split(mesh)
 
     def evaluate(variables: Variables, batch: Batch) -> Metrics:
         return evaluate_batch(network, normalisation, jax.lax.with_sharding_constraint(variables, whole), batch)
 
-    return CompiledEvaluation(
-        jax.jit(
-            evaluate,
-            in_shardings=(whole if variables is None else variables, parts),
-            out_shardings=whole,
-            compiler_options=compile_options(mesh.devices.flat[0].platform),
-        )
+    return jax.jit(
+        evaluate,
+        in_shardings=(whole if variables is None else variables, parts),
+        out_shardings=whole,
+        compiler_options=compile_options(mesh.devices.flat[0].platform),
     )
 
 
@@ -70,7 +59,7 @@ def compile_steps(trainer: Trainer, mesh: Mesh) -> CompiledSteps:
     teach = jax.jit(trainer.teach, in_shardings=(whole, whole, parts), out_shardings=parts, compiler_options=options)
     return CompiledSteps(
         init=jax.jit(trainer.init, out_shardings=state, compiler_options=quick_compile_options(platform)),
-        evaluate=compile_evaluation(trainer.network, trainer.normalisation, mesh, variables).evaluate,
+        evaluate=compile_evaluation(trainer.network, trainer.normalisation, mesh, variables),
         train=jax.jit(
             trainer.step,
             in_shardings=(state, whole, parts),

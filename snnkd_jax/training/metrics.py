@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from snnkd_jax.files import write_whole
 from snnkd_jax.parallel.hosts import is_first
 
 
@@ -29,18 +30,15 @@ class MetricsLog:
 
             self._writer = SummaryWriter(str(directory / "tensorboard"))
 
-    def rewind(self, phase: str, step: int) -> None:
-        """Drops what `phase` logged after `step`, and a line cut off by a crash: both will be written again."""
-        if not self._writes:
-            return
-        kept = [
-            line
-            for line in _lines(self._path)
-            if (entry := _parse(line)) is not None and not (entry["phase"] == phase and entry["step"] > step)
-        ]
-        replacement = self._path.with_suffix(".tmp")
-        replacement.write_text("".join(line + "\n" for line in kept))
-        replacement.replace(self._path)
+    def rewind(self, phase: str, step: int) -> list[dict[str, Any]]:
+        """Drops what `phase` logged after `step`, and a line cut off by a crash: both will be written again.
+
+        Returns the entries of `phase` that are left.
+        """
+        entries = [e for e in read_log(self._path.parent) if e["phase"] != phase or e["step"] <= step]
+        if self._writes:
+            write_whole(self._path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
+        return [entry for entry in entries if entry["phase"] == phase]
 
     def seconds(self) -> float:
         """The time that all epochs took, those of earlier sessions included."""
@@ -67,12 +65,9 @@ class MetricsLog:
 
 def read_log(directory: Path) -> list[dict[str, Any]]:
     """The entries of `<directory>/metrics.jsonl`, none without it; a line cut off by a crash is left out."""
-    parsed = (_parse(line) for line in _lines(directory / "metrics.jsonl"))
+    path = directory / "metrics.jsonl"
+    parsed = map(_parse, path.read_text(errors="replace").splitlines() if path.exists() else [])
     return [entry for entry in parsed if entry is not None]
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(errors="replace").splitlines() if path.exists() else []
 
 
 def _parse(line: str) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from snnkd_jax.data.batches import Batch, Source
-from snnkd_jax.digest import fingerprint
+from snnkd_jax.digest import fingerprint, title, traced
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import write_whole
 from snnkd_jax.parallel.mesh import put_batch, put_replicated
@@ -33,7 +33,7 @@ from snnkd_jax.training.compiled import compile_steps
 from snnkd_jax.training.trainer import Trainer
 
 # To be raised when batches, augmentation or the files become other ones.
-FORMAT = 1
+FORMAT = 2
 
 # A run that is told to stop does so after a file, and one that is killed loses what it computed of one (guesses).
 STEPS_PER_FILE, BYTES_PER_FILE = 50, 2**26
@@ -148,11 +148,10 @@ def taught_source(
         **described,
         "teacher_variables": fingerprint(teacher_variables),
         "teacher_normalisation": dataclasses.asdict(trainer.teacher_normalisation or trainer.normalisation),
-        "augmentation": dataclasses.asdict(trainer.augmentation),
+        "augmentation": _augmentation(trainer),
         "seed": trainer.seed,
         "first_batch": hashlib.sha256(np.asarray(first).tobytes()).hexdigest(),
         "batch_size": source.batch_size,
-        "features": trainer.objective.teacher_features,
         "outputs": {jax.tree_util.keystr(p): list(x.shape) for p, x in jax.tree_util.tree_leaves_with_path(outputs)},
         "files": [STEPS_PER_FILE, BYTES_PER_FILE],
     }
@@ -175,6 +174,14 @@ def taught_source(
         if not np.abs(stored - computed).max() <= TOLERANCE * np.abs(computed).max():
             raise InputError(f"store_teacher: {folder} is of another teacher, or of other data; delete it")
     return taught
+
+
+def _augmentation(trainer: Trainer) -> list[str] | None:
+    """Its title, and a digest of what it computes."""
+    if trainer.augment is None:
+        return None
+    images = jax.ShapeDtypeStruct((2, *trainer.input_shape), np.float32)
+    return [title(trainer.augment), traced(trainer.augment, jax.random.key(0), images)]
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from comparison import agrees
 
-from snnkd_jax.analysis.energy import count, joules, same_architecture, summary
+from snnkd_jax.analysis.energy import count, same_architecture, summary
+from snnkd_jax.analysis.joules import joules
 from snnkd_jax.dynamics.neurons import LIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, build

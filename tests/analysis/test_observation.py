@@ -1,7 +1,5 @@
 """What is recorded of a student: against the network's own rates, potentials and logits, and as a file."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +27,7 @@ IDENTITY = Normalisation((0.0,), (1.0,))
 
 def student(**changes):
     """A small student whose neurons fire, with its variables."""
-    config = dataclasses.replace(default_config("digits"), **({"width": 0.1, "num_steps": 3, "tau": 1.5} | changes))
+    config = default_config("digits").replace(**({"width": 0.1, "num_steps": 3, "tau": 1.5} | changes))
     network = config.build_student(10)
     variables = network.init(jax.random.key(1), SHAPE)
     variables["params"] = jax.tree.map(lambda x: 1.5 * x + 0.3, variables["params"])
@@ -61,7 +59,7 @@ def test_recorded_layers_are_those_of_the_network_step_by_step():
 
 def test_layers_are_named_in_the_order_of_the_network():
     """In the order of the alphabet, the last activation would come first."""
-    network = Config(student="pyramidnet18", width=0.1).build_student(10)
+    network = Config().replace(student="pyramidnet18", width=0.1).build_student(10)
     variables = jax.eval_shape(lambda: network.init(jax.random.key(0), (32, 32, 3)))
     names = list(neurons(network, variables, (32, 32, 3)))
     assert names[0] == "block1_1/act"

@@ -29,7 +29,6 @@ from snnkd_jax.inference.trained import Trained
 from snnkd_jax.models import Network, build
 from snnkd_jax.models.activation import Spike
 from snnkd_jax.parallel.mesh import split
-from snnkd_jax.runs.config import default_config
 
 KEY = jax.random.key(0)
 MESH = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
@@ -216,8 +215,7 @@ ONE = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), d
 
 
 def trained(network):
-    config = default_config("digits")
-    return Trained(network, variables_of(network), NORMALISATION, SHAPE, tuple("abcde"), "digits", config)
+    return Trained(network, variables_of(network), NORMALISATION, SHAPE, tuple("abcde"), "digits")
 
 
 def logits_of(network, images):

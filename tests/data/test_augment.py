@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snnkd_jax.data.augment import Augmentation, augment
+from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.errors import InputError
 
 KEY = jax.random.key(11)
@@ -20,7 +20,7 @@ IMAGE = np.random.default_rng(0).permutation(np.arange(1, 1 + H * W * C)).reshap
 
 
 def augmented(augmentation: Augmentation, dtype=np.uint8) -> np.ndarray:
-    images = augment(augmentation, KEY, jnp.asarray(np.broadcast_to(IMAGE, (B, H, W, C)).astype(dtype)))
+    images = augmentation(KEY, jnp.asarray(np.broadcast_to(IMAGE, (B, H, W, C)).astype(dtype)))
     assert images.dtype == dtype
     assert images.shape == (B, H, W, C)
     return np.asarray(images)
@@ -65,10 +65,10 @@ def test_everything_off_is_the_identity(dtype):
 def test_images_are_a_function_of_the_key():
     images = jnp.asarray(np.random.default_rng(1).integers(0, 256, (16, 6, 6, 3)).astype(np.uint8))
     everything = Augmentation(crop_padding=2, flip=True, cutout=2)
-    first = augment(everything, KEY, images)
-    np.testing.assert_array_equal(first, augment(everything, KEY, images))
-    np.testing.assert_array_equal(first, jax.jit(lambda key, x: augment(everything, key, x))(KEY, images))
-    assert np.any(first != augment(everything, jax.random.key(12), images))
+    first = everything(KEY, images)
+    np.testing.assert_array_equal(first, everything(KEY, images))
+    np.testing.assert_array_equal(first, jax.jit(everything)(KEY, images))
+    assert np.any(first != everything(jax.random.key(12), images))
 
 
 @pytest.mark.parametrize("p", [1, 2])

@@ -91,9 +91,13 @@ def test_evaluation_has_every_example_once_in_order_and_masks_the_padding(n, bat
     np.testing.assert_array_equal(kept, np.arange(n))
 
 
+def train_of(dataset: Dataset) -> dict[str, np.ndarray]:
+    return {"images": dataset.train_images, "labels": dataset.train_labels}
+
+
 @pytest.mark.parametrize(("n", "fraction", "held_out"), [(100, 0.1, 10), (23, 0.1, 2), (2, 0.5, 1), (20, 0.9, 18)])
 def test_validation_split_is_disjoint_complete_and_of_the_size_asked_for(n, fraction, held_out):
-    training, validation = (identities(part) for part in split_validation(dataset(n), fraction, seed=0))
+    training, validation = (identities(part) for part in split_validation(train_of(dataset(n)), fraction, seed=0))
     assert len(validation) == held_out
     assert sorted(training + validation) == list(range(n))
     assert list(training) == sorted(training)
@@ -102,7 +106,7 @@ def test_validation_split_is_disjoint_complete_and_of_the_size_asked_for(n, frac
 
 def test_validation_split_is_random_and_a_function_of_the_seed():
     def held_out(seed: int) -> tuple[int, ...]:
-        return identities(split_validation(dataset(100), 0.1, seed)[1])
+        return identities(split_validation(train_of(dataset(100)), 0.1, seed)[1])
 
     assert held_out(5) == held_out(5)
     assert len({held_out(seed) for seed in range(10)}) == 10
@@ -113,7 +117,7 @@ def test_validation_split_is_random_and_a_function_of_the_seed():
 @pytest.mark.parametrize("fraction", [0.0, 0.04, 0.96, 1.0, 1.5, -0.1, float("nan"), float("inf")])
 def test_validation_split_without_examples_on_both_sides_is_refused(fraction):
     with pytest.raises(InputError, match="validation_fraction"):
-        split_validation(dataset(10), fraction, seed=0)
+        split_validation(train_of(dataset(10)), fraction, seed=0)
 
 
 @pytest.mark.parametrize("processes", [2, 4])

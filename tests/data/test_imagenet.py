@@ -4,7 +4,6 @@ The data set is written here, by TFDS itself and without TensorFlow: JPEGs of se
 """
 
 import contextlib
-import dataclasses
 import io
 import json
 import math
@@ -29,7 +28,6 @@ from snnkd_jax.data.on_disk import Examples, open_streamed
 from snnkd_jax.data.reader import Stream, centres
 from snnkd_jax.errors import InputError
 from snnkd_jax.runs.config import default_config
-from snnkd_jax.runs.inputs import open_inputs
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "imagenet_distill.py"
 TRAIN, TEST, SIZE = 44, 11, 16
@@ -282,22 +280,24 @@ def test_evaluation_has_every_centre_once_in_order(data_dir, monkeypatch, n):
 
 def test_a_run_sees_three_disjoint_parts(data_dir, train):
     """Held-out examples are those of the seed; its test set is the data set's validation split."""
-    config = dataclasses.replace(
-        default_config("photos"), data_dir=str(data_dir), image_size=SIZE, batch_size=8, validation_fraction=0.25
+    config = default_config("photos").replace(
+        data_dir=str(data_dir), image_size=SIZE, batch_size=8, validation_fraction=0.25
     )
-    inputs, training = open_inputs(config), open_inputs(config).training
+    dataset = config.data.open()
+    inputs = dataset.inputs(8, config.run.seed)
+    training = inputs.training
     assert isinstance(training, Stream)
-    held_out = np.random.default_rng([config.seed, 0]).permutation(TRAIN)[:11]
+    held_out = np.random.default_rng([config.run.seed, 0]).permutation(TRAIN)[:11]
     assert set(training.index) == set(range(TRAIN)) - set(held_out)
     validation = np.concatenate([b["images"][b["mask"] == 1] for b in inputs.validation()])
     np.testing.assert_array_equal(validation, [train.centre(i, SIZE)[0] for i in sorted(held_out)])
     test = np.concatenate([b["labels"][b["mask"] == 1] for b in inputs.test()])
     np.testing.assert_array_equal(test, [label for _, label, _ in stored(data_dir, "validation")])
     pixels = np.stack([train.centre(i, SIZE)[0] for i in range(TRAIN)]) / 255  # fewer than are measured
-    np.testing.assert_allclose(inputs.normalisation.mean, pixels.mean((0, 1, 2)), atol=1e-6)
-    np.testing.assert_allclose(inputs.normalisation.std, pixels.std((0, 1, 2)), atol=1e-6)
-    assert (inputs.image_shape, inputs.class_names) == ((SIZE, SIZE, 3), ("dark", "bright"))
-    assert not inputs.augmentation.flip  # they are mirrored where they are decoded
+    np.testing.assert_allclose(dataset.normalisation.mean, pixels.mean((0, 1, 2)), atol=1e-6)
+    np.testing.assert_allclose(dataset.normalisation.std, pixels.std((0, 1, 2)), atol=1e-6)
+    assert (dataset.image_shape, dataset.class_names) == ((SIZE, SIZE, 3), ("dark", "bright"))
+    assert not config.data.augmentation().flip  # they are mirrored where they are decoded
     assert training.flip
 
 

@@ -20,7 +20,6 @@ from snnkd_jax.distill.losses import (
     negative_entropy,
     strong_to_weak,
     temporal_sharing,
-    weak_to_strong,
 )
 from snnkd_jax.errors import InputError
 
@@ -91,11 +90,6 @@ def loop_strong_to_weak(logits):
     return np.array([kl(z[s], z[w]) for z in logits])
 
 
-def loop_weak_to_strong(logits):
-    s, w = loop_strong_and_weak(logits)
-    return np.array([kl(z[w], z[s]) for z in logits])
-
-
 # name: (term of (logits, teacher logits), its loop)
 TERMS = {
     "deviation": (lambda z, _: logit_deviation(z, 0.7), by_row(lambda z, _: ((z - 0.7) ** 2).sum() / K)),
@@ -111,9 +105,8 @@ TERMS = {
         lambda z, _: loop_sharing(z),
     ),
     "strong to weak": (lambda z, _: strong_to_weak(z, TAU), lambda z, _: loop_strong_to_weak(z)),
-    "weak to strong": (lambda z, _: weak_to_strong(z, TAU), lambda z, _: loop_weak_to_strong(z)),
 }
-SHAPES = {"intra": (T, K), "strong to weak": (B,), "weak to strong": (B,)}
+SHAPES = {"intra": (T, K), "strong to weak": (B,)}
 
 
 def gradients(name, logits=LOGITS, teacher_logits=TEACHER_LOGITS):
@@ -381,7 +374,6 @@ def test_strong_and_weak_by_hand():
     # one example of two classes; step 1 is the most confident, step 2 the least
     z = jnp.log(jnp.array([[[3.0, 1.0], [9.0, 1.0], [2.0, 3.0]]]))
     np.testing.assert_allclose(strong_to_weak(z, 1.0), [0.9 * np.log(9 / 4) + 0.1 * np.log(1 / 6)], rtol=1e-5)
-    np.testing.assert_allclose(weak_to_strong(z, 1.0), [0.4 * np.log(4 / 9) + 0.6 * np.log(6)], rtol=1e-5)
 
 
 def test_strong_and_weak_are_chosen_by_the_mean_of_the_batch():
@@ -391,20 +383,17 @@ def test_strong_and_weak_are_chosen_by_the_mean_of_the_batch():
     np.testing.assert_allclose(strong_to_weak(z, 1.0), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["strong to weak", "weak to strong"])
-def test_only_the_step_that_learns_gets_a_gradient(name):
-    strong, weak = loop_strong_and_weak(LOGITS.astype(np.float64))
-    assert strong != weak
-    teacher, student = (strong, weak) if name == "strong to weak" else (weak, strong)
+def test_only_the_step_that_learns_gets_a_gradient():
+    teacher, student = loop_strong_and_weak(LOGITS.astype(np.float64))
+    assert teacher != student
     q = softmax(LOGITS.astype(np.float64) / TAU, axis=-1)
     expected = np.zeros((B, T, K))
     expected[:, student] = TAU * (q[:, student] - q[:, teacher])
-    agrees(gradients(name)[0], expected, rtol=1e-4, atol=1e-5, name=f"{name}, gradient")
+    agrees(gradients("strong to weak")[0], expected, rtol=1e-4, atol=1e-5, name="strong to weak, gradient")
 
 
 def test_one_step_has_nothing_to_teach_itself():
     z = jnp.asarray(LOGITS[:, :1])
-    for function in (strong_to_weak, weak_to_strong):
-        value, gradient = jax.value_and_grad(lambda z, function=function: function(z, TAU).sum())(z)
-        np.testing.assert_allclose(value, 0, atol=1e-6)
-        np.testing.assert_allclose(gradient, 0, atol=1e-6)
+    value, gradient = jax.value_and_grad(lambda z: strong_to_weak(z, TAU).sum())(z)
+    np.testing.assert_allclose(value, 0, atol=1e-6)
+    np.testing.assert_allclose(gradient, 0, atol=1e-6)

@@ -19,16 +19,16 @@ from host_failures import logged
 
 from snnkd_jax import data, experiment
 from snnkd_jax.cli.train import main
-from snnkd_jax.data.augment import Augmentation, augment
+from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.batches import InMemory
 from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.distill.objective import PRESETS
+from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.distill.teacher import Teacher, flax_teacher
 from snnkd_jax.dynamics.neurons import LIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.experiment import run
 from snnkd_jax.files import write_json
-from snnkd_jax.inference.trained import load_trained
+from snnkd_jax.inference.trained import load
 from snnkd_jax.models import build
 from snnkd_jax.parallel.mesh import put_batch, put_replicated
 from snnkd_jax.runs.config import Config, default_config
@@ -40,7 +40,7 @@ from snnkd_jax.training.optim import make_optimizer
 from snnkd_jax.training.teacher_store import STEPS_PER_FILE, TaughtSource, taught_source
 from snnkd_jax.training.trainer import Trainer
 
-pytestmark = pytest.mark.usefixtures("warnings_restored")
+pytestmark = pytest.mark.usefixtures("silent_layers")
 
 SHAPE, K = (8, 8, 1), 10
 RNG = np.random.default_rng(0)
@@ -113,19 +113,17 @@ def test_a_teacher_sees_the_students_pixels_in_its_own_normalisation():
     """Augmentation first: what is blank there is black, whatever the normalisation. Features of others are let be."""
     pixels = Teacher(lambda _, x: (x[:, 0, :, 0] @ jnp.ones((8, K)), {"stages": {"stage1": x}, "embedding": x}))
     images, step = examples(6)["images"], np.int32(5)
-    own = make(pixels, "lasnn", augmentation=Augmentation(), teacher_normalisation=Normalisation((0.5,), (0.25,)))
+    own = make(pixels, "lasnn", augment=Augmentation(), teacher_normalisation=Normalisation((0.5,), (0.25,)))
     students = dataclasses.replace(own, teacher_normalisation=None)
     for trainer, mean, std in ((own, 0.5, 0.25), (students, 0.4, 0.3)):
-        found = jax.jit(trainer.teach)((), step, images)["features"]["stage1"]
+        found = jax.jit(trainer.teach)((), step, images)["stages"]["stage1"]
         np.testing.assert_allclose(found, (images / 255 - mean) / std, rtol=1e-5, atol=1e-5)
-    moved = dataclasses.replace(own, augmentation=Augmentation(1, True, 3))
-    found = jax.jit(moved.teach)((), step, images)["features"]["stage1"]
-    seen = jax.jit(lambda key: augment(moved.augmentation, key, jnp.asarray(images)))(
-        jax.random.fold_in(jax.random.key(3), 5)
-    )
-    np.testing.assert_allclose(found, (np.asarray(seen) / 255 - 0.5) / 0.25, rtol=1e-5, atol=1e-5)
-    black = dataclasses.replace(own, augmentation=Augmentation(8), teacher_normalisation=Normalisation((1,), (2,)))
-    moved = jax.jit(black.teach)((), step, np.full_like(images, 255))["features"]["stage1"]
+    moved = dataclasses.replace(own, augment=Augmentation(1, True, 3))
+    found = jax.jit(moved.teach)((), step, images)["stages"]["stage1"]
+    seen = jax.jit(Augmentation(1, True, 3))(jax.random.fold_in(jax.random.key(3), 5), images / 255)
+    np.testing.assert_allclose(found, (np.asarray(seen) - 0.5) / 0.25, rtol=1e-5, atol=1e-5)
+    black = dataclasses.replace(own, augment=Augmentation(8), teacher_normalisation=Normalisation((1,), (2,)))
+    moved = jax.jit(black.teach)((), step, np.full_like(images, 255))["stages"]["stage1"]
     assert set(np.unique(np.round(moved, 6))) == {-0.5, 0.0}  # not to every compiler 255 / 255 is 1
 
 
@@ -183,7 +181,7 @@ class Counted:
     @staticmethod
     def of(step):
         rng = np.random.default_rng(step)
-        return {"features": {"s": rng.random((4, 2, 2, 3), np.float32)}, "logits": rng.random((4, K), np.float32)}
+        return {"stages": {"s": rng.random((4, 2, 2, 3), np.float32)}, "logits": rng.random((4, K), np.float32)}
 
 
 OUTPUTS = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), Counted.of(0))
@@ -274,7 +272,7 @@ def test_a_store_is_of_one_teacher_data_seed_and_augmentation(tmp_path, monkeypa
         assert len(folders) == len(before) + (not known)
         return found
 
-    trainer = make(Teacher(linear, WEIGHTS), augmentation=Augmentation())
+    trainer = make(Teacher(linear, WEIGHTS), augment=Augmentation())
     assert taught(trainer).outputs(0)["logits"].shape == (4, K)
     taught(trainer, known=True)
     taught(trainer, WEIGHTS + 1)
@@ -282,15 +280,15 @@ def test_a_store_is_of_one_teacher_data_seed_and_augmentation(tmp_path, monkeypa
     taught(trainer, images="others")
     taught(trainer, grey=8)  # as another split of the same images would give
     taught(dataclasses.replace(trainer, seed=4))
-    taught(dataclasses.replace(trainer, augmentation=Augmentation(1)))
+    taught(dataclasses.replace(trainer, augment=Augmentation(1)))
     taught(dataclasses.replace(trainer, teacher_normalisation=Normalisation((0.1,), (1.0,))))
 
     both = Teacher(lambda w, x: (linear(w, x), {"stages": {"s": x}, "pre_activations": {"s": -x}}), WEIGHTS)
-    for preset, sign in (("lasnn", 1), ("kdsnn-feature", -1)):
-        outputs = taught(make(both, preset, augmentation=Augmentation())).outputs(1)
-        np.testing.assert_allclose(outputs["features"]["s"], sign * (9 / 255 - 0.4) / 0.3, rtol=1e-5)
+    for preset, kind, sign in (("lasnn", "stages", 1), ("kdsnn-feature", "pre_activations", -1)):
+        outputs = taught(make(both, preset, augment=Augmentation())).outputs(1)
+        np.testing.assert_allclose(outputs[kind]["s"], sign * (9 / 255 - 0.4) / 0.3, rtol=1e-5)
 
-    hidden = make(Teacher(lambda w, x: linear(-w, x), WEIGHTS), augmentation=Augmentation())
+    hidden = make(Teacher(lambda w, x: linear(-w, x), WEIGHTS), augment=Augmentation())
     with pytest.raises(InputError, match="of another teacher, or of other data; delete it"):
         taught(hidden)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
@@ -311,7 +309,7 @@ def one_device(monkeypatch):
 
 
 def config(run_dir: Path, **changes) -> Config:
-    return dataclasses.replace(default_config("digits"), **TINY, run_dir=str(run_dir), **changes)
+    return default_config("digits").replace(**TINY, run_dir=str(run_dir), **changes)
 
 
 def nearest_mean() -> Teacher:
@@ -406,8 +404,8 @@ def test_a_converted_teacher_is_loaded_as_one_of_the_runs_networks(tmp_path):
             "normalisation": {"mean": [0.5], "std": [0.25]},
         }
         write_json(tmp_path / pool / "teacher" / "network.json", description)
-        found = load_trained(tmp_path / pool, "teacher")
-        assert (found.config.teacher_pool, found.normalisation) == (pool, Normalisation((0.5,), (0.25,)))
+        found = load(tmp_path / pool, "teacher")
+        assert (found.network.arguments.pool, found.normalisation) == (pool, Normalisation((0.5,), (0.25,)))
         jax.tree.map(np.testing.assert_array_equal, found.variables, variables)
         images = jnp.linspace(-1, 1, 64).reshape(1, *SHAPE)
         logits[pool] = [jax.jit(n.apply)(variables, images)[0] for n in (found.network, network)]
@@ -454,10 +452,12 @@ def test_wrong_arguments_are_told_in_one_line(capsys, tmp_path, arguments, told)
 
 
 def test_records_name_files_without_their_folders():
-    config = Config(teacher="torch:/home/me/resnet18.pt", teacher_checkpoint="/home/me/run", store_teacher="/home/me")
+    config = Config().replace(
+        teacher="torch:/home/me/resnet18.pt", teacher_checkpoint="/home/me/run", store_teacher="/home/me"
+    )
     published = config.published()
-    assert (published.teacher, published.teacher_checkpoint) == ("torch:resnet18.pt", "run")
-    assert (published.store_teacher, published.run_dir) == (None, None)
+    assert (published.teacher.teacher, published.teacher.teacher_checkpoint) == ("torch:resnet18.pt", "run")
+    assert (published.teacher.store_teacher, published.run.run_dir) == (None, None)
 
 
 @pytest.mark.usefixtures("one_device")

@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 
 import comparison
-import docstrings
 import fidelity
 import knobs
-import make_api
 import make_tables
 import pytest
 from compilation import QUICKLY
+from records.docstrings import is_block, paragraphs
+from records.fidelity import ROWS
 from records.knobs import knob_table, loss_section
 
 import snnkd_jax
@@ -49,11 +49,6 @@ def test_tutorial_runs_in_order(tmp_path):
     assert (tmp_path / "runs" / "tutorial" / "result.json").is_file()
 
 
-def test_api_page_is_current():
-    """`python experiments/make_api.py` writes it again."""
-    assert (DOCS / "api.md").read_text() == make_api.page()
-
-
 @pytest.mark.parametrize("name", ["tutorial.md", "fidelity.md"])
 def test_pages_show_the_records(name):
     page = (DOCS / name).read_text()
@@ -66,17 +61,20 @@ def test_links_of_the_pages_lead_to_files():
             assert (DOCS / link).exists(), f"{page.name}: {link}"
 
 
-# Of `snnkd_jax.dynamics.neurons` and the like, what is no equation; elsewhere, indented blocks that are none, or whose
+# Of `dynamics.neurons` and the like, what is no equation; elsewhere, indented blocks that are none, or whose
 # results are whole numbers or bounds, which their tests compare by hand and which have no error to tell.
 NO_EQUATION = {
-    *("neurons.check_neuron", "neurons.initial_state", "neurons.neuron_of"),
-    *("losses.check_in_range", "losses.check_same_shape", "losses.check_temperature"),
+    *(f"dynamics.neurons.{name}" for name in ("check_neuron", "initial_state", "neuron_of")),
+    *(f"distill.losses.check_{name}" for name in ("in_range", "same_shape", "temperature")),
     "data.archives",  # file formats
-    *("report", "trained"),  # commands and code
+    "inference.trained",  # code
     "data.crops.random_box",  # pixels, in test_imagenet.py
-    "pod",  # bounds, in test_pod.py
+    "planning.pod",  # bounds, in test_pod.py
 }
-OF_EQUATIONS = ("surrogate", "neurons", "encoders", "losses", "feature_losses")
+OF_EQUATIONS = (
+    *(f"dynamics.{name}" for name in ("surrogate", "neurons", "encoders")),
+    *("distill.losses", "distill.feature_losses"),
+)
 
 
 def equations(is_block, paragraphs):
@@ -97,16 +95,16 @@ def equations(is_block, paragraphs):
 
 
 def test_every_equation_has_a_row():
-    found = set(equations(docstrings.is_block, docstrings.paragraphs))
+    found = set(equations(is_block, paragraphs))
     assert len(found) > 40
-    checked = {name for rows in fidelity.ROWS.values() for check in rows.values() for name in check.of.split()}
+    checked = {name for rows in ROWS.values() for check in rows.values() for name in check.of.split()}
     assert not found - checked - NO_EQUATION
     assert not NO_EQUATION - found
 
 
 def test_rows_of_the_tests_are_those_of_the_page():
     """In the committed records; a name of one row only, so that sections do not share it."""
-    names = [name for rows in fidelity.ROWS.values() for name in rows]
+    names = [name for rows in ROWS.values() for name in rows]
     assert len(set(names)) == len(names)
     recorded = set()
     for path in fidelity.RESULTS.glob("*.json"):
@@ -121,9 +119,9 @@ def test_rows_of_the_tests_are_those_of_the_page():
 
 
 def test_every_name_that_a_test_gives_a_comparison_is_a_row():
-    names = {name for rows in fidelity.ROWS.values() for name in rows}
+    names = {name for rows in ROWS.values() for name in rows}
     given = set()
-    for path in Path(__file__).parent.glob("test_*.py"):
+    for path in Path(__file__).parents[1].rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "agrees":
                 given |= {k.value.value for k in node.keywords if k.arg == "name" and isinstance(k.value, ast.Constant)}

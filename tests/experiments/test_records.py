@@ -10,12 +10,13 @@ from typing import Any
 
 import make_tables
 import pytest
-import tyro
 from records.nir import nir_section
 from records.speed import benchmark_tables, early_exit_table, gradient_table, time_table
 from records.trainings import make_record, tables, with_sections
 from time_to_accuracy import reached
 
+from snnkd_jax.cli.arguments import bound
+from snnkd_jax.cli.train import train
 from snnkd_jax.errors import InputError
 from snnkd_jax.runs.command import command
 from snnkd_jax.runs.config import Config, default_config
@@ -28,7 +29,7 @@ RECORDS = ROOT / "experiments" / "results"
 def finish(directory: Path, seed: int, accuracy: float | None, **changes) -> Path:
     """A run directory as a run leaves it."""
     directory.mkdir()
-    config = dataclasses.replace(default_config("digits"), seed=seed, run_dir=str(directory), **changes)
+    config = default_config("digits").replace(seed=seed, run_dir=str(directory), **changes)
     by_network = {"teacher": 0.99, "student_baseline": None, "student": accuracy}
     result = {
         "test_accuracy": by_network,
@@ -36,7 +37,7 @@ def finish(directory: Path, seed: int, accuracy: float | None, **changes) -> Pat
         "firing_rate": {"teacher": None, "student_baseline": None, "student": 0.2},
         "parameters": {"teacher": 1000, "student_baseline": None, "student": 123_456},
         "seconds": 90.0,
-        "config": dataclasses.asdict(config),
+        "config": config.flat(),
         "versions": {"jax": "0.10.2", "python": "3.11.7"},
         "hardware": "1 cpu device(s) (2 x Somebody's)",
         "commit": "0" * 40,
@@ -79,7 +80,7 @@ def test_mean_and_std_over_seeds(tmp_path):
     row = tables([record]).splitlines()[2]
     assert row == (
         "| digits | convnet, width 0.25 (0.12 M) | temporal | "
-        f"{default_config('digits').num_steps} | 60 | bptt | 3 | convnet, width 1: 99.00 | – | 93.00 ± 3.61 | – |"
+        "2 | 60 | bptt | 3 | convnet, width 1: 99.00 | – | 93.00 ± 3.61 | – |"
     )
 
 
@@ -135,7 +136,7 @@ def test_command_gives_the_configuration_again(dataset):
         preset="kdsnn",
         v_reset=None,
         decay_input=False,
-        baseline=not default_config(dataset).baseline,
+        baseline=not default_config(dataset).run.baseline,
         clip_norm=1.0,
     )
     assert parsed(command(config)) == config
@@ -143,35 +144,35 @@ def test_command_gives_the_configuration_again(dataset):
 
 def test_command_of_a_taught_student_begins_with_its_teachers(tmp_path):
     """And reads the teacher from where that command leaves it, which another configuration does not use."""
-    teacher = dataclasses.replace(default_config("digits"), width=0.5, teacher_only=True, run_dir=str(tmp_path / "t"))
+    teacher = default_config("digits").replace(width=0.5, teacher_only=True, run_dir=str(tmp_path / "t"))
     (tmp_path / "t" / "teacher").mkdir(parents=True)
     (tmp_path / "t" / "config.json").write_text(json.dumps({"config": dataclasses.asdict(teacher)}))
-    student = dataclasses.replace(default_config("digits"), width=0.5, seed=3, run_dir=str(tmp_path / "s"))
+    student = default_config("digits").replace(width=0.5, seed=3, run_dir=str(tmp_path / "s"))
     for checkpoint in (tmp_path / "t", tmp_path / "t" / "teacher"):
-        text = command(dataclasses.replace(student, teacher_checkpoint=str(checkpoint)))
+        text = command(student.replace(teacher_checkpoint=str(checkpoint)))
         configs = [parsed(part) for part in text.split(" && ")]
-        assert configs[0] == dataclasses.replace(teacher, run_dir=None)
+        assert configs[0] == teacher.replace(run_dir=None)
         place = str(run_directory(configs[0]))
-        assert configs[1] == dataclasses.replace(student, run_dir=None, teacher_checkpoint=place)
+        assert configs[1] == student.replace(run_dir=None, teacher_checkpoint=place)
         assert place.startswith("runs/digits-convnet-temporal-t2-seed0-")
-    other = run_directory(dataclasses.replace(configs[0], epochs=7))
+    other = run_directory(configs[0].replace(epochs=7))
     assert len({str(other), place, str(run_directory(default_config("digits")))}) == 3
     assert str(run_directory(default_config("digits"))) == "runs/digits-convnet-temporal-t2-seed0"
-    gone = dataclasses.replace(student, teacher_checkpoint=str(tmp_path / "gone"))
-    assert parsed(command(gone)).teacher_checkpoint == "gone"
+    gone = student.replace(teacher_checkpoint=str(tmp_path / "gone"))
+    assert parsed(command(gone)).teacher.teacher_checkpoint == "gone"
 
 
 def parsed(command: str) -> Config:
     words = shlex.split(command)
-    assert words[:2] == ["python", "experiments/cifar_distill.py"]
-    return tyro.cli(Config, args=words[2:], default=default_config(words[3]))
+    assert words[:2] == ["snnkd", "train"]
+    return bound(train, words[2:]).keywords["config"]
 
 
 def commands(record: Any) -> list[str]:
     """Of trainings, in a record."""
     if isinstance(record, dict):
         return [command for value in record.values() for command in commands(value)]
-    return [record] if isinstance(record, str) and record.startswith("python experiments/cifar_distill.py") else []
+    return [record] if isinstance(record, str) and record.startswith("snnkd train") else []
 
 
 @pytest.mark.parametrize("path", sorted(RECORDS.rglob("*.json")), ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -180,7 +181,7 @@ def test_trainings_of_committed_records_can_be_done_again(path):
     for line in commands(json.loads(path.read_text())):
         configs = [parsed(part) for part in line.split(" && ")]
         places = [None, *(str(run_directory(config)) for config in configs)]
-        assert [config.teacher_checkpoint for config in configs] == places[: len(configs)]
+        assert [config.teacher.teacher_checkpoint for config in configs] == places[: len(configs)]
 
 
 def speed_entry(library: str, task: str, median: float) -> dict:
@@ -360,5 +361,5 @@ def test_readme_has_two_quick_start_commands():
     section = (ROOT / "README.md").read_text().split("## Quick start")[1].split("\n## ")[0]
     blocks = re.findall(r"```(\w*)\n(.*?)```", section, re.DOTALL)
     assert [language for language, _ in blocks] == ["bash", "bash"]
-    assert "experiments/cifar_distill.py" in blocks[0][1]
+    assert "snnkd train" in blocks[0][1]
     assert "pytest" in blocks[1][1]

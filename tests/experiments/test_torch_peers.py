@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import warnings
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from torch_nets import RESNET, VGG
 from snnkd_jax import experiment
 from snnkd_jax.cli.train import main
 from snnkd_jax.errors import InputError
-from snnkd_jax.inference.trained import load_trained
+from snnkd_jax.inference.trained import load
 from snnkd_jax.models import build
 from snnkd_jax.models.torch_weights import convert_weights, read_weights
 
@@ -204,12 +203,11 @@ def test_a_file_guides_a_student_as_the_run_does_that_trained_it(tmp_path, capsy
     """
     torch, mesh = importlib.import_module("torch"), jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
     monkeypatch.setattr(experiment, "data_mesh", lambda *_: mesh)
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command line sets another
     small = ["--dataset", "digits", "--width", "0.1", "--epochs", "1", "--no-baseline", "--preset", "kdsnn"]
     teacher = ["--teacher", "resnet20", "--teacher-width", "0.25"]
     runs = {name: tmp_path / name for name in ("teacher", "checkpoint", "file", "wrong")}
     assert main([*small, *teacher, "--teacher-epochs", "6", "--teacher-only", "--run-dir", str(runs["teacher"])]) == 0
-    trained = load_trained(runs["teacher"], "teacher")
+    trained = load(runs["teacher"], "teacher")
     weights = {name: torch.from_numpy(x) for name, x in as_torch(trained.variables).items()}
     torch.save({"net": {f"module.{name}": x for name, x in weights.items()}}, tmp_path / "resnet20.pt")
     checkpoint = [*teacher, "--teacher-checkpoint", str(runs["teacher"])]
@@ -226,8 +224,8 @@ def test_a_file_guides_a_student_as_the_run_does_that_trained_it(tmp_path, capsy
         for entry in entries:
             del entry["seconds"], entry["images_per_second"]
         assert entries[0] == entries[1]
-    kept = load_trained(runs["file"], "teacher")
-    assert (kept.config.teacher, kept.config.width) == ("resnet20", 0.25)
+    kept = load(runs["file"], "teacher")
+    assert (kept.network.model, kept.network.width) == ("resnet20", 0.25)
     jax.tree.map(np.testing.assert_array_equal, kept.variables, trained.variables)
 
     wrong = [*small, *file, "--teacher-normalisation", "100/0.01", "--run-dir", str(runs["wrong"])]

@@ -15,7 +15,6 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.inference.predict import accuracy_by_step, accuracy_with_exit, choose_threshold, logits_by_step
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.models import build
-from snnkd_jax.runs.config import Config
 
 T = 4
 PIXELS = jax.random.normal(jax.random.key(1), (13, 8, 8, 1)) * jnp.linspace(0.2, 3, 13)[:, None, None, None]
@@ -34,7 +33,7 @@ def variables():
 
 @functools.cache
 def student() -> Trained:
-    return Trained(WHOLE, variables(), NORMALISATION, (8, 8, 1), tuple("abcde"), "digits", Config())
+    return Trained(WHOLE, variables(), NORMALISATION, (8, 8, 1), tuple("abcde"), "digits")
 
 
 def logits_of(images):

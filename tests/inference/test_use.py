@@ -16,25 +16,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import predict
 import pytest
-from PIL import Image
 
 import snnkd_jax
 from snnkd_jax import data
 from snnkd_jax.cli.train import main
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.dynamics.neurons import IF, LIF, PLIF, Neuron
-from snnkd_jax.errors import InputError, told_in_one_line
+from snnkd_jax.errors import InputError
 from snnkd_jax.inference.convert import convert
-from snnkd_jax.inference.trained import Trained, load_trained
+from snnkd_jax.inference.trained import Trained
 from snnkd_jax.interop.stablehlo import write_artifact
 from snnkd_jax.models import Network
 from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.convnet import ConvNet
 from snnkd_jax.models.layers import AvgPool, MaxPool
 from snnkd_jax.models.resnet import ResNet
-from snnkd_jax.runs.config import Config
 
 IMAGES = data.load("digits").test_images[:192]
 
@@ -44,11 +41,9 @@ def run(tmp_path_factory) -> Path:
     """A short run of a student alone."""
     run_dir = tmp_path_factory.mktemp("runs") / "digits"
     arguments = ["--dataset", "digits", "--width", "0.1", "--preset", "none", "--epochs", "2"]
-    shown = warnings.showwarning
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert main([*arguments, "--run-dir", str(run_dir)]) == 0
-    warnings.showwarning = shown  # the command line prints warnings its own way
     return run_dir
 
 
@@ -60,7 +55,7 @@ def student(run) -> Trained:
 @pytest.fixture(scope="module")
 def expected(run) -> np.ndarray:
     """The classes by the network of training, its norms not folded, all steps at once."""
-    trained = load_trained(run)
+    trained = snnkd_jax.load(run)
     logits, _ = jax.jit(trained.network.apply)(trained.variables, trained.normalisation(IMAGES))
     return np.asarray(logits.mean(1).argmax(-1))
 
@@ -78,7 +73,7 @@ def test_prediction_is_the_networks(student, expected, batch):
 
 def test_numbers_beside_the_class(run, student):
     """Logits, confidence and firing rates against the network of training at another T."""
-    trained = load_trained(run)
+    trained = snnkd_jax.load(run)
     logits, features = jax.jit(trained.with_steps(5).apply)(trained.variables, trained.normalisation(IMAGES[:30]))
     found = student.predict(IMAGES[:30], num_steps=5)
     np.testing.assert_allclose(found.logits, logits.mean(1), rtol=1e-4, atol=1e-4)
@@ -142,7 +137,7 @@ def made(activation: Any, body: Any = ConvNet, **options) -> Trained:
 
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), (8, 8, 1)))
     variables = jax.tree_util.tree_map_with_path(random_of, shapes)
-    return Trained(network, variables, Normalisation((0.3,), (0.2,)), (8, 8, 1), tuple("abcde"), "digits", Config())
+    return Trained(network, variables, Normalisation((0.3,), (0.2,)), (8, 8, 1), tuple("abcde"), "digits")
 
 
 CASES = {
@@ -184,7 +179,7 @@ def test_a_converted_network_starts_where_its_neurons_do(pool):
     np.testing.assert_allclose(found.logits, logits.mean(1), rtol=1e-4, atol=1e-5)
     for name, rate in features["firing_rates"].items():
         np.testing.assert_allclose(found.firing_rates[name], rate, atol=1e-6)
-    assert converted.model == "pyramidnet18"  # the configuration's teacher
+    assert converted.network.model == "ConvNet"
     state = converted.start(3)
     assert jax.tree.structure(converted.step(state, IMAGES[:3])[0]) == jax.tree.structure(state)
 
@@ -398,7 +393,7 @@ def test_descriptions_from_before_the_seal_are_read(run, student, tmp_path, monk
     for changed in changes(content, (None, "x", -1, [])):
         written(directory / "network.json", changed)
         try:
-            trained = load_trained(tmp_path)
+            trained = snnkd_jax.load(tmp_path)
         except InputError:
             refused += 1
         else:
@@ -415,7 +410,7 @@ def test_an_older_checkpoint_does_not_take_the_place_of_the_last(run, tmp_path):
     assert len(steps) == 2
     shutil.rmtree(tmp_path / "student" / str(steps[-1]))
     with pytest.raises(InputError, match=f"{steps[-1]}.* cannot be read"):
-        load_trained(tmp_path)
+        snnkd_jax.load(tmp_path)
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes | None:
@@ -442,7 +437,7 @@ def test_randomly_damaged_directories(run, tmp_path, count, sealed):
     Nine of ten times a file is hit that the network is made of; without a seal, its description is not.
     """
     shutil.copytree(run / "student", tmp_path / "student")
-    expected = load_trained(run)
+    expected = snnkd_jax.load(run)
     description = tmp_path / "student" / "network.json"
     own = [tmp_path / "student" / name for name in json.loads(description.read_text())["files"]]
     paths = sorted(path for path in (tmp_path / "student").rglob("*") if path.is_file() and path != description)
@@ -463,7 +458,7 @@ def test_randomly_damaged_directories(run, tmp_path, count, sealed):
         else:
             path.write_bytes(content)
         try:
-            found = load_trained(tmp_path)
+            found = snnkd_jax.load(tmp_path)
         except InputError:
             refused += 1
         else:
@@ -472,45 +467,3 @@ def test_randomly_damaged_directories(run, tmp_path, count, sealed):
                 assert getattr(found, name) == getattr(expected, name)
         path.write_bytes(original)
     assert (count / 5 if sealed else 0) < refused < count
-
-
-def saved(path: Path, image: np.ndarray) -> Path:
-    Image.fromarray(image).save(path)
-    return path
-
-
-def test_image_files_are_classified(run, student, tmp_path, capsys):
-    """Grey ones as they are, others after what is said."""
-    grey = saved(tmp_path / "grey.png", IMAGES[3, ..., 0])
-    colour = saved(tmp_path / "colour.png", np.repeat(IMAGES[4], 3, axis=-1))
-    predict.main(run, [grey, colour], num_steps=3)
-    shown = capsys.readouterr()
-    prediction = student.predict(IMAGES[3:5], 3)
-    for i, path in enumerate((grey, colour)):
-        confidence = f"{prediction.confidence[i]:.3f}"
-        assert f"{path}: {prediction.names[i]}, confidence {confidence}, time steps 3" in shown.out
-        assert f"act2 {prediction.firing_rates['act2'][i]:.3f}" in shown.out
-    assert shown.err == f"{colour}: RGB made grey\n"
-    large = saved(tmp_path / "large.png", np.full((16, 24), 200, np.uint8))
-    predict.main(run, [large], resize=True)
-    assert "24 x 16 scaled to 8 x 8" in capsys.readouterr().err
-
-
-def test_image_files_that_cannot_be_taken_are_told_in_one_line(run, tmp_path, capsys):
-    cut = saved(tmp_path / "cut.png", np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8))
-    cut.write_bytes(cut.read_bytes()[:-30])
-    wanted = {
-        saved(tmp_path / "large.png", np.zeros((9, 8), np.uint8)): "8 x 9 pixels, the network takes 8 x 8; resize it",
-        saved(tmp_path / "deep.png", np.zeros((8, 8), np.uint16)): "pixels of mode 'I;16'; save it with eight bits",
-        cut: "cannot be read as an image",
-        tmp_path / "missing.png": "cannot be read as an image",
-    }
-    for path, message in wanted.items():
-        with pytest.raises(SystemExit), told_in_one_line():
-            predict.main(run, [path])
-        shown = capsys.readouterr().err
-        assert shown.startswith(f"error: {path} ")
-        assert message in shown
-        assert shown.count("\n") == 1
-    with pytest.raises(InputError, match="images are missing"):
-        predict.main(run, [])

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.distill.objective import PRESETS
+from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.dynamics.neurons import LIF
 from snnkd_jax.models import MODELS, build
 from snnkd_jax.training.compiled import compile_steps

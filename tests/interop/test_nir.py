@@ -11,7 +11,6 @@ import io
 import sys
 from typing import Any
 
-import export_nir
 import flax.linen as nn
 import h5py
 import jax
@@ -22,9 +21,11 @@ import pytest
 from check_nir import Counts
 from peers import nir_readers as readers
 
+from snnkd_jax.cli.export_nir import export_nir
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.dynamics.neurons import IF, LIF, PLIF
 from snnkd_jax.errors import InputError
+from snnkd_jax.inference import trained as loading
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.interop.nir import read_nir, write_nir
 from snnkd_jax.models import Network, build
@@ -32,7 +33,6 @@ from snnkd_jax.models.activation import Spike
 from snnkd_jax.models.converted import spiking
 from snnkd_jax.models.layers import BatchNorm
 from snnkd_jax.models.stages import Stages
-from snnkd_jax.runs.config import Config
 
 T = 4
 NORMALISATION = Normalisation((0.1, 0.2, 0.3), (1.0, 2.0, 4.0))
@@ -166,7 +166,7 @@ def test_learnt_time_constant_and_dt_are_written(tmp_path):
     np.testing.assert_allclose(graph.nodes["act2"].tau, 5.5e-3, rtol=1e-6)
     np.testing.assert_allclose(graph.nodes["act1"].tau, 2e-3, rtol=1e-6)
     assert nir.read(tmp_path / "net.nir").metadata["dt"] == 1e-3
-    assert neurons_of(read_nir(tmp_path / "net.nir"))["act2"].tau == pytest.approx(5.5)
+    assert neurons_of(read_nir(tmp_path / "net.nir"))["act2"].tau == pytest.approx(5.5)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def neurons_of(read) -> dict[str, Any]:
@@ -394,9 +394,9 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
 def test_script_writes_the_student_of_a_run(dtype, tmp_path, monkeypatch, capsys):
     network = build("convnet", 3, neuron=LIF(), num_steps=T, width=0.1, dtype=dtype)
     variables = dyadic_variables(network, (8, 8, 3))
-    trained = Trained(network, variables, NORMALISATION, (8, 8, 3), ("a", "b", "c"), "cifar10", Config())
-    monkeypatch.setattr(export_nir, "load_trained", lambda *_: trained)
-    export_nir.main(tmp_path, tmp_path / "net.nir")
+    trained = Trained(network, variables, NORMALISATION, (8, 8, 3), ("a", "b", "c"), "cifar10")
+    monkeypatch.setattr(loading, "load_trained", lambda *_: trained)
+    export_nir(tmp_path, tmp_path / "net.nir")
     read, told = read_nir(tmp_path / "net.nir"), capsys.readouterr().out
     assert (read.network.num_steps, read.normalisation) == (T, NORMALISATION)
     assert ("some spikes will differ" in told) == (dtype == jnp.bfloat16)

@@ -21,7 +21,6 @@ from snnkd_jax.models.converted import ConvertedMaxPool, ConvertedSpike, activat
 from snnkd_jax.models.folding import fold_norms
 from snnkd_jax.models.layers import BatchNorm
 from snnkd_jax.models.stages import Stages
-from snnkd_jax.runs.config import Config
 
 SHAPE = (16, 16, 3)
 IMAGES = jax.random.normal(jax.random.key(1), (4, *SHAPE))
@@ -42,7 +41,7 @@ def as_if_trained(network, shape=SHAPE):
 
 def trained(network, variables) -> Trained:
     normalisation = Normalisation((0.5,) * 3, (0.25,) * 3)
-    return Trained(network, variables, normalisation, SHAPE, tuple("abcde"), "cifar10", Config())
+    return Trained(network, variables, normalisation, SHAPE, tuple("abcde"), "cifar10")
 
 
 POOLED = {"width": 0.1, "pool": "max"}

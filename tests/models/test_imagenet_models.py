@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_models import count, moved, shapes
-from test_rate import IMAGES, assert_trees_close, train_outputs
+from network_checks import IMAGES, assert_trees_close, count, moved, shapes, train_outputs
 
 from snnkd_jax.analysis.energy import count as count_operations
 from snnkd_jax.dynamics.neurons import LIF

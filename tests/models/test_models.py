@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import agrees
+from network_checks import count, moved, shapes
 
 from snnkd_jax.distill.connector import Connectors
 from snnkd_jax.distill.feature_losses import mask_channels
@@ -92,14 +93,6 @@ def test_golden_counts_follow_from_the_definitions():
     } == PARAMETERS
 
 
-def shapes(network, image_shape=(32, 32, 3)):
-    return jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.key(0))
-
-
-def count(variables) -> int:
-    return sum(x.size for x in jax.tree.leaves(variables["params"]))
-
-
 def test_every_model_has_a_golden_count():
     assert PARAMETERS.keys() == MODELS.keys()
 
@@ -169,12 +162,6 @@ def test_first_convolution_is_computed_once_for_a_static_image():
     # 20 convolutions: the stem, 16 in blocks, 3 projections
     assert convolutions(student, jnp.zeros((3, 32, 32, 3))) == {3: 1, 12: 19}
     assert convolutions(student, jnp.zeros((3, 4, 32, 32, 3))) == {12: 20}
-
-
-def moved(variables):
-    """Variables with norms away from their initial values, so that a wrong use of them shows."""
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda x: np.asarray(x + 0.3 * rng.random(x.shape), np.float32), variables)
 
 
 @pytest.mark.parametrize("name", ["convnet", "pyramidnet18"])

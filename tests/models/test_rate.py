@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparison import agrees
+from network_checks import IMAGES, assert_trees_close, train_outputs
 
 from snnkd_jax.dynamics.neurons import LIF, PLIF, Neuron, neuron_of
 from snnkd_jax.dynamics.surrogate import fast_sigmoid
@@ -18,34 +18,6 @@ from snnkd_jax.models.activation import Spike
 from snnkd_jax.models.layers import AvgPool, BatchNorm, MaxPool
 from snnkd_jax.models.rate import Rate, RateBatchNorm, RateMaxPool, linearise
 from snnkd_jax.models.vgg import VGG
-
-IMAGES = jax.random.normal(jax.random.key(1), (6, 16, 16, 3))
-LABELS = jnp.arange(6) % 5
-
-
-def train_outputs(network: Network, variables, images=IMAGES, per_step=False):
-    """Logits, batch statistics and gradients of a cross-entropy plus a term on the stages' means over time."""
-
-    def loss(params):
-        (logits, features), batch_stats = network.apply_train(variables | {"params": params}, images)
-        z = logits if per_step else logits.mean(1, keepdims=True)
-        ce = -jax.nn.log_softmax(z)[jnp.arange(len(images)), :, LABELS].mean()
-        stages = sum(jnp.square(x.mean(1) - 0.3).mean() for x in features["stages"].values())
-        return ce + stages, (logits, features, batch_stats)
-
-    (_, aux), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
-    return *aux, gradients
-
-
-def assert_trees_close(found, expected, rtol=1e-5, name=None):
-    """Relative to the largest value of each array; an array that is 0 but for rounding counts against the others."""
-    least = 0.01 * max(np.abs(x).max() for x in jax.tree.leaves(expected))
-
-    def compare(a, b):
-        scale = max(np.abs(b).max(), least)
-        agrees(a / scale, b / scale, atol=rtol, name=name)
-
-    jax.tree.map(compare, found, expected)
 
 
 def both(neuron: Neuron, num_steps: int, pools=(MaxPool, RateMaxPool), **body) -> tuple[Network, Network]:

@@ -94,8 +94,8 @@ def test_rates_survive_and_nothing_is_computed_again_for_them():
     expected, found = (jax.jit(gradient(student))(*arguments) for student in students)
     chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(InputError, match=r"remat='block': backprop='rate' keeps nothing"):
-        Config(remat="block", backprop="rate").checked()
-    Config(remat="block", backprop="rate", bptt_epochs=1).checked()
+        Config().replace(remat="block", backprop="rate").checked()
+    Config().replace(remat="block", backprop="rate", bptt_epochs=1).checked()
 
 
 def test_unknown_kinds_are_refused():

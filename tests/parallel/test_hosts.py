@@ -20,14 +20,14 @@ from compilation import QUICKLY
 
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.distill.objective import PRESETS
+from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.dynamics.neurons import PLIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import build
 from snnkd_jax.parallel import hosts
 from snnkd_jax.parallel.mesh import data_mesh, divided, put_batch
-from snnkd_jax.runs.config import Config
-from snnkd_jax.runs.run_dir import full_disk_told
+from snnkd_jax.runs.optimisation import OptimisationConfig
+from snnkd_jax.runs.run_dir import report_disk_full
 from snnkd_jax.training.checkpoint import Checkpoints
 from snnkd_jax.training.compiled import compile_steps
 from snnkd_jax.training.optim import make_optimizer
@@ -113,8 +113,9 @@ def test_a_checkpoint_is_read_bit_for_bit_however_it_is_divided(tmp_path, saved,
 
 
 def test_learning_rate_in_proportion_to_the_batch():
-    assert Config(learning_rate=0.1, batch_size=8192, base_batch_size=256).peak_learning_rate == pytest.approx(3.2)
-    assert Config(learning_rate=0.1, batch_size=8192).peak_learning_rate == 0.1
+    scaled = OptimisationConfig(learning_rate=0.1, batch_size=8192, base_batch_size=256)
+    assert scaled.peak_learning_rate == pytest.approx(3.2)
+    assert OptimisationConfig(learning_rate=0.1, batch_size=8192).peak_learning_rate == 0.1
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def test_learning_rate_in_proportion_to_the_batch():
 )
 def test_a_full_disk_is_told_as_wrong_input(tmp_path, error, told):
     def fail():
-        with full_disk_told(tmp_path):
+        with report_disk_full(tmp_path):
             try:
                 raise error
             finally:

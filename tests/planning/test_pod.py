@@ -23,7 +23,7 @@ from snnkd_jax.runs.config import Config
 pytestmark = pytest.mark.optimised
 
 RECORDS = sorted((Path(__file__).parents[2] / "experiments" / "results" / "plan").glob("*.json"))
-SMALL = Config(teacher="convnet", student="airbench94", preset="kdsnn", num_steps=2, width=0.25)
+SMALL = Config().replace(teacher="convnet", student="airbench94", preset="kdsnn", num_steps=2, width=0.25)
 
 
 def test_bounds_by_hand():
@@ -104,7 +104,7 @@ def record(kind: str, *entries: dict[str, Any]) -> dict[str, Any]:
     return {
         "kind": kind,
         "name": "x",
-        "command": "python experiments/plan_pod.py",
+        "command": "snnkd plan",
         "entries": list(entries),
         "config": {"student": "resnet18", "width": 1.0, "preset": "none", "dtype": "float32"},
         "versions": {"jax": "0.10.2", "libtpu": "1"},
@@ -181,9 +181,7 @@ def test_accumulation_moves_no_images_between_chips():
 @pytest.mark.parametrize("student", ["resnet18", "vgg16"])
 def test_remat_takes_less_memory_and_more_operations_and_exchanges_nothing_again(student):
     config = dataclasses.replace(SMALL, student=student, preset="none", width=0.5, num_steps=4)
-    none, stage, block = (
-        plan(dataclasses.replace(config, remat=remat), "v5e:2x2", 64) for remat in ("none", "stage", "block")
-    )
+    none, stage, block = (plan(config.replace(remat=remat), "v5e:2x2", 64) for remat in ("none", "stage", "block"))
     assert max(stage.temporary, block.temporary) < 0.8 * none.temporary
     assert min(stage.flops, block.flops) > 1.2 * none.flops
     for other in (stage, block):

@@ -3,7 +3,6 @@
 Runs are fabricated here, so that every number is known; `tests/test_run.py` looks at the report of a real one.
 """
 
-import dataclasses
 import itertools
 import json
 import math
@@ -32,8 +31,8 @@ def make_run(
     directory: Path, *, epochs: int = 3, classes: int = 10, names=None, layers: int = 3, measured=False, **changes
 ) -> Path:
     """The directory of a finished run of three networks; `measured`: as the scripts of noise and energy leave it."""
-    config = dataclasses.replace(default_config("digits"), run_dir=str(directory), epochs=epochs, **changes)
-    rng = np.random.default_rng(config.seed)
+    config = default_config("digits").replace(run_dir=str(directory), epochs=epochs, **changes)
+    rng = np.random.default_rng(config.run.seed)
     (directory / "student").mkdir(parents=True)
     origin = {
         "command": f"python x {MALICE}",
@@ -41,14 +40,14 @@ def make_run(
         "hardware": "2 x Somebody's <processor>",
         "commit": "0123456789abcdef" * 2,
     }
-    started = {"config": dataclasses.asdict(config), **origin}
+    started = {"config": config.flat(), **origin}
     (directory / "config.json").write_text(json.dumps(started))
     roles = ["student"] if config.is_plain else ["teacher", "student_baseline", "student"]
     layer_names = [f"act{i}" for i in range(1, layers + 1)]
     log = [log_entry(role, epoch, layer_names, rng) for role in roles for epoch in range(1, epochs + 1)]
     (directory / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in log))
-    accuracy: dict = {"teacher": 0.9912, "student_baseline": 0.9534, "student": 0.9701 + 0.01 * config.seed}
-    by_step = {role: np.linspace(0.8, a, config.num_steps).tolist() for role, a in accuracy.items()}
+    accuracy: dict = {"teacher": 0.9912, "student_baseline": 0.9534, "student": 0.9701 + 0.01 * config.run.seed}
+    by_step = {role: np.linspace(0.8, a, config.student.num_steps).tolist() for role, a in accuracy.items()}
     by_step["teacher"] = [accuracy["teacher"]]
     result: dict = {
         "test_accuracy": accuracy,
@@ -61,7 +60,7 @@ def make_run(
     (directory / "result.json").write_text(json.dumps(result | {"seconds": 90.0} | started))
     names = [str(i) for i in range(classes)] if names is None else names
     (directory / "student" / "network.json").write_text(json.dumps({"class_names": names}))
-    t = config.num_steps
+    t = config.student.num_steps
     recorded = tuple(
         Layer(name, 500, rng.random((t, 20)) < 0.3, rng.normal(0.3, 0.4, (t, 20)).astype(np.float32), 0.0, 1.0)
         for name in layer_names
@@ -294,7 +293,7 @@ def test_an_unfinished_run_says_what_is_missing(tmp_path):
     log = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join([*log[:6], log[6].replace("0.25", "NaN"), log[7][:40]]))
     document = check_page(write_report([run]).read_text())
-    for sentence in ("the run is not finished", "Nothing was recorded", "robustness.py RUN", "energy.py RUN"):
+    for sentence in ("the run is not finished", "Nothing was recorded", "snnkd noise RUN", "snnkd energy RUN"):
         assert sentence in document.text
     assert document.tables["student with KD"][1][4] == "nan"
     assert len(document.tables["student with KD"]) == 2
@@ -359,7 +358,7 @@ def test_what_is_no_run_is_refused(run, tmp_path):
 
 def test_command_line(tmp_path):
     """A wrong directory ends in one line and status 2."""
-    command = [sys.executable, "-m", "snnkd_jax.report", str(tmp_path)]
+    command = [sys.executable, "-m", "snnkd_jax.cli", "report", str(tmp_path)]
     process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert process.returncode == 2
     assert (

@@ -1,20 +1,18 @@
 """The arguments of a run: each is explained, and each wrong one ends it in one line, before anything is written."""
 
 import ast
-import dataclasses
-import functools
 import inspect
-import runpy
-import sys
 
+import gradient_agreement
 import pytest
-import tyro
 from tiny_runs import TINY, refused, start
 
+from snnkd_jax.cli.arguments import bound
+from snnkd_jax.cli.plan import plan
 from snnkd_jax.cli.train import main
 from snnkd_jax.runs.config import Config, default_config
 
-pytestmark = pytest.mark.usefixtures("warnings_restored")
+pytestmark = pytest.mark.usefixtures("silent_layers")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +52,7 @@ pytestmark = pytest.mark.usefixtures("warnings_restored")
         (["--v-threshold", "0"], ["v_threshold=0.0"]),
         (["--dtype", "float8"], ["dtype", "float8", "bfloat16"]),
         (["--temperature", "0"], ["temperature=0.0"]),
-        (["--kd-weight", "-1"], ["kd_weight=-1.0"]),
+        (["--kd-weight", "-1"], ["'kd'", "weight=-1.0"]),
         (["--label-smoothing", "1"], ["label_smoothing=1.0"]),
         (["--crop-padding", "-1"], ["crop_padding=-1"]),
         (["--validation-fraction", "0"], ["validation_fraction=0.0"]),
@@ -110,27 +108,19 @@ def test_every_argument_is_explained(capsys):
 
 def test_defaults_are_the_papers():
     config = default_config("cifar10")
-    assert (config.dataset, config.teacher, config.student, config.num_steps) == (
+    assert (config.data.dataset, config.teacher.teacher, config.student.student, config.student.num_steps) == (
         "cifar10",
         "pyramidnet18",
         "resnet18",
         4,
     )
-    assert not config.baseline
-    assert default_config("digits").baseline
+    assert not config.run.baseline
+    assert default_config("digits").run.baseline
 
 
-@pytest.mark.parametrize("script", ["plan_pod", "gradient_agreement"])
+@pytest.mark.parametrize("command", [plan, gradient_agreement.main])
 @pytest.mark.parametrize("dataset", ["cifar10", "digits", "imagenet2012"])
-def test_scripts_that_take_a_runs_arguments_have_its_defaults(script, dataset, monkeypatch):
-    given, cli = [], tyro.cli
-    monkeypatch.setattr(sys, "argv", [script, "--width", "0.5", "--dataset", dataset])
-    monkeypatch.setattr(tyro, "cli", given.append)
-    runpy.run_module(script, run_name="__main__")
-    (function,) = given
-
-    def config_alone(config: tyro.conf.OmitArgPrefixes[Config]) -> Config:
-        return config
-
-    found = cli(functools.partial(config_alone, **function.keywords))
-    assert found == dataclasses.replace(default_config(dataset), width=0.5)
+def test_what_takes_a_runs_arguments_has_its_defaults(command, dataset):
+    arguments = ["--width", "0.5", "--dataset", dataset, *["--topology", "v5e:2x2"] * (command is plan)]
+    found = bound(command, arguments).keywords["config"]
+    assert found == default_config(dataset).replace(width=0.5)

@@ -1,6 +1,5 @@
 """Whole runs through the command line: the comparison, what a run leaves and keeps, and what it does not take."""
 
-import dataclasses
 import gzip
 import hashlib
 import json
@@ -8,8 +7,6 @@ import shutil
 import warnings
 from pathlib import Path
 
-import accuracy_by_step as steps_script
-import convert as convert_script
 import jax
 import numpy as np
 import pytest
@@ -19,20 +16,20 @@ from tiny_runs import TINY, refused
 
 from snnkd_jax import data
 from snnkd_jax.analysis.observation import load_observation
+from snnkd_jax.cli import main as snnkd
 from snnkd_jax.cli.train import main, table
 from snnkd_jax.errors import InputError
 from snnkd_jax.experiment import run
 from snnkd_jax.inference.convert import convert
 from snnkd_jax.inference.predict import accuracy_by_step
-from snnkd_jax.inference.trained import load_trained
+from snnkd_jax.inference.trained import load
 from snnkd_jax.parallel.compiler import compilation_cache
 from snnkd_jax.runs.config import default_config
-from snnkd_jax.runs.inputs import dataset_of
-from snnkd_jax.runs.run_dir import open_run_dir
+from snnkd_jax.runs.run_dir import content_digests, open_run_dir
 from snnkd_jax.training.metrics import MetricsLog
 from snnkd_jax.training.profiling import PROFILED_STEPS, Profiler
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "warnings_restored")
+pytestmark = pytest.mark.usefixtures("compiled_once", "silent_layers")
 
 
 def test_a_trace_that_is_cut_short_is_written_and_too_few_steps_are_told(tmp_path):
@@ -145,7 +142,7 @@ def test_a_result_is_not_lost_because_it_cannot_be_shown(tmp_path, monkeypatch):
     monkeypatch.setattr("snnkd_jax.experiment.observe", fail)
     monkeypatch.setattr("snnkd_jax.report.write.write_report", fail)
     run_dir = tmp_path / "run"
-    config = dataclasses.replace(default_config("digits"), width=0.1, preset="none", epochs=1, run_dir=str(run_dir))
+    config = default_config("digits").replace(width=0.1, preset="none", epochs=1, run_dir=str(run_dir))
     with pytest.warns(UserWarning, match="no ink") as warned:
         result = run(config)
     told = [str(w.message) for w in warned if "no ink" in str(w.message)]
@@ -174,10 +171,10 @@ def test_preset_none_trains_the_student_alone(tmp_path):
 def test_what_is_measured_after_a_run_takes_its_data_folder(monkeypatch):
     found = []
     monkeypatch.setattr(data, "load", lambda *arguments: found.append(arguments))
-    dataset_of(dataclasses.replace(default_config("mnist"), data_dir="/elsewhere"))
+    default_config("mnist").replace(data_dir="/elsewhere").data.load()
     assert found == [("mnist", "/elsewhere")]
     with pytest.raises(InputError, match=r"dataset 'imagenet2012' is read from disk .* works with digits"):
-        dataset_of(default_config("imagenet2012"))
+        default_config("imagenet2012").data.load()
 
 
 def test_teacher_of_another_run_gives_the_same_student(finished, tmp_path):
@@ -207,7 +204,7 @@ def test_a_student_begins_with_the_weights_of_its_teacher(finished, tmp_path):
     arguments = [*TINY, "--preset", "none", "--initial-weights", "teacher", "--teacher-checkpoint", str(finished)]
     arguments += ["--no-baseline", "--epochs", "1", "--learning-rate", "1e-30"]
     assert main([*arguments, "--run-dir", str(run_dir)]) == 0
-    student, teacher = load_trained(run_dir), load_trained(finished, "teacher")
+    student, teacher = load(run_dir), load(finished, "teacher")
     for a, b in zip(*(jax.tree.leaves(x.variables["params"]) for x in (student, teacher)), strict=True):
         np.testing.assert_array_equal(a, b)
     assert {entry["phase"] for entry in logged(run_dir)} == {"student"}
@@ -219,17 +216,17 @@ def test_a_teacher_alone_is_trained_quantised_and_converted(tmp_path):
     assert main([*arguments, "--run-dir", str(run_dir)]) == 0
     accuracy = json.loads((run_dir / "result.json").read_text())["test_accuracy"]
     assert accuracy["student"] is None
-    teacher = load_trained(run_dir, "teacher")
+    teacher = load(run_dir, "teacher")
     converted = convert(teacher, data.load("digits").train_images, 1)
     assert converted.logits_by_step(data.load("digits").test_images, 2).shape == (360, 2, 10)
     with pytest.raises(InputError, match=r"no student that was trained to its end"):
-        load_trained(run_dir)
+        load(run_dir)
 
 
 def test_a_finished_network_is_loaded_as_it_was(finished, tmp_path):
     """It gives the test accuracy that the run reported, at each step; a damaged description is refused."""
-    student = load_trained(finished)
-    assert (student.config.student, student.config.width, student.dataset) == ("convnet", 0.1, "digits")
+    student = load(finished)
+    assert (student.network.model, student.network.width, student.dataset) == ("convnet", 0.1, "digits")
     digits = data.load("digits")
     logits = student.logits_by_step(digits.test_images, 2)
     expected = json.loads((finished / "result.json").read_text())["test_accuracy_by_step"]["student"]
@@ -238,23 +235,25 @@ def test_a_finished_network_is_loaded_as_it_was(finished, tmp_path):
     np.testing.assert_allclose(student.logits_by_step(digits.test_images, 3)[:, :2], logits, rtol=1e-4, atol=1e-4)
     with pytest.raises(InputError, match="num_steps=0"):
         student.logits_by_step(digits.test_images, 0)
-    teacher = load_trained(finished, "teacher")
+    teacher = load(finished, "teacher")
     for call in (teacher.with_steps, lambda t: teacher.logits_by_step(digits.test_images, t)):
         with pytest.raises(InputError, match="no time steps"):
             call(2)
     shutil.copytree(finished, tmp_path / "damaged")
     (tmp_path / "damaged" / "student" / "network.json").write_text('{"spiking": null}')
     with pytest.raises(InputError, match=r"network\.json is damaged"):
-        load_trained(tmp_path / "damaged")
+        load(tmp_path / "damaged")
 
 
-def test_records_of_every_number_of_steps(finished, tmp_path, monkeypatch):
+def test_records_of_every_number_of_steps(finished, tmp_path, capsys):
     """Of both students and of the converted teacher: what the run found, and where each comes from."""
-    for script in (steps_script, convert_script):
-        monkeypatch.setattr(script, "STEPS", tmp_path)
-    steps_script.main([finished], "digits", num_steps=3, record="students")
-    convert_script.main([finished], "digits", num_steps=4, record="converted")
-    records = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("students", "converted")]
+    paths = [tmp_path / "records" / f"{name}.json" for name in ("students", "converted")]
+    for subcommand, num_steps, path in zip(("steps", "convert"), ("3", "4"), paths, strict=True):
+        options = ["--dataset", "the digits", "--num-steps", num_steps, "--record", str(path)]
+        assert snnkd([subcommand, str(finished), *options]) == 0
+    records = [json.loads(path.read_text()) for path in paths]
+    assert [record["name"] for record in records] == ["students", "converted"]
+    assert records[0]["command"] == "snnkd steps RUN ... --num-steps 3 --dataset 'the digits'"
     result = json.loads((finished / "result.json").read_text())
     for entry, role in zip(records[0]["entries"], ("student_baseline", "student"), strict=True):
         np.testing.assert_allclose(entry["accuracy"][0][:2], result["test_accuracy_by_step"][role], atol=1e-6)
@@ -266,8 +265,9 @@ def test_records_of_every_number_of_steps(finished, tmp_path, monkeypatch):
         assert f"| {100 * result['test_accuracy'][role]:.2f} |" in text
     assert f"| {100 * result['test_accuracy']['teacher']:.2f} |" in text
     assert str(finished) not in json.dumps(records)
-    with pytest.raises(InputError, match="repeat a seed"):
-        steps_script.main([finished, finished], "digits")
+    capsys.readouterr()
+    assert snnkd(["steps", str(finished), str(finished), "--dataset", "digits"]) == 2
+    assert "repeat a seed" in capsys.readouterr().err
 
 
 def test_unwritable_run_directory(capsys, tmp_path):
@@ -306,20 +306,22 @@ def test_files_of_something_else_are_left_alone(capsys, tmp_path, name):
 def test_a_run_goes_on_with_the_data_and_the_teacher_that_it_began_with(tmp_path):
     """Wherever the data lie; runs that are older than the digests go on with any."""
     run_dir = tmp_path / "run"
-    config = dataclasses.replace(default_config("mnist"), data_dir="/here", teacher_checkpoint=str(tmp_path / "t"))
-    open_run_dir(run_dir, config, b"images", b"weights")
-    moved = dataclasses.replace(config, data_dir="/there")
-    open_run_dir(run_dir, moved, b"images", b"weights")
-    with pytest.raises(
-        InputError, match="started with other images of mnist than are in data_dir /there; name another"
-    ):
-        open_run_dir(run_dir, moved, b"others", b"weights")
-    with pytest.raises(InputError, match=r"started with another teacher than is in teacher_checkpoint .*/t now"):
-        open_run_dir(run_dir, config, b"images", b"others")
+    config = default_config("mnist").replace(data_dir="/here", teacher_checkpoint=str(tmp_path / "t"))
+
+    def opened(config, data, teacher):
+        open_run_dir(run_dir, {"config": config.flat()}, content_digests(data, teacher))
+
+    opened(config, b"images", b"weights")
+    moved = config.replace(data_dir="/there")
+    opened(moved, b"images", b"weights")
+    with pytest.raises(InputError, match=r"started with other images.*; name another"):
+        opened(moved, b"others", b"weights")
+    with pytest.raises(InputError, match="started with another teacher"):
+        opened(config, b"images", b"others")
     started = json.loads((run_dir / "config.json").read_text())
     older = {k: v for k, v in started.items() if k not in ("data_sha256", "teacher_sha256")}
     (run_dir / "config.json").write_text(json.dumps(older))
-    open_run_dir(run_dir, config, b"others", b"others")
+    opened(config, b"others", b"others")
 
 
 def test_divergence_ends_the_run(capsys, tmp_path):

@@ -1,6 +1,5 @@
 """The teacher of a run: what is refused of one from a PyTorch file, and that a run keeps the one it began with."""
 
-import dataclasses
 from pathlib import Path
 
 import jax
@@ -12,9 +11,8 @@ from snnkd_jax.models.torch_weights import Converted
 from snnkd_jax.parallel.mesh import data_mesh
 from snnkd_jax.runs import teacher as run_teacher
 from snnkd_jax.runs.config import default_config
-from snnkd_jax.runs.inputs import open_inputs
-from snnkd_jax.runs.run_dir import read_network
 from snnkd_jax.runs.teacher import RunTeacher
+from snnkd_jax.training.saved import read_network
 
 
 @pytest.fixture
@@ -32,8 +30,8 @@ def of_file(monkeypatch):
         monkeypatch.setattr(run_teacher, "read_weights", lambda _: {})
         monkeypatch.setattr(run_teacher, "convert_weights", lambda _: converted)
         config = default_config("digits")
-        config = dataclasses.replace(config, teacher="torch:net.pt", teacher_normalisation=normalisation)
-        return RunTeacher(config, open_inputs(config), data_mesh(), None)
+        config = config.replace(teacher="torch:net.pt", teacher_normalisation=normalisation)
+        return RunTeacher(config, config.data.open(), data_mesh(), None)
 
     return made
 
@@ -52,7 +50,7 @@ def test_a_network_for_other_images_is_refused(of_file, changes, told):
     assert told in str(error.value)
 
 
-def test_what_the_file_holds_is_loaded_and_described(of_file):
+def test_what_the_file_holds_is_loaded_and_described(of_file, tmp_path):
     teacher = of_file(normalisation="half")
     loaded = teacher.load()
     assert loaded.normalisation.mean == (0.5,)
@@ -60,9 +58,10 @@ def test_what_the_file_holds_is_loaded_and_described(of_file):
     logits, _ = loaded.apply(loaded.variables, images)
     expected, _ = build("convnet", 10, width=0.1, pool="max").apply(of_file().load().variables, images)
     assert (logits == expected).all()
-    described = teacher.description
+    teacher.keep(loaded.variables, tmp_path)
+    described = read_network(tmp_path / "teacher")
     assert (described["model"], described["width"], described["pool"]) == ("convnet", 0.1, "max")
-    assert described["normalisation"] == {"mean": (0.5,), "std": (0.5,)}
+    assert described["normalisation"] == {"mean": [0.5], "std": [0.5]}
     assert described["spiking"] is None
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_train import STUDENT, assert_close, batch, make, one_device, run, teacher_variables
+from tiny_training import STUDENT, assert_close, batch, make, one_device, run, teacher_variables
 
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.errors import InputError

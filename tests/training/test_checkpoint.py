@@ -12,7 +12,7 @@ import pytest
 
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.distill.objective import PRESETS
+from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.dynamics.neurons import PLIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import build
@@ -20,7 +20,7 @@ from snnkd_jax.parallel.mesh import data_mesh, put_batch, put_replicated
 from snnkd_jax.training import checkpoint
 from snnkd_jax.training.checkpoint import Checkpoints, load_network
 from snnkd_jax.training.compiled import compile_steps
-from snnkd_jax.training.fit import variables_of
+from snnkd_jax.training.loop import variables_of
 from snnkd_jax.training.optim import make_optimizer
 from snnkd_jax.training.trainer import Trainer, TrainState
 

@@ -2,106 +2,59 @@
 
 import dataclasses
 import functools
-from typing import Any
 
-import chex
 import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh
+from tiny_training import (
+    RATE_STUDENT,
+    SHAPE,
+    STUDENT,
+    after_each_step,
+    assert_close,
+    batch,
+    make,
+    one_device,
+    run,
+    teacher_variables,
+)
 
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.batches import eval_batches
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.digest import checksum
-from snnkd_jax.distill.objective import PRESETS
+from snnkd_jax.distill.logit_terms import Dist, StrongToWeak
+from snnkd_jax.distill.objective import Objective, Term
+from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.dynamics.neurons import LIF, PLIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import build
 from snnkd_jax.parallel.compiler import quick_compile_options
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh, put_batch, put_replicated
-from snnkd_jax.training import trainer as train
 from snnkd_jax.training.compiled import compile_steps
-from snnkd_jax.training.fit import evaluate, variables_of
+from snnkd_jax.training.loop import evaluate, variables_of
 from snnkd_jax.training.optim import make_optimizer
 from snnkd_jax.training.trainer import Trainer
-
-SHAPE = (8, 8, 1)
-STUDENT = build("convnet", 5, neuron=LIF(), num_steps=3, width=0.25)
-RATE_STUDENT = build("convnet", 5, neuron=LIF(), num_steps=3, width=0.25, backprop="rate")
-TEACHER = build("convnet", 5, width=0.5)
-NO_AUGMENTATION = Augmentation()
-
-
-def make(preset="none", network=STUDENT, augmentation=NO_AUGMENTATION, weight_decay=1e-3, **changes) -> Trainer:
-    return Trainer(
-        network,
-        dataclasses.replace(PRESETS[preset], **changes),
-        make_optimizer("sgd", learning_rate=0.1, num_steps=10, weight_decay=weight_decay),
-        Normalisation((0.4,), (0.3,)),
-        augmentation,
-        SHAPE,
-        seed=3,
-        teacher=TEACHER,
-    )
-
-
-def batch(size=16, seed=0):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 5, size, dtype=np.int32)
-    images = rng.integers(0, 200, (size, *SHAPE), dtype=np.uint8)
-    images[np.arange(size), labels] = 255  # a bright row that tells the class
-    return {"images": images, "labels": labels}
-
-
-@functools.cache
-def teacher_variables():
-    return TEACHER.init(jax.random.key(9), SHAPE)
-
-
-def one_device() -> Mesh:
-    return Mesh(np.array(jax.devices()[:1]), ("data",))
-
-
-def after_each_step(trainer, mesh, steps):
-    """State and metrics on the host, after each of the steps."""
-    compiled = compile_steps(trainer, mesh)
-    state = put_replicated(mesh, jax.jit(trainer.init)())
-    teacher = put_replicated(mesh, teacher_variables())
-    found = []
-    for i in range(steps):
-        state, metrics = compiled.train(state, teacher, put_batch(mesh, batch(seed=i)))
-        found.append(jax.tree.map(np.array, jax.device_get((state, metrics))))
-    return found
-
-
-def run(trainer, mesh, steps):
-    return after_each_step(trainer, mesh, steps)[-1]
-
-
-def assert_close(a, b, rtol):
-    """Relative to the largest value of each array."""
-    chex.assert_trees_all_equal_shapes_and_dtypes(a, b)
-    scaled = [jax.tree.map(lambda x, y: x / (np.abs(y).max() + 1e-12), tree, b) for tree in (a, b)]
-    chex.assert_trees_all_close(*scaled, rtol=0, atol=rtol)
 
 
 @pytest.mark.parametrize(
     ("preset", "network"),
-    [("temporal", STUDENT), ("kdsnn", RATE_STUDENT), ("of the batch", STUDENT)],
+    [("temporal", STUDENT), ("kdsnn", RATE_STUDENT), ("bkdsnn", STUDENT)],
 )
 def test_eight_devices_give_the_update_of_one(preset, network):
     """Parameters, batch statistics and momentum, augmentation included; step 2 sees the rounding of step 1 as well.
 
     Metrics are compared less closely: a KL divergence is a small difference of logarithms.
     """
-    # Correlations and the choice of steps are of the whole batch, and what is blanked is of each example.
-    mixed = {"kd": "dist", "steps": "strong2weak", "steps_weight": 0.5}
-    changes: dict[str, Any] = {"preset": "bkdsnn"} | mixed if preset == "of the batch" else {"preset": preset}
-    trainer = make(**changes, network=network, augmentation=Augmentation(1, True, 3))
+    trainer = make(preset, network, Augmentation(1, True, 3))
+    if preset == "bkdsnn":
+        # Correlations and the choice of steps are of the whole batch, and what is masked is of each example.
+        ce, _, feature = trainer.objective.terms
+        of_batch = Term("steps", StrongToWeak(2.0), 0.5), Term("kd", Dist(2.0))
+        trainer = dataclasses.replace(trainer, objective=Objective((ce, *of_batch, feature)))
     assert data_mesh().size == 8
     found, expected = (after_each_step(trainer, mesh, 2) for mesh in (data_mesh(), one_device()))
     for i, rtol in enumerate((1e-5, 1e-4)):
@@ -114,9 +67,10 @@ def test_eight_devices_give_the_update_of_one(preset, network):
 @pytest.mark.parametrize("network", [STUDENT, RATE_STUDENT], ids=["bptt", "rate"])
 def test_step_is_traced_once_and_copies_nothing(monkeypatch, network):
     """Under a guard that lets neither the host's arrays in nor the device's out."""
-    chex.clear_trace_counter()
-    monkeypatch.setattr(train, "augment", chex.assert_max_traces(train.augment, n=1))
     trainer, mesh = make("kdsnn", network), data_mesh()
+    traces = []
+    compute = Trainer._gradient
+    monkeypatch.setattr(Trainer, "_gradient", lambda *arguments: traces.append(1) or compute(*arguments))
     compiled = compile_steps(trainer, mesh)
     state, teacher = put_replicated(mesh, jax.jit(trainer.init)()), put_replicated(mesh, teacher_variables())
     batches = [put_batch(mesh, batch(seed=i)) for i in range(4)]
@@ -186,7 +140,7 @@ def test_update_against_a_plain_composition():
 
 
 def test_loss_is_the_weighted_sum_of_the_logged_terms():
-    _, metrics = run(make("kdsnn", kd_weight=0.3, feature_weight=0.01), one_device(), 1)
+    _, metrics = run(make("kdsnn", kd=0.3, feature=0.01), one_device(), 1)
     expected = 0.5 * metrics["ce"] + 0.3 * metrics["kd"] + 0.01 * metrics["feature"]
     assert metrics["loss"] == pytest.approx(expected, rel=1e-5)
     assert metrics["kd"] > 0
@@ -293,7 +247,9 @@ def test_evaluation_counts_every_example_once():
     trainer, mesh = make("none"), data_mesh()
     data = batch(13)
     variables = variables_of(jax.jit(trainer.init)())
-    result = evaluate(compile_steps(trainer, mesh), put_replicated(mesh, variables), eval_batches(data, 8), mesh)
+    result = evaluate(
+        compile_steps(trainer, mesh).evaluate, put_replicated(mesh, variables), eval_batches(data, 8), mesh
+    )
     images = ((data["images"] / 255 - 0.4) / 0.3).astype(np.float32)
     logits, features = jax.device_get(jax.jit(STUDENT.apply)(variables, images))
     for t in range(3):
@@ -336,13 +292,14 @@ def test_any_teacher_can_guide_any_student(student, teacher, preset):
         trainer.step, state, variables, {"images": images, "labels": jax.ShapeDtypeStruct((4,), jnp.int32)}
     )
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
-    assert {name for name, weight in PRESETS[preset].weights.items() if weight} <= metrics.keys()
+    assert PRESETS[preset].weights.keys() <= metrics.keys()
 
 
 def test_blur_blanks_other_channels_at_every_step():
     """The same images twice: only the key of the step differs, and with it what the generator has to restore."""
     trainer = make("bkdsnn")
-    assert {name.rpartition("_")[0] for name in jax.jit(trainer.init)().params["connectors"]} >= {"generate_stage2"}
+    connectors = jax.jit(trainer.init)().params["connectors"]["feature"]
+    assert {name.rpartition("_")[0] for name in connectors} >= {"generate_stage2"}
     step = jax.jit(trainer.step)
     state = jax.jit(trainer.init)()
     terms = [

@@ -1,9 +1,7 @@
-"""Plan a training on a pod without the pod: what a step costs each chip, and the largest batch that fits.
+"""`snnkd plan`.
 
-    python experiments/plan_pod.py --topology v5e:16x16 --student resnet18
-    python experiments/plan_pod.py --topology v5e:2x2 --each-num-steps 1 2 4 8 16 --each-remat none stage block
-
-Takes the arguments of `cifar_distill.py`. Needs `pip install -e '.[plan]'` and no accelerator; compiling takes minutes.
+snnkd plan --topology v5e:16x16 --student resnet18
+snnkd plan --topology v5e:2x2 --each-num-steps 1 2 4 8 16 --each-remat none stage block
 """
 
 import dataclasses
@@ -13,21 +11,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-import jax
 import tyro
 
-from snnkd_jax.cli.train import with_defaults
-from snnkd_jax.errors import InputError, told_in_one_line
-from snnkd_jax.planning.chips import devices
-from snnkd_jax.planning.collectives import total_bytes
-from snnkd_jax.planning.pod import Plan, largest_batch, plan
+from snnkd_jax.errors import InputError
 from snnkd_jax.runs.config import Config
-from snnkd_jax.runs.record import write_record
-
-RESULTS = Path(__file__).parent / "results" / "plan"
 
 
-def main(
+def plan(
     config: tyro.conf.OmitArgPrefixes[Config],
     topology: tuple[str, ...],
     model: str | None = None,
@@ -35,46 +25,57 @@ def main(
     each_num_steps: tuple[int, ...] = (),
     each_remat: tuple[str, ...] = (),
     largest: bool = True,
-    record: str | None = None,
+    record: Path | None = None,
 ) -> None:
-    """Print what a training step of the student costs.
+    """Plan a training on a pod without the pod: what a step costs each chip, and the largest batch that fits.
+
+    Needs no accelerator, but the extra `plan`: pip install 'snnkd-jax[plan]'. Compiling takes minutes.
 
     Args:
-        config: As of cifar_distill.py; --batch-size is not used.
+        config: As of `snnkd train`; --batch-size is not used.
         topology: TPU slices such as v5e:16x16, or GPUs of a machine such as h100:8.
         model: The student, as --student.
         per_chip_batch: Images per chip and step.
         each_num_steps: Several T instead of that of --num-steps.
         each_remat: Several of none, stage and block instead of that of --remat.
         largest: Search for the largest batch that fits, which compiles three to eight times more.
-        record: Write experiments/results/plan/<record>.json.
+        record: JSON file to write.
     """
+    import jax
+
+    from snnkd_jax.runs.record import write_record
+
     jax.config.update("jax_platforms", "cpu")  # what is planned for is not there
-    student = config.student if model is None else model
+    student = config.student.student if model is None else model
     entries = []
     for name, num_steps, remat in itertools.product(
-        topology, each_num_steps or (config.num_steps,), each_remat or (config.remat,)
+        topology, each_num_steps or (config.student.num_steps,), each_remat or (config.student.remat,)
     ):
         options = {"student": student, "num_steps": num_steps, "remat": remat}
-        changed = dataclasses.replace(config, **options).checked()
-        entry = measured(changed, name, per_chip_batch, largest)
+        changed = config.replace(**options).checked()
+        entry = _measured(changed, name, per_chip_batch, largest)
         entries.append(options | entry)
-        print(f"{name}, {changed.student}, T = {num_steps}, remat {remat}\n{in_words(entry)}\n", flush=True)
+        print(f"{name}, {changed.student.student}, T = {num_steps}, remat {remat}\n{_in_words(entry)}\n", flush=True)
     if record is not None:
-        settings = dataclasses.asdict(config) | {"run_dir": None, "teacher_checkpoint": None, "student": student}
+        settings = config.flat() | {"run_dir": None, "teacher_checkpoint": None, "student": student}
         content = {"config": settings, "entries": entries}
-        write_record(RESULTS, "memory" if each_num_steps else "topologies", record, content, ("libtpu",))
+        write_record(record, "memory" if each_num_steps else "topologies", content, ("libtpu",))
 
 
-def measured(config: Config, topology: str, per_chip_batch: int, largest: bool) -> dict[str, Any]:
+def _measured(config: Config, topology: str, per_chip_batch: int, largest: bool) -> dict[str, Any]:
     """What a record says of a plan."""
+    from snnkd_jax.planning.chips import devices
+    from snnkd_jax.planning.collectives import total_bytes
+    from snnkd_jax.planning.pod import Plan, largest_batch
+    from snnkd_jax.planning.pod import plan as planned
+
     chip, _ = devices(topology)
-    compiled = functools.cache(functools.partial(plan, config, topology))
+    compiled = functools.cache(functools.partial(planned, config, topology))
     try:
         found: Plan = compiled(per_chip_batch)
         batch = None
         if largest:
-            multiple = math.lcm(8, config.accumulate)
+            multiple = math.lcm(8, config.optimisation.accumulate)
             batch = largest_batch(lambda size: compiled(size).memory, per_chip_batch, chip.memory, multiple)
     except MemoryError as error:
         raise InputError(f"per_chip_batch={per_chip_batch}: {error}; make it smaller, or use remat") from error
@@ -89,7 +90,7 @@ def measured(config: Config, topology: str, per_chip_batch: int, largest: bool) 
     }
 
 
-def in_words(entry: dict[str, Any]) -> str:
+def _in_words(entry: dict[str, Any]) -> str:
     """The entry as lines."""
     bound = max(entry["bounds"], key=entry["bounds"].get)
     seconds = entry["bounds"][bound]
@@ -107,8 +108,3 @@ def in_words(entry: dict[str, Any]) -> str:
     if entry["largest_batch"] is not None:
         lines["largest batch"] = f"{entry['largest_batch']} images per chip"
     return "\n".join(f"  {name:18}{text}" for name, text in lines.items())
-
-
-if __name__ == "__main__":
-    with told_in_one_line():
-        tyro.cli(with_defaults(main))

@@ -18,7 +18,7 @@ PANELS_IN_A_ROW = 2
 def draw(records: list[dict[str, Any]], path: Path) -> None:
     """Writes the figure: a line for each entry of a record, mean over seeds, with a band of one standard deviation."""
     if not records:
-        raise InputError("no record of accuracy by time steps; run experiments/accuracy_by_step.py --record NAME")
+        raise InputError("no record of accuracy by time steps; run `snnkd steps` with --record")
     datasets = list(dict.fromkeys(record["dataset"] for record in records))
     methods = list(dict.fromkeys(_method(entry) for record in records for entry in record["entries"]))
     with mpl.rc_context(STYLE):

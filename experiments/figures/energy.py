@@ -6,7 +6,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-from snnkd_jax.analysis.energy import joules
+from snnkd_jax.analysis.joules import joules
 from snnkd_jax.report.energy import title
 from snnkd_jax.report.style import STYLE
 

@@ -1,27 +1,27 @@
-"""Classify image files with a trained network.
+"""`snnkd predict`.
 
-    python experiments/predict.py RUN image.png [image2.png ...] --threshold 0.9
-
-Images have to be of the size that the network was trained on, unless --resize is given.
+snnkd predict RUN image.png [image2.png ...] --threshold 0.9
 """
 
 import sys
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import tyro
-from numpy.typing import NDArray
-from PIL import Image
 
-from snnkd_jax.errors import InputError, told_in_one_line
-from snnkd_jax.inference.trained import Role, load
+from snnkd_jax.errors import InputError
+from snnkd_jax.runs.roles import Role
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # With eight bits a channel, or colours in a palette of such; of the others conversion would cut values off.
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
-def main(
+def predict(
     run: tyro.conf.Positional[Path],
     images: tyro.conf.Positional[list[Path]],
     num_steps: int | None = None,
@@ -29,11 +29,11 @@ def main(
     resize: bool = False,
     role: Role | None = None,
 ) -> None:
-    """Print classes, confidences, time steps and firing rates.
+    """Classify image files: print classes, confidences, time steps and firing rates.
 
     Args:
         run: Directory of a finished run, or of one network in it.
-        images: Image files.
+        images: Image files, of the size that the network was trained on unless --resize is given.
         num_steps: The most time steps; None: as many as in training.
         threshold: Probability of the likeliest class, in [0, 1], at which an image is done; None: it takes all steps.
         resize: Scale images of another size.
@@ -41,6 +41,10 @@ def main(
     """
     if not images:
         raise InputError("images are missing; name at least one file")
+    import numpy as np
+
+    from snnkd_jax.inference.trained import load
+
     network = load(run, role)
     pixels = np.stack([read(path, network.image_shape, resize) for path in images])
     prediction = network.predict(pixels, num_steps, threshold)
@@ -50,12 +54,15 @@ def main(
             print(f"  spikes per neuron and step: {', '.join(rates)}")
 
 
-def read(path: Path, image_shape: tuple[int, int, int], resize: bool) -> NDArray[np.uint8]:
+def read(path: Path, image_shape: tuple[int, int, int], resize: bool) -> "NDArray[np.uint8]":
     """The pixels `[H, W, C]` of an image file, grey or RGB as the network takes them; says what was changed.
 
     Raises `InputError` for a file that is no image or is damaged, of more than eight bits a channel, or, unless it may
     be resized, of another size.
     """
+    import numpy as np
+    from PIL import Image
+
     height, width, channels = image_shape
     try:
         with warnings.catch_warnings():
@@ -83,8 +90,3 @@ def read(path: Path, image_shape: tuple[int, int, int], resize: bool) -> NDArray
     if changes:
         print(f"{path}: {', '.join(changes)}", file=sys.stderr)
     return np.asarray(image).reshape(image_shape)
-
-
-if __name__ == "__main__":
-    with told_in_one_line():
-        tyro.cli(main)

@@ -1,29 +1,23 @@
-"""Write the student of a finished run as a file of NIR, for neuromorphic tools.
+"""`snnkd export-nir`.
 
-    python experiments/export_nir.py RUN --out student.nir
-
-It needs the extra: pip install -e '.[nir]'
+snnkd export-nir RUN --out student.nir
 """
 
 import dataclasses
 from pathlib import Path
 from typing import Literal
 
-import jax.numpy as jnp
 import tyro
 
-from snnkd_jax.errors import told_in_one_line
-from snnkd_jax.inference.trained import load_trained
 
-
-def main(
+def export_nir(
     run: tyro.conf.Positional[Path],
     out: Path,
     role: Literal["student", "student_baseline"] = "student",
     dt: float = 1e-4,
     old_readers: bool = False,
 ) -> None:
-    """Write a trained student as a file of NIR.
+    """Write a student as a file of NIR, for neuromorphic tools. Needs the extra `nir`: pip install 'snnkd-jax[nir]'.
 
     Args:
         run: Directory of a finished run.
@@ -33,9 +27,12 @@ def main(
         old_readers: For tools that rest on nir <= 1.0.4 (sinabs, Rockpool), which cannot read v_reset; set their
             neurons to reset to 0.
     """
-    from snnkd_jax.interop.nir import write_nir  # here, so that a missing package is told in one line
+    import jax.numpy as jnp
 
-    trained = load_trained(run, role)
+    from snnkd_jax.inference.trained import load
+    from snnkd_jax.interop.nir import write_nir
+
+    trained = load(run, role)
     network, normalisation = trained.network, trained.normalisation
     if network.body.dtype != jnp.float32:  # pyright: ignore[reportAttributeAccessIssue]
         print("this student computes in bfloat16 and the file in float32: some spikes will differ")
@@ -60,8 +57,3 @@ def main(
 input   (pixel / 255 - mean) / std, mean {mean}, std {std}, the same at every step
 steps   {network.num_steps} of dt = {dt:g} s
 output  one value a class and step; the class is that of the largest mean over steps: {", ".join(names)}""")
-
-
-if __name__ == "__main__":
-    with told_in_one_line():
-        tyro.cli(main)

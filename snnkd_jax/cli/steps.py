@@ -1,0 +1,71 @@
+"""`snnkd steps`: one student, every T.
+
+snnkd steps RUN [RUN ...] --dataset "CIFAR-10 (JPEG copy)" --record FILE.json
+"""
+
+import shlex
+import sys
+from pathlib import Path
+
+import tyro
+
+from snnkd_jax.errors import InputError, check_count
+from snnkd_jax.runs.roles import Role
+
+ROLES: tuple[Role, ...] = ("student_baseline", "student")
+
+
+def steps(
+    runs: tyro.conf.Positional[list[Path]],
+    dataset: str,
+    num_steps: int = 8,
+    record: Path | None = None,
+    notes: str = "",
+) -> None:
+    """Evaluate the students of runs by their first 1, 2, ... time steps, and with early exit.
+
+    T may exceed that of training. The thresholds of early exit are chosen on the validation split, for several losses
+    of accuracy there; all else is measured on the test set.
+
+    Args:
+        runs: Directories of finished runs that differ in their seed.
+        dataset: What the data are, in words.
+        num_steps: The largest T.
+        record: JSON file to write.
+        notes: What a reader of the record should know.
+    """
+    check_count("num_steps", num_steps)
+    from snnkd_jax.analysis.steps import evaluate_steps
+    from snnkd_jax.inference.trained import load
+    from snnkd_jax.report.steps import step_lines
+    from snnkd_jax.runs.recipe import seeds_of_one_recipe
+    from snnkd_jax.runs.record import recipe_of, write_record
+    from snnkd_jax.runs.roles import title_of
+
+    found = seeds_of_one_recipe("runs", runs)
+    config = found[0][0]
+    roles: list[Role] = [role for role in ROLES if any((run / role).is_dir() for run in runs)]
+    if "student" not in roles:
+        raise InputError(f"runs {', '.join(map(str, runs))} have no student")
+    images = config.data.load()
+    entries = []
+    for role in roles:
+        entry = {
+            "method": f"{title_of(config, role)}, trained at T = {config.student.num_steps}",
+            "network": f"{config.student.student}, width {config.student.width:g}",
+            "accuracy": [],
+            "exits": [],
+        }
+        for of_seed, run in found:
+            print(f"{run}: {entry['method']}", file=sys.stderr)
+            _, validation = images.split(of_seed.run.seed)
+            student = load(run, role)
+            by_step, exits = evaluate_steps(student, images, validation, config.student.num_steps, num_steps)
+            entry["accuracy"].append(by_step)
+            entry["exits"].append(exits)
+        entries.append(entry)
+        print(step_lines(entry))
+    if record is not None:
+        options = ["--num-steps", str(num_steps), "--dataset", dataset]
+        content = {"command": shlex.join(["snnkd", "steps", "RUN", "...", *options]), "dataset": dataset}
+        write_record(record, "steps", content | recipe_of(found) | {"entries": entries, "notes": notes})

@@ -1,0 +1,85 @@
+"""Data sets from arrays: whatever holds images and labels becomes a `Dataset`, or is refused with what is wrong."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snnkd_jax.data.dataset import Dataset
+from snnkd_jax.data.pixels import check_pixels
+from snnkd_jax.errors import InputError
+
+
+def from_arrays(
+    train: tuple[Any, Any],
+    test: tuple[Any, Any],
+    class_names: Sequence[str] | None = None,
+    validation_fraction: float = 0.1,
+    name: str = "arrays",
+) -> Dataset:
+    """A data set of arrays in memory.
+
+    Args:
+        train: `(images, labels)`. Images are bytes (uint8), or floats in [0, 1]; `[N, H, W, C]`, `[N, H, W]` for one
+            channel, or `[N, T, H, W, C]`, one frame per time step. Labels are integers `[N]` from 0 on.
+        test: the same, with images of the same shape and kind.
+        class_names: one per class, in the order of the labels; None: "0", "1", ... up to the largest label.
+        validation_fraction: the part of the training set that is held out for validation, in (0, 1).
+        name: of the data set, in tables and reports.
+
+    Raises:
+        InputError: for arrays of other shapes, dtypes or values, with the row where one is wrong.
+    """
+    (train_images, train_labels), (test_images, test_labels) = (
+        _images_and_labels(part, pair) for part, pair in (("train", train), ("test", test))
+    )
+    if test_images.shape[1:] != train_images.shape[1:] or test_images.dtype != train_images.dtype:
+        raise InputError(
+            f"test images are {test_images.dtype} {test_images.shape}, train images {train_images.dtype} "
+            f"{train_images.shape}; they must have the same shape and dtype but for their number"
+        )
+    largest = int(max(train_labels.max(), test_labels.max()))
+    names = tuple(map(str, range(largest + 1) if class_names is None else class_names))
+    if len(names) < 2:
+        raise InputError(f"{len(names)} class(es): labels must be of 2 classes or more")
+    for part, labels in (("train", train_labels), ("test", test_labels)):
+        if labels.max() >= len(names):
+            row = int(np.argmax(labels >= len(names)))
+            raise InputError(
+                f"{part} label {labels[row]} in row {row} is of none of the {len(names)} class_names; labels are 0 to "
+                f"{len(names) - 1}"
+            )
+    if class_names is None and not (train_labels == 0).any():
+        raise InputError(
+            f"train labels are from {train_labels.min()} to {largest}, and none is 0; subtract "
+            f"{train_labels.min()}, or give class_names if class 0 has no example"
+        )
+    return Dataset(
+        name, train_images, train_labels, test_images, test_labels, names, validation_fraction=validation_fraction
+    )
+
+
+def _images_and_labels(part: str, pair: tuple[Any, Any]) -> tuple[NDArray, NDArray[np.int32]]:
+    """The two arrays as a `Dataset` has them."""
+    try:
+        images, labels = pair
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{part} must be a pair (images, labels) ({error})") from error
+    images = check_pixels(f"{part} images", images)
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim not in (4, 5) or 0 in images.shape:
+        raise InputError(
+            f"{part} images have shape {images.shape}; give [N, H, W, C], [N, H, W], or one frame per time step, "
+            "[N, T, H, W, C], N >= 1"
+        )
+    labels = np.asarray(labels)
+    if labels.shape != images.shape[:1]:
+        raise InputError(f"{part} labels have shape {labels.shape}; {len(images)} images need ({len(images)},)")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"{part} labels have dtype {labels.dtype}; give integers from 0 on")
+    if (labels < 0).any():
+        row = int(np.argmax(labels < 0))
+        raise InputError(f"{part} label {labels[row]} in row {row} is negative; labels are integers from 0 on")
+    return np.asarray(images), labels.astype(np.int32)

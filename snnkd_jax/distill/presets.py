@@ -1,0 +1,80 @@
+"""The objectives of published methods, by name.
+
+| preset           | source                               | weights and temperature                                 |
+| ---------------- | ------------------------------------ | ------------------------------------------------------- |
+| `none`           | direct training, no teacher          |                                                         |
+| `kdsnn-response` | KDSNN, CVPR 2023, 2304.05627         | a guess                                                 |
+| `kdsnn-feature`  | the same, read as Heo et al. 2019    | a guess: the largest that did no harm on `digits`       |
+| `kdsnn`          | both: response and its `feature`     | as theirs                                               |
+| `kdsnn-last`     | what others call KDSNN               | BKDSNN's code, ImageNet                                 |
+| `lasnn`          | LaSNN 2023, 2304.09101               | attention transfer's code; that LaSNN has them: a guess |
+| `sakd`           | SAKD, Neural Networks 2024           | its code, CIFAR; goes with initial_weights="teacher"    |
+| `bkdsnn`         | BKDSNN, ECCV 2024, 2407.09083        | its code, CIFAR-10; its `kd` term weighs the examples   |
+| `enof`           | EnOF, NeurIPS 2024                   | a guess; it also has a ReLU as the last activation      |
+| `tet`            | TET, ICLR 2022, 2202.11946           | its code, CIFAR10-DVS                                   |
+| `temporal`       | temporal decoupling, ICML 2025,      | published, CIFAR                                        |
+|                  | 2501.15925                           |                                                         |
+| `tks`            | TKS 2024, 2304.06540                 | the mean over training of its schedule from 0 to 0.7    |
+| `tser`           | TSER, CVPR 2025, 2503.03144          | a guess                                                 |
+| `hta-kl`         | HTA-KL 2025, 2504.20445              | a guess, of the term too                                |
+| `dist`           | DIST, NeurIPS 2022, 2205.10536       | its code, CIFAR-100                                     |
+| `strong2weak`    | Strong2Weak, NeurIPS 2025,           | as reported by others                                   |
+|                  | 2510.07924                           |                                                         |
+
+Departures. Heo et al.: the margin is the mean of the negative responses in the batch, not the one that the teacher's
+batch-norm parameters predict; it needs nothing of the teacher but its features. Connectors are 1x1 convolutions with
+batch norm for all methods, and BKDSNN's generator has no biases; its weight is that of its Spikingformer. SAKD's code
+gives its KL the weight 0. TET: phi is 1, whatever the threshold is. Codes that could be read were those of BKDSNN,
+SAKD, TET, TKS, DIST and temporal decoupling.
+"""
+
+from snnkd_jax.distill.connector import Connector
+from snnkd_jax.distill.feature_terms import Attention, Classifier, LastStage, Margin, StageMeans
+from snnkd_jax.distill.logit_terms import (
+    KL,
+    CrossEntropy,
+    Deviation,
+    Dist,
+    Ensemble,
+    Entropy,
+    HeadTail,
+    Sharing,
+    StrongToWeak,
+)
+from snnkd_jax.distill.objective import Objective, Term
+
+
+def _objective(*guidance: Term, ce: float = 1.0, per_step: bool = False) -> Objective:
+    """The cross-entropy, and what guides the student beside it."""
+    return Objective((Term("ce", CrossEntropy(per_step), ce), *guidance))
+
+
+_MARGIN = Term("feature", Margin(), 0.03)
+_RESPONSE = Term("kd", KL(), 0.5)
+
+PRESETS: dict[str, Objective] = {
+    "none": _objective(),
+    "kdsnn-response": _objective(_RESPONSE, ce=0.5),
+    "kdsnn-feature": _objective(_MARGIN),
+    "kdsnn": _objective(_RESPONSE, _MARGIN, ce=0.5),
+    "kdsnn-last": _objective(Term("feature", LastStage(), 7e-5)),
+    "lasnn": _objective(Term("feature", Attention(), 1e3)),
+    "sakd": _objective(Term("feature", StageMeans(), 100.0)),
+    "bkdsnn": _objective(
+        Term("kd", KL(2.0), 1.0), Term("feature", LastStage(), 2e-3, connector=Connector(last=True, generator=True))
+    ),
+    "enof": _objective(Term("feature", Classifier(), 1.0)),
+    "tet": _objective(Term("steps", Deviation(), 0.001), ce=0.999, per_step=True),
+    "temporal": _objective(Term("steps", Ensemble(3.0), 0.5), Term("kd", KL(3.0, per_step=True), 0.2), per_step=True),
+    "tks": _objective(Term("steps", Sharing(3.0), 0.35), ce=0.65),
+    "tser": _objective(Term("steps", Entropy(), 0.1), Term("kd", KL(per_step=True), 0.5), ce=0.5, per_step=True),
+    "hta-kl": _objective(Term("kd", HeadTail(), 1.0)),
+    "dist": _objective(Term("kd", Dist(), 2.0)),
+    "strong2weak": _objective(Term("steps", StrongToWeak(2.0), 1.0)),
+}
+
+
+def presets_of_logits() -> str:
+    """The presets that read nothing of a teacher but its logits, as "a, b or c"."""
+    *names, last = [name for name, x in PRESETS.items() if x.needs == {"teacher"}]
+    return f"{', '.join(names)} or {last}"

@@ -1,0 +1,367 @@
+"""Trains one network from objects: data, network, teacher, objective, optimiser, augmentation.
+
+    data = from_arrays(train=(x, y), test=(xt, yt))
+    teacher = fit(build("resnet18", num_classes=7), data)
+    student = fit(build("resnet18", num_classes=7, neuron=LIF(), num_steps=4), data, teacher=teacher)
+
+Nothing else trains: `experiment.run` builds the objects from a configuration and calls `fit`.
+"""
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from snnkd_jax.analysis.observation import observe, save_observation
+from snnkd_jax.data.inputs import Data, Inputs
+from snnkd_jax.digest import fingerprint, sha256, title, traced
+from snnkd_jax.distill.objective import Objective
+from snnkd_jax.distill.presets import PRESETS
+from snnkd_jax.distill.teacher import Teacher
+from snnkd_jax.errors import InputError, check_count
+from snnkd_jax.files import read_json, write_json
+from snnkd_jax.inference.trained import Trained, load
+from snnkd_jax.models import Network, Variables
+from snnkd_jax.models.description import describe_network
+from snnkd_jax.parallel.compiler import compilation_cache
+from snnkd_jax.parallel.hosts import check_same, first_then_others, is_first, of_first, say, several
+from snnkd_jax.parallel.mesh import check_batch_size, data_mesh
+from snnkd_jax.runs.result import result_of
+from snnkd_jax.runs.run_dir import content_digests, open_run_dir, report_disk_full
+from snnkd_jax.training.interrupt import StopRequest
+from snnkd_jax.training.loop import Callback, Place, evaluate, train, variables_of
+from snnkd_jax.training.metrics import MetricsLog
+from snnkd_jax.training.optim import make_optimizer
+from snnkd_jax.training.saved import describe, write_network
+from snnkd_jax.training.teacher_store import taught_source
+from snnkd_jax.training.trainer import Augment, TeacherNetwork, Trainer
+
+Optimizer = optax.GradientTransformation | Callable[[int], optax.GradientTransformation] | None
+"""An optax transformation, or a function of the number of training steps that makes one; None: `default_optimizer`."""
+
+
+def fit(
+    network: Network,
+    data: Data,
+    *,
+    teacher: Trained | Teacher | None = None,
+    objective: Objective | None = None,
+    optimizer: Optimizer = None,
+    augment: Augment | None = None,
+    callbacks: Sequence[Callback] = (),
+    epochs: int = 10,
+    batch_size: int = 128,
+    seed: int = 0,
+    run_dir: str | Path | Place | None = None,
+    initial: Variables | None = None,
+    bptt_epochs: int = 0,
+    accumulate: int = 1,
+    fsdp: int | None = None,
+    store_teacher: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    keep_checkpoints: int = 3,
+) -> Trained:
+    """Trains a network, or resumes its training, and tests it.
+
+    Args:
+        network: of `build`, or `Network(module, num_steps)` of a Flax Linen module.
+        data: of `data.from_arrays` or `data.load`.
+        teacher: a trained network, or any function as a `Teacher`; None: no teacher.
+        objective: a preset or a sum of terms; None: `PRESETS["temporal"]` with a teacher, else the cross-entropy.
+        optimizer: an optax transformation, or a function of the number of training steps that makes one; None: SGD with
+            a cosine schedule (`default_optimizer`).
+        augment: a pure function `(key, images [B, ...] in [0, 1]) -> images`, applied to every training batch; None:
+            nothing.
+        callbacks: each is called with the dictionary of every epoch as soon as it is known.
+        epochs: training epochs.
+        batch_size: images per training step, over all devices.
+        seed: of weights, batches, augmentation and the validation split.
+        run_dir: directory of checkpoints, metrics and report; the same call resumes or, when it is finished, loads the
+            training in it. None writes no file. A `Place` is one that is open already.
+        initial: variables of a network of the same architecture, such as `teacher.variables`, that the network is
+            initialised from; None: random weights.
+        bptt_epochs: of a network with `backprop="rate"`, so many epochs at the end are differentiated through time.
+        accumulate: parts of a batch that are computed one after another, in the memory of one.
+        fsdp: shard parameters and optimiser state over so many devices; None: replicated.
+        store_teacher: folder in which the teacher's outputs are kept for other students; None: computed in each step.
+        checkpoint_every: training steps between checkpoints; None: one per epoch.
+        keep_checkpoints: checkpoints kept.
+
+    Returns:
+        The trained network, with `history`, one dictionary per epoch, and `test_accuracy`.
+
+    Raises:
+        InputError: for whatever does not fit together, before anything is trained; if the loss diverges; if `run_dir`
+            holds another training.
+        Interrupted: with `run_dir`, after SIGTERM or SIGINT, when everything has been saved.
+    """
+    check_count("epochs", epochs)
+    if not 0 <= bptt_epochs <= epochs:
+        raise InputError(f"bptt_epochs={bptt_epochs!r} must be in 0 to epochs={epochs}")
+    mesh = data_mesh(fsdp)
+    check_batch_size(batch_size, mesh, accumulate)
+    teacher = teacher.as_teacher() if isinstance(teacher, Trained) else teacher
+    if objective is None:
+        objective = PRESETS["none" if teacher is None else "temporal"]
+    inputs = data.inputs(batch_size, seed)
+    trainer = make_trainer(
+        network,
+        data,
+        teacher=teacher,
+        teacher_normalisation=None if teacher is None else teacher.normalisation,
+        objective=objective,
+        optimizer=_made(optimizer, epochs, inputs.training.steps_per_epoch),
+        augment=augment,
+        batch_size=batch_size,
+        seed=seed,
+        accumulate=accumulate,
+    )
+    fitting = _Fitting(
+        trainer,
+        data,
+        inputs,
+        mesh,
+        () if teacher is None else teacher.variables,
+        None if teacher is None else teacher.title,
+        epochs=epochs,
+        callbacks=callbacks,
+        bptt_epochs=bptt_epochs,
+        initial=initial,
+        store_teacher=store_teacher,
+    )
+    if run_dir is None or isinstance(run_dir, Place):
+        return fitting.trained(run_dir)
+    directory = Path(run_dir)
+    role = "teacher" if network.num_steps is None and teacher is None else "student"
+    with StopRequest() as stop, report_disk_full(directory):
+        check_same("their arguments", repr(fitting.options()).encode())
+        check_same("their copies of the data set", data.identity)
+        contents = content_digests(data.identity) | {"digests": fitting.digests()}
+        first_then_others(lambda: open_run_dir(directory, {"fit": fitting.options()}, contents))
+        if of_first(int((directory / "result.json").exists())):
+            return load(directory, network=network)
+        say(f"run directory {directory}")
+        log = MetricsLog(directory)
+        place = Place(directory, role, log, stop, checkpoint_every, keep_checkpoints)
+        with contextlib.closing(log), compilation_cache(directory / "compilation-cache"):
+            trained = fitting.trained(place)
+        if role == "student":
+            keep_observation(trained, inputs, directory)
+        finish_run(directory, {role: trained.result}, log)
+        return trained
+
+
+def default_optimizer(num_steps: int, steps_per_epoch: int) -> optax.GradientTransformation:
+    """SGD with Nesterov momentum 0.9, peak learning rate 0.1, a cosine schedule and weight decay 5e-4.
+
+    The warm-up takes an epoch, but no more than a tenth of the training.
+    """
+    return make_optimizer(
+        "sgd",
+        learning_rate=0.1,
+        num_steps=num_steps,
+        warmup_steps=min(steps_per_epoch, num_steps // 10),
+        weight_decay=5e-4,
+    )
+
+
+def _made(optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The transformation; raises `InputError` for anything else."""
+    num_steps = epochs * steps_per_epoch
+    if optimizer is None:
+        return default_optimizer(num_steps, steps_per_epoch)
+    made: Any = optimizer
+    if not hasattr(made, "update") and callable(made):
+        made = made(num_steps)
+    if not (hasattr(made, "init") and hasattr(made, "update")):
+        raise InputError(
+            f"optimizer={optimizer!r} must be an optax transformation, or a function of the number of training steps "
+            "that makes one"
+        )
+    return made
+
+
+def make_trainer(
+    network: Network,
+    data: Data,
+    *,
+    teacher: TeacherNetwork | None,
+    batch_size: int,
+    **options: Any,
+) -> Trainer:
+    """The trainer of a network, which raises `InputError` if something does not fit together.
+
+    Args:
+        network, data, teacher, batch_size: as in `fit`; the teacher may be an untrained network.
+        options: the other fields of `Trainer`.
+    """
+    if not isinstance(network, Network):
+        raise InputError(
+            f"network is a {type(network).__name__}; give snnkd_jax.build(...), or snnkd_jax.Network(module, num_steps)"
+        )
+    if data.frames is not None and network.num_steps not in (None, data.frames):
+        raise InputError(f"data has {data.frames} frames per example, the network num_steps={network.num_steps}")
+    if batch_size == options["accumulate"]:
+        _check_one_image(network, data)
+    return Trainer(
+        network,
+        normalisation=data.normalisation,
+        image_shape=data.image_shape,
+        frames=data.frames,
+        teacher=teacher,
+        **options,
+    )
+
+
+def _check_one_image(network: Network, data: Data) -> None:
+    """Raises `InputError` if a batch norm of the network has nothing to compare in one image."""
+    variables = jax.eval_shape(lambda: network.init(jax.random.key(0), data.image_shape))
+    frames = () if data.frames is None else (data.frames,)
+    images = jax.ShapeDtypeStruct((1, *frames, *data.image_shape), np.float32)
+    jax.eval_shape(network.apply_train, variables, images, jax.random.key(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fitting:
+    """A training that has been put together; nothing of it has been run or written."""
+
+    trainer: Trainer
+    data: Data
+    inputs: Inputs
+    mesh: Mesh
+    teacher_variables: Any
+    teacher_title: str | None
+    epochs: int
+    callbacks: Sequence[Callback]
+    bptt_epochs: int
+    initial: Variables | None
+    store_teacher: str | Path | None
+
+    def trained(self, place: Place | None) -> Trained:
+        """Trains to the end, from a checkpoint if there is one, and tests."""
+        trainer, data = self.trainer, self.data
+        role = "network" if place is None else place.role
+        source = self.inputs.training
+        if self.store_teacher is not None and trainer.is_guided:
+            source = taught_source(
+                source,
+                Path(self.store_teacher),
+                trainer,
+                self.teacher_variables,
+                num_steps=self.epochs * source.steps_per_epoch,
+                mesh=self.mesh,
+                described={"teacher": self.teacher_title, "images": sha256(data.identity)},
+            )
+        state, steps, history = train(
+            trainer,
+            self.teacher_variables,
+            source,
+            self.inputs.validation,
+            role=role,
+            epochs=self.epochs,
+            mesh=self.mesh,
+            place=place,
+            callbacks=self.callbacks,
+            bptt_epochs=self.bptt_epochs,
+            initial=self.initial,
+        )
+        variables = variables_of(state)
+        about = {
+            "image_shape": data.image_shape,
+            "class_names": data.class_names,
+            "dataset": data.name,
+            "normalisation": trainer.normalisation,
+        }
+        if place is not None:
+            # Written last: a network without it is not trained to its end.
+            write_network(place.directory / role, describe(trainer.network, **about))
+        result = evaluate(steps.evaluate, variables, self.inputs.test(), self.mesh)
+        result["parameters"] = count_parameters(variables)
+        return Trained(trainer.network, variables, history=tuple(history), result=result, **about)
+
+    def options(self) -> dict[str, Any]:
+        """What config.json says of the training; functions by their titles."""
+        trainer = self.trainer
+        described = describe_network(trainer.network, trainer.image_shape)
+        return {
+            "network": {k: v for k, v in described.items() if k not in ("digest", "jax")},
+            "dataset": self.data.name,
+            "teacher": self.teacher_title,
+            "objective": trainer.objective.described(),
+            "augment": None if trainer.augment is None else title(trainer.augment),
+            "epochs": self.epochs,
+            "batch_size": self.inputs.training.batch_size,
+            "seed": trainer.seed,
+            "accumulate": trainer.accumulate,
+            "bptt_epochs": self.bptt_epochs,
+            "initial": None if self.initial is None else fingerprint(self.initial),
+        }
+
+    def digests(self) -> dict[str, str | None]:
+        """Digests of what no file holds: what network, objective, optimiser and augmentation compute."""
+        trainer = self.trainer
+        state = jax.eval_shape(trainer.init)
+        images = jax.ShapeDtypeStruct((2, *trainer.input_shape), np.float32)
+        key = jax.random.key(0)
+        variables = {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
+        return {
+            "network": traced(trainer.network.apply_train, variables, images, key),
+            "objective": traced(trainer.guidance.values, *trainer.guidance.probe()),
+            "optimizer": traced(trainer.optimizer.update, state.params, state.opt_state, state.params),
+            "augment": None if trainer.augment is None else traced(trainer.augment, key, images),
+        }
+
+
+def count_parameters(variables: Variables) -> int:
+    """Parameters of a network, or of a teacher's variables of any form."""
+    params = variables["params"] if isinstance(variables, dict) and "params" in variables else variables
+    return sum(np.size(x) for x in jax.tree.leaves(params))
+
+
+def keep_observation(student: Trained, inputs: Inputs, directory: Path) -> None:
+    """Keeps what the report shows of the trained student, while the data are at hand.
+
+    Of several processes each has only its rows of the test set, so they leave it out.
+    """
+    if several() or not student.streams:
+        return
+    with only_warned(f"the student of {directory} cannot be observed for the report"):
+        # On one device, whatever the mesh.
+        observed = observe(student.network, jax.device_get(student.variables), student.normalisation, inputs.test())
+        save_observation(directory / "student" / "observation.npz", observed)
+
+
+def finish_run(directory: Path, results: dict[str, dict[str, Any]], log: MetricsLog) -> dict[str, Any]:
+    """Writes result.json and report.html, and returns what the former holds."""
+    result = result_of(results) | {"seconds": log.seconds(), **read_json(directory / "config.json")}
+    if is_first():
+        write_json(directory / "result.json", result)
+    of_first(0)  # the others wait until it is written
+    write_run_report(directory)
+    return result
+
+
+def write_run_report(directory: Path) -> None:
+    """Writes `report.html`; matplotlib is imported only here."""
+    if not is_first():
+        return
+    with only_warned(f"{directory / 'report.html'} cannot be written"):
+        from snnkd_jax.report.write import write_report
+
+        write_report([directory])
+
+
+@contextlib.contextmanager
+def only_warned(what: str) -> Iterator[None]:
+    """Turns an error into a warning: no result is lost because it cannot be shown."""
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(f"{what} ({type(error).__name__}: {error})", stacklevel=2)

@@ -1,0 +1,53 @@
+"""Networks as JSON values, and networks from them."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from snnkd_jax.digest import traced
+from snnkd_jax.dynamics.description import neuron_from
+from snnkd_jax.dynamics.neurons import NEURONS
+from snnkd_jax.errors import InputError
+from snnkd_jax.models import Network, build
+
+
+def describe_network(network: Network, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """What `built` needs; of a module of one's own, its title, and a digest of what it computes."""
+    if network.arguments is not None:
+        return network.arguments.described(network.num_steps)
+    variables = jax.eval_shape(lambda: network.init(jax.random.key(0), image_shape))
+    images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+    return {
+        "title": network.title,
+        "num_steps": network.num_steps,
+        "jax": jax.__version__,
+        "digest": traced(network.apply, variables, images),
+    }
+
+
+def can_be_built(description: dict[str, Any]) -> bool:
+    """Whether the network is one of this library's, its neurons included."""
+    spiking = description.get("spiking")
+    return "digest" not in description and (spiking is None or spiking.get("neuron") in NEURONS)
+
+
+def built(description: dict[str, Any]) -> Network:
+    """The network of a description that can be built."""
+    spiking = description["spiking"]
+    options = {"width": description["width"], "dtype": description.get("dtype", "float32")}
+    if spiking is None:
+        options |= {"levels": description.get("levels"), "pool": description.get("pool", "avg")}
+    else:
+        options |= {name: spiking[name] for name in ("num_steps", "tdbn", "pool")}
+        options["neuron"] = neuron_from(spiking)
+    return build(description["model"], description["num_classes"], **options)
+
+
+def check_network_is(network: Network, description: dict[str, Any], where: Any) -> None:
+    """Raises `InputError`, which names `where`, unless the network is the one that is described."""
+    found = describe_network(network, tuple(description["image_shape"]))
+    names = found.keys() - ({"digest", "jax"} if description.get("jax") != found.get("jax") else set())
+    if differing := [name for name in sorted(names) if description.get(name) != found[name]]:
+        changes = ", ".join(f"{name} was {description.get(name)!r} and is {found[name]!r}" for name in differing)
+        raise InputError(f"network is not the one that was trained in {where}: {changes}")

@@ -1,0 +1,61 @@
+"""Which networks of finished runs are to be compared: of each role, one per seed."""
+
+from pathlib import Path
+
+from snnkd_jax.errors import InputError
+from snnkd_jax.runs.config import Config
+from snnkd_jax.runs.recipe import BOOKKEEPING, OF_DISTILLATION, SEED, check_same, seeds_of_one_recipe
+
+
+def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config], dict[str, list[Path]]]:
+    """The configurations of the runs in the order of their seeds, and the directories of each role in that order.
+
+    Raises:
+        InputError: if the runs are not the seeds of one configuration, the baselines are not the same recipe without
+            distillation, or only some of the runs have a network.
+    """
+    found = seeds_of_one_recipe("runs", runs)
+    configs, directories = [config for config, _ in found], [run for _, run in found]
+    candidates = {
+        "teacher": [_teacher(config, run) for config, run in found],
+        "student_baseline": [run / "student_baseline" for run in directories],
+        "student": [run / "student" for run in directories],
+    }
+    if configs[0].is_plain:
+        if baseline:
+            raise InputError(f"runs {runs[0]}, ... are without distillation themselves; leave baseline out")
+        candidates = {"student_baseline": candidates["student"]}
+    if baseline:
+        if any((directory / "network.json").is_file() for directory in candidates["student_baseline"]):
+            raise InputError(f"baseline {baseline[0]}: the runs have a student_baseline of their own; leave it out")
+        others = seeds_of_one_recipe("baseline", baseline)
+        if [config.run.seed for config, _ in others] != [config.run.seed for config in configs]:
+            raise InputError(
+                f"baseline runs must have the seeds of the runs, {[config.run.seed for config in configs]}"
+            )
+        check_same(
+            "runs and baseline", [*configs, *(config for config, _ in others)], (*SEED, *BOOKKEEPING, *OF_DISTILLATION)
+        )
+        if distilled := [str(run) for config, run in others if not config.is_plain]:
+            raise InputError(
+                f"baseline {', '.join(distilled)} has more than the labels to learn from; give preset none"
+            )
+        candidates["student_baseline"] = [run / "student" for _, run in others]
+    networks = {}
+    for role, places in candidates.items():
+        present = [(place / "network.json").is_file() for place in places]
+        if any(present) and not all(present):
+            raise InputError(f"runs {', '.join(map(str, directories))}: only some of them have a {role}")
+        if all(present):
+            networks[role] = [place.resolve() for place in places]
+    if not networks:
+        raise InputError(f"runs {', '.join(map(str, directories))} have no network that was trained to its end")
+    return configs, networks
+
+
+def _teacher(config: Config, run: Path) -> Path:
+    """The run's own teacher, or the one that it was given, by its run or directly."""
+    if config.teacher.teacher_checkpoint is None or (run / "teacher" / "network.json").is_file():
+        return run / "teacher"
+    given = Path(config.teacher.teacher_checkpoint)
+    return given / "teacher" if (given / "teacher").is_dir() else given

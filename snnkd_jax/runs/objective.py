@@ -1,0 +1,73 @@
+"""The objective section of a configuration."""
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+from snnkd_jax.errors import InputError, check_choice
+
+if TYPE_CHECKING:
+    from snnkd_jax.distill.objective import Objective
+
+PRESETS = (
+    *("none", "kdsnn-response", "kdsnn-feature", "kdsnn", "kdsnn-last", "lasnn", "sakd", "bkdsnn", "enof"),
+    *("tet", "temporal", "tks", "tser", "hta-kl", "dist", "strong2weak"),
+)
+"""The keys of `distill.PRESETS`, known without JAX."""
+
+WEIGHTS = ("ce_weight", "kd_weight", "steps_weight", "feature_weight")
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """The distillation objective: a preset, and the weights and constants that replace its own."""
+
+    preset: str = "kdsnn-feature"
+    """Distillation objective: none, kdsnn-response, kdsnn-feature, kdsnn (both), kdsnn-last, lasnn, sakd, bkdsnn, enof,
+    tet, temporal, tks, tser, hta-kl, dist or strong2weak."""
+    ce_weight: float | None = None
+    """Weight of the cross-entropy; None: the preset's."""
+    kd_weight: float | None = None
+    """Weight of the distance from the teacher's soft labels; None: the preset's."""
+    steps_weight: float | None = None
+    """Weight of what the time steps teach each other; None: the preset's."""
+    feature_weight: float | None = None
+    """Weight of the distance from the teacher's features; None: the preset's."""
+    temperature: float | None = None
+    """Softmax temperature of the soft labels; None: the preset's."""
+    label_smoothing: float = 0.0
+    """Label smoothing of the cross-entropy, for teacher and student."""
+
+    def check(self) -> None:
+        """Raises `InputError` for an unknown preset or a value out of range."""
+        check_choice("preset", self.preset, PRESETS)
+        for name, value in self.given.items():
+            if not (value > 0 if name == "temperature" else value >= 0) or value == math.inf:
+                least = "positive" if name == "temperature" else "non-negative"
+                raise InputError(f"{name}={value!r} must be a {least} finite number")
+        if not 0 <= self.label_smoothing < 1:
+            raise InputError(f"label_smoothing={self.label_smoothing!r} must be in [0, 1)")
+
+    @property
+    def given(self) -> dict[str, float]:
+        """The weights of loss terms and the temperature that replace the preset's."""
+        return {name: getattr(self, name) for name in (*WEIGHTS, "temperature") if getattr(self, name) is not None}
+
+    def build(self) -> "Objective":
+        """The student's objective."""
+        from snnkd_jax.distill.presets import PRESETS
+
+        weights = {name.removesuffix("_weight"): value for name, value in self.given.items() if name in WEIGHTS}
+        objective = PRESETS[self.preset].with_weights(weights).with_constants(label_smoothing=self.label_smoothing)
+        return objective if self.temperature is None else objective.with_constants(temperature=self.temperature)
+
+    def cross_entropy(self) -> "Objective":
+        """The cross-entropy alone, as the teacher and the baseline are trained."""
+        from snnkd_jax.distill.presets import PRESETS
+
+        return PRESETS["none"].with_constants(label_smoothing=self.label_smoothing)
+
+    @property
+    def is_cross_entropy(self) -> bool:
+        """Whether the cross-entropy alone trains the student."""
+        return self.build() == self.cross_entropy()

@@ -1,0 +1,114 @@
+"""Trained networks on disk: `network.json` beside the checkpoint, which says what it is of, sealed.
+
+A network of this library is built again from it. Of a module of one's own it has the name and a digest of what the
+module computes, so that another one is not taken for it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from snnkd_jax.data.normalisation import Normalisation
+from snnkd_jax.digest import sha256
+from snnkd_jax.errors import InputError
+from snnkd_jax.files import read_json, write_json
+from snnkd_jax.models import Network, Variables
+from snnkd_jax.models.description import describe_network
+from snnkd_jax.parallel.hosts import is_first
+from snnkd_jax.training.checkpoint import newest
+
+FORMAT = 1
+"""Of `network.json`; another one is not read."""
+
+NOT_SAID = {"levels": None, "pool": "avg", "dtype": "float32"}
+"""What networks are that are older than the choice."""
+
+
+def describe(
+    network: Network,
+    *,
+    image_shape: tuple[int, int, int],
+    class_names: tuple[str, ...],
+    dataset: str,
+    normalisation: Normalisation,
+) -> dict[str, Any]:
+    """What `network.json` says of a network, to build it again and to feed it."""
+    return {
+        **describe_network(network, image_shape),
+        "num_classes": len(class_names),
+        "image_shape": list(image_shape),
+        "dataset": dataset,
+        "class_names": list(class_names),
+        "normalisation": {"mean": list(normalisation.mean), "std": list(normalisation.std)},
+    }
+
+
+def write_network(directory: Path, description: dict[str, Any]) -> None:
+    """Writes `network.json`, after which the network in `directory` counts as trained to its end.
+
+    It seals the description, and the files of the newest checkpoint that hold the network, by their SHA-256. The first
+    process writes.
+    """
+    if not is_first():
+        return
+    paths = sorted(path for path in (newest(directory) / "network").rglob("*") if path.is_file())
+    files = {path.relative_to(directory).as_posix(): sha256(path.read_bytes()) for path in paths}
+    content = {"format": FORMAT, **description, "files": files}
+    write_json(directory / "network.json", content | {"sha256": _seal(content)})
+
+
+def read_network(directory: Path) -> dict[str, Any]:
+    """The description in `network.json`, of a network that is as it was when it was written.
+
+    Files without format and seal are older than these, and taken at their word.
+
+    Raises:
+        InputError: if the file cannot be read, is of another format, or is not as it was; if a file of the network is
+            missing or is not as it was.
+    """
+    path = directory / "network.json"
+    content = read_json(path)
+    if not content.keys() & {"format", "files", "sha256"}:
+        return content
+    if content.get("format") != FORMAT:
+        raise InputError(
+            f"{path} is damaged or of another version: its format is {content.get('format')!r}, and this version reads "
+            f"{FORMAT}; use the version that trained it"
+        )
+    seal = content.pop("sha256", None)
+    if seal != _seal(content):
+        raise InputError(f"{path} is damaged: it does not say what it said when it was written; copy it again")
+    for name, digest in content.pop("files").items():
+        try:
+            found = sha256((directory / name).read_bytes())
+        except OSError as error:
+            raise InputError(f"{directory / name} cannot be read ({error.strerror}); copy the run again") from error
+        if found != digest:
+            raise InputError(f"{directory / name} is damaged: it is not as it was written; copy the run again")
+    del content["format"]
+    return content
+
+
+def check_network(directory: Path, wanted: dict[str, Any]) -> None:
+    """Raises `InputError`, with the differences, unless `network.json` says what is `wanted`."""
+    found = NOT_SAID | read_network(directory)
+    wanted = json.loads(json.dumps(wanted))
+    if found.keys() != wanted.keys():
+        raise InputError(f"teacher_checkpoint {directory}: its network.json is damaged")
+    differing = [name for name in wanted if found[name] != wanted[name]]
+    # Names and pixel statistics follow from the data set; to list them would hide what differs.
+    if shown := [n for n in differing if n not in ("class_names", "normalisation")] or differing:
+        changes = ", ".join(f"{name} is {found[name]!r}, not {wanted[name]!r}" for name in shown)
+        raise InputError(f"teacher_checkpoint {directory} is of another network: {changes}")
+
+
+def shapes_of(network: Network, image_shape: tuple[int, int, int]) -> Variables:
+    """The variables of a network as shapes, for `load_network`."""
+    return jax.eval_shape(lambda: network.init(jax.random.key(0), image_shape))
+
+
+def _seal(content: dict[str, Any]) -> str:
+    """Of a JSON object, whatever its layout in the file."""
+    return sha256(json.dumps(content, sort_keys=True).encode())

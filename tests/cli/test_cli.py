@@ -1,0 +1,97 @@
+"""The command `snnkd`: what it explains, how it refuses, and what it does not import for either."""
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from snnkd_jax.cli import SUBCOMMANDS
+from snnkd_jax.cli import main as snnkd
+from snnkd_jax.cli.status import exit_status
+from snnkd_jax.errors import InputError
+
+
+def process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "snnkd_jax.cli", *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",)])
+def test_subcommands_are_listed(arguments, capsys):
+    assert snnkd(arguments) == 0
+    shown = capsys.readouterr().out
+    for name, text in SUBCOMMANDS.items():
+        assert f"  {name} " in shown
+        assert text in shown
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_every_subcommand_explains_its_arguments(name):
+    done = process(name, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: snnkd {name} ")
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_an_unknown_flag_is_told_in_one_line(name, capsys):
+    assert snnkd([name, "RUN", "--colour", "red"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: ")
+    assert "--colour" in shown.err
+    assert shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["trian"], "subcommand 'trian' is unknown (did you mean train?); choose from train, predict,"),
+        (["steps", "RUN"], "Missing from snnkd steps: --dataset"),
+        (["steps", "RUN", "--dataset"], "Missing value for argument '--dataset'"),
+        (["energy", "RUN", "--images", "ten"], "--images"),
+        (["energy", "RUN", "--mac-pj", "0"], "mac_pj=0.0"),
+        (["predict", "RUN", "image.png", "--role", "pupil"], "'pupil'"),
+        (["noise"], "runs are missing"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_arguments_are_told_in_one_line(arguments, told, capsys):
+    assert snnkd(arguments) == 2
+    shown = capsys.readouterr().err
+    assert told in shown
+    assert shown.count("\n") == 1
+
+
+def test_jax_is_not_imported_before_arguments_are_right():
+    program = f"""
+import contextlib, sys
+from snnkd_jax.cli import main
+for name in {list(SUBCOMMANDS)}:
+    with contextlib.suppress(SystemExit):
+        main([name, "--help"])
+    main([name, "RUN", "--colour", "red"])
+sys.exit(any(name in sys.modules for name in ("jax", "flax")))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_warnings_are_shown_as_before_afterwards(capsys):
+    before = warnings.showwarning
+
+    def warn():
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("too dark", stacklevel=1)
+        raise InputError("too\nlate")
+
+    assert exit_status(warn) == 2
+    assert capsys.readouterr().err == "warning: too dark\nerror: too late\n"
+    assert warnings.showwarning is before
+
+
+def test_the_status_is_the_commands():
+    def stopped():
+        raise KeyboardInterrupt
+
+    assert [exit_status(command) for command in (lambda: None, lambda: 1, stopped)] == [0, 1, 130]
