@@ -331,7 +331,7 @@ def keep_observation(student: Trained, inputs: Inputs, directory: Path) -> None:
 
     Of several processes each has only its rows of the test set, so they leave it out.
     """
-    if several() or not student.streams:
+    if several() or student.network.num_steps is None:
         return
     with only_warned(f"the student of {directory} cannot be observed for the report"):
         # On one device, whatever the mesh.

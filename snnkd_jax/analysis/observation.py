@@ -84,7 +84,7 @@ def observe(
     confusion = np.zeros((logits.shape[-1],) * 2, np.int32)
     np.add.at(confusion, (np.concatenate(classes), np.concatenate(answers)), 1)
     made_of = neurons(network, variables, images.shape[-3:])
-    most = max(1, min(MAX_NEURONS, MAX_VALUES // (len(layers) * len(logits))))
+    most = max(1, min(MAX_NEURONS, MAX_VALUES // (max(1, len(layers)) * len(logits))))
     sampled = tuple(_sampled(name, made_of[name], spikes, v, most) for name, (spikes, v) in layers.items())
     return Observation(confusion, _picture(images[0]), label, logits, sampled)
 

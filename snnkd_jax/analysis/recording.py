@@ -8,46 +8,45 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
-from snnkd_jax.dynamics.neurons import State
+from snnkd_jax.dynamics.neurons import State, initial_state, integrate
+from snnkd_jax.errors import InputError
 from snnkd_jax.models.activation import Spike
 from snnkd_jax.models.network import Network, Variables
-from snnkd_jax.models.recorder import recorded
+from snnkd_jax.models.recorder import Call
 
 
 def record(network: Network, variables: Variables, images: Array) -> tuple[Array, OrderedDict[str, Any]]:
-    """Runs a spiking network one step at a time, and records the first image in it.
+    """Runs a spiking network, and records the first image in it.
 
     Args:
-        network: makes its `num_steps` T.
-        variables: as from `Network.init`.
-        images: normalised, `[B, H, W, C]`, or one frame per step, `[B, T, H, W, C]`.
+        network, variables, images: as in `Network.apply`.
 
     Returns:
         Logits `[B, T, K]`, and for each layer of neurons, by its name and in the order in which an image passes them,
         the first image's spikes and the potentials after them, `[T, ...]` each.
 
     Raises:
-        InputError: for an ordinary network.
+        InputError: for an ANN.
     """
-    one = network.with_steps(1)
+    if network.num_steps is None:
+        raise InputError("an ANN has no time steps")
+    logits, calls = network.recorded(variables, images, Spike)
+    # Of a plain dict, JAX would sort the names.
+    return logits, OrderedDict((call.name, (call.output[0], _potentials(call, variables))) for call in calls)
 
-    def step(state: Variables, t: ArrayLike) -> tuple[Variables, Any]:
-        frame = images[:, None] if images.ndim == 4 else images[:, t][:, None]
-        apply = functools.partial(one.body.apply, variables | state, frame, train=False)
-        outputs, calls, updates = recorded(apply, lambda module: isinstance(module, Spike), ("state",))
-        logits, _ = one.checked(outputs, frame)
-        layers = OrderedDict()  # of a plain dict, JAX would sort the names
-        for call in calls:
-            after = functools.reduce(operator.getitem, call.module.path, updates["state"])["neurons"]
-            layers[call.name] = call.output[0, 0], potential(after, call.output[:, 0])[0]
-        return {"state": updates["state"]}, (logits[:, 0].astype(jnp.float32), layers)
 
-    state, first = step({}, 0)  # from a state that only the neurons know
-    _, others = jax.lax.scan(step, state, jnp.arange(1, network.num_steps or 1))
-    logits, layers = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, others)
-    return logits.swapaxes(0, 1), layers
+def _potentials(call: Call, variables: Variables) -> Array:
+    """The first image's potentials after each step, `[T, ...]`: those of the same neurons with the same current."""
+    neuron = call.module.neuron  # pyright: ignore[reportAttributeAccessIssue]
+    own = functools.reduce(operator.getitem, call.module.path, variables["params"]) if neuron.parameters else {}
+    current = jnp.broadcast_to(call.inputs[:1], call.output[:1].shape)
+
+    def step(state: State, x: Array) -> tuple[State, Array]:
+        spikes, state = integrate(neuron, x[:, None], state, own)
+        return state, potential(state, spikes[:, 0])[0]
+
+    return jax.lax.scan(step, initial_state(neuron, current), current.swapaxes(0, 1))[1]
 
 
 def potential(state: State, spikes: Array) -> Array:

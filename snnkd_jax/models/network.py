@@ -155,7 +155,7 @@ class Network:
         if state is not None:
             variables = variables | {"state": state}
         outputs, updates = self._run(variables, images, train=False, mutable=("state",))
-        return outputs, updates["state"]
+        return outputs, updates.get("state", {})
 
     def initial_state(self, variables: Variables, images: Array) -> Variables:
         """The state before a spiking network's first step, in the form in which `apply_from` takes it.
@@ -168,7 +168,7 @@ class Network:
 
     def recorded(self, variables: Variables, images: Array, *kinds: type[nn.Module]) -> tuple[Array, list[Call]]:
         """The logits in evaluation, and the calls of all modules of these kinds; arguments as in `apply`."""
-        apply = functools.partial(self.body.apply, variables, self._with_time(images), train=False)
+        apply = functools.partial(self._run, variables, images, train=False)
         (logits, _), found, _ = recorded(apply, lambda module: isinstance(module, kinds))
         return logits, found
 

@@ -45,6 +45,8 @@ def neurons_section(run: Run) -> Html:
     if run.observation is None:
         return absent(_NOTHING_OBSERVED)
     layers = run.observation.layers
+    if not layers:  # of a module of one's own, whose neurons are no `Spike`
+        return figures(_answers(run, run.observation))
     counts = table(
         "Neurons and spikes of this image, of the recorded ones",
         ["layer", "neurons", "recorded", "spikes", "per neuron and step"],

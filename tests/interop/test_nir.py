@@ -169,7 +169,7 @@ def test_learnt_time_constant_and_dt_are_written(tmp_path):
     assert neurons_of(read_nir(tmp_path / "net.nir"))["act2"].tau == pytest.approx(5.5)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def neurons_of(read):
+def neurons_of(read) -> dict[str, Any]:
     return {name: step for name, step, _ in read.network.body.steps if isinstance(step, LIF | IF)}
 
 
