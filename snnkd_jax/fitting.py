@@ -106,6 +106,8 @@ def fit(
     check_count("epochs", epochs)
     if not 0 <= bptt_epochs <= epochs:
         raise InputError(f"bptt_epochs={bptt_epochs!r} must be in 0 to epochs={epochs}")
+    if bptt_epochs and network.rate_body is None:
+        raise InputError(f"bptt_epochs={bptt_epochs!r} goes with a network of backprop='rate'")
     mesh = data_mesh(fsdp)
     check_batch_size(batch_size, mesh, accumulate)
     teacher = teacher.as_teacher() if isinstance(teacher, Trained) else teacher
@@ -211,7 +213,7 @@ def make_trainer(
         raise InputError(f"data has {data.frames} frames per example, the network num_steps={network.num_steps}")
     if batch_size == options["accumulate"]:
         _check_one_image(network, data)
-    return Trainer(
+    trainer = Trainer(
         network,
         normalisation=data.normalisation,
         image_shape=data.image_shape,
@@ -219,6 +221,12 @@ def make_trainer(
         teacher=teacher,
         **options,
     )
+    if trainer.guidance.num_classes != len(data.class_names):
+        raise InputError(
+            f"{network.title} gives {trainer.guidance.num_classes} logits, and {data.name} has {len(data.class_names)} "
+            "classes; they must be the same number"
+        )
+    return trainer
 
 
 def _check_one_image(network: Network, data: Data) -> None:

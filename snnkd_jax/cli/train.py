@@ -32,6 +32,7 @@ def train(config: tyro.conf.OmitArgPrefixes[Config]) -> int:
     Args:
         config: Of the run.
     """
+    config.check()  # what can be seen to be wrong without JAX is told at once
     from snnkd_jax.parallel.hosts import leave
 
     return leave(exit_status(lambda: _run(config)))

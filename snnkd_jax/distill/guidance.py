@@ -48,6 +48,11 @@ class Guidance:
             raise InputError(f"this objective needs a teacher (terms {names}); give one, or these terms the weight 0")
         self._check_terms()
 
+    @property
+    def num_classes(self) -> int:
+        """K of the student's logits."""
+        return self._student_outputs.logits.shape[-1]
+
     def init(self, key: Array) -> dict[str, Variables]:
         """Fresh `params` and `batch_stats` of the connectors, by term; an empty dictionary if there are none."""
         if not self._connectors:

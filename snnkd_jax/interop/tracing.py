@@ -70,7 +70,8 @@ def graph_of(network: Network, variables: Variables, image_shape: tuple[int, int
         outputs: Any = network.body.apply(variables, Signal(tracer, (INPUT,), image_shape), train=False)
     lost = {path[:-1] for path in traverse_util.flatten_dict(variables["params"])} ^ tracer.parameters
     assert not lost, f"layers that the body does not call: {lost}"
-    return Graph(image_shape, tracer.nodes, outputs[0].read())
+    logits = outputs[0] if isinstance(outputs, tuple) else outputs
+    return Graph(image_shape, tracer.nodes, logits.read())
 
 
 class Signal:
