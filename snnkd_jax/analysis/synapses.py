@@ -69,7 +69,7 @@ def recorded_synapses(network: Network, variables: Variables, images: Array) -> 
         axes = (4 if isinstance(module, nn.Conv) else 2) + (network.num_steps is not None)
         if call.inputs.ndim < axes:
             raise InputError(
-                f"{call.name} reads {call.inputs.shape}, one time step or image at a call; operations are counted of layers "
+                f"{call.name} reads {call.inputs.shape}, one time step at a call; operations are counted of layers "
                 "that read all steps, [B, T, ...], at once"
             )
         parameters: Any = functools.reduce(operator.getitem, module.path, variables["params"])
