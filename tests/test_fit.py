@@ -53,7 +53,9 @@ def same(a: kd.Trained, b: kd.Trained) -> bool:
 
 @pytest.fixture(scope="module")
 def plain() -> kd.Trained:
-    return kd.fit(spiking(), DATA, **SMALL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of silent layers
+        return kd.fit(spiking(), DATA, **SMALL)
 
 
 def test_own_data_alone(plain, tmp_path, monkeypatch):
@@ -97,7 +99,7 @@ def test_own_network_alone():
 def test_a_network_with_a_state_of_its_own_predicts_and_does_not_stream():
     class Loop(nn.Module):
         @nn.compact
-        def __call__(self, images, train):
+        def __call__(self, images, train):  # noqa: ARG002
             x, v, sums = nn.Dense(4)(images.reshape(*images.shape[:2], -1)), 0, []
             for t in range(images.shape[1]):
                 v = 0.5 * v + x[:, t]
@@ -157,7 +159,7 @@ def test_own_callback_alone():
     assert entries == list(trained.history)
 
 
-def test_own_term_alone_without_a_teacher(plain):
+def test_own_term_alone_without_a_teacher():
     def few_spikes(student, teacher, labels):
         del teacher, labels
         return sum(student.firing_rates.values())

@@ -13,7 +13,7 @@ LABELS = np.array([0, 1, 2, 0, 1, 2])
 def test_names_shapes_and_defaults():
     data = from_arrays(train=(IMAGES, LABELS), test=(IMAGES[:2], LABELS[:2]))
     assert (data.num_classes, data.class_names, data.image_shape, data.frames) == (3, ("0", "1", "2"), (4, 4, 3), None)
-    grey = from_arrays(train=(IMAGES[..., 0].tolist() * np.ones(1, np.uint8), LABELS), test=(IMAGES[..., 0], LABELS))
+    grey = from_arrays(train=(IMAGES[..., 0], LABELS), test=(IMAGES[..., 0], LABELS))
     assert grey.image_shape == (4, 4, 1)
     named = from_arrays(train=(IMAGES, LABELS), test=(IMAGES, LABELS), class_names=["a", "b", "c", "d"])
     assert named.class_names == ("a", "b", "c", "d")
