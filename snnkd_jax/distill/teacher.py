@@ -28,7 +28,7 @@ class TeacherNetwork(Protocol):
     """What can guide a student: an ANN as a `Network`, or a `Teacher`."""
 
     def init(self, key: Array, image_shape: tuple[int, int, int]) -> Any:
-        """Variables for images `[H, W, C]`, of the shapes of those that it is applied with."""
+        """Variables for images `[H, W, C]`."""
         ...
 
     def apply(self, variables: Any, images: Array) -> tuple[Array, Features]:
@@ -40,8 +40,8 @@ class TeacherNetwork(Protocol):
 class Teacher:
     """A function of variables and images, and its variables, any tree of arrays.
 
-    `normalisation` is of the pixels that the function takes; None: that of the student's training set. Tables and runs
-    know the teacher by its `title`, so functions without variables need names of their own.
+    `normalisation` is of the pixels that the function takes; None: that of the student's training set. Functions
+    without variables need names of their own: tables and runs know a teacher by its `title`.
     """
 
     function: Callable[[Any, Array], Any]
@@ -51,7 +51,7 @@ class Teacher:
 
     @property
     def title(self) -> str:
-        """Its name, and a digest of its variables, by which a run knows it again."""
+        """Its name, and a digest of its variables."""
         return f"{self.name}-{fingerprint(self.variables)[:8]}" if jax.tree.leaves(self.variables) else self.name
 
     def init(self, key: Any, image_shape: tuple[int, int, int]) -> Any:
@@ -60,10 +60,7 @@ class Teacher:
         return self.variables
 
     def apply(self, variables: Any, images: Array) -> tuple[Array, Features]:
-        """`(logits, features)` as in the table above, and no firing rates.
-
-        Raises `InputError` if the function returns anything else.
-        """
+        """`(logits, features)` as in the table above; raises `InputError` if the function returns anything else."""
         found = self.function(variables, images)
         logits: Any
         features: Any

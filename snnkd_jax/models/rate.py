@@ -19,10 +19,9 @@ So there are two bodies with the same parameters. The spiking one runs with its 
 collection "rates", one value an element instead of one an element and step; the one made of the modules of this file
 runs on arrays `[B, 1, ...]`, gives every layer the value that was recorded, and is differentiated. For T = 1 the
 gradient is that of backpropagation through time. A loss on single steps, as of `z[t]`, has the gradient of the mean
-logits in every step: the sum over t of its derivatives with respect to `z[t]`. Of losses on
-single steps (constants `per_step`, terms `steps`: the presets `temporal`, `tet`, `tks`, `tser` and `strong2weak`) that
-leaves little: per-step cross-entropies and divergences act nearly as those on the mean logits, and terms by which the
-steps teach each other hardly at all, or otherwise than meant.
+logits in every step: the sum over t of its derivatives with respect to `z[t]`. That leaves little of such losses
+(`per_step` and terms `steps`, as in `temporal`, `tet`, `tks`, `tser` and `strong2weak`): per-step cross-entropies and
+divergences act nearly as those on the mean logits, and terms by which the steps teach each other hardly at all.
 
 Costs, in forward passes of one step: T + 2, where backpropagation through time costs 3 T.
 """

@@ -16,11 +16,9 @@ def records(module: nn.Module, collection: str) -> bool:
 
 @dataclasses.dataclass
 class Stages:
-    """Collects, by the name "stage1", "stage2", ..., what enters and what leaves the last activation of a stage.
+    """Collects, as "stage1", "stage2", ..., the `pre_activations` and `outputs` of the last activation of a stage.
 
-    `pre_activations` are the values before the activation (of ReLU, or the neurons' input current), `outputs` those
-    after it (ReLU values or spikes): `[B, H, W, C]` in an ANN, `[B, T, H, W, C]` in a spiking network, where a current
-    that is constant in time has `T = 1`.
+    They are `[B, H, W, C]` in an ANN, `[B, T, H, W, C]` in a spiking network; a current that is constant has `T = 1`.
     """
 
     pre_activations: dict[str, Array] = dataclasses.field(default_factory=dict)

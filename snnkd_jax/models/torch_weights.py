@@ -33,6 +33,8 @@ _RESNETS: dict[tuple[int, ...], str] = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): 
 _VGGS: dict[tuple[int, ...], str] = {(1, 1, 2, 2, 2): "vgg11", (2, 2, 2, 2, 2): "vgg13", (2, 2, 3, 3, 3): "vgg16"}
 _SUPPORTED = "supported are resnet18/20/34 with a 3x3 stem, vgg11/13/16 with batch norm and one linear layer, and WRN"
 
+_SAVE = "save it by torch.save(model.state_dict(), FILE)"
+
 Weights = Mapping[str, Any]
 Layers = Iterator[tuple[str, str, str]]
 """Kind of a layer (a key of `_AXES`), the beginning of its entries' names, and its path here."""
@@ -57,49 +59,42 @@ def read_weights(file: Path) -> dict[str, NDArray]:
     """The arrays of a file that `torch.save` wrote: a state dict, or a checkpoint with one.
 
     That is the file's entry `state_dict`, `model_state_dict`, `model` or `net`, if it has one of these. What
-    data-parallel and compiled modules put before the names is taken away. Nothing of the file is executed.
-
-    Raises:
-        InputError: if PyTorch is not installed, or the file is damaged or holds anything else.
+    data-parallel and compiled modules put before the names is taken away. Nothing of the file is executed. Raises
+    `InputError` if PyTorch is not installed, or the file is damaged or holds anything else.
     """
+    teacher = f"teacher torch:{file}"
     if not file.is_file():
-        raise InputError(f"teacher torch:{file} does not exist")
+        raise InputError(f"{teacher} does not exist")
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise InputError(f"teacher torch:{file} is read by PyTorch; pip install 'snnkd-jax[torch]'") from None
+        raise InputError(f"{teacher} is read by PyTorch; pip install 'snnkd-jax[torch]'") from None
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
     except (MemoryError, PermissionError):
         raise  # not the file's fault
     except Exception as error:  # pickle, zip and torch each raise their own
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:150]}"
-        raise InputError(
-            f"teacher torch:{file} cannot be read ({reason}); save it by torch.save(model.state_dict(), FILE)"
-        ) from error
+        raise InputError(f"{teacher} cannot be read ({reason}); {_SAVE}") from error
     for entry in ("state_dict", "model_state_dict", "model", "net"):
         if isinstance(found, Mapping) and isinstance(found.get(entry), Mapping):
             found = found[entry]
     if not isinstance(found, Mapping) or not found or not all(isinstance(x, torch.Tensor) for x in found.values()):
-        raise InputError(f"teacher torch:{file} holds no state dict; save it by torch.save(model.state_dict(), FILE)")
+        raise InputError(f"{teacher} holds no state dict; {_SAVE}")
     for prefix in ("_orig_mod.", "module.", "_orig_mod."):
         if all(str(name).startswith(prefix) for name in found):
             found = {name.removeprefix(prefix): x for name, x in found.items()}
     try:
         return {str(name): (x.float() if x.is_floating_point() else x).numpy(force=True) for name, x in found.items()}
     except (TypeError, RuntimeError) as error:
-        raise InputError(f"teacher torch:{file} holds tensors that are no plain arrays ({error})") from error
+        raise InputError(f"{teacher} holds tensors that are no plain arrays ({error})") from error
 
 
 def convert_weights(weights: Weights) -> Converted:
-    """The network and the variables that a state dict means.
+    """The network and the variables that a state dict, of arrays that NumPy takes, means.
 
-    Args:
-        weights: name to array, of any type that NumPy takes.
-
-    Raises:
-        InputError: for a network that is none of the table above; if an entry is missing or is not used, or has another
-            shape than its network's, or a value that is not finite.
+    Raises `InputError` for a network that is none of the table above; if an entry is missing or is not used, or has
+    another shape than its network's, or a value that is not finite.
     """
     if "layer1.0.conv1.weight" in weights:
         model, layers, stem = _resnet(weights)
@@ -109,7 +104,6 @@ def convert_weights(weights: Weights) -> Converted:
         model, layers, stem = _wide_resnet(weights)
     else:
         raise InputError(f"entries {_some(weights)} are of no known network; {_SUPPORTED}")
-    rows = [(kind, prefix, tuple(path.split("/"))) for kind, prefix, path in layers]
     found: dict[tuple[str, ...], NDArray] = {}
     used: set[str] = set()
 
@@ -125,7 +119,8 @@ def convert_weights(weights: Weights) -> Converted:
         return x
 
     bias: NDArray | float = 0.0
-    for kind, prefix, path in rows:
+    for kind, prefix, name in layers:
+        path = name.split("/")
         weight = take(f"{prefix}.weight")
         if weight.ndim != _AXES[kind]:
             raise InputError(f"{model}: {prefix}.weight has shape {weight.shape}, not {_AXES[kind]} axes")
@@ -136,7 +131,10 @@ def convert_weights(weights: Weights) -> Converted:
         elif kind == "norm":
             used.add(f"{prefix}.num_batches_tracked")
             found["params", *path, "scale"], found["params", *path, "bias"] = weight, take(f"{prefix}.bias")
-            found["batch_stats", *path, "mean"] = _without_bias(prefix, take(f"{prefix}.running_mean"), bias)
+            mean = take(f"{prefix}.running_mean")
+            if np.shape(bias) not in ((), mean.shape):
+                raise InputError(f"{prefix}.running_mean has shape {mean.shape}, the bias before it {np.shape(bias)}")
+            found["batch_stats", *path, "mean"] = mean - bias
             found["batch_stats", *path, "var"] = take(f"{prefix}.running_var")
             bias = 0.0
         else:
@@ -160,9 +158,8 @@ def _checked(model: str, stem: str, found: dict[tuple[str, ...], NDArray]) -> Co
     for path in sorted(shapes.keys() | found.keys()):
         shape = found[path].shape if path in found else None
         if shape != shapes.get(path):
-            raise InputError(
-                f"{model} of width {width:g}: {'/'.join(path)} has shape {shape}, not {shapes.get(path)}; {_SUPPORTED}"
-            )
+            where = f"{model} of width {width:g}: {'/'.join(path)}"
+            raise InputError(f"{where} has shape {shape}, not {shapes.get(path)}; {_SUPPORTED}")
     for path, x in found.items():
         if path[-1] == "var" and (x < 0).any():
             raise InputError(f"{model}: the running variance of {'/'.join(path[1:-1])} is negative")
@@ -174,12 +171,6 @@ def _shapes(model: str, width: float, num_classes: int, image_channels: int) -> 
     variables = jax.eval_shape(lambda: network.init(jax.random.key(0), (32, 32, image_channels)))
     flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables)
     return {path: x.shape for path, x in flat.items()}
-
-
-def _without_bias(prefix: str, mean: NDArray, bias: NDArray | float) -> NDArray:
-    if np.shape(bias) not in ((), mean.shape):
-        raise InputError(f"{prefix}.running_mean has shape {mean.shape}, the bias before it {np.shape(bias)}")
-    return mean - bias
 
 
 def _resnet(weights: Weights) -> tuple[str, Layers, str]:
@@ -221,10 +212,7 @@ def _vgg(weights: Weights) -> tuple[str, Layers, str]:
         raise InputError(f"a VGG with {sizes} convolutions in its stages; {_SUPPORTED}")
     heads = sorted({name.rpartition(".")[0] for name in weights if not name.startswith("features.")})
     if len(heads) != 1:
-        raise InputError(
-            f"a VGG with the layers {_some(heads)} behind its convolutions; the form for large images, with hidden "
-            f"layers of 4096, is not supported; {_SUPPORTED}"
-        )
+        raise InputError(f"a VGG with the layers {_some(heads)} behind its convolutions; {_SUPPORTED}")
 
     def layers() -> Layers:
         for (i, j), n in zip(places, convolutions, strict=True):

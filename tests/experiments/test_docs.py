@@ -73,7 +73,7 @@ NO_EQUATION = {
 }
 OF_EQUATIONS = (
     *(f"dynamics.{name}" for name in ("surrogate", "neurons", "encoders")),
-    *("distill.losses", "distill.feature_losses"),
+    "distill.losses",
 )
 
 
