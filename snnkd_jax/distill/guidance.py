@@ -30,8 +30,7 @@ Targets = dict[str, Any]
 class Guidance:
     """The terms of an objective for one student, with one teacher or none, for images `[H, W, C]` or so many `frames`.
 
-    Raises `InputError` if a teacher is missing or does not give what the objective reads, if no stage of the student
-    fits one of the teacher's, or if a term cannot be computed.
+    Raises `InputError` if a teacher is missing or does not give what the objective reads, or if a term fails.
     """
 
     objective: Objective
@@ -76,13 +75,7 @@ class Guidance:
     ) -> tuple[dict[str, Array], Variables]:
         """The computed terms, `[B]` each, by name, and the new `batch_stats` of the connectors, by term.
 
-        Args:
-            student: its outputs in training.
-            targets: as from `targets`; None without a teacher.
-            labels: integers `[B]`.
-            teacher_variables: of the teacher.
-            connectors: their variables, as from `init`.
-            key: of the channels that connectors mask.
+        Without a teacher, `targets` is None; `connectors` is as from `init`, `key` of the channels that they mask.
         """
         teacher = None if targets is None else self._outputs(teacher_variables, targets)
         stages = {name: time_mean(x) for name, x in student.stages.items()} if self._connectors else {}
@@ -137,10 +130,8 @@ class Guidance:
     def _pairs(self, term: Term, kind: str) -> dict[str, str]:
         """Student stage to teacher stage, those that a term compares."""
         pairs = pair_stages(self._student_outputs.stages, self._teacher_shapes[1][kind])
-        if term.connector is None or not term.connector.last:
-            return pairs
-        last = max(pairs)
-        return {last: pairs[last]}
+        last = term.connector is not None and term.connector.last
+        return {max(pairs): pairs[max(pairs)]} if last else pairs
 
     def _check_teacher(self, teacher: TeacherNetwork) -> None:
         """Raises `InputError` if the two networks do not give what the objective compares."""
@@ -148,9 +139,8 @@ class Guidance:
         student, needs = self._student_outputs, self.objective.needs
         num_classes = student.logits.shape[-1]
         if logits.shape != (1, num_classes):
-            raise InputError(
-                f"the teacher's logits for one image are {logits.shape}, the student has {num_classes} classes"
-            )
+            found = f"the teacher gives logits of shape {logits.shape} for one image"
+            raise InputError(f"{found}, the student has {num_classes} classes")
         for kind in MAPS:
             if kind in needs and not features.get(kind):
                 raise InputError(
@@ -211,11 +201,9 @@ class Guidance:
         return self._shapes(self.teacher)
 
     def _shapes(self, network: TeacherNetwork) -> tuple[Any, Any]:
-        def outputs(key: Array) -> tuple[Array, Any]:
-            frames = () if self.frames is None else (self.frames,)
-            return network.apply(network.init(key, self.image_shape), jnp.zeros((1, *frames, *self.image_shape)))
-
-        return jax.eval_shape(outputs, jax.random.key(0))
+        images = jnp.zeros((1, *(() if self.frames is None else (self.frames,)), *self.image_shape))
+        key = jax.random.key(0)
+        return jax.eval_shape(lambda: network.apply(network.init(key, self.image_shape), images))
 
 
 def _head(role: str, variables: Any) -> tuple[Array, Array]:

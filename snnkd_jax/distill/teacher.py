@@ -12,7 +12,7 @@ training set, or by those that the teacher was trained with, if it says them.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -22,6 +22,7 @@ from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.digest import fingerprint
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Features
+from snnkd_jax.models.stages import checked
 
 
 class TeacherNetwork(Protocol):
@@ -62,24 +63,8 @@ class Teacher:
     def apply(self, variables: Any, images: Array) -> tuple[Array, Features]:
         """`(logits, features)` as in the table above; raises `InputError` if the function returns anything else."""
         found = self.function(variables, images)
-        logits: Any
-        features: Any
-        logits, features = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
-        self._check_mapping("features", features)
-        for kind in ("stages", "pre_activations"):
-            self._check_mapping(kind, features.get(kind, {}))
-        features = {kind: dict(features.get(kind, {})) for kind in ("stages", "pre_activations")}
-        named = {f"{kind} {name!r}": (x, 4) for kind, maps in features.items() for name, x in maps.items()}
-        for what, (x, axes) in ({"logits": (logits, 2)} | named).items():
-            shape = getattr(x, "shape", None)
-            if shape is None or len(shape) != axes or shape[0] != images.shape[0]:
-                expected = "[B, K]" if axes == 2 else "[B, H, W, C]"
-                raise InputError(f"teacher {self.name!r}: its {what} should be {expected}, not {shape or type(x)}")
+        logits, features = checked(f"teacher {self.name!r}", found, images.shape[:1])
         return logits, features | {"firing_rates": {}}
-
-    def _check_mapping(self, what: str, x: Any) -> None:
-        if not isinstance(x, Mapping):
-            raise InputError(f"teacher {self.name!r}: its {what} should be a dictionary, not {type(x)}")
 
 
 def flax_teacher(

@@ -5,23 +5,6 @@ z[t] are the student's logits at step t, z their mean over T steps, zA the teach
 over time and A_i the teacher's that is paired with it, i = 1..n. A term declares what it reads of the teacher (`needs`)
 and the connectors that map F_i.
 
-| term           | value                                                                                    |
-| -------------- | ---------------------------------------------------------------------------------------- |
-| `CrossEntropy` | CE(z, y)                                                                                 |
-| `KL`           | tau^2 KL(zA || z)                                                                        |
-| `HeadTail`     | forward and reverse KL, weighted by where the student is wrong                           |
-| `Dist`         | tau^2 (1 - correlation with zA), between classes plus between examples                   |
-| `Ensemble`     | mean_t tau^2 KL(z || z[t]): the mean of all steps teaches each step; 0 for T = 1         |
-| `Sharing`      | mean_t tau^2 KL(z' || z[t]), z' the mean of the steps that are right                     |
-| `StrongToWeak` | tau^2 KL(z[s] || z[w]): the most confident step teaches the least confident; 0 for T = 1 |
-| `Entropy`      | - mean_t H(z[t]), entropy regularisation                                                 |
-| `Deviation`    | mean_tk (z[t][k] - phi)^2                                                                |
-| `Margin`     | sum_i 2^(i-n) d(connector_i(F_i), A_i before the ReLU) / 1000, d the partial L2 distance          |
-| `LastStage`  | sum (connector_n(F_n) - A_n)^2; with BKDSNN's generator, its output in the connector's place      |
-| `StageMeans` | sum_i mean (connector_i(F_i) - A_i)^2                                                             |
-| `Attention`  | sum_i of the distance between the spatial attention of F_i and of A_i                             |
-| `Classifier` | tau^2 KL(zA || the teacher's classifier applied to F, the student's last stage averaged over its map) |
-
 `snnkd_jax.distill.losses` has the equations and their sources.
 """
 
@@ -44,7 +27,7 @@ def _read_outs(student: StudentOutputs, per_step: bool) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class CrossEntropy:
-    """`cross_entropy`, the loss of direct training."""
+    """CE(z, y), the loss of direct training."""
 
     per_step: bool = False
     label_smoothing: float = 0.0
@@ -71,7 +54,7 @@ class Softened:
 
 @dataclasses.dataclass(frozen=True)
 class KL(Softened):
-    """`kd_divergence` from the teacher's soft labels."""
+    """tau^2 KL(zA || z)."""
 
     per_step: bool = False
     needs: ClassVar = ("teacher",)
@@ -83,40 +66,40 @@ class KL(Softened):
 
 
 class HeadTail(KL):
-    """`head_tail_divergence` of HTA-KL in the place of the KL divergence."""
+    """HTA-KL: forward and reverse KL, weighted by where the student is wrong."""
 
     divergence = staticmethod(losses.head_tail_divergence)
 
 
 class Dist(KL):
-    """`dist_distance` in the place of the KL divergence."""
+    """tau^2 (1 - correlation with zA), between classes plus between examples."""
 
     divergence = staticmethod(losses.dist_distance)
 
 
 class Ensemble(Softened):
-    """`kd_divergence` of each step from the mean of all steps."""
+    """mean_t tau^2 KL(z || z[t]): the mean of all steps teaches each step; 0 for T = 1."""
 
     def __call__(self, student: StudentOutputs, *_: Any) -> Array:
         return losses.kd_divergence(student.logits, _read_outs(student, per_step=False), self.temperature).mean(axis=1)
 
 
 class Sharing(Softened):
-    """`temporal_sharing` of TKS."""
+    """TKS: mean_t tau^2 KL(z' || z[t]), z' the mean of the steps that are right."""
 
     def __call__(self, student: StudentOutputs, _: Any, labels: Array) -> Array:
         return losses.temporal_sharing(student.logits, labels, self.temperature).mean(axis=1)
 
 
 class StrongToWeak(Softened):
-    """`strong_to_weak`, self-distillation between two steps."""
+    """tau^2 KL(z[s] || z[w]): the most confident step teaches the least confident; 0 for T = 1."""
 
     def __call__(self, student: StudentOutputs, *_: Any) -> Array:
         return losses.strong_to_weak(student.logits, self.temperature)
 
 
 class Entropy(Softened):
-    """`negative_entropy` of TSER."""
+    """TSER: - mean_t H(z[t]), entropy regularisation."""
 
     def __call__(self, student: StudentOutputs, *_: Any) -> Array:
         return losses.negative_entropy(student.logits, self.temperature).mean(axis=1)
@@ -124,7 +107,7 @@ class Entropy(Softened):
 
 @dataclasses.dataclass(frozen=True)
 class Deviation:
-    """`logit_deviation` of TET."""
+    """TET: mean_tk (z[t][k] - phi)^2."""
 
     phi: float = 1.0
     needs: ClassVar = ()
@@ -135,7 +118,10 @@ class Deviation:
 
 @dataclasses.dataclass(frozen=True)
 class Margin:
-    """`margin_distance`, the margin of each channel being the mean of its negative responses in the batch."""
+    """sum_i 2^(i-n) d(connector_i(F_i), A_i before the ReLU) / 1000, d the partial L2 distance.
+
+    The margin of each channel is the mean of its negative responses in the batch.
+    """
 
     needs: ClassVar = ("pre_activations",)
     connector: ClassVar = Connector()
@@ -151,7 +137,7 @@ class Margin:
 
 @dataclasses.dataclass(frozen=True)
 class LastStage:
-    """`squared_distance` of the last pair."""
+    """sum (connector_n(F_n) - A_n)^2; with BKDSNN's generator, its output in the connector's place."""
 
     needs: ClassVar = ("stages",)
     connector: ClassVar = Connector(last=True)
@@ -163,7 +149,7 @@ class LastStage:
 
 @dataclasses.dataclass(frozen=True)
 class StageMeans:
-    """`mean_squared_distance`, summed over the pairs."""
+    """sum_i mean (connector_i(F_i) - A_i)^2."""
 
     needs: ClassVar = ("stages",)
     connector: ClassVar = Connector()
@@ -175,7 +161,7 @@ class StageMeans:
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """`attention_distance`, summed over the pairs; it compares maps of any numbers of channels, without connectors."""
+    """sum_i of the distance between the spatial attention of F_i and of A_i, of any numbers of channels."""
 
     needs: ClassVar = ("stages",)
 
@@ -186,7 +172,7 @@ class Attention:
 
 @dataclasses.dataclass(frozen=True)
 class Classifier(Softened):
-    """`classifier_divergence` of EnOF."""
+    """EnOF: tau^2 KL(zA || the teacher's classifier applied to F), F the last stage averaged over its map."""
 
     needs: ClassVar = ("head",)
 

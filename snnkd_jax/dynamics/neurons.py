@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
-from snnkd_jax.dynamics.surrogate import Surrogate, atan
+from snnkd_jax.dynamics.surrogate import SURROGATES, Surrogate, atan
 from snnkd_jax.errors import InputError, check_choice
 
 ATAN = atan(2.0)
@@ -467,6 +467,27 @@ def neuron_of(kind: str, **constants: Any) -> LIF | IF:
     check_choice("neuron", kind, NEURONS)
     fields = {field.name for field in dataclasses.fields(NEURONS[kind])}
     return NEURONS[kind](**{name: value for name, value in constants.items() if name in fields})
+
+
+def neuron_from(values: Mapping[str, Any]) -> LIF | IF:
+    """The neuron of JSON values as from `describe_neuron`, among others; a `surrogate_alpha` None is the default.
+
+    Raises `InputError` for an unknown kind or surrogate, or constants that the equations do not allow.
+    """
+    check_choice("surrogate", values["surrogate"], SURROGATES)
+    make, alpha = SURROGATES[values["surrogate"]], values["surrogate_alpha"]
+    constants = {name: value for name, value in values.items() if name not in ("neuron", "surrogate")}
+    return neuron_of(values["neuron"], **constants, surrogate=make() if alpha is None else make(alpha))
+
+
+def describe_neuron(neuron: Neuron) -> dict[str, Any] | None:
+    """Its kind and its constants as JSON values; None for a neuron that `NEURONS` does not have."""
+    for kind, made in NEURONS.items():
+        if type(neuron) is made:
+            constants = {field.name: getattr(neuron, field.name) for field in dataclasses.fields(made)}
+            surrogate = constants.pop("surrogate")
+            return {"neuron": kind, **constants, "surrogate": surrogate.name, "surrogate_alpha": surrogate.alpha}
+    return None
 
 
 def _arguments(

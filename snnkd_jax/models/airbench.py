@@ -16,7 +16,7 @@ from jax import Array
 
 from snnkd_jax.models.body import Body
 from snnkd_jax.models.layers import AvgPool, Pooling, global_avg_pool
-from snnkd_jax.models.stages import Features, Stages
+from snnkd_jax.models.stages import Features, stage_features
 
 
 class Airbench(Body):
@@ -29,9 +29,9 @@ class Airbench(Body):
     def __call__(self, x: Array, train: bool) -> tuple[Array, Features]:
         """Images to logits and the stage ends, as of `Body`."""
         x = self.begin(x, 24, train)
-        stages = Stages()
+        ends = []
         for i, base in enumerate(self.stage_channels, start=1):
             pool = functools.partial(self.pool, name=f"pool{i}")
             current, x = self.stage(x, base, (f"{i}_1", f"{i}_2"), train, pool)
-            stages.add(current, x)
-        return self.read_out(global_avg_pool(x)), stages.features()
+            ends.append((current, x))
+        return self.read_out(global_avg_pool(x)), stage_features(ends)

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from snnkd_jax.models.activation import Activation
 from snnkd_jax.models.layers import BatchNorm, Conv, Norm, Pooling, channels
 from snnkd_jax.models.remat import Remat, rematerialised
-from snnkd_jax.models.stages import Features, Stages
+from snnkd_jax.models.stages import Features, stage_features
 
 
 class Body(nn.Module):
@@ -122,7 +122,8 @@ def residual_stages(
 
     Blocks return what enters and what leaves their last activation; a stage ends with its last block.
     """
-    stages, remat, block = _blocks(body, block_class, train)
+    remat, block = _blocks(body, block_class, train)
+    ends = []
 
     def stage(_: nn.Module, x: Array, i: int, size: int, features: int) -> tuple[Array, Array]:
         current = x
@@ -133,8 +134,8 @@ def residual_stages(
     for i, (size, base) in enumerate(zip(sizes, bases, strict=True), start=1):
         layers = functools.partial(stage, i=i, size=size, features=channels(base, body.width))
         current, x = rematerialised(layers, remat == "stage")(body, x)
-        stages.add(current, x)
-    return x, stages.features()
+        ends.append((current, x))
+    return x, stage_features(ends)
 
 
 def pre_activation_stages(
@@ -145,27 +146,28 @@ def pre_activation_stages(
     A stage ends with what enters and leaves those of the next one.
     The first block of a stage has the fields `first`; a norm and an activation follow the last stage.
     """
-    stages, remat, block = _blocks(body, block_class, train)
+    remat, block = _blocks(body, block_class, train)
+    ends = []
 
     def stage(_: nn.Module, x: Array, i: int) -> tuple[Array, ...]:
         x, *end = block(widths[i - 1][0], 1 if i == 1 else 2, name=f"block{i}_1", **first)(x)
         for j, features in enumerate(widths[i - 1][1:], start=2):
-            x, *_ = block(features, 1, name=f"block{i}_{j}")(x)
+            x = block(features, 1, name=f"block{i}_{j}")(x)[0]
         return x, *end
 
     for i in range(1, len(widths) + 1):
         x, *end = rematerialised(functools.partial(stage, i=i), remat == "stage")(body, x)
         if i > 1:
-            stages.add(end[0], end[-1])
+            ends.append((end[0], end[-1]))
     current = body.norm(train=train, name="norm_final")(x)
     x = body.activation(name="act_final")(current)
-    stages.add(current, x)
-    return x, stages.features()
+    ends.append((current, x))
+    return x, stage_features(ends)
 
 
-def _blocks(body: Body, block_class: type[Block], train: bool) -> tuple[Stages, Remat, Any]:
-    """No stages yet, what is computed again, and the maker of blocks."""
+def _blocks(body: Body, block_class: type[Block], train: bool) -> tuple[Remat, Any]:
+    """What is computed again, and the maker of blocks."""
     remat: Remat = body.remat if train else "none"
     norm = functools.partial(body.norm, train=train)
     fields = {"activation": body.activation, "norm": norm, "dtype": body.dtype, "again": remat != "none"}
-    return Stages(), remat, functools.partial(rematerialised(block_class, remat == "block"), **fields)
+    return remat, functools.partial(rematerialised(block_class, remat == "block"), **fields)

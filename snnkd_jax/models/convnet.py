@@ -5,7 +5,7 @@ from jax import Array
 
 from snnkd_jax.models.body import Body
 from snnkd_jax.models.layers import AvgPool, Pooling, channels
-from snnkd_jax.models.stages import Features, Stages
+from snnkd_jax.models.stages import Features, stage_features
 
 
 class ConvNet(Body):
@@ -17,12 +17,12 @@ class ConvNet(Body):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Features]:
         """Images to logits and the stage ends, as of `Body`."""
-        stages = Stages()
+        ends = []
         for i in range(1, self.depth + 1):
             current, x = self.stage(x, 16 * 2**i, [str(i)], train)
-            stages.add(current, x)
+            ends.append((current, x))
             x = self.pool(name=f"pool{i}")(x)
         x = x.reshape(*x.shape[:-3], -1)
         x = nn.Dense(channels(128, self.width), use_bias=False, dtype=self.dtype, name="hidden")(x)
         x = self.activation(name="act_hidden")(self.norm(train=train, name="norm_hidden")(x))
-        return self.read_out(x), stages.features()
+        return self.read_out(x), stage_features(ends)

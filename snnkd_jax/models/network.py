@@ -23,16 +23,29 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax import Array
 
+from snnkd_jax.dynamics.neurons import Neuron
 from snnkd_jax.errors import InputError, check_count
-from snnkd_jax.models.arguments import Arguments
 from snnkd_jax.models.rate import with_mean_of
 from snnkd_jax.models.recorder import Call, recorded
-from snnkd_jax.models.stages import Features
+from snnkd_jax.models.stages import Features, checked
 
 Variables = dict[str, Any]
 
 _RECORDED = ("intermediates", "calls", "firing_rates", "state", "initial_state", "rates")
 """Collections that hold what a call recorded, and nothing that is kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Those of `build` that matter to a trained network; see there."""
+
+    name: str
+    neuron: Neuron | None
+    width: float
+    tdbn: bool
+    pool: str
+    levels: int | None
+    dtype: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,9 +180,9 @@ class Network:
         )
         means = self._with_time(images).mean(axis=1, keepdims=True)
         variables = {"params": variables["params"], "rates": jax.lax.stop_gradient(updates["rates"])}
-        mean_logits, stages = self.rate_body.apply(variables, means, train=True)  # pyright: ignore[reportGeneralTypeIssues, reportAssignmentType]
-        features |= stages
-        return (with_mean_of(logits, mean_logits.astype(jnp.float32)), features), updates["batch_stats"]
+        outputs: Any = self.rate_body.apply(variables, means, train=True)
+        logits = with_mean_of(logits, outputs[0].astype(jnp.float32))
+        return (logits, features | outputs[1]), updates["batch_stats"]
 
     def _run(
         self, variables: Variables, images: Array, train: bool, mutable: tuple[str, ...] = (), rngs: Any = None
@@ -177,8 +190,8 @@ class Network:
         images = self._with_time(images)
         mutable = ("firing_rates", *mutable)
         outputs, updates = self.body.apply(variables, images, train=train, mutable=list(mutable), rngs=rngs)
-        logits, stages = self.checked(outputs, images)
-        rates = traverse_util.flatten_dict(updates.get("firing_rates", {}), sep="/")
+        logits, stages = outputs if self.expands else self._checked(outputs, images.shape)
+        rates: dict[str, Any] = traverse_util.flatten_dict(updates.get("firing_rates", {}), sep="/")
         firing_rates = {name.removesuffix("/rate"): rate for name, rate in rates.items()}
         return (logits.astype(jnp.float32), {**stages, "firing_rates": firing_rates}), updates
 
@@ -191,36 +204,20 @@ class Network:
         expected = "[B, H, W, C]" if self.num_steps is None else "[B, H, W, C] or [B, T, H, W, C]"
         raise InputError(f"images have shape {images.shape}; this network takes {expected}")
 
-    def checked(self, outputs: Any, images: Array) -> tuple[Array, Features]:
-        """Logits and features of what the module returns; raises `InputError`, which names it, for anything else."""
-        if self.expands:
-            return outputs
-        logits: Any
-        features: Any
-        logits, features = outputs if isinstance(outputs, tuple) and len(outputs) == 2 else (outputs, {})
-        shape = getattr(logits, "shape", None)
-        wanted = images.shape[: 1 if self.num_steps is None else 2]
-        if shape is None or shape[:-1] != wanted or not jnp.issubdtype(logits.dtype, jnp.floating):
-            needed = "[B, T, K]" if self.num_steps else "[B, K]; a spiking network needs Network(module, num_steps=T)"
-            raise InputError(
-                f"{self.title} returns {type(outputs).__name__} of shape {shape} for images {images.shape}; it must "
-                f"return logits, or those and a dictionary of features: {needed}"
-            )
-        if not isinstance(features, dict):
-            raise InputError(f"{self.title} returns features of type {type(features).__name__}; give a dictionary")
-        if features and not any(isinstance(x, dict) for x in features.values()):
-            features = {"stages": features}
-        if unknown := features.keys() - {"stages", "pre_activations"}:
-            names = ", ".join(sorted(unknown))
-            raise InputError(
-                f"{self.title} returns features {names}; give 'stages' and 'pre_activations', or maps alone"
-            )
-        stages: Features = {kind: dict(features.get(kind, {})) for kind in ("stages", "pre_activations")}
-        for kind, maps in stages.items():
-            for name, x in maps.items():
-                if getattr(x, "ndim", 0) != len(wanted) + 3 or x.shape[: len(wanted)] != wanted:
-                    axes = "[B, H, W, C]" if self.num_steps is None else "[B, T, H, W, C]"
-                    raise InputError(f"{self.title}: {kind} {name!r} has shape {getattr(x, 'shape', None)}, not {axes}")
+    def _checked(self, outputs: Any, shape: tuple[int, ...]) -> tuple[Array, Features]:
+        """`checked`, with maps side by side taken for stages."""
+        if isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(outputs[1], dict):
+            features = outputs[1]
+            if features and not any(isinstance(x, dict) for x in features.values()):
+                outputs = outputs[0], {"stages": features}
+            elif unknown := ", ".join(sorted(features.keys() - {"stages", "pre_activations"})):
+                raise InputError(f"{self.title}: its features {unknown} should be in 'stages' or 'pre_activations'")
+        axes, hint = shape[:2], ""
+        if self.num_steps is None:
+            axes, hint = shape[:1], "; a spiking network needs Network(module, num_steps=T)"
+        logits, stages = checked(self.title, outputs, axes, hint)
+        if not jnp.issubdtype(logits.dtype, jnp.floating):
+            raise InputError(f"{self.title}: its logits are {logits.dtype}; make them floats")
         return logits, stages
 
 

@@ -34,7 +34,7 @@ from jax.typing import ArrayLike
 
 from snnkd_jax.dynamics.neurons import Neuron
 from snnkd_jax.models.activation import neuron_parameters
-from snnkd_jax.models.layers import BatchNorm, normalise, windows
+from snnkd_jax.models.layers import BatchNorm, MaxPool, normalise, windows
 
 
 @jax.custom_jvp
@@ -76,12 +76,8 @@ class RateBatchNorm(BatchNorm):
         return normalise(linearise(recorded.astype(x.dtype), x, 1.0), mu, var + self.eps, gamma, beta)
 
 
-class RateMaxPool(nn.Module):
-    """In the place of `layers.MaxPool`, whose fields it has, on means over time `[B, 1, ...]`."""
-
-    window: int = 2
-    stride: int = 2
-    padding: int = 0
+class RateMaxPool(MaxPool):
+    """In the place of `layers.MaxPool`, on means over time `[B, 1, ...]`."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:

@@ -16,7 +16,7 @@ import dataclasses
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,8 @@ _SUPPORTED = "supported are resnet18/20/34 with a 3x3 stem, vgg11/13/16 with bat
 _SAVE = "save it by torch.save(model.state_dict(), FILE)"
 
 Weights = Mapping[str, Any]
-Layers = Iterator[tuple[str, str, str]]
-"""Kind of a layer (a key of `_AXES`), the beginning of its entries' names, and its path here."""
+Layers = list[tuple[str, str, str]]
+"""Kind of a layer (a key of `_AXES`), the beginning of its entries' names, and its path here, from the stem on."""
 
 _AXES = {"conv": 4, "biased conv": 4, "norm": 1, "dense": 2}
 """Of a layer's entry `weight`."""
@@ -97,11 +97,11 @@ def convert_weights(weights: Weights) -> Converted:
     another shape than its network's, or a value that is not finite.
     """
     if "layer1.0.conv1.weight" in weights:
-        model, layers, stem = _resnet(weights)
+        model, layers = _resnet(weights)
     elif "features.0.weight" in weights:
-        model, layers, stem = _vgg(weights)
+        model, layers = _vgg(weights)
     elif "block1.layer.0.conv1.weight" in weights:
-        model, layers, stem = _wide_resnet(weights)
+        model, layers = _wide_resnet(weights)
     else:
         raise InputError(f"entries {_some(weights)} are of no known network; {_SUPPORTED}")
     found: dict[tuple[str, ...], NDArray] = {}
@@ -141,7 +141,7 @@ def convert_weights(weights: Weights) -> Converted:
             found["params", *path, "kernel"], found["params", *path, "bias"] = weight.T, take(f"{prefix}.bias")
     if unused := sorted(weights.keys() - used):
         raise InputError(f"{model}: the entries {_some(unused)} are of another network; {_SUPPORTED}")
-    return _checked(model, stem, found)
+    return _checked(model, layers[0][2], found)
 
 
 def _checked(model: str, stem: str, found: dict[tuple[str, ...], NDArray]) -> Converted:
@@ -173,31 +173,30 @@ def _shapes(model: str, width: float, num_classes: int, image_channels: int) -> 
     return {path: x.shape for path, x in flat.items()}
 
 
-def _resnet(weights: Weights) -> tuple[str, Layers, str]:
+def _resnet(weights: Weights) -> tuple[str, Layers]:
     sizes = _counts(weights, r"layer(\d+)\.(\d+)\.")
     if sizes not in _RESNETS or "layer1.0.conv3.weight" in weights:
         raise InputError(f"a ResNet with {sizes} blocks in its stages, or with bottlenecks; {_SUPPORTED}")
     if np.shape(weights.get("conv1.weight", 0))[2:] == (7, 7):
         raise InputError(f"a ResNet with a 7x7 stem, for large images; {_SUPPORTED}")
 
-    def layers() -> Layers:
-        yield from (("conv", "conv1", "stem"), ("norm", "bn1", "norm_stem"))
-        for i, size in enumerate(sizes, start=1):
-            for j in range(size):
-                torch, ours = f"layer{i}.{j}", f"block{i}_{j + 1}"
-                for n in (1, 2):
-                    yield "conv", f"{torch}.conv{n}", f"{ours}/conv{n}"
-                    yield "norm", f"{torch}.bn{n}", f"{ours}/norm{n}"
-                for shortcut in (f"{torch}.shortcut", f"{torch}.downsample"):
-                    if f"{shortcut}.0.weight" in weights:
-                        yield "conv", f"{shortcut}.0", f"{ours}/conv_shortcut"
-                        yield "norm", f"{shortcut}.1", f"{ours}/norm_shortcut"
-        yield "dense", "linear" if "linear.weight" in weights else "fc", "head"
+    layers = [("conv", "conv1", "stem"), ("norm", "bn1", "norm_stem")]
+    for i, size in enumerate(sizes, start=1):
+        for j in range(size):
+            torch, ours = f"layer{i}.{j}", f"block{i}_{j + 1}"
+            for n in (1, 2):
+                layers += [
+                    ("conv", f"{torch}.conv{n}", f"{ours}/conv{n}"),
+                    ("norm", f"{torch}.bn{n}", f"{ours}/norm{n}"),
+                ]
+            for shortcut in (f"{torch}.shortcut", f"{torch}.downsample"):
+                if f"{shortcut}.0.weight" in weights:
+                    layers.append(("conv", f"{shortcut}.0", f"{ours}/conv_shortcut"))
+                    layers.append(("norm", f"{shortcut}.1", f"{ours}/norm_shortcut"))
+    return _RESNETS[sizes], [*layers, ("dense", "linear" if "linear.weight" in weights else "fc", "head")]
 
-    return _RESNETS[sizes], layers(), "stem"
 
-
-def _vgg(weights: Weights) -> tuple[str, Layers, str]:
+def _vgg(weights: Weights) -> tuple[str, Layers]:
     names = (re.fullmatch(r"features\.(\d+)\.weight", name) for name in weights)
     convolutions = sorted(int(m[1]) for m in names if m is not None and np.ndim(weights[m[0]]) == 4)
     gaps = [b - a for a, b in itertools.pairwise(convolutions)]  # 3 to the next one, 4 with a pooling between
@@ -214,16 +213,13 @@ def _vgg(weights: Weights) -> tuple[str, Layers, str]:
     if len(heads) != 1:
         raise InputError(f"a VGG with the layers {_some(heads)} behind its convolutions; {_SUPPORTED}")
 
-    def layers() -> Layers:
-        for (i, j), n in zip(places, convolutions, strict=True):
-            yield "biased conv", f"features.{n}", f"conv{i}_{j}"
-            yield "norm", f"features.{n + 1}", f"norm{i}_{j}"
-        yield "dense", heads[0], "head"
-
-    return _VGGS[sizes], layers(), "conv1_1"
+    layers = []
+    for (i, j), n in zip(places, convolutions, strict=True):
+        layers += [("biased conv", f"features.{n}", f"conv{i}_{j}"), ("norm", f"features.{n + 1}", f"norm{i}_{j}")]
+    return _VGGS[sizes], [*layers, ("dense", heads[0], "head")]
 
 
-def _wide_resnet(weights: Weights) -> tuple[str, Layers, str]:
+def _wide_resnet(weights: Weights) -> tuple[str, Layers]:
     sizes = _counts(weights, r"block(\d+)\.layer\.(\d+)\.")
     stem, first = (np.shape(weights.get(name, 0)) for name in ("conv1.weight", "block1.layer.0.conv1.weight"))
     widen = first[0] // stem[0] if first and stem and stem[0] else 0
@@ -232,18 +228,14 @@ def _wide_resnet(weights: Weights) -> tuple[str, Layers, str]:
         known = ", ".join(name for name in MODELS if name.startswith("wrn"))
         raise InputError(f"a wide ResNet with {sizes} blocks, widened {widen} times; supported are {known}")
 
-    def layers() -> Layers:
-        yield "conv", "conv1", "stem"
-        for i, j in itertools.product(range(1, 4), range(sizes[0])):
-            torch, ours = f"block{i}.layer.{j}", f"block{i}_{j + 1}"
-            for n in (1, 2):
-                yield "norm", f"{torch}.bn{n}", f"{ours}/norm{n}"
-                yield "conv", f"{torch}.conv{n}", f"{ours}/conv{n}"
-            if f"{torch}.convShortcut.weight" in weights:
-                yield "conv", f"{torch}.convShortcut", f"{ours}/conv_shortcut"
-        yield from (("norm", "bn1", "norm_final"), ("dense", "fc", "head"))
-
-    return model, layers(), "stem"
+    layers = [("conv", "conv1", "stem")]
+    for i, j in itertools.product(range(1, 4), range(sizes[0])):
+        torch, ours = f"block{i}.layer.{j}", f"block{i}_{j + 1}"
+        for n in (1, 2):
+            layers += [("norm", f"{torch}.bn{n}", f"{ours}/norm{n}"), ("conv", f"{torch}.conv{n}", f"{ours}/conv{n}")]
+        if f"{torch}.convShortcut.weight" in weights:
+            layers.append(("conv", f"{torch}.convShortcut", f"{ours}/conv_shortcut"))
+    return model, [*layers, ("norm", "bn1", "norm_final"), ("dense", "fc", "head")]
 
 
 def _counts(weights: Weights, pattern: str) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from jax import Array
 
 from snnkd_jax.models.body import Body
 from snnkd_jax.models.layers import AvgPool, Pooling, global_avg_pool
-from snnkd_jax.models.stages import Features, Stages
+from snnkd_jax.models.stages import Features, stage_features
 
 
 class VGG(Body):
@@ -21,11 +21,11 @@ class VGG(Body):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Features]:
         """Images to logits and the stage ends, as of `Body`."""
-        stages = Stages()
+        ends = []
         for i, size in enumerate(self.stage_sizes, start=1):
             current, x = self.stage(x, 64 * min(2 ** (i - 1), 8), [f"{i}_{j}" for j in range(1, size + 1)], train)
-            stages.add(current, x)
+            ends.append((current, x))
             # The last pooling by means is part of the global one; maxima are not, if there is more than one value.
             if i < len(self.stage_sizes) or (self.pool is not AvgPool and min(x.shape[-3:-1]) > 1):
                 x = self.pool(name=f"pool{i}")(x)
-        return self.read_out(global_avg_pool(x)), stages.features()
+        return self.read_out(global_avg_pool(x)), stage_features(ends)
