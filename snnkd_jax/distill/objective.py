@@ -102,10 +102,8 @@ class Term:
         except InputError as error:
             raise InputError(f"term {self.name!r}: {error}") from error
         except Exception as error:
-            reason = next(iter(str(error).splitlines()), "")
-            raise InputError(
-                f"term {self.name!r} raised {type(error).__name__}: {reason}; it reads {_given(student, teacher)}"
-            ) from error
+            raised = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+            raise InputError(f"term {self.name!r} raised {raised}; it reads {_given(student, teacher)}") from error
         shape, dtype = getattr(values, "shape", None), getattr(values, "dtype", jnp.int32)
         if shape != labels.shape or not jnp.issubdtype(dtype, jnp.floating):
             found = type(values).__name__ if shape is None else f"{dtype}{list(shape)}"

@@ -82,8 +82,8 @@ def flax_teacher(
     Args:
         module: whose call returns logits `[B, K]` of images `[B, H, W, C]`.
         variables: its collections, with "params".
-        stages: the paths of the submodules whose outputs, `[B, H, W, C]`, are the stage ends, such as "layer1/block2",
-            in the order of the network.
+        stages: the paths of the submodules whose outputs, `[B, H, W, C]`, are the stage ends, in their order, such as
+            "layer1/block2".
         pre_activations: the same for what enters the activation at a stage end.
         normalisation, name: as of a `Teacher`.
         arguments: of the call, such as `train=False`.
@@ -95,13 +95,8 @@ def flax_teacher(
     paths = {path for group in wanted.values() for path in group}
 
     def function(variables: Any, images: Array) -> tuple[Array, dict[str, dict[str, Array]]]:
-        logits, captured = module.apply(
-            variables,
-            images,
-            **arguments,
-            capture_intermediates=lambda submodule, _: "/".join(submodule.path) in paths,
-            mutable=["intermediates"],
-        )
+        captures = {"capture_intermediates": lambda submodule, _: "/".join(submodule.path) in paths}
+        logits, captured = module.apply(variables, images, **arguments, **captures, mutable=["intermediates"])
         found = captured.get("intermediates", {})
         features = {
             kind: {f"stage{i:02}": _output(found, path, name) for i, path in enumerate(group, start=1)}

@@ -293,13 +293,8 @@ def integrate_with_slopes(
         kappa_p = (1/T) sum_t ds[t]/dp      for each parameter p
 
     They are forward derivatives, with the surrogate's in the place of the spike's, summed up while the neuron runs: the
-    neuron's part of rate-based backpropagation (`snnkd_jax.models.rate`).
-
-    Args:
-        neuron, current, parameters: see `integrate`, as are the errors.
-
-    Returns:
-        Spikes `[B, T, ...]`, kappa `[B, ...]`, and kappa_p `[B, ...]` by the name of p.
+    neuron's part of rate-based backpropagation (`snnkd_jax.models.rate`). Arguments and errors are those of
+    `integrate`. Returns the spikes `[B, T, ...]`, kappa `[B, ...]`, and kappa_p `[B, ...]` by the name of p.
     """
     current, state, parameters = _arguments(neuron, current, None, parameters)
     constants, push_constants = _pushforward(functools.partial(_constants, neuron), parameters)
