@@ -21,7 +21,7 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.models.activation import Spike
 from snnkd_jax.models.layers import convolve
 from snnkd_jax.models.network import Network, Variables
-from snnkd_jax.models.stages import Features, Stages
+from snnkd_jax.models.stages import Features, stage_features
 
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
@@ -176,7 +176,7 @@ class GraphBody(nn.Module):
         for name, make, inputs in self.steps:
             make = functools.partial(self.activation, make) if isinstance(make, LIF | IF) else make
             values[name] = make(name=name)(_sum(values, inputs))
-        return _sum(values, self.outputs), Stages().features()
+        return _sum(values, self.outputs), stage_features(())
 
 
 class Means(nn.Module):

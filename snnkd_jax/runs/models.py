@@ -204,7 +204,7 @@ class NeuronConfig:
 
     def build(self) -> "Neuron":
         """The neurons; raises `InputError` for constants that their equations do not allow."""
-        from snnkd_jax.dynamics.description import neuron_from
+        from snnkd_jax.dynamics.neurons import neuron_from
 
         return neuron_from(dataclasses.asdict(self))
 
