@@ -8,8 +8,6 @@ from snnkd_jax.errors import InputError, check_choice, check_count
 if TYPE_CHECKING:
     import optax
 
-OPTIMIZERS = ("sgd", "adamw")
-
 
 @dataclasses.dataclass(frozen=True)
 class OptimisationConfig:
@@ -43,7 +41,7 @@ class OptimisationConfig:
                 check_count(name, getattr(self, name))
         if self.warmup_epochs < 0:
             raise InputError(f"warmup_epochs={self.warmup_epochs!r} must be at least 0")
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
 
     @property
     def peak_learning_rate(self) -> float:
@@ -57,7 +55,7 @@ class OptimisationConfig:
         from snnkd_jax.training.optim import make_optimizer
 
         return make_optimizer(
-            self.optimizer,  # pyright: ignore[reportArgumentType] checked by make_optimizer
+            self.optimizer,
             learning_rate=self.peak_learning_rate,
             num_steps=epochs * steps_per_epoch,
             warmup_steps=min(self.warmup_epochs, epochs - 1) * steps_per_epoch,
