@@ -71,12 +71,10 @@ class Config:
         """The same with other options, whichever section they are in; raises `TypeError` for an unknown name."""
         if unknown := options.keys() - self.flat().keys():
             raise TypeError(f"unknown option(s) {', '.join(sorted(unknown))}")
-        sections = {
-            title: dataclasses.replace(
-                section, **{name: options[name] for name in options.keys() & vars(section).keys()}
-            )
-            for title, section in vars(self).items()
-        }
+        sections = {}
+        for title, section in vars(self).items():
+            own = {name: options[name] for name in options.keys() & vars(section).keys()}
+            sections[title] = dataclasses.replace(section, **own)
         return Config(**sections)
 
     @property
@@ -152,9 +150,7 @@ class Config:
         config.data.augmentation()
         given = teacher.is_foreign or teacher.teacher_checkpoint is not None
         if teacher.teacher_only and (given or not config.needs_teacher):
-            raise InputError(
-                "teacher_only: this run trains no teacher; use a preset that needs one, and one to be trained"
-            )
+            raise InputError("teacher_only: this run trains no teacher; use a preset with one, which is to be trained")
         unused = [] if config.objective.build().needs_teacher else ["store_teacher"]
         if not config.needs_teacher:
             unused += ["teacher_checkpoint", "teacher_levels", *["teacher"] * teacher.is_foreign]

@@ -76,9 +76,7 @@ def open_run_dir(directory: Path, what: dict[str, Any], contents: dict[str, Any]
         raise InputError(f"run_dir {directory} cannot be written ({error.strerror}); name another") from error
     if not saved.exists():
         if not is_first():
-            raise InputError(
-                f"run_dir {directory} is not where the first process made it; all hosts must share its disk"
-            )
+            raise InputError(f"run_dir {directory} is not where the first process made it; all hosts must share it")
         if found := [name for name in _MADE_AFTER if (directory / name).exists()]:
             raise InputError(f"run_dir {directory} has {', '.join(found)} but no config.json; name another")
         write_json(saved, {kind: options, **contents, **origin()})
