@@ -43,13 +43,8 @@ from snnkd_jax.training.trainer import TeacherNetwork, Trainer
 def run(config: Config, teacher: Teacher | None = None) -> dict[str, Any]:
     """Runs or resumes a configuration, and returns what `result.json` holds.
 
-    Args:
-        config: of the run.
-        teacher: any trained teacher, in the place of the one that the configuration names.
-
-    Raises:
-        InputError: for anything the user can put right.
-        Interrupted: after SIGTERM or SIGINT, when everything has been saved.
+    A trained `teacher` takes the place of the one that the configuration names. Raises `InputError` for anything the
+    user can put right, and `Interrupted` after SIGTERM or SIGINT, when everything has been saved.
     """
     if teacher is not None:
         config = config.replace(teacher=f"{GIVEN}{teacher.title}")
@@ -185,7 +180,6 @@ class _Run:
             raise InputError(f"{role} {self.config.flat()[role]!r}: {error}") from error
 
     def evaluation(self, teacher: Teacher) -> Evaluation:
-        """Of a teacher that was trained elsewhere."""
         return compile_evaluation(teacher, teacher.normalisation or self.data.normalisation, self.mesh)
 
     def summary(self) -> str:

@@ -46,7 +46,6 @@ from snnkd_jax.training.teacher_store import taught_source
 from snnkd_jax.training.trainer import Trainer, variables_of
 
 Optimizer = optax.GradientTransformation | Callable[[int], optax.GradientTransformation] | None
-"""An optax transformation, or a function of the number of training steps that makes one; None: `default_optimizer`."""
 
 
 def fit(
@@ -87,8 +86,7 @@ def fit(
         seed: of weights, batches, augmentation and the validation split.
         run_dir: directory of checkpoints, metrics and report; the same call resumes or, when it is finished, loads the
             training in it. None writes no file. A `Place` is one that is open already.
-        initial: variables of a network of the same architecture, such as `teacher.variables`, that the network is
-            initialised from; None: random weights.
+        initial: weights, such as `teacher.variables`, of a network of the same architecture; None: random ones.
         bptt_epochs: of a network with `backprop="rate"`, so many epochs at the end are differentiated through time.
         accumulate: parts of a batch that are computed one after another, in the memory of one.
         fsdp: shard parameters and optimiser state over so many devices; None: replicated.
@@ -182,27 +180,18 @@ def default_optimizer(num_steps: int, steps_per_epoch: int) -> optax.GradientTra
 
 def _made(optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
     """The transformation; raises `InputError` for anything else."""
-    num_steps = epochs * steps_per_epoch
-    if optimizer is None:
-        return default_optimizer(num_steps, steps_per_epoch)
-    made: Any = optimizer
+    made: Any = optimizer or functools.partial(default_optimizer, steps_per_epoch=steps_per_epoch)
     if not hasattr(made, "update") and callable(made):
-        made = made(num_steps)
+        made = made(epochs * steps_per_epoch)
     if not (hasattr(made, "init") and hasattr(made, "update")):
-        raise InputError(
-            f"optimizer={optimizer!r} must be an optax transformation, or a function of the number of training steps "
-            "that makes one"
+        raise InputError(f"optimizer={optimizer!r} must be an optax transformation, or make one of the number of steps")
+            f"optimizer={optimizer!r} must be an optax transformation, or a function of steps that makes one"
         )
     return made
 
 
 def make_trainer(network: Network, data: Data, batch_size: int, **options: Any) -> Trainer:
-    """The trainer of a network; raises `InputError` if something does not fit together.
-
-    Args:
-        network, data, batch_size: as in `fit`.
-        options: the other fields of `Trainer`.
-    """
+    """The `Trainer` with further `options`; raises `InputError` if something does not fit together."""
     if not isinstance(network, Network):
         raise InputError(
             f"network is a {type(network).__name__}; give snnkd_jax.build(...), or snnkd_jax.Network(module, num_steps)"
@@ -243,27 +232,15 @@ def _trained(
             described={"teacher": teacher.title, "images": sha256(data.identity)},
         )
     state, steps, history = train(
-        trainer,
-        teacher_variables,
-        source,
-        inputs.validation,
-        epochs=epochs,
-        mesh=mesh,
-        place=place,
-        **options,
+        trainer, teacher_variables, source, inputs.validation, epochs=epochs, mesh=mesh, place=place, **options
     )
-    variables = variables_of(state)
-    about = {
-        "image_shape": data.image_shape,
-        "class_names": data.class_names,
-        "dataset": data.name,
-        "normalisation": trainer.normalisation,
-    }
+    network, variables, normalisation = trainer.network, variables_of(state), data.normalisation
     if place is not None:
         # Written last: a network without it is not trained to its end.
-        write_network(place.directory / place.role, describe(trainer.network, **about))
+        write_network(place.directory / place.role, describe(network, data, normalisation))
     result = tested(steps.evaluate, variables, inputs, mesh)
-    return Trained(trainer.network, variables, history=tuple(history), result=result, **about)
+    about = (data.image_shape, data.class_names, data.name)
+    return Trained(network, variables, normalisation, *about, tuple(history), result)
 
 
 def tested(evaluation: Evaluation, variables: Any, inputs: Inputs, mesh: Mesh) -> dict[str, Any]:
@@ -311,11 +288,8 @@ def finish_run(directory: Path, results: dict[str, dict[str, Any]], log: Metrics
 
 
 def keep_observation(student: Trained, inputs: Inputs, directory: Path) -> None:
-    """Keeps what the report shows of the trained student, while the data are at hand.
-
-    Of several processes each has only its rows of the test set, so they leave it out.
-    """
-    if several() or student.network.num_steps is None:
+    """Keeps what the report shows of the trained student, while the data are at hand."""
+    if several() or student.network.num_steps is None:  # of several processes each has only its rows of the test set
         return
     with _only_warned(f"the student of {directory} cannot be observed for the report"):
         # On one device, whatever the mesh.

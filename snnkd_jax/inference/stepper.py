@@ -23,11 +23,10 @@ from snnkd_jax.parallel.compiler import compile_options
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a network says of a batch of images, after `steps` time steps of each.
+    """What a network says of a batch of images, after `steps` int32 `[B]` time steps of each; an ANN makes one.
 
     `logits` float32 `[B, K]` are means over the steps, `confidence` `[B]` is the probability of the likeliest class,
-    `steps` is int32 `[B]`, and `firing_rates` has the spikes per neuron and step of each layer, `[B]`, by its name. An
-    ordinary network makes one step and has no firing rates.
+    and `firing_rates` has the spikes per neuron and step of each layer, `[B]`, by its name.
     """
 
     logits: Any

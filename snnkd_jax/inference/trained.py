@@ -105,18 +105,18 @@ class Trained:
         """Classifies images.
 
         Args:
-            images: any number of them, `[B, H, W, C]`, or `[B, H, W]` of grey ones, as bytes or as floats in [0, 1];
-                or one frame a step, `[B, T, H, W, C]`.
+            images: any number of them, `[B, H, W, C]`, or `[B, H, W]` if grey, as bytes or as floats in [0, 1]; or one
+                frame per step, `[B, T, H, W, C]`.
             num_steps: the most time steps that are made; None: as many as in training, or one for each frame.
-            threshold: probability of the likeliest class, in [0, 1], at which an image is done; None: it takes all
-                steps. `inference.choose_threshold` finds one.
+            threshold: confidence threshold of the early exit, in [0, 1], such as `predict.choose_threshold` finds;
+                None: all steps.
 
         Returns:
             Arrays of NumPy. Up to 128 images without a threshold get, bit for bit, what `step` gives their frames.
 
         Raises:
             InputError: for images that do not fit or have values out of range, a number of steps below 1 or other than
-                that of the frames, another threshold, and the last two for an ordinary network.
+                that of the frames, another threshold, and the last two for an ANN.
         """
         spiking = self.network.num_steps is not None
         pixels = as_pixels("images", images, self.image_shape, sequences=spiking)
@@ -142,11 +142,8 @@ class Trained:
             state: from `start`, or from the step before.
             frame: what each stream sees in this step, `[B, H, W, C]`, or `[B, H, W]` if grey, as in `predict`.
 
-        Returns:
-            The state for the next step, and the prediction by all frames so far, in arrays of JAX.
-
-        Raises:
-            InputError: for a frame that does not fit the network or the state's batch, or has values out of range.
+        Returns the state for the next step, and the prediction by all frames so far, in arrays of JAX. Raises
+        `InputError` for a frame that does not fit the network or the state's batch, or has values out of range.
         """
         pixels = as_pixels("frame", frame, self.image_shape)
         if len(pixels) != state.batch:
@@ -179,10 +176,8 @@ def load(path: str | Path, role: Role | None = None, *, network: Network | None 
 
     Args:
         path: a run directory, or the directory of a network in one.
-        role: which network of the run; None: the student, or the only one that there is. None, too, if `path` is one
-            network's.
-        network: with a module or neurons of your own, which no file holds: the network that was trained; None: it is
-            built from the file.
+        role: which network of the run; None: the student, or the only one, or that of `path`.
+        network: with a module or neurons of your own, which no file holds: the network that was trained.
 
     Raises:
         InputError: if there is no such network, it is not trained to its end, its files are damaged or of another

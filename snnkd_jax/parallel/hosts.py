@@ -40,12 +40,8 @@ def join(distributed: bool | None) -> None:
 
     They are found through `JAX_COORDINATOR_ADDRESS` (host:port of the first process), `JAX_NUM_PROCESSES` and
     `JAX_PROCESS_ID`; what of these is not set is asked of SLURM, Open MPI, Kubernetes or the metadata of a TPU slice.
-
-    Args:
-        distributed: True: there are others to meet; False: there are none; None: wherever JAX finds them.
-
-    Raises:
-        InputError: if they are not found, or do not come.
+    With `distributed` False there are none, with None only where JAX finds them. Raises `InputError` if they are not
+    found, or do not come.
     """
     if distributed is False or jax.distributed.is_initialized():
         return
@@ -157,15 +153,12 @@ def of_first(value: int) -> int:
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """Around what each process does without the others: an `InputError` in one is raised in all."""
-    own = None
     try:
         yield
     except InputError as error:
-        own = error
-    messages = gathered("" if own is None else str(own))
-    if own is not None:
-        raise own
-    for i, message in enumerate(messages):
+        gathered(str(error))
+        raise
+    for i, message in enumerate(gathered("")):
         if message:
             raise InputError(f"process {i}: {message}")
 

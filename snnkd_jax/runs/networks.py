@@ -10,9 +10,8 @@ from snnkd_jax.runs.recipe import BOOKKEEPING, OF_DISTILLATION, SEED, check_same
 def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config], dict[str, list[Path]]]:
     """The configurations of the runs in the order of their seeds, and the directories of each role in that order.
 
-    Raises:
-        InputError: if the runs are not the seeds of one configuration, the baselines are not the same recipe without
-            distillation, or only some of the runs have a network.
+    Raises `InputError` if the runs are not the seeds of one configuration, the baselines are not the same recipe
+    without distillation, or only some of the runs have a network.
     """
     found = seeds_of_one_recipe("runs", runs)
     configs, seeds = [config for config, _ in found], [config.run.seed for config, _ in found]

@@ -58,13 +58,8 @@ def run_directory(config: Config) -> Path:
 def open_run_dir(directory: Path, what: dict[str, Any], contents: dict[str, Any]) -> None:
     """Makes the run directory, or finds that it holds the same run.
 
-    Args:
-        what: `{"config": options}` or `{"fit": options}`, by name.
-        contents: further entries of config.json that must be the same, such as "data_sha256".
-
-    Raises:
-        InputError: if it cannot be written, has files of something else, or holds a run of other options, of other
-            data or of another teacher.
+    `what` is `{"config": options}` or `{"fit": options}`; `contents` are further entries of config.json that must be
+    the same. Raises `InputError` if it cannot be written, or holds something else or another run.
     """
     saved = directory / "config.json"
     ((kind, options),) = what.items()

@@ -99,13 +99,8 @@ class RunTeacher:
     @property
     def _description(self) -> dict[str, Any]:
         """What `network.json` says of it."""
-        return describe(
-            self.build(),
-            image_shape=self.data.image_shape,
-            class_names=self.data.class_names,
-            dataset=self.data.name,
-            normalisation=parse_normalisation(self.config.teacher.teacher_normalisation) or self.data.normalisation,
-        )
+        own = parse_normalisation(self.config.teacher.teacher_normalisation)
+        return describe(self.build(), self.data, own or self.data.normalisation)
 
     @functools.cached_property
     def _converted(self) -> Converted:

@@ -89,11 +89,8 @@ class Checkpoints:
             (self._directory / str(step)).rename(target)
         of_first(step)  # the others look when it is done
         self._manager.reload()
-        warnings.warn(
-            f"checkpoint {step} in {self._directory} is damaged ({damage}); it was moved to {target}, and the one "
-            "before it is used",
-            stacklevel=3,
-        )
+        what = f"checkpoint {step} in {self._directory} is damaged ({damage}); it was moved to {target}"
+        warnings.warn(f"{what}, and the one before it is used", stacklevel=3)
 
     def wait(self) -> None:
         """Returns when everything saved is on disk."""
@@ -206,10 +203,8 @@ def _read_own_part(path: Path, template: Tree, mesh: Mesh) -> Tree:
     import orbax.checkpoint as ocp
 
     me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
-    )
-    with ocp.StandardCheckpointer(multiprocessing_options=alone) as reader:
+    alone = {"primary_host": me, "active_processes": {me}, "barrier_sync_key_prefix": f"process_{me}"}
+    with ocp.StandardCheckpointer(multiprocessing_options=ocp.options.MultiprocessingOptions(**alone)) as reader:
         read = reader.restore(path.absolute(), target)
     for x, expected in zip(jax.tree.leaves(read), jax.tree.leaves(target), strict=True):
         if x.shape != expected.shape or x.dtype != expected.dtype:

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from snnkd_jax.files import write_whole
 from snnkd_jax.parallel.hosts import is_first
@@ -49,8 +50,9 @@ class MetricsLog:
             file.flush()
             os.fsync(file.fileno())
         if self._writer is not None:
-            for name, value in _flat(entry).items():
-                self._writer.add_scalar(f"{entry['phase']}/{name}", value, entry["step"])
+            for name, value in flatten_dict(entry, sep="/").items():
+                if isinstance(value, int | float) and name not in ("step", "epoch"):
+                    self._writer.add_scalar(f"{entry['phase']}/{name}", value, entry["step"])
             self._writer.flush()
 
     def close(self) -> None:
@@ -66,16 +68,6 @@ def read_log(directory: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(json.JSONDecodeError):
             entries.append(json.loads(line))
     return [entry for entry in entries if isinstance(entry, dict) and entry.keys() >= {"phase", "step", "seconds"}]
-
-
-def _flat(entry: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    flat = {}
-    for name, value in entry.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) and name not in ("step", "epoch"):
-            flat[prefix + name] = value
-    return flat
 
 
 class EpochMetrics:

@@ -43,12 +43,8 @@ def make_optimizer(
     check_count("num_steps", num_steps)
     if not 0 <= warmup_steps < num_steps:
         raise InputError(f"the warm-up takes {warmup_steps} of {num_steps} steps; make it shorter than the training")
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if warmup_steps else learning_rate,
-        peak_value=learning_rate,
-        warmup_steps=warmup_steps,
-        decay_steps=num_steps,
-    )
+    start = 0.0 if warmup_steps else learning_rate
+    schedule = optax.warmup_cosine_decay_schedule(start, learning_rate, warmup_steps, decay_steps=num_steps)
     if name == "sgd":
         decay = optax.add_decayed_weights(weight_decay, mask=decays)
         rule = optax.chain(decay, optax.sgd(schedule, momentum=momentum, nesterov=True))

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from snnkd_jax.data.inputs import Data
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.digest import sha256
 from snnkd_jax.errors import InputError
@@ -26,21 +27,14 @@ NOT_SAID = {"levels": None, "pool": "avg", "dtype": "float32"}
 """What networks are that are older than the choice."""
 
 
-def describe(
-    network: Network,
-    *,
-    image_shape: tuple[int, int, int],
-    class_names: tuple[str, ...],
-    dataset: str,
-    normalisation: Normalisation,
-) -> dict[str, Any]:
+def describe(network: Network, data: Data, normalisation: Normalisation) -> dict[str, Any]:
     """What `network.json` says of a network, to build it again and to feed it."""
     return {
-        **describe_network(network, image_shape),
-        "num_classes": len(class_names),
-        "image_shape": list(image_shape),
-        "dataset": dataset,
-        "class_names": list(class_names),
+        **describe_network(network, data.image_shape),
+        "num_classes": len(data.class_names),
+        "image_shape": list(data.image_shape),
+        "dataset": data.name,
+        "class_names": list(data.class_names),
         "normalisation": {"mean": list(normalisation.mean), "std": list(normalisation.std)},
     }
 

@@ -42,13 +42,9 @@ TOLERANCE = 0.02
 
 
 class TaughtSource:
-    """A source whose batches have the teacher's outputs, which are read from a store, or added to it.
+    """A source whose batches have the teacher's outputs, read from a store or computed and added to it.
 
-    Args:
-        source: of the batches.
-        folder: of the store; it exists.
-        outputs: the tree of a step's outputs, of `jax.ShapeDtypeStruct`s.
-        compute: makes the outputs of a step.
+    `outputs` are those of a step, as shapes.
     """
 
     def __init__(self, source: Source, folder: Path, outputs: Any, compute: Callable[[int], Any]):
@@ -62,10 +58,7 @@ class TaughtSource:
         self._size = self._steps_per_file * self._record.itemsize
 
     def __call__(self, step: int) -> Batch:
-        """The source's batch with `teacher`, as `Trainer.teach` returns it.
-
-        Raises `InputError` if a file of the store is damaged or cannot be written.
-        """
+        """The batch with `teacher`; raises `InputError` if a file of the store is damaged or cannot be written."""
         return self._source(step) | {"teacher": self.outputs(step)}
 
     def outputs(self, step: int) -> Any:
@@ -116,9 +109,7 @@ def taught_source(
     Args:
         source: of the training batches.
         root: where stores are.
-        trainer, teacher_variables: of the student, with the teacher.
-        num_steps: of the training.
-        mesh: the devices.
+        trainer, teacher_variables, num_steps, mesh: of the student's training.
         described: what tells this teacher and these data from others, beyond what is given here; JSON values.
 
     Raises:

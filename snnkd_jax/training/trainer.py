@@ -128,8 +128,8 @@ class Trainer:
             The state after the update, and scalars: `loss`, each term by name, `accuracy`, `grad_norm`, and under
             `firing_rates` the mean rate of each layer.
         """
-        key = self._key(state.step)
-        batch = {**batch, "images": self._augmented(key, batch["images"])}
+        key, images = self._augmented(state.step, batch["images"])
+        batch = {**batch, "images": images}
         gradient = functools.partial(self._gradient, state.params, teacher_variables)
         if self.accumulate == 1:
             grads, batch_stats, metrics = gradient(state.batch_stats, batch, jax.random.fold_in(key, _BLUR))
@@ -204,13 +204,12 @@ class Trainer:
 
     def teach(self, teacher_variables: Variables, step: Array, images: Array) -> Targets:
         """What the objective reads of the teacher, in the step from state `step`, of the uint8 images of its batch."""
-        return self._targets(teacher_variables, self._augmented(self._key(step), images))
+        return self._targets(teacher_variables, self._augmented(step, images)[1])
 
-    def _augmented(self, key: Array, images: Array) -> Array:
-        return images if self.augment is None else self.augment(key, images)
-
-    def _key(self, step: Array) -> Array:
-        return jax.random.fold_in(jax.random.key(self.seed), step)
+    def _augmented(self, step: Array, images: Array) -> tuple[Array, Array]:
+        """The key of a step, and its images augmented."""
+        key = jax.random.fold_in(jax.random.key(self.seed), step)
+        return key, images if self.augment is None else self.augment(key, images)
 
     def _targets(self, teacher_variables: Variables, pixels: Array) -> Targets:
         normalisation = self.teacher_normalisation or self.normalisation
