@@ -185,8 +185,6 @@ def _made(optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> optax.Grad
         made = made(epochs * steps_per_epoch)
     if not (hasattr(made, "init") and hasattr(made, "update")):
         raise InputError(f"optimizer={optimizer!r} must be an optax transformation, or make one of the number of steps")
-            f"optimizer={optimizer!r} must be an optax transformation, or a function of steps that makes one"
-        )
     return made
 
 

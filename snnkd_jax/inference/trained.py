@@ -223,11 +223,10 @@ def _directory(path: Path, role: Role | None) -> Path:
             raise InputError(f"role={role!r}: {path} is the directory of one network; leave role out, or name the run")
         return path
     found = [name for name in get_args(Role) if (path / name / "network.json").is_file()]
-    if role is None:
-        role = found[0] if len(found) == 1 else "student"
-    if role not in found:
+    name = role or (found[0] if len(found) == 1 else "student")
+    if name not in found:
         hint = f"; it has {', '.join(found)}" if found else ""
-        if (path / role).is_dir():
+        if (path / name).is_dir():
             hint = "; run the command that started the run to resume it"
-        raise InputError(f"{path} has no {role} that was trained to its end (no {role}/network.json){hint}")
-    return path / role
+        raise InputError(f"{path} has no {name} that was trained to its end (no {name}/network.json){hint}")
+    return path / name
