@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from snnkd_jax.errors import InputError, check_count, spelled_choice
+from snnkd_jax.errors import InputError, check_counts, spelled_choice
 from snnkd_jax.runs.data import DataConfig
 from snnkd_jax.runs.models import GIVEN, MODELS, NeuronConfig, StudentConfig, TeacherConfig, shown
 from snnkd_jax.runs.objective import ObjectiveConfig
@@ -42,10 +42,7 @@ class RunConfig:
         """Raises `InputError` for a value out of range."""
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed={self.seed!r} must be in [0, 2^32)")
-        check_count("keep_checkpoints", self.keep_checkpoints)
-        for name in ("fsdp", "checkpoint_every"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
+        check_counts(self, "keep_checkpoints", "fsdp", "checkpoint_every")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,9 +123,7 @@ class Config:
             section.check()
         bptt_epochs, backprop, epochs = self.student.bptt_epochs, self.student.backprop, self.optimisation.epochs
         if not 0 <= bptt_epochs <= epochs or (bptt_epochs and backprop != "rate"):
-            raise InputError(
-                f"bptt_epochs={bptt_epochs!r} must be in 0 to epochs={epochs}, and goes with backprop='rate'"
-            )
+            raise InputError(f"bptt_epochs={bptt_epochs!r} must be in 0 to epochs={epochs}, and needs backprop='rate'")
         if self.student.initial_weights == "teacher" and self.teacher.teacher.startswith(GIVEN):
             raise InputError("initial_weights='teacher': a function has no weights that a student could begin with")
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
-from snnkd_jax.errors import InputError, check_count
+from snnkd_jax.errors import InputError, check_counts
 
 if TYPE_CHECKING:
     from snnkd_jax.data import Augmentation, Dataset
@@ -34,8 +34,7 @@ class DataConfig:
 
     def check(self) -> None:
         """Raises `InputError` for a value out of range."""
-        for name in ("image_size", "workers"):
-            check_count(name, getattr(self, name))
+        check_counts(self, "image_size", "workers")
         if not 0 < self.validation_fraction < 1:
             raise InputError(f"validation_fraction={self.validation_fraction!r} must be in (0, 1), such as 0.1")
 

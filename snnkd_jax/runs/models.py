@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snnkd_jax.errors import InputError, check_choice, check_count, spelled_choice
+from snnkd_jax.errors import InputError, check_choice, check_counts, spelled_choice
 
 if TYPE_CHECKING:
     from snnkd_jax.dynamics.neurons import Neuron
@@ -53,8 +53,7 @@ class TeacherConfig:
 
     def check(self) -> None:
         """Raises `InputError` for an unknown architecture or options that do not go together."""
-        if self.teacher_epochs is not None:
-            check_count("teacher_epochs", self.teacher_epochs)
+        check_counts(self, "teacher_epochs")
         if not self.is_foreign:
             spelled_choice("teacher: model", self.teacher, MODELS)
             return
@@ -77,19 +76,13 @@ class TeacherConfig:
         from snnkd_jax.data.normalisation import parse_normalisation
 
         if parse_normalisation(self.teacher_normalisation) is not None and self.file is None:
-            raise InputError(
-                f"teacher_normalisation={self.teacher_normalisation!r} goes with teacher='torch:FILE'; other teachers "
-                "are trained with the data set's"
-            )
+            raise InputError(f"teacher_normalisation={self.teacher_normalisation!r} goes with teacher='torch:FILE'")
         if self.file is not None:
             teacher = f"{TORCH}{self.file.absolute()}"
         else:
             teacher = self.teacher if self.is_foreign else spelled_choice("teacher: model", self.teacher, MODELS)
-        checkpoint = self.teacher_checkpoint
-        return {
-            "teacher": teacher,
-            "teacher_checkpoint": None if checkpoint is None else str(Path(checkpoint).absolute()),
-        }
+        checkpoint = None if self.teacher_checkpoint is None else str(Path(self.teacher_checkpoint).absolute())
+        return {"teacher": teacher, "teacher_checkpoint": checkpoint}
 
     def build(self, num_classes: int, **options: Any) -> "Network":
         """The network; `options` of `models.build` are those that it shares with the student."""
@@ -128,7 +121,7 @@ class StudentConfig:
     def check(self) -> None:
         """Raises `InputError` for an unknown name or a value out of range."""
         spelled_choice("student: model", self.student, MODELS)
-        check_count("num_steps", self.num_steps)
+        check_counts(self, "num_steps")
         for name, choices in (
             ("initial_weights", ("random", "teacher")),
             ("pool", ("avg", "max")),

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
-from snnkd_jax.errors import InputError, check_choice, check_count
+from snnkd_jax.errors import InputError, check_choice, check_counts
 
 if TYPE_CHECKING:
     import optax
@@ -36,9 +36,7 @@ class OptimisationConfig:
 
     def check(self) -> None:
         """Raises `InputError` for an unknown optimiser or a value out of range."""
-        for name in ("epochs", "batch_size", "accumulate", "base_batch_size"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
+        check_counts(self, "epochs", "batch_size", "accumulate", "base_batch_size")
         if self.warmup_epochs < 0:
             raise InputError(f"warmup_epochs={self.warmup_epochs!r} must be at least 0")
         check_choice("optimizer", self.optimizer, ("sgd", "adamw"))

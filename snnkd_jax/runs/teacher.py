@@ -124,5 +124,5 @@ def seen_of_held_out(config: Config) -> str | None:
 
 
 def is_near_chance(accuracy: float, chance: float) -> bool:
-    """Whether a teacher is below twice chance, and, of few classes, below a tenth of the way from chance to 1."""
+    """Whether it is below twice chance, and, of few classes, below a tenth of the way from chance to 1."""
     return accuracy < min(2 * chance, chance + 0.1 * (1 - chance))
