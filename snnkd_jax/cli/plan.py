@@ -1,8 +1,4 @@
-"""`snnkd plan`.
-
-snnkd plan --topology v5e:16x16 --student resnet18
-snnkd plan --topology v5e:2x2 --each-num-steps 1 2 4 8 16 --each-remat none stage block
-"""
+"""`snnkd plan --topology v5e:2x2 --each-num-steps 1 2 4 8 16 --each-remat none stage block`."""
 
 import dataclasses
 import functools
