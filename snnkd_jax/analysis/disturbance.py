@@ -88,9 +88,8 @@ def noisy_weights(variables: Variables, strength: ArrayLike, key: Array) -> Vari
 def disturbed_neurons(kind: str, strength: ArrayLike, key: Array, index: Array) -> Iterator[None]:
     """Within it, every layer of neurons that is applied or traced is disturbed; arguments as `apply_disturbed`.
 
-    Raises:
-        InputError: for a kind that is not one of `NEURON_KINDS`; from a layer, if it has another number of images, or
-            neurons for which the kind is not defined.
+    Raises `InputError` for a kind that is not one of `NEURON_KINDS`; from a layer, if it has another number of images,
+    or neurons for which the kind is not defined.
     """
     check_choice("kind", kind, NEURON_KINDS)
 
@@ -116,10 +115,8 @@ def disturbed_neurons(kind: str, strength: ArrayLike, key: Array, index: Array) 
 def check_scales(neuron: Neuron) -> None:
     """Raises `InputError` unless `threshold_mismatch` is defined: for `LIF`, `PLIF` and `IF` as they are."""
     if type(neuron) not in (LIF, PLIF, IF):
-        raise InputError(
-            f"kind='threshold_mismatch' is defined for the equations of LIF, PLIF and IF from rest, not for "
-            f"{type(neuron).__name__}; choose another kind"
-        )
+        found = type(neuron).__name__
+        raise InputError(f"kind='threshold_mismatch' is defined for LIF, PLIF and IF, not for {found}; choose another")
 
 
 def threshold_factors(key: Array, strength: ArrayLike, shape: tuple[int, ...]) -> Array:
