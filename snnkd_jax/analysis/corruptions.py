@@ -60,22 +60,17 @@ GREY = 0.5
 
 
 def corrupt(kind: str, level: int, key: Array, images: ArrayLike, index: ArrayLike | None = None) -> Array:
-    """The images with noise of one kind and level.
+    """The images, float32 `[B, H, W, C]` in [0, 1], with noise of one kind and level; at level 0 as they are.
 
     Args:
-        kind: a key of `IMAGE_LEVELS`.
+        kind: a key of `IMAGE_LEVELS`; `jpeg` takes 1 or 3 channels.
         level: 0 (no noise) to 5.
         key: `jax.random.key(seed)`. The draw of an image is a function of the key, the kind, the level and the image's
             index, and of nothing else: neither of the images with which it shares a batch nor of the devices.
-        images: float32 `[B, H, W, C]` in [0, 1]; `jpeg` takes 1 or 3 channels.
         index: int32 `[B]`, the images' places in the test set; None counts from 0.
 
-    Returns:
-        float32 `[B, H, W, C]` in [0, 1]; at level 0 the images as they are.
-
-    Raises:
-        InputError: for an unknown kind or level, or images of another shape, dtype or range; at level 0 and where they
-            are traced, their values are not looked at.
+    Raises `InputError` for an unknown kind or level, or images of another shape, dtype or range; at level 0 and where
+    they are traced, their values are not looked at.
     """
     check_choice("kind", kind, IMAGE_LEVELS)
     check_level(level)

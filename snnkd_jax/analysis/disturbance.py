@@ -53,17 +53,11 @@ LEAST_FACTOR = 0.1
 def apply_disturbed(
     network: Network, variables: Variables, images: Array, kind: str, strength: ArrayLike, key: Array, index: Array
 ) -> tuple[Array, Features]:
-    """`network.apply` under a disturbance between the layers.
+    """`network.apply` under one of `DISTURBANCES` between the layers.
 
-    Args:
-        network, variables, images: as in `Network.apply`.
-        kind: one of `DISTURBANCES`.
-        strength: p or sigma of the table above, `[]`; may be traced, so that one program serves all strengths.
-        key: of the draws.
-        index: int32 `[B]`, the images' places in the test set.
-
-    Raises:
-        InputError: for an unknown kind, one of `NEURON_KINDS` for an ordinary network, or an index of another shape.
+    `strength` is p or sigma of the table above, `[]`, and may be traced, so that one program serves all strengths;
+    `index` are the images' places in the test set, int32 `[B]`. Raises `InputError` for an unknown kind, one of
+    `NEURON_KINDS` for an ordinary network, or an index of another shape.
     """
     check_choice("kind", kind, DISTURBANCES)
     if kind == "weight_noise":

@@ -62,8 +62,8 @@ class LayerCost:
     """One convolution or dense layer. The fields are sums over `images` and their steps, the properties an image's.
 
     `name` is the place in the parameter tree, `steps` how often the layer is computed for an image (1 or T), `source`
-    the activation layer before it, if any. `effective` are the synaptic operations, `possible` the dense ones;
-    `least` and `greatest` are the magnitudes of the inputs that are not zero (infinity and 0 if all are).
+    the activation layer before it, if any; `effective` are the synaptic operations, `possible` the dense ones; `least`
+    and `greatest` are the magnitudes of the inputs that are not zero (infinity and 0 if all are).
     """
 
     name: str

@@ -53,9 +53,8 @@ class Layer:
 class Observation:
     """Of a spiking network on a test set.
 
-    `confusion` int32 `[K, K]` counts its images by class and, in the columns, by answer; `image` uint8 `[H, W, C]` is
-    the first of them, of class `label`, `logits` float32 `[T, K]` are the network's at each step, and `layers` what its
-    neurons do, from the first layer to the last.
+    `confusion` int32 `[K, K]` counts its images by class and, in the columns, by answer. Of the first, `image` uint8
+    `[H, W, C]` of class `label`, it has the `logits` float32 `[T, K]` and, in their order, the `layers` of neurons.
     """
 
     confusion: NDArray

@@ -92,8 +92,7 @@ def evaluate_noise(
     if images.shape[1:] != trained.image_shape or images.dtype != np.uint8 or not len(images):
         expected = f"uint8 [N, {', '.join(map(str, trained.image_shape))}]"
         raise InputError(f"images are {images.dtype} {images.shape}; this network takes {expected}")
-    labels, index = np.asarray(labels), np.arange(len(images)) if index is None else np.asarray(index)
-    index = index.astype(np.int32)
+    labels, index = np.asarray(labels), np.asarray(range(len(images)) if index is None else index, np.int32)
     for name, array in (("labels", labels), ("index", index)):
         if array.shape != images.shape[:1]:
             raise InputError(f"{name} has shape {array.shape}; {len(images)} images need ({len(images)},)")

@@ -32,8 +32,7 @@ MEASURED_IMAGES = 1000
 class Streamed:
     """A training and a test set of labelled photographs on disk; `identity` is that of the copy and its shards.
 
-    Images are cropped by area, scaled to `image_size` and, with `flip`, mirrored at random where they are decoded, by
-    `workers` threads.
+    `workers` threads decode images, crop them by area, scale them to `image_size` and, with `flip`, mirror them.
     """
 
     name: str
@@ -56,10 +55,15 @@ class Streamed:
         """None: images, no sequences."""
         return
 
-    @property
+    @functools.cached_property
     def normalisation(self) -> Normalisation:
         """ImageNet's, or of the centres of `MEASURED_IMAGES` images, the same for every seed and in every process."""
-        return NORMALISATIONS["imagenet"] if self.name.startswith("imagenet2012") else _statistics(self)
+        if self.name.startswith("imagenet2012"):
+            return NORMALISATIONS["imagenet"]
+        chosen = np.sort(np.random.default_rng(0).permutation(len(self.train))[:MEASURED_IMAGES])
+        with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
+            images = pool.map(lambda i: self.train.centre(i, self.image_size)[0], chosen)
+            return pixel_statistics(np.stack(list(images)))
 
     def inputs(self, batch_size: int, seed: int) -> Inputs:
         """The batches of a training; raises `InputError` for a batch that is larger than the training set."""
@@ -72,14 +76,6 @@ class Streamed:
             functools.partial(centres, self.train, validation, **reading),
             functools.partial(centres, self.test, np.arange(len(self.test)), **reading),
         )
-
-
-@functools.lru_cache(maxsize=1)
-def _statistics(dataset: Streamed) -> Normalisation:
-    examples, size = dataset.train, dataset.image_size
-    chosen = np.sort(np.random.default_rng(0).permutation(len(examples))[:MEASURED_IMAGES])
-    with concurrent.futures.ThreadPoolExecutor(dataset.workers) as pool:
-        return pixel_statistics(np.stack(list(pool.map(lambda i: examples.centre(i, size)[0], chosen))))
 
 
 def open_streamed(name: str, data_dir: str | None = None, **options: Any) -> Streamed:

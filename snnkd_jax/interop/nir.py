@@ -125,8 +125,7 @@ def read_nir(path: str | Path, *, dt: float | None = None, num_steps: int | None
 
     Args:
         path: of the file.
-        dt: seconds of a time step; None takes what the file says, and `DT` if it does not.
-        num_steps: T; None takes what the file says.
+        dt, num_steps: seconds of a time step, and T; None takes what the file says, for dt `DT` if it does not.
 
     Raises:
         InputError: naming the file and the node, for a file that is damaged or no NIR, an unknown node, shapes that do

@@ -135,14 +135,8 @@ def largest_batch(memory: Callable[[int], float], first: int, capacity: float, m
     be compiled is where the line through the last two that fit reaches 15/16 of what is left, eight times the last one
     at most; and, as soon as a size did not fit, the geometric mean of that one and the last, if it is smaller.
 
-    Args:
-        memory: bytes that a batch needs; raises `MemoryError` if it is refused.
-        first: a batch that fits, with which the search starts.
-        capacity: bytes that there are.
-        multiple: the result is a multiple of this, if it is above `first`.
-
-    Raises:
-        MemoryError: if not even `first` fits.
+    `memory` gives the bytes that a batch needs, of `capacity`, and raises `MemoryError` if it is refused. The search
+    starts with `first`, and goes on by multiples of `multiple`. Raises `MemoryError` if not even `first` fits.
     """
     fits, held = first, memory(first)
     if held > capacity:

@@ -29,7 +29,7 @@ def energy_terms(records: list[dict[str, Any]]) -> str:
 
 
 def of_ann(record: dict[str, Any], role: str) -> float | None:
-    """A network's energy as a multiple of that of the ANN of its architecture; None where that was not counted."""
+    """A network's energy by that of the ANN of its architecture; None where that was not counted."""
     ann = record["networks"].get(record["networks"][role]["ann"])
     return None if ann is None else _energy(record, record["networks"][role]) / _energy(record, ann)
 

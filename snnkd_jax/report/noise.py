@@ -15,11 +15,7 @@ Report = dict[str, Any]
 
 
 def summarise(reports: dict[str, list[Report]]) -> dict[str, Any]:
-    """What a record has of its networks.
-
-    Args:
-        reports: role, a key of `NETWORKS`, to the report of each run, of the same kinds and levels; a teacher that all
-            runs share has one.
+    """What a record has of its networks, given role to the report of each run; a teacher that all runs share has one.
 
     Returns:
         `networks`: role to `clean`, to `kinds` (each with `accuracy` by level, `mean` and `drop`, or None) and to

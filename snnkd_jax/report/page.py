@@ -39,7 +39,7 @@ def paragraph(*content: Any) -> Html:
 
 
 def absent(*content: Any) -> Html:
-    """A sentence that says why something is not there."""
+    """Says why something is not there."""
     return element("p", *content, class_="absent")
 
 

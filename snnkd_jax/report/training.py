@@ -20,21 +20,16 @@ def training_section(run: Run) -> Html:
     if not trained:
         return absent("No epoch has been logged: metrics.jsonl is missing or has no complete line.")
     drawn = []
-    for name, title, validated, fitted, scale in (
-        ("loss", "cross-entropy, nats", "loss", "ce", 1),
-        ("accuracy", "accuracy, %", "accuracy", "accuracy", 100),
-    ):
-        curves = []
+    plots = ("loss", "cross-entropy, nats", "ce", 1), ("accuracy", "accuracy, %", "accuracy", 100)
+    for name, title, fitted, scale in plots:
+        curves, ends = [], []
         for role, entries in trained.items():
-            for label, key, dashes in ((run.titles[role], ("validation", validated), "-"), ("", (fitted,), ":")):
+            for label, key, dashes in ((run.titles[role], ("validation", name), "-"), ("", (fitted,), ":")):
                 values = [scale * value for value in _series(entries, *key)]
                 curves.append(Curve(label, _epochs(entries), values, NETWORK_COLOURS[role], dashes))
-        last = "; ".join(
-            f"{run.titles[role]} {scale * _series(entries, 'validation', validated)[-1]:.4g}"
-            for role, entries in trained.items()
-        )
-        caption = f"{title.capitalize()}: on the validation split, and in training (dotted). At the end: {last}."
-        drawn.append(figure(lines(name, curves, "epoch", title), caption))
+            ends.append(f"{run.titles[role]} {scale * _series(entries, 'validation', name)[-1]:.4g}")
+        caption = f"{title.capitalize()}: on the validation split, and in training (dotted). At the end: "
+        drawn.append(figure(lines(name, curves, "epoch", title), f"{caption}{'; '.join(ends)}."))
     role = "student" if "student" in trained else next(iter(trained))
     entries = trained[role]
     terms = ["loss", *_terms(entries)]
