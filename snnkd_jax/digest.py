@@ -44,7 +44,7 @@ def checksum(tree: Any) -> jax.Array:
             h = (h ^ (h >> shift)) * np.uint32(factor)
         return jnp.sum(h, dtype=jnp.uint32)
 
-    return jnp.stack([one(x) for x in jax.tree.leaves(tree)])
+    return jnp.array([one(x) for x in jax.tree.leaves(tree)], jnp.uint32)
 
 
 _UINT = {np.dtype(d).itemsize: d for d in (np.uint8, np.uint16, np.uint32)}

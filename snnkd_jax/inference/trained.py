@@ -164,10 +164,10 @@ class Trained:
                 f"{self.network.title} cannot make one time step at a call: its steps depend on each other otherwise "
                 "than through `Spike` layers; predict without a threshold"
             )
-        folded = self.folded()
-        network = folded.network if self.network.num_steps is None else folded.with_steps(1)
-        with jax.ensure_compile_time_eval():
+        with jax.ensure_compile_time_eval():  # it is kept, also where a user's jit traces the first call
+            folded = self.folded()
             variables = jax.device_put(folded.variables, jax.local_devices()[0])
+        network = folded.network if self.network.num_steps is None else folded.with_steps(1)
         return Stepper(network, variables, self.normalisation, self.image_shape, self.class_names)
 
 
@@ -223,7 +223,9 @@ def _directory(path: Path, role: Role | None) -> Path:
             raise InputError(f"role={role!r}: {path} is the directory of one network; leave role out, or name the run")
         return path
     found = [name for name in get_args(Role) if (path / name / "network.json").is_file()]
-    name = role or (found[0] if len(found) == 1 else "student")
+    # A training by `fit` has one network; of a run with several, one that is missing is not to be taken for another.
+    fitted = (path / "config.json").is_file() and "fit" in read_json(path / "config.json")
+    name = role or (found[0] if fitted and found else "student")
     if name not in found:
         hint = f"; it has {', '.join(found)}" if found else ""
         if (path / name).is_dir():
