@@ -330,7 +330,7 @@ def test_runs_that_hold_no_such_network_are_refused(run, tmp_path):
         snnkd_jax.load(run / "student", "teacher")
     shutil.copytree(run, tmp_path / "unfinished")
     (tmp_path / "unfinished" / "student" / "network.json").unlink()
-    with pytest.raises(InputError, match="the command that started the run goes on with it"):
+    with pytest.raises(InputError, match="run the command that started the run to resume it"):
         snnkd_jax.load(tmp_path / "unfinished")
 
 
@@ -463,7 +463,7 @@ def test_randomly_damaged_directories(run, tmp_path, count, sealed):
             refused += 1
         else:
             jax.tree.map(np.testing.assert_array_equal, found.variables, expected.variables)
-            for name in ("normalisation", "image_shape", "class_names", "dataset", "config"):
+            for name in ("normalisation", "image_shape", "class_names", "dataset", "network"):
                 assert getattr(found, name) == getattr(expected, name)
         path.write_bytes(original)
     assert (count / 5 if sealed else 0) < refused < count
