@@ -463,7 +463,7 @@ def test_randomly_damaged_directories(run, tmp_path, count, sealed):
             refused += 1
         else:
             jax.tree.map(np.testing.assert_array_equal, found.variables, expected.variables)
-            for name in ("normalisation", "image_shape", "class_names", "dataset", "network"):
+            for name in ("normalisation", "image_shape", "class_names", "dataset"):
                 assert getattr(found, name) == getattr(expected, name)
         path.write_bytes(original)
     assert (count / 5 if sealed else 0) < refused < count
