@@ -141,7 +141,7 @@ ROWS: dict[str, dict[str, Check]] = {
     },
     "objectives": {
         "objectives": Check(
-            "distill.objective distill.objective.loss_terms", "SciPy and loops over examples, in float64"
+            "distill.objective distill.terms distill.presets", "SciPy and loops over examples, in float64"
         )
     },
     "conversion": {
