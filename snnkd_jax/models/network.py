@@ -215,7 +215,7 @@ class Network:
         outputs, updates = self.body.apply(
             variables, images, train=train, mutable=["firing_rates", *mutable], rngs=rngs
         )
-        logits, stages = self.checked(outputs, images)
+        logits, stages = self._checked(outputs, images)
         rates = traverse_util.flatten_dict(updates.get("firing_rates", {}), sep="/")
         features = {
             **stages,
@@ -234,7 +234,7 @@ class Network:
         expected = "[B, H, W, C]" if self.num_steps is None else "[B, H, W, C] or [B, T, H, W, C]"
         raise InputError(f"images have shape {images.shape}; this network takes {expected}")
 
-    def checked(self, outputs: Any, images: Array) -> tuple[Array, Features]:
+    def _checked(self, outputs: Any, images: Array) -> tuple[Array, Features]:
         """Logits and features of what the module returns; raises `InputError`, which names it, for anything else."""
         if self.expands:
             return outputs

@@ -24,6 +24,7 @@ from snnkd_jax.inference.trained import Trained
 from snnkd_jax.interop.nir import write_nir
 from snnkd_jax.models import Network, build
 from snnkd_jax.models.activation import Spike
+from snnkd_jax.models.rate import Rate
 from snnkd_jax.report.figures import potentials
 
 
@@ -152,7 +153,7 @@ def test_a_stream_in_pieces_is_the_whole():
     x = currents((2, 9, 30))
     whole, last = integrate(NEURON, x)
     state, pieces = None, []
-    for part in np.split(x, [1, 5], axis=1):
+    for part in jnp.split(x, [1, 5], axis=1):
         spikes, state = integrate(NEURON, part, state)
         pieces.append(spikes)
     np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
@@ -191,23 +192,19 @@ def test_training_moves_the_parameter(backprop):
 
 def test_one_layer_through_rates_is_backpropagation_through_time():
     """With a linear read-out, as the neurons see one current at all steps, and the read-out their mean alone."""
-    arguments: Any = {"neuron": NEURON, "num_steps": 5, "width": 0.1}
-    networks = [build("convnet", 5, **arguments, backprop=backprop) for backprop in ("bptt", "rate")]
-    bodies = [
-        (network.body.activation, network.rate_body.activation if network.rate_body else None) for network in networks
-    ]
-    (spike, _), (_, rate) = bodies
+    spike: Any = Spike(NEURON, 5)
+    rate: Any = Rate(NEURON)
     current = 1.5 + jax.random.normal(jax.random.key(0), (4, 1, 6))
     weights = jax.random.normal(jax.random.key(2), (4, 6))
-    variables = spike().init(jax.random.key(0), current)
+    variables = spike.init(jax.random.key(0), current)
 
     def through_time(params, current):
-        return (weights * spike().apply({"params": params}, current).mean(axis=1)).sum()
+        return (weights * spike.apply({"params": params}, current).mean(axis=1)).sum()
 
-    _, recorded = spike().apply(variables, current, mutable=["rates"])
+    _, recorded = spike.apply(variables, current, mutable=["rates"])
 
     def through_rates(params, current):
-        return (weights * rate().apply({"params": params, **recorded}, current)[:, 0]).sum()
+        return (weights * rate.apply({"params": params, **recorded}, current)[:, 0]).sum()
 
     expected, found = (
         jax.value_and_grad(f, (0, 1))(variables["params"], current) for f in (through_time, through_rates)
