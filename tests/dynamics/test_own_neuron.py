@@ -222,7 +222,6 @@ def test_one_step_of_a_network_through_rates_is_backpropagation_through_time():
     assert_trees_close(found[2:], expected[2:], 2e-5)
 
 
-@pytest.mark.optimised
 def test_a_network_streams():
     """By `apply_from`, and by `start` and `step` of a trained one, bit for bit with the sequence."""
     one, state, steps = NETWORK.with_steps(1), None, []
