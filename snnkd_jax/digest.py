@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")
+
 
 def sha256(data: bytes) -> str:
     """The digest of bytes in hexadecimal."""
@@ -42,19 +44,16 @@ def checksum(tree: Any) -> jax.Array:
             h = (h ^ (h >> shift)) * np.uint32(factor)
         return jnp.sum(h, dtype=jnp.uint32)
 
-    return jnp.stack([one(x) for x in jax.tree.leaves(tree)])
+    return jnp.array([one(x) for x in jax.tree.leaves(tree)], jnp.uint32)
 
 
 _UINT = {np.dtype(d).itemsize: d for d in (np.uint8, np.uint16, np.uint32)}
 
 
 def traced(function: Callable[..., Any], *arguments: Any) -> str:
-    """A digest of what a function computes for arguments of these shapes, constants included, however it is written.
-
-    It is that of the function's jaxpr, so it is the same in every process of one version of JAX.
-    """
+    """A digest of a function's jaxpr for arguments of these shapes, constants included, under one version of JAX."""
     closed = jax.make_jaxpr(function)(*arguments)
-    digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", str(closed.jaxpr)).encode())
+    digest = hashlib.sha256(_ADDRESS.sub("", str(closed.jaxpr)).encode())
     for constant in _constants(closed):
         digest.update(fingerprint(constant).encode())
     return digest.hexdigest()
@@ -74,5 +73,4 @@ def title(x: Any) -> str:
     if isinstance(x, functools.partial):
         inside = [title(x.func), *map(repr, x.args), *(f"{name}={value!r}" for name, value in x.keywords.items())]
         return f"partial({', '.join(inside)})"
-    text = getattr(x, "__qualname__", None) or repr(x)
-    return re.sub(r" at 0x[0-9a-f]+", "", text)
+    return _ADDRESS.sub("", getattr(x, "__qualname__", None) or repr(x))

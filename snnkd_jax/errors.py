@@ -35,6 +35,13 @@ def spelled_choice(argument: str, value: str, choices: Iterable[str]) -> str:
     return known[squeezed(value)]
 
 
+def check_counts(section: Any, *names: str) -> None:
+    """Raises `InputError` unless these fields are whole numbers of at least 1, or None where that is the default."""
+    for name in names:
+        if not (getattr(section, name) is None and getattr(type(section), name) is None):
+            check_count(name, getattr(section, name))
+
+
 def check_count(argument: str, value: Any, least: int = 1) -> None:
     """Raises `InputError` unless `value` is a whole number, of Python or NumPy, of at least `least`."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:

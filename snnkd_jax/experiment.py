@@ -3,7 +3,6 @@
 The teacher's and the baseline's results do not depend on the student's: each network starts from its own seed.
 """
 
-import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -13,21 +12,28 @@ import numpy as np
 
 from snnkd_jax.data.inputs import Data, Inputs
 from snnkd_jax.digest import checksum
-from snnkd_jax.distill.objective import Objective
 from snnkd_jax.distill.teacher import Teacher
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_json
-from snnkd_jax.fitting import count_parameters, finish_run, fit, keep_observation, make_trainer, write_run_report
+from snnkd_jax.fitting import (
+    finish_run,
+    fit,
+    is_finished,
+    keep_observation,
+    make_trainer,
+    opened_run,
+    tested,
+    write_run_report,
+)
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.models import Network
-from snnkd_jax.parallel.compiler import compilation_cache
-from snnkd_jax.parallel.hosts import check_same, first_then_others, of_first, say
+from snnkd_jax.parallel.hosts import check_same, first_then_others, say
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh
 from snnkd_jax.runs.config import Config
 from snnkd_jax.runs.models import GIVEN, shown
-from snnkd_jax.runs.run_dir import content_digests, open_run_dir, report_disk_full, run_directory
+from snnkd_jax.runs.run_dir import content_digests, report_disk_full, run_directory
 from snnkd_jax.runs.teacher import RunTeacher, seen_of_held_out
-from snnkd_jax.training.compiled import compile_evaluation
+from snnkd_jax.training.compiled import Evaluation, compile_evaluation
 from snnkd_jax.training.interrupt import StopRequest
 from snnkd_jax.training.loop import Place, evaluate
 from snnkd_jax.training.metrics import MetricsLog
@@ -37,13 +43,8 @@ from snnkd_jax.training.trainer import TeacherNetwork, Trainer
 def run(config: Config, teacher: Teacher | None = None) -> dict[str, Any]:
     """Runs or resumes a configuration, and returns what `result.json` holds.
 
-    Args:
-        config: of the run.
-        teacher: any trained teacher, in the place of the one that the configuration names.
-
-    Raises:
-        InputError: for anything the user can put right.
-        Interrupted: after SIGTERM or SIGINT, when everything has been saved.
+    A trained `teacher` takes the place of the one that the configuration names. Raises `InputError` for anything the
+    user can put right, and `Interrupted` after SIGTERM or SIGINT, when everything has been saved.
     """
     if teacher is not None:
         config = config.replace(teacher=f"{GIVEN}{teacher.title}")
@@ -82,14 +83,12 @@ class _Run:
             weights = np.asarray(checksum(given.variables)).tobytes()
         contents = content_digests(self.data.identity, weights)
         # Only now, so that a run that cannot be carried out leaves nothing behind.
-        first_then_others(lambda: open_run_dir(self.directory, {"config": config.flat()}, contents))
-        if self.is_finished():
-            if not (self.directory / "report.html").exists():
-                write_run_report(self.directory)
-            return read_json(self.directory / "result.json")
-        say(self.summary())
-        log = MetricsLog(self.directory)
-        with contextlib.closing(log), compilation_cache(self.directory / "compilation-cache"):
+        with opened_run(self.directory, {"config": config.flat()}, contents) as log:
+            if log is None:
+                if not (self.directory / "report.html").exists():
+                    write_run_report(self.directory)
+                return read_json(self.directory / "result.json")
+            say(self.summary())
             results = self.networks(student, untrained, given, log)
         return finish_run(self.directory, results, log)
 
@@ -97,7 +96,7 @@ class _Run:
         self, student: Network, untrained: Network | None, given: Teacher | None, log: MetricsLog
     ) -> dict[str, dict[str, Any]]:
         """Trains what is to be trained, and returns the results by role."""
-        config = self.config
+        config, epochs = self.config, self.config.optimisation.epochs
         results: dict[str, dict[str, Any]] = {}
         teacher: Trained | Teacher | None = given
         if untrained is not None:
@@ -106,120 +105,88 @@ class _Run:
         elif given is not None:
             if config.teacher.file is not None:
                 self.run_teacher.keep(given.variables, self.directory)
-            results["teacher"] = self.test(given)
+            results["teacher"] = tested(self.evaluation(given), given.variables, self.inputs, self.mesh)
         if config.teacher.teacher_only:
             return results
         if config.run.baseline and not config.is_plain:
-            baseline = self.fit("student_baseline", student, log, config.optimisation.epochs)
-            results["student_baseline"] = baseline.result
-        trained = self.fit("student", student, log, config.optimisation.epochs, config.objective.build(), teacher)
-        results["student"] = trained.result
+            results["student_baseline"] = self.fit("student_baseline", student, log, epochs).result
+        trained = self.fit("student", student, log, epochs, teacher)
         keep_observation(trained, self.inputs, self.directory)
-        return results
+        return results | {"student": trained.result}
 
     def fit(
-        self,
-        role: str,
-        network: Network,
-        log: MetricsLog,
-        epochs: int,
-        objective: Objective | None = None,
-        teacher: Trained | Teacher | None = None,
+        self, role: str, network: Network, log: MetricsLog, epochs: int, teacher: Trained | Teacher | None = None
     ) -> Trained:
-        """Trains one network, by the cross-entropy alone if no objective is given."""
-        config = self.config
-        place = Place(
-            self.directory,
-            role,
-            log,
-            self.stop,
-            config.run.checkpoint_every,
-            config.run.keep_checkpoints,
-            config.run.profile and role == "student",
-        )
-        from_teacher = role == "student" and config.student.initial_weights == "teacher"
+        """Trains one network; all but the student by the cross-entropy alone."""
+        config, run, student = self.config, self.config.run, role == "student"
+        profile = run.profile and student
+        place = Place(self.directory, role, log, self.stop, run.checkpoint_every, run.keep_checkpoints, profile)
+        from_teacher = config.student.initial_weights == "teacher"
         return fit(
             network,
             self.data,
-            teacher=teacher,
-            objective=config.objective.cross_entropy() if objective is None else objective,
-            optimizer=config.optimisation.build(epochs, self.inputs.training.steps_per_epoch),
-            augment=config.data.augmentation(),
+            **self.options(role, epochs, teacher),
             epochs=epochs,
-            batch_size=config.optimisation.batch_size,
-            seed=config.run.seed,
             run_dir=place,
-            initial=teacher.variables if from_teacher and teacher is not None else None,
+            initial=teacher.variables if teacher is not None and from_teacher else None,
             bptt_epochs=0 if role == "teacher" else config.student.bptt_epochs,
-            accumulate=config.optimisation.accumulate,
-            fsdp=config.run.fsdp,
-            store_teacher=config.teacher.store_teacher if role == "student" else None,
+            fsdp=run.fsdp,
+            store_teacher=config.teacher.store_teacher if student else None,
         )
+
+    def options(self, role: str, epochs: int, teacher: Any) -> dict[str, Any]:
+        """What `fit` and `make_trainer` are both given."""
+        config = self.config
+        objective = config.objective.build() if role == "student" else config.objective.cross_entropy()
+        return {
+            "teacher": teacher,
+            "objective": objective,
+            "optimizer": config.optimisation.build(epochs, self.inputs.training.steps_per_epoch),
+            "augment": config.data.augmentation(),
+            "batch_size": config.optimisation.batch_size,
+            "seed": config.run.seed,
+            "accumulate": config.optimisation.accumulate,
+        }
 
     def check(self, student: Network, untrained: Network | None, given: Teacher | None) -> None:
         """Raises `InputError` for what does not fit together, before anything is trained or written."""
         config = self.config
         teacher = given if untrained is None else untrained
         if untrained is not None:
-            self.trainer("teacher", untrained, config.objective.cross_entropy())
-        trainer = self.trainer("student", student, config.objective.build(), teacher)
-        if given is not None and config.teacher.is_foreign and not self.is_finished():
-            normalisation = given.normalisation or self.data.normalisation
-            evaluation = compile_evaluation(given, normalisation, self.mesh)
-            accuracy = evaluate(evaluation, given.variables, self.inputs.validation(), self.mesh)["accuracy"]
+            self.trainer("teacher", untrained)
+        trainer = self.trainer("student", student, teacher)
+        if given is not None and config.teacher.is_foreign and not is_finished(self.directory):
+            batches = self.inputs.validation()
+            accuracy = evaluate(self.evaluation(given), given.variables, batches, self.mesh)["accuracy"]
             say(f"teacher {shown(config.teacher.teacher)}: val accuracy {accuracy:.4f}")
             self.run_teacher.check_accuracy(accuracy)
-        if config.student.initial_weights == "teacher":
-            assert teacher is not None
-            self.check_initial(trainer, teacher)
-
-    def check_initial(self, trainer: Trainer, teacher: TeacherNetwork) -> None:
-        """Raises `InputError` if the student cannot be initialised from the teacher."""
+        if config.student.initial_weights != "teacher":
+            return
+        assert teacher is not None
         try:
             jax.eval_shape(lambda key: trainer.init(teacher.init(key, self.data.image_shape)), jax.random.key(0))
         except InputError as error:
             raise InputError(
-                f"initial_weights='teacher': {error}; the teacher ({shown(self.config.teacher.teacher)}) must have the "
-                f"architecture, width and image channels of the student ({self.config.student.student})"
+                f"initial_weights='teacher': {error}; the teacher ({shown(config.teacher.teacher)}) must have the "
+                f"architecture, width and image channels of the student ({config.student.student})"
             ) from error
 
-    def trainer(
-        self, role: str, network: Network, objective: Objective, teacher: TeacherNetwork | None = None
-    ) -> Trainer:
+    def trainer(self, role: str, network: Network, teacher: TeacherNetwork | None = None) -> Trainer:
         """As `fit` makes it, but for the length of its schedule."""
-        config = self.config
         try:
-            return make_trainer(
-                network,
-                self.data,
-                teacher=teacher,
-                objective=objective,
-                optimizer=config.optimisation.build(config.optimisation.epochs, self.inputs.training.steps_per_epoch),
-                augment=config.data.augmentation(),
-                batch_size=config.optimisation.batch_size,
-                seed=config.run.seed,
-                accumulate=config.optimisation.accumulate,
-            )
+            options = self.options(role, self.config.optimisation.epochs, teacher)
+            return make_trainer(network, self.data, **options)
         except InputError as error:
-            raise InputError(f"{role} {config.flat()[role]!r}: {error}") from error
+            raise InputError(f"{role} {self.config.flat()[role]!r}: {error}") from error
 
-    def test(self, teacher: Teacher) -> dict[str, Any]:
-        """The result of a teacher that was trained elsewhere."""
-        evaluation = compile_evaluation(teacher, teacher.normalisation or self.data.normalisation, self.mesh)
-        result = evaluate(evaluation, teacher.variables, self.inputs.test(), self.mesh)
-        return result | {"parameters": count_parameters(teacher.variables)}
-
-    def is_finished(self) -> bool:
-        """Whether nothing is left to do, as the first process sees it."""
-        return bool(of_first(int((self.directory / "result.json").exists())))
+    def evaluation(self, teacher: Teacher) -> Evaluation:
+        return compile_evaluation(teacher, teacher.normalisation or self.data.normalisation, self.mesh)
 
     def summary(self) -> str:
         """The run directory; devices, batch and learning rate; what a teacher of another run saw."""
-        config, mesh = self.config.optimisation, self.mesh
-        scaled = (
-            "" if config.base_batch_size is None else f", {config.learning_rate:g} per {config.base_batch_size} images"
-        )
-        fsdp = self.config.run.fsdp
+        config, mesh, fsdp = self.config.optimisation, self.mesh, self.config.run.fsdp
+        base = config.base_batch_size
+        scaled = "" if base is None else f", {config.learning_rate:g} per {base} images"
         sharded = "" if fsdp is None else f", parameters sharded over {fsdp}"
         lines = (
             f"run directory {self.directory}",

@@ -8,7 +8,7 @@ Nothing else trains: `experiment.run` builds the objects from a configuration an
 """
 
 import contextlib
-import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -36,16 +36,16 @@ from snnkd_jax.parallel.hosts import check_same, first_then_others, is_first, of
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh
 from snnkd_jax.runs.result import result_of
 from snnkd_jax.runs.run_dir import content_digests, open_run_dir, report_disk_full
+from snnkd_jax.training.compiled import Evaluation
 from snnkd_jax.training.interrupt import StopRequest
-from snnkd_jax.training.loop import Callback, Place, evaluate, train, variables_of
+from snnkd_jax.training.loop import Callback, Place, evaluate, train
 from snnkd_jax.training.metrics import MetricsLog
 from snnkd_jax.training.optim import make_optimizer
 from snnkd_jax.training.saved import describe, write_network
 from snnkd_jax.training.teacher_store import taught_source
-from snnkd_jax.training.trainer import TeacherNetwork, Trainer
+from snnkd_jax.training.trainer import Trainer, variables_of
 
 Optimizer = optax.GradientTransformation | Callable[[int], optax.GradientTransformation] | None
-"""An optax transformation, or a function of the number of training steps that makes one; None: `default_optimizer`."""
 
 
 def fit(
@@ -86,8 +86,7 @@ def fit(
         seed: of weights, batches, augmentation and the validation split.
         run_dir: directory of checkpoints, metrics and report; the same call resumes or, when it is finished, loads the
             training in it. None writes no file. A `Place` is one that is open already.
-        initial: variables of a network of the same architecture, such as `teacher.variables`, that the network is
-            initialised from; None: random weights.
+        initial: weights, such as `teacher.variables`, of a network of the same architecture; None: random ones.
         bptt_epochs: of a network with `backprop="rate"`, so many epochs at the end are differentiated through time.
         accumulate: parts of a batch that are computed one after another, in the memory of one.
         fsdp: shard parameters and optimiser state over so many devices; None: replicated.
@@ -106,6 +105,8 @@ def fit(
     check_count("epochs", epochs)
     if not 0 <= bptt_epochs <= epochs:
         raise InputError(f"bptt_epochs={bptt_epochs!r} must be in 0 to epochs={epochs}")
+    if bptt_epochs and network.rate_body is None:
+        raise InputError(f"bptt_epochs={bptt_epochs!r} goes with a network of backprop='rate'")
     mesh = data_mesh(fsdp)
     check_batch_size(batch_size, mesh, accumulate)
     teacher = teacher.as_teacher() if isinstance(teacher, Trained) else teacher
@@ -115,44 +116,55 @@ def fit(
     trainer = make_trainer(
         network,
         data,
+        batch_size,
         teacher=teacher,
         teacher_normalisation=None if teacher is None else teacher.normalisation,
         objective=objective,
         optimizer=_made(optimizer, epochs, inputs.training.steps_per_epoch),
         augment=augment if augment is None or isinstance(augment, Augmentation) else InUnitRange(augment),
-        batch_size=batch_size,
         seed=seed,
         accumulate=accumulate,
     )
-    fitting = _Fitting(
+    training = functools.partial(
+        _trained,
         trainer,
         data,
         inputs,
         mesh,
-        () if teacher is None else teacher.variables,
-        None if teacher is None else teacher.title,
+        teacher,
+        store_teacher,
         epochs=epochs,
         callbacks=callbacks,
         bptt_epochs=bptt_epochs,
         initial=initial,
-        store_teacher=store_teacher,
     )
     if run_dir is None or isinstance(run_dir, Place):
-        return fitting.trained(run_dir)
+        return training(run_dir)
+    described = describe_network(network, data.image_shape)
+    options = {
+        "network": {k: v for k, v in described.items() if k not in ("digest", "jax")},
+        "dataset": data.name,
+        "teacher": None if teacher is None else teacher.title,
+        "objective": objective.described(),
+        "augment": None if trainer.augment is None else title(trainer.augment),
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "accumulate": accumulate,
+        "bptt_epochs": bptt_epochs,
+        "initial": None if initial is None else fingerprint(initial),
+    }
     directory = Path(run_dir)
     role = "teacher" if network.num_steps is None and teacher is None else "student"
     with StopRequest() as stop, report_disk_full(directory):
-        check_same("their arguments", repr(fitting.options()).encode())
+        check_same("their arguments", repr(options).encode())
         check_same("their copies of the data set", data.identity)
-        contents = content_digests(data.identity) | {"digests": fitting.digests()}
-        first_then_others(lambda: open_run_dir(directory, {"fit": fitting.options()}, contents))
-        if of_first(int((directory / "result.json").exists())):
-            return load(directory, network=network)
-        say(f"run directory {directory}")
-        log = MetricsLog(directory)
-        place = Place(directory, role, log, stop, checkpoint_every, keep_checkpoints)
-        with contextlib.closing(log), compilation_cache(directory / "compilation-cache"):
-            trained = fitting.trained(place)
+        contents = content_digests(data.identity) | {"digests": _digests(trainer)}
+        with opened_run(directory, {"fit": options}, contents) as log:
+            if log is None:
+                return load(directory, network=network)
+            say(f"run directory {directory}")
+            trained = training(Place(directory, role, log, stop, checkpoint_every, keep_checkpoints))
         if role == "student":
             keep_observation(trained, inputs, directory)
         finish_run(directory, {role: trained.result}, log)
@@ -164,179 +176,110 @@ def default_optimizer(num_steps: int, steps_per_epoch: int) -> optax.GradientTra
 
     The warm-up takes an epoch, but no more than a tenth of the training.
     """
-    return make_optimizer(
-        "sgd",
-        learning_rate=0.1,
-        num_steps=num_steps,
-        warmup_steps=min(steps_per_epoch, num_steps // 10),
-        weight_decay=5e-4,
-    )
+    warmup_steps = min(steps_per_epoch, num_steps // 10)
+    return make_optimizer("sgd", learning_rate=0.1, num_steps=num_steps, warmup_steps=warmup_steps, weight_decay=5e-4)
 
 
 def _made(optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> optax.GradientTransformation:
     """The transformation; raises `InputError` for anything else."""
-    num_steps = epochs * steps_per_epoch
-    if optimizer is None:
-        return default_optimizer(num_steps, steps_per_epoch)
-    made: Any = optimizer
+    made: Any = optimizer or functools.partial(default_optimizer, steps_per_epoch=steps_per_epoch)
     if not hasattr(made, "update") and callable(made):
-        made = made(num_steps)
+        made = made(epochs * steps_per_epoch)
     if not (hasattr(made, "init") and hasattr(made, "update")):
-        raise InputError(
-            f"optimizer={optimizer!r} must be an optax transformation, or a function of the number of training steps "
-            "that makes one"
-        )
+        raise InputError(f"optimizer={optimizer!r} must be an optax transformation, or make one of the number of steps")
     return made
 
 
-def make_trainer(
-    network: Network,
-    data: Data,
-    *,
-    teacher: TeacherNetwork | None,
-    batch_size: int,
-    **options: Any,
-) -> Trainer:
-    """The trainer of a network, which raises `InputError` if something does not fit together.
-
-    Args:
-        network, data, teacher, batch_size: as in `fit`; the teacher may be an untrained network.
-        options: the other fields of `Trainer`.
-    """
+def make_trainer(network: Network, data: Data, batch_size: int, **options: Any) -> Trainer:
+    """The `Trainer` with further `options`; raises `InputError` if something does not fit together."""
     if not isinstance(network, Network):
         raise InputError(
             f"network is a {type(network).__name__}; give snnkd_jax.build(...), or snnkd_jax.Network(module, num_steps)"
         )
     if data.frames is not None and network.num_steps not in (None, data.frames):
         raise InputError(f"data has {data.frames} frames per example, the network num_steps={network.num_steps}")
-    if batch_size == options["accumulate"]:
-        _check_one_image(network, data)
-    return Trainer(
-        network,
-        normalisation=data.normalisation,
-        image_shape=data.image_shape,
-        frames=data.frames,
-        teacher=teacher,
-        **options,
-    )
-
-
-def _check_one_image(network: Network, data: Data) -> None:
-    """Raises `InputError` if a batch norm of the network has nothing to compare in one image."""
-    variables = jax.eval_shape(lambda: network.init(jax.random.key(0), data.image_shape))
-    frames = () if data.frames is None else (data.frames,)
-    images = jax.ShapeDtypeStruct((1, *frames, *data.image_shape), np.float32)
-    jax.eval_shape(network.apply_train, variables, images, jax.random.key(0))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Fitting:
-    """A training that has been put together; nothing of it has been run or written."""
-
-    trainer: Trainer
-    data: Data
-    inputs: Inputs
-    mesh: Mesh
-    teacher_variables: Any
-    teacher_title: str | None
-    epochs: int
-    callbacks: Sequence[Callback]
-    bptt_epochs: int
-    initial: Variables | None
-    store_teacher: str | Path | None
-
-    def trained(self, place: Place | None) -> Trained:
-        """Trains to the end, from a checkpoint if there is one, and tests."""
-        trainer, data = self.trainer, self.data
-        role = "network" if place is None else place.role
-        source = self.inputs.training
-        if self.store_teacher is not None and trainer.is_guided:
-            source = taught_source(
-                source,
-                Path(self.store_teacher),
-                trainer,
-                self.teacher_variables,
-                num_steps=self.epochs * source.steps_per_epoch,
-                mesh=self.mesh,
-                described={"teacher": self.teacher_title, "images": sha256(data.identity)},
-            )
-        state, steps, history = train(
-            trainer,
-            self.teacher_variables,
-            source,
-            self.inputs.validation,
-            role=role,
-            epochs=self.epochs,
-            mesh=self.mesh,
-            place=place,
-            callbacks=self.callbacks,
-            bptt_epochs=self.bptt_epochs,
-            initial=self.initial,
+    about = {"normalisation": data.normalisation, "image_shape": data.image_shape, "frames": data.frames}
+    trainer = Trainer(network, **about, **options)
+    if batch_size == trainer.accumulate:  # a batch norm that compares nothing in one image raises
+        variables = variables_of(jax.eval_shape(trainer.init))
+        jax.eval_shape(network.apply_train, variables, trainer.pixels(1), jax.random.key(0))
+    if trainer.guidance.num_classes != len(data.class_names):
+        raise InputError(
+            f"{network.title} gives {trainer.guidance.num_classes} logits, and {data.name} has {len(data.class_names)} "
+            "classes; they must be the same number"
         )
-        variables = variables_of(state)
-        about = {
-            "image_shape": data.image_shape,
-            "class_names": data.class_names,
-            "dataset": data.name,
-            "normalisation": trainer.normalisation,
-        }
-        if place is not None:
-            # Written last: a network without it is not trained to its end.
-            write_network(place.directory / role, describe(trainer.network, **about))
-        result = evaluate(steps.evaluate, variables, self.inputs.test(), self.mesh)
-        result["parameters"] = count_parameters(variables)
-        return Trained(trainer.network, variables, history=tuple(history), result=result, **about)
-
-    def options(self) -> dict[str, Any]:
-        """What config.json says of the training; functions by their titles."""
-        trainer = self.trainer
-        described = describe_network(trainer.network, trainer.image_shape)
-        return {
-            "network": {k: v for k, v in described.items() if k not in ("digest", "jax")},
-            "dataset": self.data.name,
-            "teacher": self.teacher_title,
-            "objective": trainer.objective.described(),
-            "augment": None if trainer.augment is None else title(trainer.augment),
-            "epochs": self.epochs,
-            "batch_size": self.inputs.training.batch_size,
-            "seed": trainer.seed,
-            "accumulate": trainer.accumulate,
-            "bptt_epochs": self.bptt_epochs,
-            "initial": None if self.initial is None else fingerprint(self.initial),
-        }
-
-    def digests(self) -> dict[str, str | None]:
-        """Digests of what no file holds: what network, objective, optimiser and augmentation compute."""
-        trainer = self.trainer
-        state = jax.eval_shape(trainer.init)
-        images = jax.ShapeDtypeStruct((2, *trainer.input_shape), np.float32)
-        key = jax.random.key(0)
-        variables = {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
-        return {
-            "network": traced(trainer.network.apply_train, variables, images, key),
-            "objective": traced(trainer.guidance.values, *trainer.guidance.probe()),
-            "optimizer": traced(trainer.optimizer.update, state.params, state.opt_state, state.params),
-            "augment": None if trainer.augment is None else traced(trainer.augment, key, images),
-        }
+    return trainer
 
 
-def count_parameters(variables: Variables) -> int:
-    """Parameters of a network, or of a teacher's variables of any form."""
+def _trained(
+    trainer: Trainer,
+    data: Data,
+    inputs: Inputs,
+    mesh: Mesh,
+    teacher: Teacher | None,
+    store_teacher: str | Path | None,
+    place: Place | None,
+    *,
+    epochs: int,
+    **options: Any,
+) -> Trained:
+    """Trains as `train` does, with a store of the teacher's outputs or without, and tests."""
+    source = inputs.training
+    teacher_variables: Any = () if teacher is None else teacher.variables
+    if store_teacher is not None and teacher is not None and trainer.is_guided:
+        source = taught_source(
+            source,
+            Path(store_teacher),
+            trainer,
+            teacher_variables,
+            num_steps=epochs * source.steps_per_epoch,
+            mesh=mesh,
+            described={"teacher": teacher.title, "images": sha256(data.identity)},
+        )
+    state, steps, history = train(
+        trainer, teacher_variables, source, inputs.validation, epochs=epochs, mesh=mesh, place=place, **options
+    )
+    network, variables, normalisation = trainer.network, variables_of(state), data.normalisation
+    if place is not None:
+        # Written last: a network without it is not trained to its end.
+        write_network(place.directory / place.role, describe(network, data, normalisation))
+    result = tested(steps.evaluate, variables, inputs, mesh)
+    about = (data.image_shape, data.class_names, data.name)
+    return Trained(network, variables, normalisation, *about, tuple(history), result)
+
+
+def tested(evaluation: Evaluation, variables: Any, inputs: Inputs, mesh: Mesh) -> dict[str, Any]:
+    """`evaluate` on the test set, and the number of `parameters`, also of a teacher's variables of any form."""
     params = variables["params"] if isinstance(variables, dict) and "params" in variables else variables
-    return sum(np.size(x) for x in jax.tree.leaves(params))
+    parameters = sum(np.size(x) for x in jax.tree.leaves(params))
+    return evaluate(evaluation, variables, inputs.test(), mesh) | {"parameters": parameters}
 
 
-def keep_observation(student: Trained, inputs: Inputs, directory: Path) -> None:
-    """Keeps what the report shows of the trained student, while the data are at hand.
+def _digests(trainer: Trainer) -> dict[str, str | None]:
+    """Digests of what no file holds: what network, objective, optimiser and augmentation compute."""
+    state = jax.eval_shape(trainer.init)
+    return {
+        "network": traced(trainer.network.apply_train, variables_of(state), trainer.pixels(2), jax.random.key(0)),
+        "objective": traced(trainer.guidance.values, *trainer.guidance.probe()),
+        "optimizer": traced(trainer.optimizer.update, state.params, state.opt_state, state.params),
+        "augment": trainer.augment_digest,
+    }
 
-    Of several processes each has only its rows of the test set, so they leave it out.
-    """
-    if several() or student.network.num_steps is None:
+
+@contextlib.contextmanager
+def opened_run(directory: Path, what: dict[str, Any], contents: dict[str, Any]) -> Iterator[MetricsLog | None]:
+    """The log of a run that is begun or resumed, None if it is finished; arguments and errors as of `open_run_dir`."""
+    first_then_others(lambda: open_run_dir(directory, what, contents))
+    if is_finished(directory):
+        yield None
         return
-    with only_warned(f"the student of {directory} cannot be observed for the report"):
-        # On one device, whatever the mesh.
-        observed = observe(student.network, jax.device_get(student.variables), student.normalisation, inputs.test())
-        save_observation(directory / "student" / "observation.npz", observed)
+    with contextlib.closing(MetricsLog(directory)) as log, compilation_cache(directory / "compilation-cache"):
+        yield log
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether nothing is left to do, as the first process sees it."""
+    return bool(of_first(int((directory / "result.json").exists())))
 
 
 def finish_run(directory: Path, results: dict[str, dict[str, Any]], log: MetricsLog) -> dict[str, Any]:
@@ -349,18 +292,27 @@ def finish_run(directory: Path, results: dict[str, dict[str, Any]], log: Metrics
     return result
 
 
+def keep_observation(student: Trained, inputs: Inputs, directory: Path) -> None:
+    """Keeps what the report shows of the trained student, while the data are at hand."""
+    if several() or student.network.num_steps is None:  # of several processes each has only its rows of the test set
+        return
+    with _only_warned(f"the student of {directory} cannot be observed for the report"):
+        # On one device, whatever the mesh.
+        observed = observe(student.network, jax.device_get(student.variables), student.normalisation, inputs.test())
+        save_observation(directory / "student" / "observation.npz", observed)
+
+
 def write_run_report(directory: Path) -> None:
     """Writes `report.html`; matplotlib is imported only here."""
-    if not is_first():
-        return
-    with only_warned(f"{directory / 'report.html'} cannot be written"):
-        from snnkd_jax.report.write import write_report
+    if is_first():
+        with _only_warned(f"{directory / 'report.html'} cannot be written"):
+            from snnkd_jax.report.write import write_report
 
-        write_report([directory])
+            write_report([directory])
 
 
 @contextlib.contextmanager
-def only_warned(what: str) -> Iterator[None]:
+def _only_warned(what: str) -> Iterator[None]:
     """Turns an error into a warning: no result is lost because it cannot be shown."""
     try:
         yield

@@ -60,29 +60,23 @@ GREY = 0.5
 
 
 def corrupt(kind: str, level: int, key: Array, images: ArrayLike, index: ArrayLike | None = None) -> Array:
-    """The images with noise of one kind and level.
+    """The images, float32 `[B, H, W, C]` in [0, 1], with noise of one kind and level; at level 0 as they are.
 
     Args:
-        kind: a key of `IMAGE_LEVELS`.
+        kind: a key of `IMAGE_LEVELS`; `jpeg` takes 1 or 3 channels.
         level: 0 (no noise) to 5.
         key: `jax.random.key(seed)`. The draw of an image is a function of the key, the kind, the level and the image's
             index, and of nothing else: neither of the images with which it shares a batch nor of the devices.
-        images: float32 `[B, H, W, C]` in [0, 1]; `jpeg` takes 1 or 3 channels.
         index: int32 `[B]`, the images' places in the test set; None counts from 0.
 
-    Returns:
-        float32 `[B, H, W, C]` in [0, 1]; at level 0 the images as they are.
-
-    Raises:
-        InputError: for an unknown kind or level, or images of another shape, dtype or range; at level 0 and where they
-            are traced, their values are not looked at.
+    Raises `InputError` for an unknown kind or level, or images of another shape, dtype or range; at level 0 and where
+    they are traced, their values are not looked at.
     """
     check_choice("kind", kind, IMAGE_LEVELS)
     check_level(level)
     images = jnp.asarray(images)
     if images.ndim != 4 or images.dtype != jnp.float32:
-        expected = "float32 [B, H, W, C] in [0, 1]; divide bytes by 255"
-        raise InputError(f"images are {images.dtype} {images.shape}; they must be {expected}")
+        raise InputError(f"images are {images.dtype} {images.shape}; give float32 [B, H, W, C] in [0, 1]")
     index = jnp.arange(images.shape[0]) if index is None else jnp.asarray(index)
     if index.shape != images.shape[:1]:
         raise InputError(f"index has shape {index.shape}; {images.shape[0]} images need ({images.shape[0]},)")
@@ -120,33 +114,16 @@ def _corrupt(kind: str, strength: Array, key: Array, images: Array, index: Array
     return jax.vmap(one)(images, index)
 
 
-def _gaussian(sigma: Array, key: Array, x: Array) -> Array:
-    return x + sigma * jax.random.normal(key, x.shape)
-
-
-def _uniform(a: Array, key: Array, x: Array) -> Array:
-    return x + a * jax.random.uniform(key, x.shape, minval=-1, maxval=1)
-
-
 def _salt_and_pepper(p: Array, key: Array, x: Array) -> Array:
     u = jax.random.uniform(key, x.shape)
     return jnp.where(u < p / 2, 1, jnp.where(u < p, 0, x))
 
 
-def _shot(c: Array, key: Array, x: Array) -> Array:
-    return jax.random.poisson(key, c * x).astype(x.dtype) / c
-
-
-def _speckle(sigma: Array, key: Array, x: Array) -> Array:
-    return x + sigma * x * jax.random.normal(key, x.shape)
-
-
 _TRUNCATE = 4  # standard deviations at which the kernel ends, as SciPy's does
 
 
-def _blur(sigma: Array, key: Array, x: Array) -> Array:
+def _blur(sigma: Array, _: Array, x: Array) -> Array:
     """Rows, then columns; the kernel has the widest one's length, with zeros beyond its own end."""
-    del key
     radius = int(_TRUNCATE * max(IMAGE_LEVELS["blur"]) + 0.5)
     offset = jnp.arange(-radius, radius + 1)
     weights = jnp.exp(-((offset / sigma) ** 2) / 2)
@@ -167,40 +144,29 @@ def _occlusion(share: Array, key: Array, x: Array) -> Array:
     return jnp.where((rows[:, None] & columns[None, :])[..., None], GREY, x)
 
 
-def _contrast(c: Array, key: Array, x: Array) -> Array:
-    del key
+def _contrast(c: Array, _: Array, x: Array) -> Array:
     m = x.mean(axis=(0, 1), keepdims=True)
     return m + c * (x - m)
 
 
-def _brightness(b: Array, key: Array, x: Array) -> Array:
-    del key
-    return x + b
-
-
 _KINDS: dict[str, Callable[[Array, Array, Array], Array]] = {
-    "gaussian": _gaussian,
-    "uniform": _uniform,
+    "gaussian": lambda sigma, key, x: x + sigma * jax.random.normal(key, x.shape),
+    "uniform": lambda a, key, x: x + a * jax.random.uniform(key, x.shape, minval=-1, maxval=1),
     "salt_and_pepper": _salt_and_pepper,
-    "shot": _shot,
-    "speckle": _speckle,
+    "shot": lambda c, key, x: jax.random.poisson(key, c * x).astype(x.dtype) / c,
+    "speckle": lambda sigma, key, x: x + sigma * x * jax.random.normal(key, x.shape),
     "blur": _blur,
     "occlusion": _occlusion,
     "contrast": _contrast,
-    "brightness": _brightness,
+    "brightness": lambda b, _, x: x + b,
 }
 """`(strength, key, image [H, W, C])` to the noisy image, not clipped yet; JPEG is not array code."""
 
 
 def jpeg(images: NDArray[np.float32], quality: int) -> NDArray[np.float32]:
-    """The images after JPEG at that quality, with Pillow's defaults otherwise (colours at half the resolution).
+    """The images after JPEG at a quality of 1 to 95, with Pillow's defaults otherwise (colours at half the resolution).
 
-    Args:
-        images: float32 `[B, H, W, C]` in [0, 1], C = 1 or 3; rounded to bytes first.
-        quality: 1 to 95.
-
-    Raises:
-        InputError: for another number of channels.
+    `images` are float32 `[B, H, W, C]` in [0, 1], C = 1 or 3 (else `InputError`), and rounded to bytes first.
     """
     channels = images.shape[-1]
     if channels not in (1, 3):

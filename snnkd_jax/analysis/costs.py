@@ -21,37 +21,21 @@ def measure(trained: Trained, images: NDArray, batch_size: int) -> Cost:
 
 def ann_of(role: str, costs: dict[str, Cost]) -> str | None:
     """The role of the ANN of the same architecture: a network itself if it is one, else rather a later one of these."""
-    for other in (role, *reversed(costs)):
-        if costs[other].num_steps is None and same_architecture(costs[role], costs[other]):
-            return other
-    return None
+    anns = (other for other in (role, *reversed(costs)) if costs[other].num_steps is None)
+    return next((ann for ann in anns if same_architecture(costs[role], costs[ann])), None)
 
 
 def cost_entry(trained: Trained, cost: Cost) -> dict[str, Any]:
-    """What a record says of a network; operations are those of an image, in the layers sums over all."""
+    """What a record says of a network; operations are those of an image."""
+    layers = [
+        {name: getattr(layer, name) for name in ("name", "kind", "operations", "steps", "input_rate")}
+        | {"effective": layer.macs + layer.acs, "dense": layer.dense, "estimate": cost.layer_estimate(layer.name)}
+        for layer in cost.layers.values()
+    ]
+    operations = ("macs", "acs", "dense", "dense_pass", "estimate")
+    of_network = ("footprint", "connection_sparsity", "activation_sparsity")
     return {
-        "model": trained.network.model,
-        "width": trained.network.width,
-        "num_steps": trained.network.num_steps,
-        "macs": cost.macs,
-        "acs": cost.acs,
-        "dense": cost.dense,
-        "dense_pass": cost.dense_pass,
-        "estimate": cost.estimate,
-        "footprint": cost.footprint,
-        "connection_sparsity": cost.connection_sparsity,
-        "activation_sparsity": cost.activation_sparsity,
-        "layers": [
-            {
-                "name": layer.name,
-                "kind": layer.kind,
-                "operations": layer.operations,
-                "steps": layer.steps,
-                "input_rate": layer.input_rate,
-                "effective": layer.effective / layer.images,
-                "dense": layer.dense,
-                "estimate": cost.layer_estimate(layer.name),
-            }
-            for layer in cost.layers.values()
-        ],
+        **{name: getattr(trained.network, name) for name in ("model", "width", "num_steps")},
+        **{name: getattr(cost, name) for name in (*operations, *of_network)},
+        "layers": layers,
     }

@@ -53,17 +53,11 @@ LEAST_FACTOR = 0.1
 def apply_disturbed(
     network: Network, variables: Variables, images: Array, kind: str, strength: ArrayLike, key: Array, index: Array
 ) -> tuple[Array, Features]:
-    """`network.apply` under a disturbance between the layers.
+    """`network.apply` under one of `DISTURBANCES` between the layers.
 
-    Args:
-        network, variables, images: as in `Network.apply`.
-        kind: one of `DISTURBANCES`.
-        strength: p or sigma of the table above, `[]`; may be traced, so that one program serves all strengths.
-        key: of the draws.
-        index: int32 `[B]`, the images' places in the test set.
-
-    Raises:
-        InputError: for an unknown kind, one of `NEURON_KINDS` for an ordinary network, or an index of another shape.
+    `strength` is p or sigma of the table above, `[]`, and may be traced, so that one program serves all strengths;
+    `index` are the images' places in the test set, int32 `[B]`. Raises `InputError` for an unknown kind, one of
+    `NEURON_KINDS` for an ordinary network, or an index of another shape.
     """
     check_choice("kind", kind, DISTURBANCES)
     if kind == "weight_noise":
@@ -88,9 +82,8 @@ def noisy_weights(variables: Variables, strength: ArrayLike, key: Array) -> Vari
 def disturbed_neurons(kind: str, strength: ArrayLike, key: Array, index: Array) -> Iterator[None]:
     """Within it, every layer of neurons that is applied or traced is disturbed; arguments as `apply_disturbed`.
 
-    Raises:
-        InputError: for a kind that is not one of `NEURON_KINDS`; from a layer, if it has another number of images, or
-            neurons for which the kind is not defined.
+    Raises `InputError` for a kind that is not one of `NEURON_KINDS`; from a layer, if it has another number of images,
+    or neurons for which the kind is not defined.
     """
     check_choice("kind", kind, NEURON_KINDS)
 
@@ -116,10 +109,8 @@ def disturbed_neurons(kind: str, strength: ArrayLike, key: Array, index: Array) 
 def check_scales(neuron: Neuron) -> None:
     """Raises `InputError` unless `threshold_mismatch` is defined: for `LIF`, `PLIF` and `IF` as they are."""
     if type(neuron) not in (LIF, PLIF, IF):
-        raise InputError(
-            f"kind='threshold_mismatch' is defined for the equations of LIF, PLIF and IF from rest, not for "
-            f"{type(neuron).__name__}; choose another kind"
-        )
+        found = type(neuron).__name__
+        raise InputError(f"kind='threshold_mismatch' is defined for LIF, PLIF and IF, not for {found}; choose another")
 
 
 def threshold_factors(key: Array, strength: ArrayLike, shape: tuple[int, ...]) -> Array:

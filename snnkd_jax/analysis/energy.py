@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
+from numpy.typing import NDArray
 
 from snnkd_jax.analysis.joules import AC_PJ, MAC_PJ, joules
 from snnkd_jax.analysis.synapses import Kind, recorded_synapses
@@ -61,8 +62,8 @@ class LayerCost:
     """One convolution or dense layer. The fields are sums over `images` and their steps, the properties an image's.
 
     `name` is the place in the parameter tree, `steps` how often the layer is computed for an image (1 or T), `source`
-    the activation layer before it, if any. `effective` are the synaptic operations, `possible` the dense ones;
-    `least` and `greatest` are the magnitudes of the inputs that are not zero (infinity and 0 if all are).
+    the activation layer before it, if any; `effective` are the synaptic operations, `possible` the dense ones; `least`
+    and `greatest` are the magnitudes of the inputs that are not zero (infinity and 0 if all are).
     """
 
     name: str
@@ -93,12 +94,12 @@ class LayerCost:
 
     @property
     def macs(self) -> float:
-        """Effective MACs of an image, the mean over images."""
+        """Effective MACs of an image."""
         return self.effective / self.images if self.operations == "MAC" else 0.0
 
     @property
     def acs(self) -> float:
-        """Effective ACs of an image, the mean over images."""
+        """Effective ACs of an image."""
         return self.effective / self.images if self.operations == "AC" else 0.0
 
     @property
@@ -165,8 +166,8 @@ class Cost:
     @property
     def estimate(self) -> tuple[float, float]:
         """The papers' `(MACs, ACs)` of an image."""
-        layers = [self.layer_estimate(name) for name in self.layers]
-        return sum(macs for macs, _ in layers), sum(acs for _, acs in layers)
+        macs, acs = zip(*map(self.layer_estimate, self.layers), strict=True)
+        return sum(macs), sum(acs)
 
     def layer_estimate(self, name: str) -> tuple[float, float]:
         """The papers' `(MACs, ACs)` of an image in one layer."""
@@ -212,54 +213,29 @@ def count(network: Network, variables: Variables, images: ArrayLike) -> Cost:
     if images.size == 0:
         raise InputError(f"images have shape {images.shape}; at least one is needed")
     layers, activations = jax.device_get(_compiled(network)(variables, images))
-    footprint = sum(x.nbytes for x in jax.tree.leaves(variables))
-    size = images.shape[0]
+    values = len(images) * (network.num_steps or 1)
     return Cost(
         network.num_steps,
-        footprint,
-        {layer.name: layer.cost(size) for layer in layers},
-        {
-            name: Activity(size * (network.num_steps or 1) * nonzero.size, int(nonzero.sum(dtype=np.int64)))
-            for name, nonzero in activations.items()
-        },
+        sum(x.nbytes for x in jax.tree.leaves(variables)),
+        {name: layer(images=len(images)) for name, layer in layers.items()},
+        {name: Activity(values * x.size, int(x.sum(dtype=np.int64))) for name, x in activations.items()},
     )
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Layer:
-    """A layer and a batch: `nonzero` counts the images and steps at which each input was not zero."""
-
-    name: str = dataclasses.field(metadata={"static": True})
-    kind: Kind = dataclasses.field(metadata={"static": True})
-    steps: int = dataclasses.field(metadata={"static": True})
-    source: str | None = dataclasses.field(metadata={"static": True})
-    weights: int = dataclasses.field(metadata={"static": True})
-    nonzero_weights: Any
-    nonzero: Any
-    fan_out: Any
-    dense_fan_out: Any
-    least: Any
-    greatest: Any
-
-    def cost(self, images: int) -> LayerCost:
-        """The same on the host, with the products and sums made in 64 bits."""
-        nonzero = self.nonzero.astype(np.int64)
-        return LayerCost(
-            name=self.name,
-            kind=self.kind,
-            steps=self.steps,
-            source=self.source,
-            weights=self.weights,
-            nonzero_weights=int(self.nonzero_weights),
-            images=images,
-            inputs=images * self.steps * nonzero.size,
-            nonzero_inputs=int(nonzero.sum()),
-            effective=int((nonzero * self.fan_out).sum()),
-            possible=images * self.steps * int(self.dense_fan_out.sum(dtype=np.int64)),
-            least=float(self.least),
-            greatest=float(self.greatest),
-        )
+def _layer_cost(
+    *, images: int, steps: int, nonzero: NDArray, fan_out: NDArray, dense_fan_out: NDArray, **same: Any
+) -> LayerCost:
+    """On the host, in 64 bits; `nonzero` counts the images and steps at which each input was not zero."""
+    nonzero = nonzero.astype(np.int64)
+    return LayerCost(
+        steps=steps,
+        images=images,
+        inputs=images * steps * nonzero.size,
+        nonzero_inputs=int(nonzero.sum()),
+        effective=int((nonzero * fan_out).sum()),
+        possible=images * steps * int(dense_fan_out.sum(dtype=np.int64)),
+        **{name: x.item() if isinstance(x, np.ndarray | np.generic) else x for name, x in same.items()},
+    )
 
 
 @functools.lru_cache(maxsize=16)
@@ -272,54 +248,43 @@ def _sums(network: Network, variables: Variables, images: Array) -> Any:
     recording = recorded_synapses(network, variables, images)
     spiking = network.num_steps is not None
     axes = (0, 1) if spiking else (0,)
-    layers = []
+    layers, activations = OrderedDict(), OrderedDict()  # of a plain dict, JAX would sort the names
     for synapses in recording.synapses:
         x, connected = synapses.inputs, (synapses.kernel != 0).astype(jnp.float32)
         magnitude = jnp.abs(x).astype(jnp.float32)
-        layers.append(
-            _Layer(
-                name=synapses.name,
-                kind=synapses.kind,
-                steps=x.shape[1] if spiking else 1,
-                source=synapses.source,
-                weights=connected.size,
-                nonzero_weights=jnp.count_nonzero(connected),
-                nonzero=jnp.sum(x != 0, axes, dtype=jnp.int32),
-                fan_out=synapses.fan_out(connected, x.shape[len(axes) :]),
-                dense_fan_out=synapses.fan_out(jnp.ones_like(connected), x.shape[len(axes) :]),
-                least=jnp.min(magnitude, where=x != 0, initial=jnp.inf),
-                greatest=jnp.max(magnitude),
-            )
+        static = {"name": synapses.name, "kind": synapses.kind, "source": synapses.source, "weights": connected.size}
+        layers[synapses.name] = jax.tree_util.Partial(
+            functools.partial(_layer_cost, steps=x.shape[1] if spiking else 1, **static),
+            nonzero_weights=jnp.count_nonzero(connected),
+            nonzero=jnp.sum(x != 0, axes, dtype=jnp.int32),
+            fan_out=synapses.fan_out(connected, x.shape[len(axes) :]),
+            dense_fan_out=synapses.fan_out(jnp.ones_like(connected), x.shape[len(axes) :]),
+            least=jnp.min(magnitude, where=x != 0, initial=jnp.inf),
+            greatest=jnp.max(magnitude),
         )
-    activations = {name: jnp.sum(y != 0, axes, dtype=jnp.int32) for name, y in recording.activations.items()}
-    return layers, OrderedDict(activations)  # of a plain dict, JAX would sort the names
+    for name, y in recording.activations.items():
+        activations[name] = jnp.sum(y != 0, axes, dtype=jnp.int32)
+    return layers, activations
 
 
 def summary(cost: Cost, mac_pj: float = MAC_PJ, ac_pj: float = AC_PJ) -> str:
     """A table for the terminal: each layer and the sum, operations and microjoules of an image."""
-    header = ("layer", "kind", "steps", "input rate", "dense", "MACs", "ACs", "uJ", "estimate, uJ")
-    rows: list[tuple[str, ...]] = [header]
+
+    def figures(of: LayerCost | Cost, estimate: tuple[float, float]) -> list[str]:
+        energies = (f"{1e6 * joules(macs, acs, mac_pj, ac_pj):.4f}" for macs, acs in ((of.macs, of.acs), estimate))
+        return [*(f"{n:,.0f}" for n in (of.dense, of.macs, of.acs)), *energies]
+
+    rows = [["layer", "kind", "steps", "input rate", "dense", "MACs", "ACs", "uJ", "estimate, uJ"]]
     for name, layer in cost.layers.items():
-        counted, estimated = (layer.macs, layer.acs), cost.layer_estimate(name)
-        rate = f"{layer.input_rate:.4f}"
-        rows.append(
-            (name, layer.kind, str(layer.steps), rate, *_figures(layer.dense, counted, estimated, mac_pj, ac_pj))
-        )
-    totals = _figures(cost.dense, (cost.macs, cost.acs), cost.estimate, mac_pj, ac_pj)
-    rows.append(("all", "", "", "", *totals))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    lines = []
-    for row in rows:
-        left = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
-        right = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
-        lines.append("  ".join(left + right))
-    lines.append(
-        f"mean of {cost.images} images; {cost.footprint:,} bytes; zero: "
-        f"{100 * cost.connection_sparsity:.2f} % of weights, {100 * cost.activation_sparsity:.2f} % of activations"
-    )
-    return "\n".join(lines)
+        numbers = figures(layer, cost.layer_estimate(name))
+        rows.append([name, layer.kind, str(layer.steps), f"{layer.input_rate:.4f}", *numbers])
+    rows.append(["all", "", "", "", *figures(cost, cost.estimate)])
+    zeros = f"{100 * cost.connection_sparsity:.2f} % of weights, {100 * cost.activation_sparsity:.2f} % of activations"
+    told = f"mean of {cost.images} images; {cost.footprint:,} bytes; zero: {zeros}"
+    return "\n".join([*aligned(rows, left=2), told])
 
 
-def _figures(dense: float, counted: tuple, estimated: tuple, mac_pj: float, ac_pj: float) -> tuple[str, ...]:
-    energies = (f"{1e6 * joules(macs, acs, mac_pj, ac_pj):.4f}" for macs, acs in (counted, estimated))
-    return *(f"{n:,.0f}" for n in (dense, *counted)), *energies
+def aligned(rows: list[list[str]], left: int) -> list[str]:
+    """A table's rows as lines; so many columns, the first ones, are flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:{'<' if i < left else '>'}{widths[i]}}" for i, cell in enumerate(row)) for row in rows]

@@ -4,6 +4,7 @@ It is recorded at the end of a run, while the data are at hand, so that a report
 """
 
 import dataclasses
+import io
 import math
 import numbers
 import zipfile
@@ -22,6 +23,7 @@ from snnkd_jax.data.batches import Batch
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.dynamics.neurons import Neuron
 from snnkd_jax.errors import InputError
+from snnkd_jax.files import write_whole
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.recorder import neurons
 from snnkd_jax.parallel.compiler import compile_options
@@ -51,9 +53,8 @@ class Layer:
 class Observation:
     """Of a spiking network on a test set.
 
-    `confusion` int32 `[K, K]` counts its images by class and, in the columns, by answer; `image` uint8 `[H, W, C]` is
-    the first of them, of class `label`, `logits` float32 `[T, K]` are the network's at each step, and `layers` what its
-    neurons do, from the first layer to the last.
+    `confusion` int32 `[K, K]` counts its images by class and, in the columns, by answer. Of the first, `image` uint8
+    `[H, W, C]` of class `label`, it has the `logits` float32 `[T, K]` and, in their order, the `layers` of neurons.
     """
 
     confusion: NDArray
@@ -109,19 +110,13 @@ def _sampled(name: str, neuron: Neuron, spikes: NDArray, v: NDArray, most: int) 
 def save_observation(path: Path, observation: Observation) -> None:
     """Replaces the file in one step."""
     layers = observation.layers
-    partial = path.with_name(path.name + ".tmp")
-    with partial.open("wb") as file:
-        arrays = {
-            "confusion": observation.confusion,
-            "image": observation.image,
-            "label": np.array(observation.label),
-            "logits": observation.logits,
-            **{f"{name}s": np.array([getattr(layer, name) for layer in layers]) for name in _PER_LAYER},
-            **{f"spikes_{i}": layer.spikes for i, layer in enumerate(layers)},
-            **{f"v_{i}": layer.v for i, layer in enumerate(layers)},
-        }
-        np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType] none is called allow_pickle
-    partial.replace(path)
+    arrays: dict[str, Any] = {name: getattr(observation, name) for name in ("confusion", "image", "label", "logits")}
+    arrays |= {f"{name}s": np.array([getattr(layer, name) for layer in layers]) for name in _PER_LAYER}
+    for i, layer in enumerate(layers):
+        arrays |= {f"spikes_{i}": layer.spikes, f"v_{i}": layer.v}
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    write_whole(path, file.getvalue())
 
 
 def load_observation(path: Path) -> Observation:

@@ -17,17 +17,10 @@ from snnkd_jax.models.recorder import Call
 
 
 def record(network: Network, variables: Variables, images: Array) -> tuple[Array, OrderedDict[str, Any]]:
-    """Runs a spiking network, and records the first image in it.
+    """Runs a spiking network, and records the first image in it; arguments as in `Network.apply`.
 
-    Args:
-        network, variables, images: as in `Network.apply`.
-
-    Returns:
-        Logits `[B, T, K]`, and for each layer of neurons, by its name and in the order in which an image passes them,
-        the first image's spikes and the potentials after them, `[T, ...]` each.
-
-    Raises:
-        InputError: for an ANN.
+    Returns logits `[B, T, K]`, and for each layer of neurons, by its name and in the order in which an image passes
+    them, the first image's spikes and the potentials after them, `[T, ...]` each. Raises `InputError` for an ANN.
     """
     if network.num_steps is None:
         raise InputError("an ANN has no time steps")

@@ -9,7 +9,7 @@ images, and the batch size and the number of devices change nothing.
 
 import functools
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -84,7 +84,7 @@ def evaluate_noise(
         check_choice("kind", kind, KINDS)
     for level in levels:
         check_level(level)
-    levels = [int(level) for level in levels]  # for JSON
+    levels = list(map(int, levels))  # for JSON
     if not any(levels):
         raise InputError(f"levels={levels!r} has none above 0; choose some of 1 to {MAX_LEVEL}")
     if not 0 <= seed < 2**32:
@@ -92,8 +92,7 @@ def evaluate_noise(
     if images.shape[1:] != trained.image_shape or images.dtype != np.uint8 or not len(images):
         expected = f"uint8 [N, {', '.join(map(str, trained.image_shape))}]"
         raise InputError(f"images are {images.dtype} {images.shape}; this network takes {expected}")
-    labels, index = np.asarray(labels), np.arange(len(images)) if index is None else np.asarray(index)
-    index = index.astype(np.int32)
+    labels, index = np.asarray(labels), np.asarray(range(len(images)) if index is None else index, np.int32)
     for name, array in (("labels", labels), ("index", index)):
         if array.shape != images.shape[:1]:
             raise InputError(f"{name} has shape {array.shape}; {len(images)} images need ({len(images)},)")
@@ -104,38 +103,26 @@ def evaluate_noise(
     clean = accuracy(None, 0)
     found: dict[str, Any] = {}
     for kind in kinds:
-        if not _defined(kind, trained):
-            found[kind] = None
-            continue
-        by_level = [accuracy(kind, level) if level else clean for level in levels]
-        mean = statistics.fmean(a for level, a in zip(levels, by_level, strict=True) if level)
-        found[kind] = {"accuracy": by_level, "mean": mean, "drop": clean - mean}
-    means = {group: _mean([found.get(kind) for kind in members]) for group, members in GROUPS.items()}
-    return {
-        "seed": seed,
-        "images": len(images),
-        "levels": levels,
-        "clean": clean,
-        "kinds": found,
-        "mean": means,
+        found[kind] = None
+        if _defined(kind, trained):
+            by_level = [accuracy(kind, level) if level else clean for level in levels]
+            mean = statistics.fmean(a for level, a in zip(levels, by_level, strict=True) if level)
+            found[kind] = {"accuracy": by_level, "mean": mean, "drop": clean - mean}
+    means = {
+        group: statistics.fmean(found[kind]["mean"] for kind in members) if all(map(found.get, members)) else None
+        for group, members in GROUPS.items()
     }
+    return {"seed": seed, "images": len(images), "levels": levels, "clean": clean, "kinds": found, "mean": means}
 
 
 def _defined(kind: str, trained: Trained) -> bool:
-    if kind not in NEURON_KINDS:
-        return True
     if kind == "threshold_mismatch":
-        for neuron in neurons(trained.network, trained.variables, trained.image_shape).values():
-            try:
+        try:
+            for neuron in neurons(trained.network, trained.variables, trained.image_shape).values():
                 check_scales(neuron)
-            except InputError:
-                return False
-    return trained.network.num_steps is not None
-
-
-def _mean(entries: Sequence[dict[str, Any] | None]) -> float | None:
-    means = [entry["mean"] for entry in entries if entry is not None]
-    return statistics.fmean(means) if len(means) == len(entries) else None
+        except InputError:
+            return False
+    return kind not in NEURON_KINDS or trained.network.num_steps is not None
 
 
 def _evaluation(
@@ -159,11 +146,11 @@ def _evaluation(
         return (batch["mask"] * (answers == batch["labels"])).sum()
 
     def accuracy(kind: str | None, level: int) -> float:
-        counts = []
         strength, layer_kind, layer_key = 0.0, None, key
         if kind in LAYER_LEVELS:
             strength, layer_kind, layer_key = LAYER_LEVELS[kind][level - 1], kind, noise_key(key, kind, level)
         strength, layer_key = put_replicated(mesh, (jnp.float32(strength), layer_key))
+        counts = []
         for batch in eval_batches(data, batch_size):
             images = batch["images"].astype(np.float32) / np.float32(255)
             if kind in IMAGE_LEVELS:

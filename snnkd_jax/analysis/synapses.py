@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from snnkd_jax.errors import InputError
 from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.network import Network, Variables
 
@@ -65,6 +66,12 @@ def recorded_synapses(network: Network, variables: Variables, images: Array) -> 
         if not isinstance(module, nn.Conv | nn.Dense):
             recording.activations[call.name] = call.output
             continue
+        axes = (4 if isinstance(module, nn.Conv) else 2) + (network.num_steps is not None)
+        if call.inputs.ndim < axes:
+            raise InputError(
+                f"{call.name} reads {call.inputs.shape}, one time step at a call; operations are counted of layers "
+                "that read all steps, [B, T, ...], at once"
+            )
         parameters: Any = functools.reduce(operator.getitem, module.path, variables["params"])
         recording.synapses.append(
             Synapses(

@@ -5,8 +5,10 @@ import functools
 import inspect
 import io
 import itertools
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tyro
 
@@ -68,3 +70,9 @@ def _with_defaults(command: Command, arguments: Sequence[str], dataset: str | No
     found = functools.partial(command, config=default_config(name))
     found.__doc__ = command.__doc__
     return found
+
+
+def command_line(*words: str, **options: Any) -> str:
+    """What a record says of a command: its words, and those options that are not None."""
+    given = [(f"--{name.replace('_', '-')}", str(value)) for name, value in options.items() if value is not None]
+    return shlex.join(["snnkd", *words, *itertools.chain(*given)])

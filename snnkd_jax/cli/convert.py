@@ -1,9 +1,5 @@
-"""`snnkd convert`.
+"""`snnkd convert RUN [RUN ...] --dataset "CIFAR-10 (JPEG copy)" --record FILE.json`."""
 
-snnkd convert RUN [RUN ...] --dataset "CIFAR-10 (JPEG copy)" --record FILE.json
-"""
-
-import shlex
 import sys
 from pathlib import Path
 
@@ -33,6 +29,7 @@ def convert(
         record: JSON file to write.
         notes: What a reader of the record should know.
     """
+    from snnkd_jax.cli.arguments import command_line
     from snnkd_jax.files import read_json
     from snnkd_jax.inference.convert import convert as converted
     from snnkd_jax.inference.predict import accuracy_by_step
@@ -58,6 +55,6 @@ def convert(
     entry = {"method": f"conversion, {method}", "network": network, "accuracy": accuracies, "ordinary": ordinary}
     print(step_lines(entry))
     if record is not None:
-        options = ["--num-steps", str(num_steps), "--percentile", f"{percentile:g}", "--dataset", dataset]
-        content = {"command": shlex.join(["snnkd", "convert", "RUN", "...", *options]), "dataset": dataset}
+        chosen = {"num_steps": num_steps, "percentile": f"{percentile:g}", "dataset": dataset}
+        content = {"command": command_line("convert", "RUN", "...", **chosen), "dataset": dataset}
         write_record(record, "steps", content | recipe_of(found) | {"entries": [entry], "notes": notes})

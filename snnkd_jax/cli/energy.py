@@ -1,11 +1,7 @@
-"""`snnkd energy`; the definitions are those of `snnkd_jax.analysis.energy`.
-
-snnkd energy RUN --against RUN2 --record FILE.json
-"""
+"""`snnkd energy RUN --against RUN2 --record FILE.json`; the definitions are those of `snnkd_jax.analysis.energy`."""
 
 import dataclasses
 import functools
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -57,6 +53,7 @@ def energy(
     energy_of(0, 0)  # refuses wrong energies before anything is counted
     from snnkd_jax.analysis.costs import ann_of, cost_entry, measure
     from snnkd_jax.analysis.energy import summary
+    from snnkd_jax.cli.arguments import command_line
     from snnkd_jax.inference.convert import convert
     from snnkd_jax.inference.trained import load
     from snnkd_jax.runs.command import command
@@ -73,9 +70,8 @@ def energy(
     if against is not None:
         trained["ann"], accuracy["ann"] = load(against, "teacher"), _tested(against).get("teacher")
         if trained["ann"].dataset != config.data.dataset:
-            raise InputError(
-                f"against={against} is a run on {trained['ann'].dataset}, not on {config.data.dataset}; name another"
-            )
+            found = trained["ann"].dataset
+            raise InputError(f"against={against} is a run on {found}, not on {config.data.dataset}; name another")
     loaded = config.data.load()
     if num_steps is not None:
         for role in trained.keys() & {"student", "student_baseline"}:
@@ -94,23 +90,17 @@ def energy(
         print(f"\n{role}: {trained[role].title}\n{summary(cost, mac_pj, ac_pj)}")
         if cost.num_steps is None:
             continue
-        total, estimate = energy_of(cost.macs, cost.acs), energy_of(*cost.estimate)
-        dense = energy_of(cost.dense_pass, 0)
-        print(
-            f"{total / dense:.3f} (estimate: {estimate / dense:.3f}) of all operations of an ANN of this architecture"
-        )
+        total, dense = energy_of(cost.macs, cost.acs), energy_of(cost.dense_pass, 0)
+        shares = f"{total / dense:.3f} (estimate: {energy_of(*cost.estimate) / dense:.3f})"
+        print(f"{shares} of all operations of an ANN of this architecture")
         if (ann := anns[role]) is None:
             print("no trained ANN of this architecture was counted; --against RUN2 takes the teacher of another run")
         else:
             counted = energy_of(costs[ann].macs, costs[ann].acs)
             print(f"{total / counted:.3f} of those of the trained ANN of this architecture, {ann}, that are not zero")
-    options = [] if against is None else ["--against", "ANN"]
-    options += [] if converted is None else ["--converted", str(converted)]
-    options += [] if num_steps is None else ["--num-steps", str(num_steps)]
-    options += ["--images", str(images), "--mac-pj", str(mac_pj), "--ac-pj", str(ac_pj)]
-    options += [] if dataset is None else ["--dataset", dataset]
+    chosen = {"against": against and "ANN", "converted": converted, "num_steps": num_steps, "images": images}
     content = {
-        "command": shlex.join(["snnkd", "energy", "RUN", *options]),
+        "command": command_line("energy", "RUN", **chosen, mac_pj=mac_pj, ac_pj=ac_pj, dataset=dataset),
         "run_command": command(config),
         "ann_command": None if against is None else command(read_config(against)),
         "config": config.published().flat(),
@@ -128,7 +118,7 @@ def energy(
 
 
 def _tested(run: Path) -> dict[str, float | None]:
-    """The test accuracies that a run reported, by role."""
+    """Test accuracies of a run's result, by role."""
     return read_json(run / "result.json")["test_accuracy"] if (run / "result.json").is_file() else {}
 
 

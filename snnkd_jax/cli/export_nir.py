@@ -1,11 +1,8 @@
-"""`snnkd export-nir`.
-
-snnkd export-nir RUN --out student.nir
-"""
+"""`snnkd export-nir RUN --out student.nir`."""
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -37,15 +34,8 @@ def export_nir(
     if network.body.dtype != jnp.float32:  # pyright: ignore[reportAttributeAccessIssue]
         print("this student computes in bfloat16 and the file in float32: some spikes will differ")
         network = dataclasses.replace(network, body=network.body.clone(dtype=jnp.float32))
-    graph = write_nir(
-        out,
-        network,
-        trained.variables,
-        trained.image_shape,
-        normalisation=normalisation,
-        dt=dt,
-        old_readers=old_readers,
-    )
+    options: dict[str, Any] = {"normalisation": normalisation, "dt": dt, "old_readers": old_readers}
+    graph = write_nir(out, network, trained.variables, trained.image_shape, **options)
     for name, node in graph.nodes.items():
         shape = tuple(map(int, node.output_type["output"]))
         sources = " + ".join(a for a, b in graph.edges if b == name)

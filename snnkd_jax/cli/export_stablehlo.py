@@ -1,7 +1,4 @@
-"""`snnkd export-stablehlo`; the format is that of `snnkd_jax.interop.stablehlo`.
-
-snnkd export-stablehlo RUN --out DIR
-"""
+"""`snnkd export-stablehlo RUN --out DIR`; the format is that of `snnkd_jax.interop.stablehlo`."""
 
 from pathlib import Path
 

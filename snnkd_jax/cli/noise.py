@@ -1,9 +1,5 @@
-"""`snnkd noise`; kinds, levels and what is drawn when: `snnkd_jax.analysis.robustness`.
+"""`snnkd noise RUN [RUN ...] [--baseline RUN ...] --record FILE.json`; see `snnkd_jax.analysis.robustness`."""
 
-snnkd noise RUN [RUN ...] [--baseline RUN ...] --record FILE.json
-"""
-
-import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -41,6 +37,7 @@ def noise(
     import numpy as np
 
     from snnkd_jax.analysis.robustness import LEVELS, evaluate_noise
+    from snnkd_jax.cli.arguments import command_line
     from snnkd_jax.inference.trained import load
     from snnkd_jax.parallel.compiler import compilation_cache
     from snnkd_jax.report.noise import in_words, noise_table, summarise
@@ -76,8 +73,9 @@ def noise(
     of_one = {role for role, directories in networks.items() if len(set(directories)) == 1}
     result = summarise({role: found[:1] if role in of_one else found for role, found in reports.items()})
     print(noise_table(result), in_words(result), sep="\n")
+    words = ["noise", "RUN", "...", *(["--baseline", "RUN", "..."] if baseline else [])]
     of_noise = {
-        "command": _command(bool(baseline), images, seed, batch_size, dataset),
+        "command": command_line(*words, images=images, seed=seed, batch_size=batch_size, dataset=dataset),
         "noise_seed": seed,
         "images": len(index),
     }
@@ -95,12 +93,3 @@ def noise(
             "notes": notes,
         }
         write_record(record, "noise", result | content, versions=["pillow"])
-
-
-def _command(has_baseline: bool, images: int | None, seed: int, batch_size: int, dataset: str | None) -> str:
-    """The command line without its paths."""
-    chosen = ["--baseline", "RUN", "..."] if has_baseline else []
-    chosen += [] if images is None else ["--images", str(images)]
-    chosen += ["--seed", str(seed), "--batch-size", str(batch_size)]
-    chosen += [] if dataset is None else ["--dataset", dataset]
-    return shlex.join(["snnkd", "noise", "RUN", "...", *chosen])

@@ -1,10 +1,5 @@
-"""`snnkd plan`.
+"""`snnkd plan --topology v5e:2x2 --each-num-steps 1 2 4 8 16 --each-remat none stage block`."""
 
-snnkd plan --topology v5e:16x16 --student resnet18
-snnkd plan --topology v5e:2x2 --each-num-steps 1 2 4 8 16 --each-remat none stage block
-"""
-
-import dataclasses
 import functools
 import itertools
 import math
@@ -46,11 +41,9 @@ def plan(
     from snnkd_jax.runs.record import write_record
 
     jax.config.update("jax_platforms", "cpu")  # what is planned for is not there
-    student = config.student.student if model is None else model
-    entries = []
-    for name, num_steps, remat in itertools.product(
-        topology, each_num_steps or (config.student.num_steps,), each_remat or (config.student.remat,)
-    ):
+    student, entries = model or config.student.student, []
+    each = topology, each_num_steps or (config.student.num_steps,), each_remat or (config.student.remat,)
+    for name, num_steps, remat in itertools.product(*each):
         options = {"student": student, "num_steps": num_steps, "remat": remat}
         changed = config.replace(**options).checked()
         entry = _measured(changed, name, per_chip_batch, largest)
@@ -79,11 +72,8 @@ def _measured(config: Config, topology: str, per_chip_batch: int, largest: bool)
             batch = largest_batch(lambda size: compiled(size).memory, per_chip_batch, chip.memory, multiple)
     except MemoryError as error:
         raise InputError(f"per_chip_batch={per_chip_batch}: {error}; make it smaller, or use remat") from error
-    return {
-        "topology": topology,
-        **{name: value for name, value in dataclasses.asdict(found).items() if name != "collectives"},
-        "memory": found.memory,
-        "capacity": chip.memory,
+    entry = {"topology": topology, **vars(found), "memory": found.memory, "capacity": chip.memory}
+    return entry | {
         "collectives": total_bytes(found.collectives),
         "bounds": found.bounds(chip),
         "largest_batch": batch,

@@ -1,7 +1,4 @@
-"""`snnkd predict`.
-
-snnkd predict RUN image.png [image2.png ...] --threshold 0.9
-"""
+"""`snnkd predict RUN image.png [image2.png ...] --threshold 0.9`."""
 
 import sys
 import warnings
@@ -55,11 +52,7 @@ def predict(
 
 
 def read(path: Path, image_shape: tuple[int, int, int], resize: bool) -> "NDArray[np.uint8]":
-    """The pixels `[H, W, C]` of an image file, grey or RGB as the network takes them; says what was changed.
-
-    Raises `InputError` for a file that is no image or is damaged, of more than eight bits a channel, or, unless it may
-    be resized, of another size.
-    """
+    """The pixels `[H, W, C]` of an image file as the network takes them, told if changed; `InputError` if unfit."""
     import numpy as np
     from PIL import Image
 
@@ -81,10 +74,8 @@ def read(path: Path, image_shape: tuple[int, int, int], resize: bool) -> "NDArra
         image = image.convert("RGB").convert(mode)
     if image.size != (width, height):
         if not resize:
-            raise InputError(
-                f"{path} has {image.width} x {image.height} pixels, the network takes {width} x {height}; resize it, "
-                "or give --resize"
-            )
+            found = f"{image.width} x {image.height} pixels, the network takes {width} x {height}"
+            raise InputError(f"{path} has {found}; resize it, or give --resize")
         changes.append(f"{image.width} x {image.height} scaled to {width} x {height}")
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     if changes:

@@ -1,8 +1,4 @@
-"""`snnkd report`.
-
-snnkd report RUN                             # writes RUN/report.html, of a run that is finished or not
-snnkd report RUN RUN ... --out FILE.html     # seeds of a recipe, or recipes side by side
-"""
+"""`snnkd report RUN`, and `snnkd report RUN RUN ... --out FILE.html` for seeds or recipes side by side."""
 
 from pathlib import Path
 

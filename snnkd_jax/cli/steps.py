@@ -1,9 +1,5 @@
-"""`snnkd steps`: one student, every T.
+"""`snnkd steps RUN [RUN ...] --dataset "CIFAR-10 (JPEG copy)" --record FILE.json`: one student, every T."""
 
-snnkd steps RUN [RUN ...] --dataset "CIFAR-10 (JPEG copy)" --record FILE.json
-"""
-
-import shlex
 import sys
 from pathlib import Path
 
@@ -11,8 +7,6 @@ import tyro
 
 from snnkd_jax.errors import InputError, check_count
 from snnkd_jax.runs.roles import Role
-
-ROLES: tuple[Role, ...] = ("student_baseline", "student")
 
 
 def steps(
@@ -36,6 +30,7 @@ def steps(
     """
     check_count("num_steps", num_steps)
     from snnkd_jax.analysis.steps import evaluate_steps
+    from snnkd_jax.cli.arguments import command_line
     from snnkd_jax.inference.trained import load
     from snnkd_jax.report.steps import step_lines
     from snnkd_jax.runs.recipe import seeds_of_one_recipe
@@ -44,7 +39,8 @@ def steps(
 
     found = seeds_of_one_recipe("runs", runs)
     config = found[0][0]
-    roles: list[Role] = [role for role in ROLES if any((run / role).is_dir() for run in runs)]
+    students: tuple[Role, ...] = ("student_baseline", "student")
+    roles = [role for role in students if any((run / role).is_dir() for run in runs)]
     if "student" not in roles:
         raise InputError(f"runs {', '.join(map(str, runs))} have no student")
     images = config.data.load()
@@ -66,6 +62,6 @@ def steps(
         entries.append(entry)
         print(step_lines(entry))
     if record is not None:
-        options = ["--num-steps", str(num_steps), "--dataset", dataset]
-        content = {"command": shlex.join(["snnkd", "steps", "RUN", "...", *options]), "dataset": dataset}
-        write_record(record, "steps", content | recipe_of(found) | {"entries": entries, "notes": notes})
+        command = command_line("steps", "RUN", "...", num_steps=num_steps, dataset=dataset)
+        content = {"command": command, "dataset": dataset, "entries": entries, "notes": notes}
+        write_record(record, "steps", content | recipe_of(found))

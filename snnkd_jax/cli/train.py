@@ -32,6 +32,7 @@ def train(config: tyro.conf.OmitArgPrefixes[Config]) -> int:
     Args:
         config: Of the run.
     """
+    config.check()  # what can be seen to be wrong without JAX is told at once
     from snnkd_jax.parallel.hosts import leave
 
     return leave(exit_status(lambda: _run(config)))
@@ -63,12 +64,8 @@ def _run(config: Config) -> int:
 
 def table(result: dict[str, Any]) -> str:
     """The comparison as text: a row for each network that was trained."""
+    from snnkd_jax.analysis.energy import aligned
     from snnkd_jax.report.run import result_rows
 
-    rows = result_rows(result)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(r, widths, strict=True)))
-        for r in rows
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    heading, *lines = aligned(result_rows(result), left=1)
+    return "\n".join([heading, "-" * len(heading), *lines])

@@ -41,14 +41,10 @@ class Contents:
 def read_archives(name: str, files: Mapping[str, Path]) -> Contents:
     """Reads the archives of the data set `name`; `files` gives the path of each by its official file name.
 
-    Raises:
-        InputError: an archive is not what its name says; the message names the file and what is wrong with it.
+    Raises `InputError`, which names the file and what is wrong, for an archive that is not what its name says.
     """
     sizes = {"train": OFFICIAL[name].train_size, "test": OFFICIAL[name].test_size}
-    if name in _CIFAR:
-        (path,) = files.values()
-        return _read_cifar(path, _CIFAR[name], sizes)
-    return _read_mnist(files, sizes)
+    return _read_cifar(*files.values(), *_CIFAR[name], sizes) if name in _CIFAR else _read_mnist(files, sizes)
 
 
 def _read_mnist(files: Mapping[str, Path], sizes: Mapping[str, int]) -> Contents:
@@ -65,65 +61,54 @@ def _read_mnist(files: Mapping[str, Path], sizes: Mapping[str, int]) -> Contents
 def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     data = _gunzip(path)
     header = struct.pack(f">{1 + len(shape)}i", 0x0800 + len(shape), *shape)
-    if not data.startswith(header):
-        raise _damaged(path, f"its idx header is {data[: len(header)].hex()} instead of {header.hex()}")
-    if len(data) != len(header) + math.prod(shape):
-        raise _damaged(path, f"it unpacks to {len(data)} bytes instead of {len(header) + math.prod(shape)}")
+    _check(path, "its idx header is", data[: len(header)].hex(), header.hex())
+    _check(path, "bytes to which it unpacks:", len(data), len(header) + math.prod(shape))
     return np.frombuffer(data, np.uint8, offset=len(header)).reshape(shape)
 
 
-@dataclass(frozen=True)
-class _CifarLayout:
-    folder: str
-    members: dict[str, tuple[str, ...]]  # the files of each split
-    labels: dict[str, tuple[str, int]]  # in the order of the label bytes: file of class names, number of classes
-
-
+# Folder, the files of each split, and in the order of the label bytes: file of class names, number of classes.
 _CIFAR = {
-    "cifar10": _CifarLayout(
-        folder="cifar-10-batches-bin",
-        members={"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)},
-        labels={"label": ("batches.meta.txt", 10)},
+    "cifar10": (
+        "cifar-10-batches-bin",
+        {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]},
+        {"label": ("batches.meta.txt", 10)},
     ),
-    "cifar100": _CifarLayout(
-        folder="cifar-100-binary",
-        members={"train": ("train.bin",), "test": ("test.bin",)},
-        labels={"coarse_label": ("coarse_label_names.txt", 20), "label": ("fine_label_names.txt", 100)},
+    "cifar100": (
+        "cifar-100-binary",
+        {"train": ["train.bin"], "test": ["test.bin"]},
+        {"coarse_label": ("coarse_label_names.txt", 20), "label": ("fine_label_names.txt", 100)},
     ),
 }
 
 
-def _read_cifar(path: Path, layout: _CifarLayout, sizes: Mapping[str, int]) -> Contents:
+def _read_cifar(
+    path: Path,
+    folder: str,
+    members: Mapping[str, list[str]],
+    labels: Mapping[str, tuple[str, int]],
+    sizes: Mapping[str, int],
+) -> Contents:
     packed = _untar(path)
 
     def member(name: str) -> bytes:
-        try:
-            return packed[f"{layout.folder}/{name}"]
-        except KeyError:
-            raise _damaged(path, f"it has no {layout.folder}/{name}") from None
+        if f"{folder}/{name}" not in packed:
+            raise _damaged(path, f"it has no {folder}/{name}")
+        return packed[f"{folder}/{name}"]
 
     class_names = {}
-    for feature, (file, num_classes) in layout.labels.items():
+    for feature, (file, num_classes) in labels.items():
         class_names[feature] = [line for line in member(file).decode(errors="replace").splitlines() if line]
-        if len(class_names[feature]) != num_classes:
-            raise _damaged(path, f"{file} names {len(class_names[feature])} classes instead of {num_classes}")
-
+        _check(path, f"classes that {file} names:", len(class_names[feature]), num_classes)
     splits = {}
-    for split, files in layout.members.items():
-        shape = sizes[split] // len(files), len(layout.labels) + 3 * 32 * 32
-        batches = []
+    for split, files in members.items():
+        shape = sizes[split] // len(files), len(labels) + 3 * 32 * 32
         for file in files:
-            data = member(file)
-            if len(data) != math.prod(shape):
-                raise _damaged(path, f"{file} has {len(data)} bytes instead of {math.prod(shape)}")
-            batches.append(np.frombuffer(data, np.uint8).reshape(shape))
-        records = np.concatenate(batches)
-        features = {}
-        for i, (feature, (_, num_classes)) in enumerate(layout.labels.items()):
+            _check(path, f"bytes of {file}:", len(member(file)), math.prod(shape))
+        records = np.frombuffer(b"".join(map(member, files)), np.uint8).reshape(sizes[split], -1)
+        splits[split] = {"image": records[:, len(labels) :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)}
+        for i, (feature, (_, num_classes)) in enumerate(labels.items()):
             _check_labels(records[:, i], num_classes, path, f"the values of {feature} in its {split} files")
-            features[feature] = records[:, i]
-        features["image"] = records[:, len(layout.labels) :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        splits[split] = features
+            splits[split][feature] = records[:, i]
     return Contents(splits, class_names)
 
 
@@ -146,6 +131,11 @@ def _gunzip(path: Path) -> bytes:
 def _check_labels(labels: np.ndarray, num_classes: int, path: Path, what: str) -> None:
     if labels.max() >= num_classes:
         raise _damaged(path, f"{what} go up to {labels.max()} for {num_classes} classes")
+
+
+def _check(path: Path, what: str, found: object, official: object) -> None:
+    if found != official:
+        raise _damaged(path, f"{what} {found} instead of {official}")
 
 
 def _damaged(path: Path, what: str) -> InputError:

@@ -35,29 +35,21 @@ def from_arrays(
         _images_and_labels(part, pair) for part, pair in (("train", train), ("test", test))
     )
     if test_images.shape[1:] != train_images.shape[1:] or test_images.dtype != train_images.dtype:
+        test_are, train_are = (f"{x.dtype} {x.shape}" for x in (test_images, train_images))
         raise InputError(
-            f"test images are {test_images.dtype} {test_images.shape}, train images {train_images.dtype} "
-            f"{train_images.shape}; they must have the same shape and dtype but for their number"
+            f"test images are {test_are}, train images {train_are}; they must be alike but for their number"
         )
     largest = int(max(train_labels.max(), test_labels.max()))
     names = tuple(map(str, range(largest + 1) if class_names is None else class_names))
     if len(names) < 2:
         raise InputError(f"{len(names)} class(es): labels must be of 2 classes or more")
     for part, labels in (("train", train_labels), ("test", test_labels)):
-        if labels.max() >= len(names):
-            row = int(np.argmax(labels >= len(names)))
-            raise InputError(
-                f"{part} label {labels[row]} in row {row} is of none of the {len(names)} class_names; labels are 0 to "
-                f"{len(names) - 1}"
-            )
+        _check_labels(part, labels, labels >= len(names), f"is of none of the {len(names)} class_names")
     if class_names is None and not (train_labels == 0).any():
-        raise InputError(
-            f"train labels are from {train_labels.min()} to {largest}, and none is 0; subtract "
-            f"{train_labels.min()}, or give class_names if class 0 has no example"
-        )
-    return Dataset(
-        name, train_images, train_labels, test_images, test_labels, names, validation_fraction=validation_fraction
-    )
+        least = train_labels.min()
+        hint = f"subtract {least}, or give class_names if class 0 has no example"
+        raise InputError(f"train labels are from {least} to {largest}, and none is 0; {hint}")
+    return Dataset(name, train_images, train_labels, test_images, test_labels, names, validation_fraction)
 
 
 def _images_and_labels(part: str, pair: tuple[Any, Any]) -> tuple[NDArray, NDArray[np.int32]]:
@@ -70,16 +62,18 @@ def _images_and_labels(part: str, pair: tuple[Any, Any]) -> tuple[NDArray, NDArr
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim not in (4, 5) or 0 in images.shape:
-        raise InputError(
-            f"{part} images have shape {images.shape}; give [N, H, W, C], [N, H, W], or one frame per time step, "
-            "[N, T, H, W, C], N >= 1"
-        )
+        expected = "[N, H, W, C], [N, H, W], or one frame per time step, [N, T, H, W, C], N >= 1"
+        raise InputError(f"{part} images have shape {images.shape}; give {expected}")
     labels = np.asarray(labels)
     if labels.shape != images.shape[:1]:
         raise InputError(f"{part} labels have shape {labels.shape}; {len(images)} images need ({len(images)},)")
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"{part} labels have dtype {labels.dtype}; give integers from 0 on")
-    if (labels < 0).any():
-        row = int(np.argmax(labels < 0))
-        raise InputError(f"{part} label {labels[row]} in row {row} is negative; labels are integers from 0 on")
+    _check_labels(part, labels, labels < 0, "is negative")
     return np.asarray(images), labels.astype(np.int32)
+
+
+def _check_labels(part: str, labels: NDArray, wrong: NDArray, what: str) -> None:
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise InputError(f"{part} label {labels[row]} in row {row} {what}; labels count the classes from 0 on")

@@ -49,26 +49,23 @@ class Augmentation:
 
         Shape and dtype stay; the frames of a sequence are augmented alike.
         """
-        keys = jax.random.split(key, images.shape[0])
-        return jax.vmap(lambda key, image: _augment_one(self, key, image))(keys, images)
+        return jax.vmap(self._one)(jax.random.split(key, images.shape[0]), images)
 
-
-def _augment_one(augmentation: Augmentation, key: Array, image: Array) -> Array:
-    """`image` is `[..., H, W, C]`."""
-    shift_key, flip_key, cutout_key = jax.random.split(key, 3)
-    *frames, h, w, _ = image.shape
-    p = augmentation.crop_padding
-    if p:
-        top, left = jax.random.randint(shift_key, (2,), 0, 2 * p + 1)
-        padded = jnp.pad(image, [(0, 0)] * len(frames) + [(p, p), (p, p), (0, 0)])
-        image = jax.lax.dynamic_slice(padded, (*[0] * len(frames), top, left, 0), image.shape)
-    if augmentation.flip:
-        image = jnp.where(jax.random.bernoulli(flip_key), image[..., ::-1, :], image)
-    if augmentation.cutout:
-        centre = jax.random.randint(cutout_key, (2,), 0, jnp.array([h, w]))
-        rows, columns = _covered(h, centre[0], augmentation.cutout), _covered(w, centre[1], augmentation.cutout)
-        image = jnp.where((rows[:, None] & columns[None, :])[..., None], 0, image)
-    return image
+    def _one(self, key: Array, image: Array) -> Array:
+        """`image` is `[..., H, W, C]`."""
+        shift_key, flip_key, cutout_key = jax.random.split(key, 3)
+        *frames, h, w, _ = image.shape
+        if p := self.crop_padding:
+            top, left = jax.random.randint(shift_key, (2,), 0, 2 * p + 1)
+            padded = jnp.pad(image, [(0, 0)] * len(frames) + [(p, p), (p, p), (0, 0)])
+            image = jax.lax.dynamic_slice(padded, (*[0] * len(frames), top, left, 0), image.shape)
+        if self.flip:
+            image = jnp.where(jax.random.bernoulli(flip_key), image[..., ::-1, :], image)
+        if self.cutout:
+            centre = jax.random.randint(cutout_key, (2,), 0, jnp.array([h, w]))
+            rows, columns = _covered(h, centre[0], self.cutout), _covered(w, centre[1], self.cutout)
+            image = jnp.where((rows[:, None] & columns[None, :])[..., None], 0, image)
+        return image
 
 
 def _covered(length: int, centre: Array, side: int) -> Array:

@@ -49,15 +49,15 @@ class Dataset:
         """T of sequences, None for images."""
         return self.train_images.shape[1] if self.train_images.ndim == 5 else None
 
-    @property
+    @functools.cached_property
     def normalisation(self) -> Normalisation:
         """The statistics of the whole training set, so that they do not depend on the split."""
-        return _statistics(self)
+        return pixel_statistics(self.train_images)
 
-    @property
+    @functools.cached_property
     def identity(self) -> bytes:
         """What tells the data set from others: digests of its training images and labels."""
-        return _identity(self)
+        return b"".join(hashlib.sha256(x.tobytes()).digest() for x in (self.train_images, self.train_labels))
 
     @property
     def test(self) -> Batch:
@@ -77,14 +77,3 @@ class Dataset:
             functools.partial(eval_batches, validation, batch_size),
             functools.partial(eval_batches, self.test, batch_size),
         )
-
-
-# A few seconds for the largest sets, which are asked for several times.
-@functools.lru_cache(maxsize=2)
-def _statistics(dataset: Dataset) -> Normalisation:
-    return pixel_statistics(dataset.train_images)
-
-
-@functools.lru_cache(maxsize=2)
-def _identity(dataset: Dataset) -> bytes:
-    return b"".join(hashlib.sha256(x.tobytes()).digest() for x in (dataset.train_images, dataset.train_labels))

@@ -3,10 +3,10 @@
 TFDS's own downloader retries for more than three minutes before it gives up.
 """
 
+import concurrent.futures
 import hashlib
 import http.client
 import os
-import queue
 import threading
 import urllib.error
 import urllib.parse
@@ -20,8 +20,7 @@ _STALL_SECONDS = 30  # without a byte in the middle of a file
 def download(url: str, path: Path, size: int, sha256: str) -> None:
     """Downloads `url` to `path`, which appears only once its `size` (bytes) and `sha256` (hex) are right.
 
-    Raises:
-        OSError: no answer, a broken connection, another content than expected, or `path` cannot be written.
+    Raises `OSError` for no answer, a broken connection, another content, or a `path` that cannot be written.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     digest, received = hashlib.sha256(), 0
@@ -45,23 +44,22 @@ def download(url: str, path: Path, size: int, sha256: str) -> None:
 
 def _open(url: str) -> http.client.HTTPResponse:
     # A name lookup cannot be given a time limit, so it is left to a thread that the process need not wait for.
-    answers: queue.SimpleQueue[http.client.HTTPResponse | Exception] = queue.SimpleQueue()
+    answer: concurrent.futures.Future[http.client.HTTPResponse] = concurrent.futures.Future()
 
     def ask() -> None:
         try:
-            answers.put(urllib.request.urlopen(url, timeout=_STALL_SECONDS))
+            answer.set_result(urllib.request.urlopen(url, timeout=_STALL_SECONDS))
         except Exception as error:
-            answers.put(error)
+            answer.set_exception(error)
 
     threading.Thread(target=ask, daemon=True).start()
     host = urllib.parse.urlsplit(url).netloc
+    if not concurrent.futures.wait([answer], _ANSWER_SECONDS).done:
+        raise TimeoutError(f"{host} did not answer within {_ANSWER_SECONDS} s")
     try:
-        answer = answers.get(timeout=_ANSWER_SECONDS)
-    except queue.Empty:
-        raise TimeoutError(f"{host} did not answer within {_ANSWER_SECONDS} s") from None
-    if isinstance(answer, urllib.error.HTTPError):
-        answer.close()
-        raise OSError(f"{host} answered {answer.code} {answer.reason}") from answer
-    if isinstance(answer, Exception):
-        raise OSError(f"{host}: {getattr(answer, 'reason', answer)}") from answer
-    return answer
+        return answer.result()
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise OSError(f"{host} answered {error.code} {error.reason}") from error
+    except Exception as error:
+        raise OSError(f"{host}: {getattr(error, 'reason', error)}") from error

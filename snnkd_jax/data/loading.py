@@ -14,24 +14,16 @@ NAMES = ("digits", *OFFICIAL)
 
 
 def load(name: str, data_dir: str | None = None) -> Dataset:
-    """Returns a data set, preparing it first if it is one of TFDS's and not in the data directory yet.
+    """The data set of one of `NAMES`, prepared first if it is one of TFDS's and not in `data_directory(data_dir)` yet.
 
-    Reading 60,000 images takes about 5 s.
-
-    Args:
-        name: one of `NAMES`.
-        data_dir: as in `data_directory`.
-
-    Raises:
-        InputError: the name is unknown, the data can be had neither locally nor from the network, or files are
-            damaged, of another format or not writable.
+    Reading 60,000 images takes about 5 s. Raises `InputError` for an unknown name, data that can be had neither locally
+    nor from the network, and files that are damaged, of another format or not writable.
     """
     check_choice("dataset", name, NAMES)
     if name == "digits":
         return load_digits()
-    version = OFFICIAL[name].stock_builder().VERSION
     folder = data_directory(data_dir)
-    directory = folder / name / str(version)
+    directory = folder / name / str(OFFICIAL[name].stock_builder().VERSION)
     try:
         is_prepared = directory.exists()
     except OSError as error:
@@ -42,9 +34,7 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
 
 
 def shape_of(name: str, image_size: int) -> tuple[tuple[int, int, int], int]:
-    """Image shape `[H, W, C]` and number of classes of a data set, which need not be there.
-
-    `image_size` is that of ImageNet's images.
+    """Image shape `[H, W, C]`, `image_size` for ImageNet, and number of classes of a data set that need not be there.
 
     Raises `InputError` for an unknown name.
     """

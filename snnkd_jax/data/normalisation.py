@@ -32,7 +32,7 @@ def in_unit_range(images: Array | NDArray) -> Array:
 def pixel_statistics(images: NDArray) -> Normalisation:
     """Of a training set `[..., C]`, bytes or floats in [0, 1]; of bytes from counts, hence exactly."""
     values = np.arange(256) / 255
-    mean, std = [], []
+    found = []
     for channel in np.moveaxis(images, -1, 0):
         if channel.dtype == np.uint8:
             share = np.bincount(channel.ravel(), minlength=256) / channel.size
@@ -40,9 +40,8 @@ def pixel_statistics(images: NDArray) -> Normalisation:
             s = np.sqrt(share @ (values - m) ** 2)
         else:
             m, s = channel.mean(dtype=np.float64), channel.std(dtype=np.float64)
-        mean.append(round(float(m), 6))
-        std.append(round(float(s), 6))
-    return Normalisation(tuple(mean), tuple(std))
+        found.append((round(float(m), 6), round(float(s), 6)))
+    return Normalisation(*zip(*found, strict=True))
 
 
 NORMALISATIONS = {
@@ -50,7 +49,8 @@ NORMALISATIONS = {
     "imagenet": Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "half": Normalisation((0.5,), (0.5,)),
 }
-"""Of pixels in [0, 1], as in public training codes; "cifar" has a std that is not CIFAR-10's own."""
+"""Of pixels in [0, 1], as in public training codes; "cifar" has a std that is not CIFAR-10's own, and nearly all
+published weights assume "imagenet". Source: torchvision."""
 
 
 def parse_normalisation(text: str) -> Normalisation | None:

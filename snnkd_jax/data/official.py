@@ -17,7 +17,7 @@ class Official:
     test_size: int
 
     def stock_builder(self) -> Any:
-        """Returns the builder class that TFDS ships (typed `Any`: TFDS has no usable annotations)."""
+        """The builder class that TFDS ships; TFDS has no usable annotations."""
         import tensorflow_datasets as tfds  # half a second of import, and not needed for digits
 
         return getattr(tfds.image_classification, self.builder)

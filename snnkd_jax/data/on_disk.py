@@ -19,7 +19,7 @@ from snnkd_jax.data.batches import split_indices
 from snnkd_jax.data.examples import REMEDY, Examples
 from snnkd_jax.data.inputs import Inputs
 from snnkd_jax.data.loading import NAMES, data_directory
-from snnkd_jax.data.normalisation import Normalisation, pixel_statistics
+from snnkd_jax.data.normalisation import NORMALISATIONS, Normalisation, pixel_statistics
 from snnkd_jax.data.prepared import open_builder, open_split, told_what_to_do
 from snnkd_jax.data.reader import Stream, centres
 from snnkd_jax.errors import InputError, check_choice
@@ -27,16 +27,12 @@ from snnkd_jax.errors import InputError, check_choice
 # Images of which the pixel statistics are measured.
 MEASURED_IMAGES = 1000
 
-# Of the training set in red, green and blue, as nearly all published weights assume. Source: torchvision.
-_IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Streamed:
     """A training and a test set of labelled photographs on disk; `identity` is that of the copy and its shards.
 
-    Images are cropped by area, scaled to `image_size` and, with `flip`, mirrored at random where they are decoded, by
-    `workers` threads.
+    `workers` threads decode images, crop them by area, scale them to `image_size` and, with `flip`, mirror them.
     """
 
     name: str
@@ -59,18 +55,21 @@ class Streamed:
         """None: images, no sequences."""
         return
 
-    @property
+    @functools.cached_property
     def normalisation(self) -> Normalisation:
         """ImageNet's, or of the centres of `MEASURED_IMAGES` images, the same for every seed and in every process."""
-        return _IMAGENET if self.name.startswith("imagenet2012") else _statistics(self)
+        if self.name.startswith("imagenet2012"):
+            return NORMALISATIONS["imagenet"]
+        chosen = np.sort(np.random.default_rng(0).permutation(len(self.train))[:MEASURED_IMAGES])
+        with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
+            images = pool.map(lambda i: self.train.centre(i, self.image_size)[0], chosen)
+            return pixel_statistics(np.stack(list(images)))
 
     def inputs(self, batch_size: int, seed: int) -> Inputs:
         """The batches of a training; raises `InputError` for a batch that is larger than the training set."""
         training, validation = split_indices(len(self.train), self.validation_fraction, seed)
         if batch_size > len(training):
-            raise InputError(
-                f"batch_size={batch_size!r} must be at most {len(training)}, the number of training images"
-            )
+            raise InputError(f"batch_size={batch_size!r} must be at most {len(training)}, the training images")
         reading = {"image_size": self.image_size, "batch_size": batch_size, "threads": self.workers}
         return Inputs(
             Stream(self.train, training, flip=self.flip, seed=seed, **reading),
@@ -79,25 +78,11 @@ class Streamed:
         )
 
 
-@functools.lru_cache(maxsize=1)
-def _statistics(dataset: Streamed) -> Normalisation:
-    examples, size = dataset.train, dataset.image_size
-    chosen = np.sort(np.random.default_rng(0).permutation(len(examples))[:MEASURED_IMAGES])
-    with concurrent.futures.ThreadPoolExecutor(dataset.workers) as pool:
-        return pixel_statistics(np.stack(list(pool.map(lambda i: examples.centre(i, size)[0], chosen))))
-
-
 def open_streamed(name: str, data_dir: str | None = None, **options: Any) -> Streamed:
-    """Opens `<data dir>/<name>/<version>`, the latest version; a name may have a configuration, "name/config".
+    """Opens the latest version of `<data dir>/<name>`, which TFDS has prepared; `name` may be "name/configuration".
 
-    Args:
-        name: of a data set that TFDS has prepared.
-        data_dir: as in `data_directory`.
-        options: the last fields of `Streamed`.
-
-    Raises:
-        InputError: the data set is not there, is incomplete, damaged or in another file format, or has other features
-            or splits than those of an image classification set.
+    `options` are the last fields of `Streamed`. Raises `InputError` for a data set that is not there, incomplete,
+    damaged or in another file format, or that has other features or splits than those of image classification.
     """
     directory = _latest(name, data_directory(data_dir))
     with told_what_to_do(directory, REMEDY):

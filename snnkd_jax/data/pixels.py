@@ -16,21 +16,11 @@ from snnkd_jax.errors import InputError
 
 
 def as_pixels(name: str, images: Any, image_shape: tuple[int, int, int], sequences: bool = False) -> NDArray | Array:
-    """Images as uint8, or as float32 in [0, 1]; in both cases `Normalisation` is what comes next.
+    """Images as uint8, or as float32 in [0, 1], for a network of `image_shape` `[H, W, C]`; `Normalisation` comes next.
 
-    Values that are traced cannot be looked at, and are taken as they come.
-
-    Args:
-        name: of the argument, for errors.
-        images: `[B, H, W, C]`, `[B, H, W]` for C = 1, of bytes or of floats in [0, 1].
-        image_shape: `[H, W, C]` of the network's images.
-        sequences: take one frame a step, `[B, T, H, W, C]`, as well.
-
-    Returns:
-        An array `[B, H, W, C]` or `[B, T, H, W, C]`, of NumPy unless it was JAX's.
-
-    Raises:
-        InputError: for another shape or dtype, and for floats that are not finite or not in [0, 1].
+    `images` are `[B, H, W, C]`, `[B, H, W]` for C = 1, with `sequences` also `[B, T, H, W, C]`, bytes or floats in
+    [0, 1]; JAX's arrays stay such. Raises `InputError`, which calls them `name`, for another shape or dtype, and for
+    floats that are not finite or not in [0, 1]; traced values are taken as they come.
     """
     images = _array(name, images)
     shape = images.shape

@@ -8,7 +8,6 @@ nothing that could be taken for a complete one.
 """
 
 import contextlib
-import hashlib
 import io
 import tempfile
 import warnings
@@ -22,6 +21,7 @@ import numpy as np
 from snnkd_jax.data.archives import Contents, read_archives
 from snnkd_jax.data.download import download
 from snnkd_jax.data.official import OFFICIAL
+from snnkd_jax.digest import sha256
 from snnkd_jax.errors import InputError
 
 
@@ -29,10 +29,8 @@ def prepare(name: str, data_dir: Path) -> None:
     """Writes `<data_dir>/<name>/<version>` from the archives in `<data_dir>/downloads/manual/<name>`.
 
     Archives that are not there are downloaded to that folder first. One that is there but has not the official
-    checksum is used if its structure is right, with a warning: people compress archives anew.
-
-    Raises:
-        InputError: an archive is missing and cannot be downloaded, or is damaged, or `data_dir` is not writable.
+    checksum is used if its structure is right, with a warning: people compress archives anew. Raises `InputError` for
+    an archive that is damaged, or missing and cannot be downloaded, and if `data_dir` is not writable.
     """
     folder = data_dir / "downloads" / "manual" / name
     try:
@@ -64,9 +62,8 @@ def _find_archives(name: str, folder: Path) -> dict[str, Path]:
         except OSError as error:
             still_missing = ", ".join(file for file in missing if not (folder / file).exists())
             raise InputError(
-                f"--dataset {name}: no prepared data in {folder.parents[2] / name}, and downloading failed ({error}); "
-                f"put {still_missing} (from {urljoin(url, '.')}) into {folder}, or use --dataset digits, which needs "
-                "no files"
+                f"--dataset {name}: {folder.parents[2] / name} is not there, and downloading failed ({error}); put "
+                f"{still_missing} (from {urljoin(url, '.')}) into {folder}, or use --dataset digits"
             ) from error
         found[file] = folder / file
     return found
@@ -74,8 +71,7 @@ def _find_archives(name: str, folder: Path) -> dict[str, Path]:
 
 def _warn_of_checksums(name: str, files: Mapping[str, Path]) -> None:
     for file, (_, info) in _official_files(name).items():
-        with files[file].open("rb") as opened:
-            actual = hashlib.file_digest(opened, "sha256").hexdigest()
+        actual = sha256(files[file].read_bytes())
         if actual != info.checksum:
             warnings.warn(f"{files[file]} has SHA-256 {actual}, the official file {info.checksum}", stacklevel=4)
 

@@ -21,17 +21,14 @@ from snnkd_jax.errors import InputError
 def read_prepared(name: str, directory: Path) -> Dataset:
     """Reads `directory` (`<data dir>/<name>/<version>`), which TFDS or `prepare` has written.
 
-    Raises:
-        InputError: the directory is incomplete, damaged or in another file format.
-
-    Warns if the directory holds, by its own account, another number of examples than the official set.
+    Raises `InputError` if it is incomplete, damaged or in another file format, and warns if it holds, by its own
+    account, another number of examples than the official set.
     """
     with told_what_to_do(directory, "move it away to have it prepared again, or point TFDS_DATA_DIR elsewhere"):
         builder = open_builder(directory)
-        train_images, train_labels = _read_split(builder, "train", OFFICIAL[name].train_size)
-        test_images, test_labels = _read_split(builder, "test", OFFICIAL[name].test_size)
-        class_names = tuple(builder.info.features["label"].names)
-    return Dataset(name, train_images, train_labels, test_images, test_labels, class_names)
+        train = _read_split(builder, "train", OFFICIAL[name].train_size)
+        test = _read_split(builder, "test", OFFICIAL[name].test_size)
+        return Dataset(name, *train, *test, tuple(builder.info.features["label"].names))
 
 
 @contextlib.contextmanager
@@ -74,10 +71,10 @@ def _read_split(builder: Any, split: str, official_size: int) -> tuple[np.ndarra
     source = open_split(builder, split)
     size = len(source)
     if size != official_size:
-        where = builder.data_dir
-        warnings.warn(f"{where} holds {size} {split} examples, the official set {official_size}", stacklevel=4)
-    shape = builder.info.features["image"].shape
-    num_classes = builder.info.features["label"].num_classes
+        told = f"{builder.data_dir} holds {size} {split} examples, the official set {official_size}"
+        warnings.warn(told, stacklevel=4)
+    features = builder.info.features
+    shape, num_classes = features["image"].shape, features["label"].num_classes
     images = np.empty((size, *shape), np.uint8)
     labels = np.empty(size, np.int32)
     for i, example in enumerate(source.__getitems__(range(size))):

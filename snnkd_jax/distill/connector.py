@@ -5,7 +5,7 @@ import dataclasses
 import flax.linen as nn
 from jax import Array
 
-from snnkd_jax.distill.feature_losses import mask_channels
+from snnkd_jax.distill.losses import mask_channels
 from snnkd_jax.models.layers import BatchNorm, Conv
 
 # Fraction of the channels that are masked, as published (BKDSNN, ECCV 2024).
@@ -14,10 +14,7 @@ BLUR_RATIO = 0.15
 
 @dataclasses.dataclass(frozen=True)
 class Connector:
-    """Declares that a term reads `student.connected`: `Connectors` for all paired stages, or for the last pair only.
-
-    With `generator`, BKDSNN's generator follows each connector.
-    """
+    """A term reads `student.connected`, of all pairs of stages or the `last`; BKDSNN's generator may follow each."""
 
     last: bool = False
     generator: bool = False
@@ -38,10 +35,7 @@ class Connectors(nn.Module):
 
     @nn.compact
     def __call__(self, stages: dict[str, Array], train: bool, blur_key: Array) -> dict[str, Array]:
-        """Time-averaged stage outputs, `[B, H, W, C]` each, to `[B, H, W, channels[stage]]` each, in float32.
-
-        With `blur`, channels are masked by `blur_key`, and a generator, conv-ReLU-conv, restores them.
-        """
+        """Time-averaged stage outputs, `[B, H, W, C]` each, to `[B, H, W, channels[stage]]` each, in float32."""
         connected = {}
         for name, size in self.channels:
             x = BatchNorm(train, name=f"norm_{name}")(Conv(size, kernel=1, name=f"conv_{name}")(stages[name]))

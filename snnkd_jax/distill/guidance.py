@@ -30,8 +30,7 @@ Targets = dict[str, Any]
 class Guidance:
     """The terms of an objective for one student, with one teacher or none, for images `[H, W, C]` or so many `frames`.
 
-    Raises `InputError` if a teacher is missing or does not give what the objective reads, if no stage of the student
-    fits one of the teacher's, or if a term cannot be computed.
+    Raises `InputError` if a teacher is missing or does not give what the objective reads, or if a term fails.
     """
 
     objective: Objective
@@ -46,7 +45,12 @@ class Guidance:
         elif self.objective.needs_teacher:
             names = ", ".join(repr(term.name) for term in self.objective.active if term.needs)
             raise InputError(f"this objective needs a teacher (terms {names}); give one, or these terms the weight 0")
-        self._check_terms()
+        jax.eval_shape(self.values, *self.probe())  # each term raises for itself
+
+    @property
+    def num_classes(self) -> int:
+        """K of the student's logits."""
+        return self._student_outputs.logits.shape[-1]
 
     def init(self, key: Array) -> dict[str, Variables]:
         """Fresh `params` and `batch_stats` of the connectors, by term; an empty dictionary if there are none."""
@@ -74,18 +78,9 @@ class Guidance:
         connectors: Mapping[str, Any],
         key: Array,
     ) -> tuple[dict[str, Array], Variables]:
-        """The computed terms of the objective.
+        """The computed terms, `[B]` each, by name, and the new `batch_stats` of the connectors, by term.
 
-        Args:
-            student: its outputs in training.
-            targets: as from `targets`; None without a teacher.
-            labels: integers `[B]`.
-            teacher_variables: of the teacher.
-            connectors: their variables, as from `init`.
-            key: of the channels that connectors mask.
-
-        Returns:
-            Term name to `[B]`, and the new `batch_stats` of the connectors, by term.
+        Without a teacher, `targets` is None; `connectors` is as from `init`, `key` of the channels that they mask.
         """
         teacher = None if targets is None else self._outputs(teacher_variables, targets)
         stages = {name: time_mean(x) for name, x in student.stages.items()} if self._connectors else {}
@@ -111,10 +106,8 @@ class Guidance:
 
     def _outputs(self, teacher_variables: Any, targets: Targets) -> TeacherOutputs:
         """The targets by the names of the student's stages."""
-        maps = {
-            kind: {mine: targets[kind][theirs] for mine, theirs in pairs.items()}
-            for kind, pairs in self._compared.items()
-        }
+        compared = self._compared.items()
+        maps = {kind: {mine: targets[kind][theirs] for mine, theirs in pairs.items()} for kind, pairs in compared}
         head = _head("teacher", teacher_variables) if "head" in self.objective.needs else None
         return TeacherOutputs(targets["logits"], **maps, head=head)
 
@@ -142,10 +135,8 @@ class Guidance:
     def _pairs(self, term: Term, kind: str) -> dict[str, str]:
         """Student stage to teacher stage, those that a term compares."""
         pairs = pair_stages(self._student_outputs.stages, self._teacher_shapes[1][kind])
-        if term.connector is None or not term.connector.last:
-            return pairs
-        last = max(pairs)
-        return {last: pairs[last]}
+        last = term.connector is not None and term.connector.last
+        return {max(pairs): pairs[max(pairs)]} if last else pairs
 
     def _check_teacher(self, teacher: TeacherNetwork) -> None:
         """Raises `InputError` if the two networks do not give what the objective compares."""
@@ -153,9 +144,8 @@ class Guidance:
         student, needs = self._student_outputs, self.objective.needs
         num_classes = student.logits.shape[-1]
         if logits.shape != (1, num_classes):
-            raise InputError(
-                f"the teacher gives logits of shape {logits.shape} for one image, the student has {num_classes} classes"
-            )
+            found = f"the teacher gives logits of shape {logits.shape} for one image"
+            raise InputError(f"{found}, the student has {num_classes} classes")
         for kind in MAPS:
             if kind in needs and not features.get(kind):
                 raise InputError(
@@ -181,27 +171,17 @@ class Guidance:
             kernel, _ = _head(role, variables)
             last = stages[max(stages)].shape[-3:] if stages else kernel.shape[:1]
             channels[role] = last[-1]
+            reads = f"the {role}'s classifier reads"
             if kernel.shape[0] != last[-1]:
-                raise InputError(
-                    f"the {role}'s classifier reads a hidden layer, not its last stage; use another preset"
-                )
-            if stages and any(
-                isinstance(call.module, MaxPool) and call.inputs.shape[-3:] == last
-                for call in calls(network, variables, self.image_shape)
-            ):
-                raise InputError(
-                    f"the {role}'s classifier reads maxima of its last stage, not the mean; use pool='avg', or another "
-                    "preset"
-                )
+                raise InputError(f"{reads} a hidden layer, not its last stage; use another preset")
+            seen = calls(network, variables, self.image_shape) if stages else ()
+            if any(isinstance(call.module, MaxPool) and call.inputs.shape[-3:] == last for call in seen):
+                raise InputError(f"{reads} maxima of its last stage, not the mean; use pool='avg', or another preset")
         if len(set(channels.values())) > 1:
             raise InputError(
                 f"the teacher's classifier reads {channels['teacher']} channels, the student's last stage has "
                 f"{channels['student']}; use networks of one width, or another preset"
             )
-
-    def _check_terms(self) -> None:
-        """Traces the terms; each raises `InputError` for itself."""
-        jax.eval_shape(self.values, *self.probe())
 
     def probe(self) -> tuple[Any, ...]:
         """Arguments of `values`, as shapes."""
@@ -226,11 +206,9 @@ class Guidance:
         return self._shapes(self.teacher)
 
     def _shapes(self, network: TeacherNetwork) -> tuple[Any, Any]:
-        def outputs(key: Array) -> tuple[Array, Any]:
-            frames = () if self.frames is None else (self.frames,)
-            return network.apply(network.init(key, self.image_shape), jnp.zeros((1, *frames, *self.image_shape)))
-
-        return jax.eval_shape(outputs, jax.random.key(0))
+        images = jnp.zeros((1, *(() if self.frames is None else (self.frames,)), *self.image_shape))
+        key = jax.random.key(0)
+        return jax.eval_shape(lambda: network.apply(network.init(key, self.image_shape), images))
 
 
 def _head(role: str, variables: Any) -> tuple[Array, Array]:
@@ -239,21 +217,14 @@ def _head(role: str, variables: Any) -> tuple[Array, Array]:
         head = variables["params"]["head"]
         return head["kernel"], head["bias"]
     except (KeyError, TypeError, IndexError):
-        raise InputError(
-            f"the {role}'s variables have no params/head with kernel and bias, which this objective reads; use "
-            f"{presets_of_logits()}"
-        ) from None
+        missing = "params/head with kernel and bias, which this objective reads"
+        raise InputError(f"the {role}'s variables have no {missing}; use {presets_of_logits()}") from None
 
 
 def pair_stages(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, str]:
-    """Student stage to teacher stage by equal map size, the teacher's last of that size; others are left out.
+    """Student stage to the teacher's last stage with maps of its size, of arrays or shapes `[..., H, W, C]`.
 
-    Args:
-        student: stage outputs, `[..., H, W, C]` each (arrays or shapes).
-        teacher: stage outputs or pre-activations, `[..., H, W, C]` each.
-
-    Raises:
-        InputError: if no two stages have maps of the same size.
+    Others are left out; raises `InputError` if no two stages have maps of the same size.
     """
     by_size = {x.shape[-3:-1]: name for name, x in teacher.items()}
     pairs = {name: by_size[x.shape[-3:-1]] for name, x in student.items() if x.shape[-3:-1] in by_size}

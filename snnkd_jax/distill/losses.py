@@ -1,9 +1,11 @@
-"""Loss terms as pure functions of one example each; the letters are those of `snnkd_jax.distill.logit_terms`.
+"""Loss terms as pure functions of one example each; the letters are those of `snnkd_jax.distill.terms`.
 
 Leading axes are free unless a function says otherwise: a term over logits `[B, K]` gives `[B]`, over `[B, T, K]` it
-gives `[B, T]`. p and q are the teacher's and the student's soft labels, `softmax(zA / tau)` and `softmax(z / tau)`.
-No gradient flows into a teacher, nor into the steps that play it within the student. The terms over feature maps are
-in `snnkd_jax.distill.feature_losses`. What has a temperature is computed in float32, or in float64 if the logits are,
+gives `[B, T]`. p and q are the teacher's and the student's soft labels, `softmax(zA / tau)` and `softmax(z / tau)`, of
+`teacher_logits` zA, broadcastable to `[..., K]`, and `student_logits` z, `[..., K]`; `temperature` is tau.
+Those over feature maps `[B, H, W, C]` give `[B]`: F is the student's map, its mean over time, and A the teacher's; sums
+and means are in float32, and maps of different sizes raise `InputError`. No gradient flows into a teacher, nor into the
+steps that play it within the student. What has a temperature is computed in float32, or in float64 if the logits are,
 and raises `InputError` for one that is not positive and finite. Constants that are traced are not looked at.
 """
 
@@ -17,17 +19,14 @@ from jax.core import Tracer
 
 from snnkd_jax.errors import InputError
 
+MAP = (1, 2, 3)  # axes of one example
+
 
 def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
     """`-sum_k q[k] log softmax(z)[k]`, q = (1 - eps) onehot(y) + eps / K; in nats.
 
-    Args:
-        logits: z, `[..., K]`.
-        labels: y, integers `[...]` that broadcast against the leading axes of `logits`.
-        label_smoothing: eps in [0, 1) (Szegedy et al., CVPR 2016).
-
-    Raises:
-        InputError: for another eps.
+    `logits` are z, `[..., K]`, `labels` y, integers that broadcast against `[...]`, and `label_smoothing` is eps in
+    [0, 1) (Szegedy et al., CVPR 2016).
     """
     check_in_range("label_smoothing", label_smoothing, 0, 1)
     q = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), label_smoothing)
@@ -35,15 +34,8 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) ->
 
 
 def kd_divergence(student_logits: Array, teacher_logits: Array, temperature: float) -> Array:
-    """`tau^2 KL(softmax(zA / tau) || softmax(z / tau))` in nats; tau^2 keeps the gradients' scale (Hinton et al. 2015).
-
-    Args:
-        student_logits: z, `[..., K]`.
-        teacher_logits: zA, broadcastable to `[..., K]`; no gradient flows into it.
-        temperature: tau > 0.
-    """
-    log_p = _log_soft_labels(jax.lax.stop_gradient(teacher_logits), temperature)
-    log_q = _log_soft_labels(student_logits, temperature)
+    """`tau^2 KL(p || q)` in nats; tau^2 keeps the gradients' scale (Hinton et al. 2015)."""
+    log_p, log_q = _soft_labels(teacher_logits, student_logits, temperature)
     return temperature**2 * _mean_of(log_p, log_p - log_q)
 
 
@@ -54,7 +46,7 @@ def check_in_range(name: str, value: float, low: float, high: float) -> None:
 
 
 def check_temperature(temperature: float) -> None:
-    """Raises `InputError` unless tau is positive and finite, or traced."""
+    """The same for tau, which is positive and finite."""
     if not isinstance(temperature, Tracer) and not 0 < float(temperature) < math.inf:
         raise InputError(f"temperature={temperature!r} must be a positive finite number, such as 4")
 
@@ -74,6 +66,12 @@ def _log_soft_labels(logits: Array, temperature: float) -> Array:
     """`log softmax(z / tau)`."""
     check_temperature(temperature)
     return jax.nn.log_softmax(_wide(logits) / temperature)
+
+
+def _soft_labels(teacher_logits: Array, student_logits: Array, temperature: float) -> tuple[Array, Array]:
+    """log p and log q."""
+    teacher_logits = jax.lax.stop_gradient(teacher_logits)
+    return _log_soft_labels(teacher_logits, temperature), _log_soft_labels(student_logits, temperature)
 
 
 def _mean_of(log_p: Array, x: Array) -> Array:
@@ -96,23 +94,15 @@ def margin_distance(student: Array, teacher: Array, margin: Array) -> Array:
         t' = max(t, m)                                margin ReLU, m < 0
         d = sum (s - t')^2 1[s > t' or t' > 0]        a student below a negative target is left in peace
 
-    Args:
-        student: s, `[B, H, W, C]`.
-        teacher: t, `[B, H, W, C]`, before the ReLU; no gradient flows into it.
-        margin: m, `[C]`; Heo et al. take the expectation of the negative responses.
-
-    Returns:
-        d, float32 `[B]`.
-
-    Raises:
-        InputError: for maps of different shapes.
+    s and t are `[B, H, W, C]`, and d is float32 `[B]`; of m, `[C]`, Heo et al. take the expectation of the negative
+    responses. Raises `InputError` for maps of different shapes.
 
     Reference: Heo et al., ICCV 2019, arXiv 1904.01866, eq. 2-4.
     """
     check_same_shape(student.shape, teacher.shape)
     t = jax.lax.stop_gradient(jnp.maximum(teacher.astype(jnp.float32), margin))
     counts = (student > t) | (t > 0)
-    return jnp.sum(jnp.where(counts, jnp.square(student - t), 0), axis=(1, 2, 3))
+    return jnp.sum(jnp.where(counts, jnp.square(student - t), 0), axis=MAP)
 
 
 def classifier_divergence(
@@ -122,14 +112,8 @@ def classifier_divergence(
 
         d = tau^2 KL(softmax(zA / tau) || softmax((f W + b) / tau))      in nats
 
-    The factor tau^2 is a guess; the authors average f over time.
-
-    Args:
-        feature: f, `[..., C]`, what the student's own classifier reads, with as many features as the teacher's.
-        kernel: W, `[C, K]`, of the teacher; no gradient flows into it.
-        bias: b, `[K]`, likewise.
-        teacher_logits: zA, broadcastable to `[..., K]`.
-        temperature: tau > 0.
+    f, `[..., C]`, is what the student's own classifier reads, W `[C, K]` and b `[K]` the teacher's. The factor tau^2 is
+    a guess; the authors average f over time.
 
     Reference: Guo et al., EnOF-SNN, NeurIPS 2024.
     """
@@ -151,16 +135,8 @@ def temporal_sharing(logits: Array, labels: Array, temperature: float) -> Array:
         z' = mean of z[t] over {t: argmax_k z[t][k] = y}; 0, the uniform distribution, where no step is right
         d[t] = tau^2 KL(softmax(z' / tau) || softmax(z[t] / tau))      in nats
 
-    Departures from the authors' code, which sums the steps that are right and softens only the target: both would tie
-    the temperature to the number of such steps. Nor do they stop the gradient of the target.
-
-    Args:
-        logits: z[t], `[B, T, K]`.
-        labels: y, `[B]`.
-        temperature: tau > 0.
-
-    Returns:
-        d[t], `[B, T]`.
+    z[t] is `[B, T, K]`, y `[B]`, d `[B, T]`. The authors' code differs: it sums the steps that are right and softens
+    only the target, which ties the temperature to the number of such steps, and does not stop the target's gradient.
 
     Reference: Dong et al., TKS, arXiv 2304.06540.
     """
@@ -175,10 +151,6 @@ def negative_entropy(logits: Array, temperature: float) -> Array:
     """TSER's regulariser `-H(q) = sum_k q[k] log q[k]` in nats, in [-log K, 0]; minimising it softens the output.
 
     The authors subtract `gamma mean_t H` from the loss; that H is of the softened output is a guess.
-
-    Args:
-        logits: z or z[t], `[..., K]`.
-        temperature: tau > 0.
 
     Reference: Yu et al., TSER, CVPR 2025, arXiv 2503.03144.
     """
@@ -196,23 +168,14 @@ def head_tail_divergence(
         d = tau^2 (w KL(p || q) + (1 - w) KL(q || p))      in nats; no gradient through w
 
     The paper names the parts (a mask by cumulative probability, forward and reverse KL, adaptive weights); how they
-    combine, and `head_mass`, are a guess after adaptive KL (Wu et al., COLING 2025, arXiv 2404.02657).
-
-    Args:
-        student_logits: z, `[..., K]`.
-        teacher_logits: zA, broadcastable to `[..., K]`; no gradient flows into it.
-        temperature: tau > 0.
-        head_mass: in (0, 1]; with 1 all classes are of the head.
-
-    Raises:
-        InputError: for another head_mass.
+    combine, and `head_mass`, are a guess after adaptive KL (Wu et al., COLING 2025, arXiv 2404.02657). Raises
+    `InputError` for a `head_mass` that is not in (0, 1]; with 1 all classes are of the head.
 
     Reference: Zhang et al., HTA-KL, IJCNN 2025, arXiv 2504.20445.
     """
     if not isinstance(head_mass, Tracer) and not 0 < float(head_mass) <= 1:
         raise InputError(f"head_mass={head_mass!r} must be a probability in (0, 1]")
-    log_p = _log_soft_labels(jax.lax.stop_gradient(teacher_logits), temperature)
-    log_q = _log_soft_labels(student_logits, temperature)
+    log_p, log_q = _soft_labels(teacher_logits, student_logits, temperature)
     p, q = jnp.exp(log_p), jnp.exp(log_q)
     gap = jnp.abs(p - jax.lax.stop_gradient(q))
     order = jnp.argsort(-jnp.broadcast_to(p, gap.shape), axis=-1)
@@ -236,8 +199,7 @@ def unit_vector(x: Array, axis: int | tuple[int, ...]) -> Array:
 
 
 def _correlation_distance(student_logits: Array, teacher_logits: Array, temperature: float, axis: int) -> Array:
-    p = jnp.exp(_log_soft_labels(jax.lax.stop_gradient(teacher_logits), temperature))
-    q = jnp.exp(_log_soft_labels(student_logits, temperature))
+    p, q = (jnp.exp(x) for x in _soft_labels(teacher_logits, student_logits, temperature))
     a, b = (unit_vector(x - jnp.mean(x, axis=axis, keepdims=True), axis) for x in (p, q))
     return temperature**2 * (1 - jnp.sum(a * b, axis=axis))
 
@@ -247,11 +209,6 @@ def inter_class_distance(student_logits: Array, teacher_logits: Array, temperatu
 
     corr is Pearson's correlation over the K classes, 0 where p or q is constant or deviates from its mean by less than
     1e-6 in the root of the sum of squares. The factor tau^2 is in the authors' code, not in their equation.
-
-    Args:
-        student_logits: z, `[..., K]`.
-        teacher_logits: zA, broadcastable to `[..., K]`; no gradient flows into it.
-        temperature: tau > 0.
 
     Reference: Huang et al., DIST, NeurIPS 2022, arXiv 2205.10536.
     """
@@ -279,18 +236,66 @@ def strong_to_weak(logits: Array, temperature: float) -> Array:
         c[t] = mean_b max_k softmax(z[t])[k],   s = argmax_t c[t],   w = argmin_t c[t]
         d = tau^2 KL(softmax(z[s] / tau) || softmax(z[w] / tau))      in nats; 0 for T = 1
 
-    The steps are chosen for the whole batch, as the authors do: that choice is all that examples share. Whether the
-    factor tau^2 is theirs is not certain: it is not in their pseudocode.
-
-    Args:
-        logits: z[t], `[B, T, K]`.
-        temperature: tau > 0.
-
-    Returns:
-        d, `[B]`.
+    z[t] is `[B, T, K]`, d `[B]`. The steps are chosen for the whole batch, as the authors do: that choice is all that
+    examples share. Whether the factor tau^2 is theirs is not certain: it is not in their pseudocode.
 
     Reference: Ding et al., NeurIPS 2025, arXiv 2510.07924.
     """
     confidence = jnp.mean(jnp.max(jax.nn.softmax(_wide(logits)), axis=-1), axis=0)
     strong, weak = logits[:, jnp.argmax(confidence)], logits[:, jnp.argmin(confidence)]
     return kd_divergence(weak, strong, temperature)
+
+
+def _squares(student: Array, teacher: Array) -> Array:
+    check_same_shape(student.shape, teacher.shape)
+    return jnp.square(student - jax.lax.stop_gradient(teacher.astype(jnp.float32)))
+
+
+def squared_distance(student: Array, teacher: Array) -> Array:
+    """`sum_hwc (F - A)^2` over maps of one shape, `[B]`: the plain feature loss on the last stage, and BKDSNN's.
+
+    Reference: the code of Xu et al., BKDSNN, ECCV 2024, arXiv 2407.09083, which calls the plain one KDSNN.
+    """
+    return jnp.sum(_squares(student, teacher), axis=MAP)
+
+
+def mean_squared_distance(student: Array, teacher: Array) -> Array:
+    """`mean_hwc (F - A)^2` over maps of one shape, `[B]`: SAKD's loss of a stage; the stages are summed.
+
+    Reference: Qiu et al., Self-architectural knowledge distillation, Neural Networks 178, 2024.
+    """
+    return jnp.mean(_squares(student, teacher), axis=MAP)
+
+
+def attention_distance(student: Array, teacher: Array) -> Array:
+    """Attention transfer: compares where two maps `[B, H, W, any C]` are active; float32 `[B]`.
+
+        Q(F)[h, w] = sum_c F[h, w, c]^2
+        d = mean_hw (Q(F) / ||Q(F)|| - Q(A) / ||Q(A)||)^2
+
+    A map of zeros, or one with ||Q|| below 1e-6, has the attention 0 and no gradient. The distance is that of Zagoruyko
+    & Komodakis' code; their equation has the norm instead of its square. That LaSNN's distance is this one is a guess.
+
+    Reference: Zagoruyko & Komodakis, ICLR 2017, arXiv 1612.03928; for SNNs Hong et al., LaSNN, arXiv 2304.09101.
+    """
+    check_same_shape(student.shape[:3], teacher.shape[:3])
+    f, a = (
+        unit_vector(jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1), axis=(1, 2))
+        for x in (student, jax.lax.stop_gradient(teacher))
+    )
+    return jnp.mean(jnp.square(f - a), axis=(1, 2))
+
+
+def mask_channels(key: Array, feature: Array, ratio: float) -> Array:
+    """BKDSNN's blur: each channel of each example is set to 0 with probability `ratio`, the others are not rescaled.
+
+    The authors take ratio 0.15. What is left goes through a generator, whose output `squared_distance` compares with
+    the teacher's map. `feature` is F, after the connector, where there is one; raises `InputError` for a ratio that is
+    not in [0, 1).
+
+    Reference: Xu et al., BKDSNN, ECCV 2024, arXiv 2407.09083, and its code.
+    """
+    check_in_range("ratio", ratio, 0, 1)
+    batch, _, _, channels = feature.shape
+    keep = jax.random.bernoulli(key, 1 - ratio, (batch, 1, 1, channels))
+    return jnp.where(keep, feature, 0)

@@ -31,9 +31,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from snnkd_jax.distill.connector import Connector
-from snnkd_jax.distill.feature_terms import Margin
-from snnkd_jax.distill.logit_terms import KL, CrossEntropy, Ensemble
 from snnkd_jax.distill.outputs import StudentOutputs, TeacherOutputs
+from snnkd_jax.distill.terms import KL, CrossEntropy, Ensemble, Margin
 from snnkd_jax.errors import InputError, check_choice
 
 MAPS = ("stages", "pre_activations")
@@ -82,16 +81,13 @@ class Term:
         for attribute in ("needs", "connector"):
             if getattr(self, attribute) is None:
                 object.__setattr__(self, attribute, getattr(self.function, attribute, None))
-        if self.needs is None and self.connector is not None:
-            object.__setattr__(self, "needs", ("stages",))
-        if self.needs is not None:
-            object.__setattr__(self, "needs", tuple(self.needs))
+        needs = ("stages",) if self.needs is None and self.connector is not None else self.needs
+        object.__setattr__(self, "needs", None if needs is None else tuple(needs))
         for need in self.needs or ():
             check_choice(f"term {self.name!r}: needs", need, NEEDS)
         if self.connector is not None and not self.compares:
             raise InputError(
-                f"term {self.name!r}: a connector maps onto stages of the teacher; add 'stages' or 'pre_activations' "
-                "to its needs"
+                f"term {self.name!r}: a connector needs 'stages' or 'pre_activations'; add one to its needs"
             )
 
     @property
@@ -106,10 +102,8 @@ class Term:
         except InputError as error:
             raise InputError(f"term {self.name!r}: {error}") from error
         except Exception as error:
-            reason = next(iter(str(error).splitlines()), "")
-            raise InputError(
-                f"term {self.name!r} raised {type(error).__name__}: {reason}; it reads {_named(student, teacher)}"
-            ) from error
+            raised = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+            raise InputError(f"term {self.name!r} raised {raised}; it reads {_given(student, teacher)}") from error
         shape, dtype = getattr(values, "shape", None), getattr(values, "dtype", jnp.int32)
         if shape != labels.shape or not jnp.issubdtype(dtype, jnp.floating):
             found = type(values).__name__ if shape is None else f"{dtype}{list(shape)}"
@@ -120,7 +114,7 @@ class Term:
         return values
 
 
-def _named(student: StudentOutputs, teacher: TeacherOutputs | None) -> str:
+def _given(student: StudentOutputs, teacher: TeacherOutputs | None) -> str:
     """What a function is given, and how it is given more."""
     parts = [f"student.logits {list(student.logits.shape)}"]
     for role, outputs in (("student", student), ("teacher", teacher)):
@@ -147,13 +141,10 @@ class Objective:
             if not isinstance(term, Term):
                 raise InputError(f"terms: {term!r} is no Term; write Term('name', function)")
         names = [term.name for term in self.terms]
-        for name in names:
-            if names.count(name) > 1:
-                raise InputError(f"term {name!r}: two terms have this name; give each its own")
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise InputError(f"term {min(twice)!r}: two terms have this name; give each its own")
         if not self.active:
-            raise InputError(
-                f"every weight of the objective is 0 (terms: {', '.join(names)}); give one a positive weight"
-            )
+            raise InputError(f"every weight of the objective is 0 ({', '.join(names)}); give one a positive weight")
 
     @property
     def active(self) -> tuple[Term, ...]:
@@ -186,11 +177,9 @@ class Objective:
         return self.needs_teacher or any(term.needs is None for term in self.active)
 
     def with_weights(self, weights: Mapping[str, float]) -> "Objective":
-        """With other weights, by term.
+        """With other weights, by term; raises `InputError` for terms that it and `STANDARD` do not have.
 
         A positive one for a missing term of `STANDARD` adds it, with the temperature and `per_step` of the others.
-
-        Raises `InputError` for other missing terms.
         """
         terms = {term.name: term for term in self.terms}
         for name, weight in weights.items():
@@ -204,10 +193,7 @@ class Objective:
         return Objective(tuple(terms.values()))
 
     def with_constants(self, **constants: Any) -> "Objective":
-        """With other constants, such as `temperature`, in all terms that have them.
-
-        Raises `InputError` if no term has one of that name, or for a value out of its range.
-        """
+        """With other constants, such as `temperature`, in all terms that have them; raises `InputError` if none has."""
         for name, value in constants.items():
             if name not in self.constants:
                 raise InputError(f"{name}={value!r}: no term of this objective ({', '.join(self.weights)}) has it")
@@ -216,11 +202,7 @@ class Objective:
         )
 
     def loss(self, values: Mapping[str, Array]) -> Array:
-        """The weighted sum over the terms of their means over the batch, a scalar.
-
-        Args:
-            values: of each computed term, by name, `[B]`.
-        """
+        """The weighted sum of the means over the batch of the computed terms' values, `[B]` by name: a scalar."""
         return sum((term.weight * values[term.name].mean() for term in self.active), jnp.zeros(()))
 
     def described(self) -> dict[str, dict[str, Any]]:

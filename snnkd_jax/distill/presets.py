@@ -28,49 +28,43 @@ gives its KL the weight 0. TET: phi is 1, whatever the threshold is. Codes that 
 SAKD, TET, TKS, DIST and temporal decoupling.
 """
 
+from snnkd_jax.distill import terms
 from snnkd_jax.distill.connector import Connector
-from snnkd_jax.distill.feature_terms import Attention, Classifier, LastStage, Margin, StageMeans
-from snnkd_jax.distill.logit_terms import (
-    KL,
-    CrossEntropy,
-    Deviation,
-    Dist,
-    Ensemble,
-    Entropy,
-    HeadTail,
-    Sharing,
-    StrongToWeak,
-)
 from snnkd_jax.distill.objective import Objective, Term
 
 
 def _objective(*guidance: Term, ce: float = 1.0, per_step: bool = False) -> Objective:
     """The cross-entropy, and what guides the student beside it."""
-    return Objective((Term("ce", CrossEntropy(per_step), ce), *guidance))
+    return Objective((Term("ce", terms.CrossEntropy(per_step), ce), *guidance))
 
 
-_MARGIN = Term("feature", Margin(), 0.03)
-_RESPONSE = Term("kd", KL(), 0.5)
+_MARGIN = Term("feature", terms.Margin(), 0.03)
+_RESPONSE = Term("kd", terms.KL(), 0.5)
 
 PRESETS: dict[str, Objective] = {
     "none": _objective(),
     "kdsnn-response": _objective(_RESPONSE, ce=0.5),
     "kdsnn-feature": _objective(_MARGIN),
     "kdsnn": _objective(_RESPONSE, _MARGIN, ce=0.5),
-    "kdsnn-last": _objective(Term("feature", LastStage(), 7e-5)),
-    "lasnn": _objective(Term("feature", Attention(), 1e3)),
-    "sakd": _objective(Term("feature", StageMeans(), 100.0)),
+    "kdsnn-last": _objective(Term("feature", terms.LastStage(), 7e-5)),
+    "lasnn": _objective(Term("feature", terms.Attention(), 1e3)),
+    "sakd": _objective(Term("feature", terms.StageMeans(), 100.0)),
     "bkdsnn": _objective(
-        Term("kd", KL(2.0), 1.0), Term("feature", LastStage(), 2e-3, connector=Connector(last=True, generator=True))
+        Term("kd", terms.KL(2.0), 1.0),
+        Term("feature", terms.LastStage(), 2e-3, connector=Connector(last=True, generator=True)),
     ),
-    "enof": _objective(Term("feature", Classifier(), 1.0)),
-    "tet": _objective(Term("steps", Deviation(), 0.001), ce=0.999, per_step=True),
-    "temporal": _objective(Term("steps", Ensemble(3.0), 0.5), Term("kd", KL(3.0, per_step=True), 0.2), per_step=True),
-    "tks": _objective(Term("steps", Sharing(3.0), 0.35), ce=0.65),
-    "tser": _objective(Term("steps", Entropy(), 0.1), Term("kd", KL(per_step=True), 0.5), ce=0.5, per_step=True),
-    "hta-kl": _objective(Term("kd", HeadTail(), 1.0)),
-    "dist": _objective(Term("kd", Dist(), 2.0)),
-    "strong2weak": _objective(Term("steps", StrongToWeak(2.0), 1.0)),
+    "enof": _objective(Term("feature", terms.Classifier(), 1.0)),
+    "tet": _objective(Term("steps", terms.Deviation(), 0.001), ce=0.999, per_step=True),
+    "temporal": _objective(
+        Term("steps", terms.Ensemble(3.0), 0.5), Term("kd", terms.KL(3.0, per_step=True), 0.2), per_step=True
+    ),
+    "tks": _objective(Term("steps", terms.Sharing(3.0), 0.35), ce=0.65),
+    "tser": _objective(
+        Term("steps", terms.Entropy(), 0.1), Term("kd", terms.KL(per_step=True), 0.5), ce=0.5, per_step=True
+    ),
+    "hta-kl": _objective(Term("kd", terms.HeadTail(), 1.0)),
+    "dist": _objective(Term("kd", terms.Dist(), 2.0)),
+    "strong2weak": _objective(Term("steps", terms.StrongToWeak(2.0), 1.0)),
 }
 
 

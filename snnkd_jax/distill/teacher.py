@@ -13,7 +13,7 @@ training set, or by those that the teacher was trained with, if it says them.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -24,13 +24,14 @@ from snnkd_jax.digest import fingerprint
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Features
 from snnkd_jax.models.recorder import recorded
+from snnkd_jax.models.stages import checked
 
 
 class TeacherNetwork(Protocol):
     """What can guide a student: an ANN as a `Network`, or a `Teacher`."""
 
     def init(self, key: Array, image_shape: tuple[int, int, int]) -> Any:
-        """Variables for images `[H, W, C]`, of the shapes of those that it is applied with."""
+        """Variables for images `[H, W, C]`."""
         ...
 
     def apply(self, variables: Any, images: Array) -> tuple[Array, Features]:
@@ -42,8 +43,8 @@ class TeacherNetwork(Protocol):
 class Teacher:
     """A function of variables and images, and its variables, any tree of arrays.
 
-    `normalisation` is of the pixels that the function takes; None: that of the student's training set. Tables and runs
-    know the teacher by its `title`, so functions without variables need names of their own.
+    `normalisation` is of the pixels that the function takes; None: that of the student's training set. Functions
+    without variables need names of their own: tables and runs know a teacher by its `title`.
     """
 
     function: Callable[[Any, Array], Any]
@@ -53,7 +54,7 @@ class Teacher:
 
     @property
     def title(self) -> str:
-        """Its name, and a digest of its variables, by which a run knows it again."""
+        """Its name, and a digest of its variables."""
         return f"{self.name}-{fingerprint(self.variables)[:8]}" if jax.tree.leaves(self.variables) else self.name
 
     def init(self, key: Any, image_shape: tuple[int, int, int]) -> Any:
@@ -62,29 +63,10 @@ class Teacher:
         return self.variables
 
     def apply(self, variables: Any, images: Array) -> tuple[Array, Features]:
-        """`(logits, features)` as in the table above, and no firing rates.
-
-        Raises `InputError` if the function returns anything else.
-        """
+        """`(logits, features)` as in the table above; raises `InputError` if the function returns anything else."""
         found = self.function(variables, images)
-        logits: Any
-        features: Any
-        logits, features = found if isinstance(found, tuple) and len(found) == 2 else (found, {})
-        self._check_mapping("features", features)
-        for kind in ("stages", "pre_activations"):
-            self._check_mapping(kind, features.get(kind, {}))
-        features = {kind: dict(features.get(kind, {})) for kind in ("stages", "pre_activations")}
-        named = {f"{kind} {name!r}": (x, 4) for kind, maps in features.items() for name, x in maps.items()}
-        for what, (x, axes) in ({"logits": (logits, 2)} | named).items():
-            shape = getattr(x, "shape", None)
-            if shape is None or len(shape) != axes or shape[0] != images.shape[0]:
-                expected = "[B, K]" if axes == 2 else "[B, H, W, C]"
-                raise InputError(f"teacher {self.name!r}: its {what} should be {expected}, not {shape or type(x)}")
+        logits, features = checked(f"teacher {self.name!r}", found, images.shape[:1])
         return logits, features | {"firing_rates": {}}
-
-    def _check_mapping(self, what: str, x: Any) -> None:
-        if not isinstance(x, Mapping):
-            raise InputError(f"teacher {self.name!r}: its {what} should be a dictionary, not {type(x)}")
 
 
 def flax_teacher(
@@ -102,8 +84,8 @@ def flax_teacher(
     Args:
         module: whose call returns logits `[B, K]` of images `[B, H, W, C]`.
         variables: its collections, with "params".
-        stages: the paths of the submodules whose outputs, `[B, H, W, C]`, are the stage ends, such as "layer1/block2",
-            in the order of the network.
+        stages: the paths of the submodules whose outputs, `[B, H, W, C]`, are the stage ends, in their order, such as
+            "layer1/block2".
         pre_activations: the same for what enters the activation at a stage end.
         normalisation, name: as of a `Teacher`.
         arguments: of the call, such as `train=False`.

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import check_count
 
 
 def direct(images: Array, num_steps: int) -> Array:
@@ -12,7 +12,7 @@ def direct(images: Array, num_steps: int) -> Array:
 
     Reference: Rueckauer et al., Front. Neurosci. 2017 (constant analogue input).
     """
-    _check_steps(num_steps)
+    check_count("num_steps", num_steps)
     return jnp.broadcast_to(images[:, None], (images.shape[0], num_steps, *images.shape[1:]))
 
 
@@ -21,7 +21,7 @@ def poisson(key: Array, images: Array, num_steps: int) -> Array:
 
     Values outside [0, 1] act as 0 or 1. Spikes have the dtype of `images`.
     """
-    _check_steps(num_steps)
+    check_count("num_steps", num_steps)
     shape = (images.shape[0], num_steps, *images.shape[1:])
     # Compared in float32: a bfloat16 uniform has so few values that the rates would be off by percents.
     uniform = jax.random.uniform(key, shape, jnp.float32)
@@ -34,12 +34,7 @@ def latency(images: Array, num_steps: int) -> Array:
     The brightest pixel fires at step 0, a black one at step T - 1, and with T = 1 all fire at once. Values outside
     [0, 1] act as 0 or 1. Spikes have the dtype of `images`.
     """
-    _check_steps(num_steps)
+    check_count("num_steps", num_steps)
     step = jnp.round((num_steps - 1) * (1 - jnp.clip(images.astype(jnp.float32), 0, 1)))
     spikes = step[:, None] == jnp.arange(num_steps).reshape(1, -1, *[1] * (images.ndim - 1))
     return spikes.astype(images.dtype)
-
-
-def _check_steps(num_steps: int) -> None:
-    if num_steps < 1:
-        raise InputError(f"num_steps={num_steps!r} must be at least 1")

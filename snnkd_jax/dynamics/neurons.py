@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike, DTypeLike
 
-from snnkd_jax.dynamics.surrogate import Surrogate, atan
+from snnkd_jax.dynamics.surrogate import SURROGATES, Surrogate, atan
 from snnkd_jax.errors import InputError, check_choice
 
 ATAN = atan(2.0)
@@ -51,10 +51,7 @@ _UNROLL_STEPS = 16
 
 @runtime_checkable
 class Neuron(Protocol):
-    """The neurons of a layer, as pure functions of their state. Any frozen (hashable) dataclass with these is one.
-
-    All is elementwise: the spikes of a neuron are those of its own current, state and parameters.
-    """
+    """The neurons of a layer, elementwise pure functions of their state; any frozen (hashable) dataclass with these."""
 
     @property
     def parameters(self) -> Mapping[str, float | Array]:
@@ -66,10 +63,7 @@ class Neuron(Protocol):
         ...
 
     def step(self, state: State, current: Array, parameters: Parameters, /) -> tuple[State, Array]:
-        """The state after one time step, and its spikes `[B, ...]`, made by a surrogate such as `ATAN`.
-
-        `current` is that of the step, `[B, ...]`, of the dtype of the state; `parameters` the values as learnt.
-        """
+        """The state after a step with `current` `[B, ...]`, and its spikes, made by a surrogate such as `ATAN`."""
         ...
 
 
@@ -91,24 +85,19 @@ class _IntegrateAndFire:
 
     @property
     def parameters(self) -> Mapping[str, float | Array]:
-        """Nothing is learnt."""
         return {}
 
     @property
     def v_rest(self) -> float:
-        """The resting potential."""
         return 0.0 if self.v_reset is None else self.v_reset
 
     def init(self, shape: tuple[int, ...]) -> Array:
-        """The resting potential."""
         return jnp.full(shape, self.v_rest, float)
 
     def charge(self, v: Array, x: Array, parameters: Parameters) -> Array:
-        """h[t] of v[t-1] and x[t]."""
         raise NotImplementedError
 
     def step(self, state: Array, current: Array, parameters: Parameters) -> tuple[Array, Array]:
-        """v[t] and s[t] of v[t-1] and x[t]."""
         h = self.charge(state, current, parameters)
         s = self.surrogate(h - self.v_threshold)
         r = lax.stop_gradient(s) if self.detach_reset else s
@@ -160,9 +149,7 @@ class LIF(_IntegrateAndFire):
 
 @dataclasses.dataclass(frozen=True)
 class PLIF(LIF):
-    """`LIF` with a learnable time constant, `1/tau = sigmoid(w)`, so that tau > 1 whatever the optimiser does.
-
-    The fields are those of `LIF`; `tau` > 1 is the initial time constant.
+    """`LIF` with a learnable time constant, `1/tau = sigmoid(w)`, so tau > 1 always; `tau` > 1 is its initial value.
 
     Reference: Fang et al., ICCV 2021, arXiv 2007.05785.
     """
@@ -228,19 +215,13 @@ def lif(
     v: ArrayLike | None = None,
     return_v: bool = False,
 ) -> Any:
-    """Leaky integrate-and-fire: currents `[B, T, ...]` to spikes in {0, 1}, `[B, T, ...]`.
+    """`LIF`: currents `[B, T, ...]` to spikes in {0, 1}, `[B, T, ...]`; errors as of `LIF` and `integrate`.
 
     Args:
         current: x, `[B, T, ...]`.
         tau, v_threshold, v_reset, decay_input, detach_reset, surrogate: see `LIF`.
         v: potential before the first step, `[B, ...]`; None is the resting potential.
-        return_v: return `(spikes, v)` with the final potential `[B, ...]` instead of the spikes alone; passed as `v`
-            with the continuation of the current, it goes on as if the sequence had not been cut.
-
-    Raises:
-        InputError: what `LIF` and `integrate` raise.
-
-    Reference: Gerstner et al., Neuronal Dynamics (2014), ch. 1.3; SpikingJelly's `LIFNode`.
+        return_v: return `(spikes, v)`, the final potential `[B, ...]`, which continues a sequence that is cut.
     """
     spikes, v = integrate(LIF(tau, v_threshold, v_reset, decay_input, detach_reset, surrogate), current, v)
     return (spikes, v) if return_v else spikes
@@ -258,15 +239,7 @@ def plif(
     v: ArrayLike | None = None,
     return_v: bool = False,
 ) -> Any:
-    """LIF with a learnable time constant, `1/tau = sigmoid(w)`, so that tau > 1 whatever the optimiser does.
-
-    Args:
-        current: x, `[B, T, ...]`.
-        w: the parameter, a scalar or broadcastable to `[...]`; `plif_parameter(tau)` gives its initial value.
-        v_threshold, v_reset, decay_input, detach_reset, surrogate, v, return_v: see `lif`.
-
-    Reference: Fang et al., ICCV 2021, arXiv 2007.05785.
-    """
+    """`PLIF`: as `lif`, with `w` a scalar or broadcastable to `[...]`; `plif_parameter(tau)` is its initial value."""
     neuron = PLIF(2.0, v_threshold, v_reset, decay_input, detach_reset, surrogate)
     spikes, v = integrate(neuron, current, v, {"w": w})
     return (spikes, v) if return_v else spikes
@@ -282,7 +255,7 @@ def integrate_and_fire(
     v: ArrayLike | None = None,
     return_v: bool = False,
 ) -> Any:
-    """Integrate-and-fire without a leak, `h[t] = v[t-1] + x[t]`; arguments and errors as `lif`."""
+    """`IF`: as `lif`, without a leak."""
     spikes, v = integrate(IF(v_threshold, v_reset, detach_reset, surrogate), current, v)
     return (spikes, v) if return_v else spikes
 
@@ -290,9 +263,7 @@ def integrate_and_fire(
 def integrate(
     neuron: Neuron, current: Array, state: State | None = None, parameters: Parameters | None = None
 ) -> tuple[Array, State]:
-    """Runs neurons over the time axis.
-
-    The backward pass keeps nothing but the current: it computes the states once more.
+    """Runs neurons over the time axis; the backward pass keeps the current and computes the states once more.
 
     Args:
         neuron: the equations.
@@ -301,8 +272,8 @@ def integrate(
         parameters: with respect to which the result can be differentiated; None is `neuron.parameters`.
 
     Returns:
-        Spikes, `[B, T, ...]`, of the dtype of `current`, and the state after the last step. Passing it with the
-        continuation of the current gives what the uncut sequence would have given.
+        Spikes, `[B, T, ...]`, of the dtype of `current`, and the state after the last step, which continues the
+        sequence as if it had not been cut.
 
     Raises:
         InputError: for fewer than two axes, no time step, an integer current, a state of other shapes, or a neuron
@@ -321,15 +292,9 @@ def integrate_with_slopes(
         kappa   = (1/T) sum_t ds[t]/dx      for one and the same change of x at all steps
         kappa_p = (1/T) sum_t ds[t]/dp      for each parameter p
 
-    They are the forward derivatives of `neuron.step`, with the surrogate's in the place of the spike's, summed up while
-    the neuron runs, so nothing of `[B, T, ...]` is kept for a backward pass: this is the neuron's part of rate-based
-    backpropagation (`snnkd_jax.models.rate`).
-
-    Args:
-        neuron, current, parameters: see `integrate`, as are the errors.
-
-    Returns:
-        Spikes `[B, T, ...]`, kappa `[B, ...]`, and kappa_p `[B, ...]` by the name of p.
+    They are forward derivatives, with the surrogate's in the place of the spike's, summed up while the neuron runs: the
+    neuron's part of rate-based backpropagation (`snnkd_jax.models.rate`). Arguments and errors are those of
+    `integrate`. Returns the spikes `[B, T, ...]`, kappa `[B, ...]`, and kappa_p `[B, ...]` by the name of p.
     """
     current, state, parameters = _arguments(neuron, current, None, parameters)
     constants, push_constants = _pushforward(functools.partial(_constants, neuron), parameters)
@@ -372,23 +337,16 @@ def _pushforward(f: Callable, *primals: Any) -> tuple[Any, Callable]:
 
 def _step(neuron: Neuron, state: State, x: Array, parameters: Parameters) -> tuple[State, Array]:
     """A step that keeps the dtypes of the state, and whose spikes have that of x."""
-    after, spikes = neuron.step(state, x.astype(_dtype_of_states(x)), parameters)
-    name = type(neuron).__name__
-    if _shapes(after) != _shapes(state) or jnp.shape(spikes) != x.shape:
-        raise InputError(
-            f"{name}.step must return the next state and the spikes, of the shapes of the state and of the current "
-            f"({jax.tree.map(jnp.shape, state)} and {x.shape}), but returned {jax.tree.map(jnp.shape, (after, spikes))}"
-        )
+    after, spikes = found = neuron.step(state, x.astype(_dtype_of_states(x)), parameters)
+    name, wanted, shapes = type(neuron).__name__, *(jax.tree.map(jnp.shape, tree) for tree in ((state, x), found))
+    if jax.tree.structure(found) != jax.tree.structure((state, x)) or shapes != wanted:
+        raise InputError(f"{name}.step must return a state and spikes of shapes {wanted}, but returned {shapes}")
     if not jnp.issubdtype(spikes.dtype, jnp.floating):
         raise InputError(
             f"{name}.step returned spikes of dtype {spikes.dtype}, which have no gradient; make them with a surrogate, "
             "such as ATAN(v - threshold)"
         )
     return jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), after, state), spikes.astype(x.dtype)
-
-
-def _shapes(tree: Any) -> Any:
-    return jax.tree.structure(tree), [jnp.shape(x) for x in jax.tree.leaves(tree)]
 
 
 def _dtype_of_states(current: Array) -> DTypeLike:
@@ -441,9 +399,9 @@ def _over_time(current: Array, leaf: Array) -> Array:
 def _fusion_barrier(f: Callable, *args: Any) -> Any:
     """`f(*args)`, on CPU behind a fusion barrier.
 
-    XLA would fuse the norm that makes the current into the unrolled steps and compute it again in each of them: a
-    training step of ResNet-18 takes 1.4 times as long at T = 4 through rates, and twice as long at T = 8. Its CPU
-    compiler drops `lax.optimization_barrier` before it fuses, but not a conditional on what was behind one.
+    XLA would fuse the norm before the neuron into the unrolled steps and compute it in each: a training step of
+    ResNet-18 takes twice as long at T = 8. Its CPU compiler drops `lax.optimization_barrier` before it fuses, but not a
+    conditional on what was behind one.
     """
 
     def conditional(*args):
@@ -455,8 +413,8 @@ def _fusion_barrier(f: Callable, *args: Any) -> Any:
 def _scan(step: Callable, carry: Any, *x: Any, reverse: bool = False) -> tuple[Any, Any]:
     """`lax.scan` of `step(carry, *x[t]) -> (carry, y[t])` over axis 1 of the trees of arrays x, `[B, T, ...]` each.
 
-    The outputs have the structure, shapes and dtypes of the last of x and take its place, step by step: XLA would
-    allocate buffers of their own for all layers at once, before the network starts.
+    The outputs take the place of the last of x, which is like them: XLA would allocate their buffers for all layers at
+    once, before the network starts.
     """
     num_steps = jax.tree.leaves(x)[0].shape[1]
     if num_steps <= _UNROLL_STEPS:
@@ -491,16 +449,12 @@ def check_neuron(neuron: Any) -> None:
     """Raises `InputError` unless `neuron` is a hashable `Neuron`."""
     if isinstance(neuron, type) or not isinstance(neuron, Neuron):
         raise InputError(
-            f"neuron={neuron!r} must be an object with parameters, init and step, such as LIF(tau=2.0); "
-            "snnkd_jax.dynamics.neurons.Neuron says what they are"
+            f"neuron={neuron!r} must have parameters, init and step, as LIF(tau=2.0); snnkd_jax.dynamics.neurons.Neuron"
         )
     try:
         hash(neuron)
     except TypeError as error:
-        raise InputError(
-            f"neuron={neuron!r} cannot be hashed ({error}); make it a frozen dataclass whose fields are numbers, "
-            "strings, tuples or surrogates"
-        ) from None
+        raise InputError(f"neuron={neuron!r} cannot be hashed ({error}); make it a frozen dataclass") from None
 
 
 def neuron_of(kind: str, **constants: Any) -> LIF | IF:
@@ -508,6 +462,27 @@ def neuron_of(kind: str, **constants: Any) -> LIF | IF:
     check_choice("neuron", kind, NEURONS)
     fields = {field.name for field in dataclasses.fields(NEURONS[kind])}
     return NEURONS[kind](**{name: value for name, value in constants.items() if name in fields})
+
+
+def neuron_from(values: Mapping[str, Any]) -> LIF | IF:
+    """The neuron of JSON values as from `describe_neuron`, among others; a `surrogate_alpha` None is the default.
+
+    Raises `InputError` for an unknown kind or surrogate, or constants that the equations do not allow.
+    """
+    check_choice("surrogate", values["surrogate"], SURROGATES)
+    make, alpha = SURROGATES[values["surrogate"]], values["surrogate_alpha"]
+    constants = {name: value for name, value in values.items() if name not in ("neuron", "surrogate")}
+    return neuron_of(values["neuron"], **constants, surrogate=make() if alpha is None else make(alpha))
+
+
+def describe_neuron(neuron: Neuron) -> dict[str, Any] | None:
+    """Its kind and its constants as JSON values; None for a neuron that `NEURONS` does not have."""
+    for kind, made in NEURONS.items():
+        if type(neuron) is made:
+            constants = {field.name: getattr(neuron, field.name) for field in dataclasses.fields(made)}
+            surrogate = constants.pop("surrogate")
+            return {"neuron": kind, **constants, "surrogate": surrogate.name, "surrogate_alpha": surrogate.alpha}
+    return None
 
 
 def _arguments(
@@ -521,22 +496,16 @@ def _arguments(
     if not jnp.issubdtype(current.dtype, jnp.floating):
         raise InputError(f"current has dtype {current.dtype}; convert it to a floating dtype")
     start = initial_state(neuron, current)
-    if state is None:
-        state = start
-    elif jax.tree.structure(state) != jax.tree.structure(start):
+    state = start if state is None else state
+    if jax.tree.structure(state) != jax.tree.structure(start):
         raise InputError(
             f"state is {jax.tree.structure(state)}; that of {type(neuron).__name__} is {jax.tree.structure(start)}"
         )
-    dtype = _dtype_of_states(current)
     for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(start), strict=True):
         if jnp.shape(x) != y.shape:
             raise InputError(
                 f"state {jax.tree_util.keystr(path) or 'v'} has shape {jnp.shape(x)}; the current {current.shape} "
                 f"needs {y.shape} (no time axis)"
             )
-    parameters = neuron.parameters if parameters is None else parameters
-    return (
-        current,
-        jax.tree.map(lambda x: jnp.asarray(x, dtype), state),
-        {name: jnp.asarray(value, dtype) for name, value in parameters.items()},
-    )
+    parameters = dict(neuron.parameters if parameters is None else parameters)
+    return current, *jax.tree.map(lambda x: jnp.asarray(x, _dtype_of_states(current)), (state, parameters))

@@ -1,4 +1,4 @@
-"""Conversion of a trained ordinary network into a spiking one, the alternative to training one.
+"""Conversion of a trained ANN into a spiking network, the alternative to training one.
 
 | method       | threshold theta of a layer                         | first potential | source                |
 | ------------ | -------------------------------------------------- | --------------- | --------------------- |
@@ -30,10 +30,10 @@ BATCH_SIZE, MEASURED_IMAGES = 100, 500
 
 
 def convert(teacher: Trained, train_images: NDArray, num_steps: int, percentile: float = 99.9) -> Trained:
-    """A trained ordinary network as a spiking one: by `qcfs` if it has quantised activations, else by `percentile`.
+    """A trained ANN as a spiking network: by `qcfs` if it has quantised activations, else by `percentile`.
 
     Args:
-        teacher: ordinary.
+        teacher: the ANN.
         train_images: `[N, H, W, C]`, bytes or floats in [0, 1], N >= 1; percentiles are taken over 500 of
             them, drawn with a fixed seed.
         num_steps: T of one call of the spiking network; others follow from `Network.apply_from`.
@@ -47,6 +47,8 @@ def convert(teacher: Trained, train_images: NDArray, num_steps: int, percentile:
         found = neurons(teacher.network, teacher.variables, teacher.image_shape).values()
         names = ", ".join(dict.fromkeys(type(neuron).__name__ for neuron in found))
         raise InputError(f"this network is spiking already, of {names} neurons; convert an ordinary one")
+    if teacher.network.arguments is None:
+        raise InputError(f"{teacher.network.title} does not take its activation from outside; convert one of `build`")
     if is_quantised(teacher.network):
         thresholds, v_init = learned_thresholds(teacher.variables), 0.5
     else:
@@ -60,23 +62,17 @@ def convert(teacher: Trained, train_images: NDArray, num_steps: int, percentile:
 
 
 def percentiles(network: Network, variables: Variables, images: NDArray, percentile: float) -> dict[str, float]:
-    """A percentile of each ReLU layer's activations, by the layer's path.
+    """A percentile of each ReLU layer's activations on normalised images `[N, H, W, C]`, by the layer's path.
 
-    Args:
-        network, variables: ordinary.
-        images: normalised `[N, H, W, C]`, N >= 1.
-        percentile: in (0, 100].
-
-    Raises:
-        InputError: for another percentile, or no images.
+    Raises `InputError` for a percentile outside (0, 100], or no images.
     """
     if not len(images):
         raise InputError("there are no images to measure activations on; give at least one, better 500")
     if not 0 < percentile <= 100:
         raise InputError(f"percentile={percentile!r} must be in (0, 100]")
-    batches = [images[i : i + BATCH_SIZE] for i in range(0, len(images), BATCH_SIZE)]
     measure = jax.jit(lambda variables, images: activations(network, variables, images))
-    measured = [jax.device_get(measure(variables, jnp.asarray(batch))) for batch in batches]
+    batches = (jnp.asarray(images[i : i + BATCH_SIZE]) for i in range(0, len(images), BATCH_SIZE))
+    measured = [jax.device_get(measure(variables, batch)) for batch in batches]
     return {
         name: float(np.percentile(np.concatenate([part[name].ravel() for part in measured]), percentile))
         for name in measured[0]

@@ -1,14 +1,15 @@
-"""Inference at any number of time steps, and inference that stops when it is sure.
+"""Inference at any number of time steps, and with an early exit.
 
 A spiking network's answer after t steps is the mean of its logits so far. An image whose largest class probability
-reaches a threshold by then leaves the batch; the others go on from the states of their neurons, in a smaller batch as
-soon as a half is enough for them.
+reaches the confidence threshold leaves the batch; the others go on from the states of their neurons, in a smaller batch
+as soon as a half is enough for them.
 
 Source: Li et al., "SEENN", NeurIPS 2023, arXiv 2304.01230 (the criterion).
 """
 
 import functools
 import numbers
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -29,17 +30,10 @@ TOGETHER = 128  # images that `classify` computes at a time
 def classify(
     stepper: Stepper, images: NDArray, num_steps: int | None = None, threshold: float | None = None
 ) -> Prediction:
-    """What a network says of any number of images, in arrays of NumPy.
+    """What the stepper's network says of any number of images, in arrays of NumPy.
 
-    Args:
-        stepper: of the network.
-        images: `[B, H, W, C]` as from `as_pixels`, or one frame a step, `[B, T, H, W, C]`.
-        num_steps: the most steps that are made; None: one for each frame, or one of an ordinary network.
-        threshold: the probability of the likeliest class, in [0, 1], that ends the computation; None: never.
-
-    Raises:
-        InputError: for a number of steps below 1 or other than that of the frames, another threshold, and either with
-            an ordinary network.
+    Images are `[B, H, W, C]` as from `as_pixels`, or one frame per step, `[B, T, H, W, C]`. The other arguments and the
+    errors are those of `Trained.predict`, but that without `num_steps` an image is seen for one step.
     """
     frames = images if images.ndim == 5 else images[:, None]
     if stepper.network.num_steps is None and not (num_steps is None and threshold is None):
@@ -64,13 +58,7 @@ def at_once(
     class_names: tuple[str, ...],
     images: NDArray,
 ) -> Prediction:
-    """What a spiking network says of any number of images that it takes with all their steps in one call.
-
-    Args:
-        network: spiking; it makes its `num_steps`.
-        variables, normalisation, class_names: of the network.
-        images: `[B, H, W, C]` as from `as_pixels`, or `[B, num_steps, H, W, C]`.
-    """
+    """As `classify`, of a spiking network that makes all of its `num_steps` in one call."""
 
     @functools.partial(jax.jit, compiler_options=compile_options())
     def run(variables: Variables, images: Array) -> tuple[Array, Array, dict[str, Array]]:
@@ -79,15 +67,19 @@ def at_once(
         return mean, jax.nn.softmax(mean).max(-1), features["firing_rates"]
 
     found = []
-    for batch in eval_batches({"images": images, "labels": np.zeros(len(images), np.int32)}, TOGETHER):
-        real = batch["mask"] == 1
-        found.append(jax.tree.map(lambda x, real=real: x[real], jax.device_get(run(variables, batch["images"]))))
+    for batch, real in _batches(images, TOGETHER):
+        found.append(jax.tree.map(lambda x, real=real: x[real], jax.device_get(run(variables, batch))))
     if not found:
-        empty = jax.eval_shape(run, variables, images)
-        found = [jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), empty)]
+        found = [jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(run, variables, images))]
     logits, confidence, rates = jax.tree.map(lambda *x: np.concatenate(x), *found)
     steps = np.full(len(images), network.num_steps, np.int32)
     return Prediction(logits, confidence, steps, rates, class_names)
+
+
+def _batches(images: NDArray, batch_size: int) -> Iterator[tuple[NDArray, NDArray]]:
+    """Batches of one size, the last filled up, and which of their images are real."""
+    for batch in eval_batches({"images": images, "labels": np.zeros(len(images), np.int32)}, batch_size):
+        yield batch["images"], batch["mask"] == 1
 
 
 def _classify(stepper: Stepper, frames: NDArray, num_steps: int, threshold: float | None) -> Prediction:
@@ -116,15 +108,8 @@ def logits_by_step(
 ) -> NDArray:
     """Logits float32 `[N, num_steps, K]` of each time step, of any number of images, at least one, and of steps.
 
-    Args:
-        network: spiking; its `num_steps` is how many steps are computed at a time.
-        variables: of the network, whatever number of steps it was trained with.
-        normalisation: of pixels.
-        images: `[N, H, W, C]` as from `as_pixels`: bytes, or floats from 0 to 255.
-        num_steps: a multiple of the network's.
-
-    Raises:
-        InputError: for an ordinary network, a number of steps that is not a multiple, or no images.
+    The network computes its own `num_steps` at a time. Images are `[N, H, W, C]` as from `as_pixels`. Raises
+    `InputError` for an ANN, a number of steps that is no multiple of the network's, or no images.
     """
     if not len(images):
         raise InputError(f"images have shape {images.shape}; at least one is needed")
@@ -135,12 +120,12 @@ def logits_by_step(
         compiler_options=compile_options(),
     )
     found = []
-    for batch in eval_batches({"images": images, "labels": np.zeros(len(images), np.int32)}, BATCH_SIZE):
+    for batch, real in _batches(images, BATCH_SIZE):
         state, parts = None, []
         for _ in range(num_steps // network.num_steps):
-            (logits, _), state = run(variables, batch["images"], state)
+            (logits, _), state = run(variables, batch, state)
             parts.append(np.asarray(logits))
-        found.append(np.concatenate(parts, axis=1)[batch["mask"] == 1])
+        found.append(np.concatenate(parts, axis=1)[real])
     return np.concatenate(found)
 
 
@@ -159,19 +144,12 @@ def _check_shapes(logits: NDArray, labels: NDArray) -> None:
 
 
 def exit_steps(logits: NDArray, threshold: float | None) -> NDArray:
-    """The number of steps `[N]` after which the mean of the logits `[N, T, K]` so far is sure, at most T.
-
-    Without a threshold none is sure before the last step.
-    """
-    done = _confidence(logits) >= (np.inf if threshold is None else threshold)
+    """The number of steps `[N]` after which the mean of the logits `[N, T, K]` is sure; T without a threshold."""
+    steps = np.arange(1, logits.shape[1] + 1)
+    confidence = np.asarray(jax.nn.softmax(np.cumsum(logits, axis=1) / steps[:, None]).max(-1))
+    done = confidence >= (np.inf if threshold is None else threshold)
     done[:, -1] = True
     return done.argmax(axis=1) + 1
-
-
-def _confidence(logits: NDArray) -> NDArray:
-    """The probability of the likeliest class by the first 1, 2, ..., T steps, `[N, T]`."""
-    steps = np.arange(1, logits.shape[1] + 1)
-    return np.asarray(jax.nn.softmax(np.cumsum(logits, axis=1) / steps[:, None]).max(-1))
 
 
 def accuracy_with_exit(logits: NDArray, labels: NDArray, threshold: float | None) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """A trained network that makes one time step at a call, and the state that it hands on from step to step.
 
-There is one compiled program for each size of batch: 1, 2, 4, 8, ...; a batch of another size is filled up. A whole
+There is one compiled program for each batch size 1, 2, 4, 8, ...; a batch of another size is filled up. A whole
 sequence runs through the same program as a stream, so both give the same bits.
 """
 
@@ -23,11 +23,10 @@ from snnkd_jax.parallel.compiler import compile_options
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a network says of a batch of images, after `steps` time steps of each.
+    """What a network says of a batch of images, after `steps` int32 `[B]` time steps of each; an ANN makes one.
 
     `logits` float32 `[B, K]` are means over the steps, `confidence` `[B]` is the probability of the likeliest class,
-    `steps` is int32 `[B]`, and `firing_rates` has the spikes per neuron and step of each layer, `[B]`, by its name. An
-    ordinary network makes one step and has no firing rates.
+    and `firing_rates` has the spikes per neuron and step of each layer, `[B]`, by its name.
     """
 
     logits: Any
@@ -50,8 +49,7 @@ class Prediction:
 class Rows(NamedTuple):
     """A filled-up batch on its way through the time steps; the first axis of every array is the batch.
 
-    `state` is that of the neurons, `logits` `[b, K]` and `firing_rates` `[b]` are sums over the steps that were made,
-    `steps` int32 `[b]` is their number.
+    `state` is of the neurons, `logits` `[b, K]` and `firing_rates` `[b]` are sums over the `steps` int32 `[b]` so far.
     """
 
     state: Variables
@@ -88,15 +86,7 @@ class Stepper:
         return State(_repeat(self._first, filled(batch)), batch)
 
     def __call__(self, state: State, images: Array | NDArray) -> tuple[State, Prediction]:
-        """One time step.
-
-        Args:
-            state: from `start`, or from the step before.
-            images: `[batch, H, W, C]` as from `as_pixels`, one frame of each image.
-
-        Returns:
-            The state after the step, and what the network says by all steps so far.
-        """
+        """The state after a time step, of frames `[batch, H, W, C]` as from `as_pixels`, and the prediction so far."""
         full = len(state.rows.steps)
         traced = any(isinstance(x, Tracer) for x in jax.tree.leaves((state, images)))
         if full != state.batch:

@@ -29,14 +29,7 @@ _KINDS = {
 
 
 def summary(network: Network, variables: Variables, image_shape: tuple[int, int, int]) -> str:
-    """A line for each layer, with what leaves it for one image and step, and its parameters; then their number.
-
-    The lines before them have the neurons with their constants, if there are any.
-
-    Args:
-        network, variables: of any kind.
-        image_shape: `[H, W, C]` of its images.
-    """
+    """The neurons with their constants; a line per layer, with its output for one image and step; all parameters."""
     params: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables["params"])
     rows = [("layer", "kind", "output", "parameters")]
     neurons: list[Neuron] = []

@@ -9,14 +9,12 @@ Nothing but the files of the run directory is needed, not the data that the netw
 import dataclasses
 import functools
 import math
-import numbers
 from pathlib import Path
 from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import Mesh
 from numpy.typing import NDArray
 
 from snnkd_jax.data.normalisation import Normalisation
@@ -43,8 +41,8 @@ from snnkd_jax.training.saved import read_network, shapes_of
 class Trained:
     """A trained network, its variables, and how images are to be normalised for it.
 
-    `class_names` are in the order of the logits. `history` has a dictionary per training epoch, and `result` what the
-    test set said after the last one; both are empty where they are not known.
+    `class_names` are in the order of the logits. `history` has a dictionary per training epoch, and `result` is that on
+    the test set; both are empty where they are not known.
     """
 
     network: Network
@@ -85,28 +83,21 @@ class Trained:
         return Teacher(function, self.variables, self.normalisation, self.title)
 
     def with_steps(self, num_steps: int) -> Network:
-        """The spiking network with another number of time steps; the variables are the same.
-
-        Raises `InputError` for an ordinary network.
-        """
+        """The spiking network with another number of time steps; raises `InputError` for an ANN."""
         return self.network.with_steps(num_steps)
 
     def logits_by_step(self, images: NDArray, num_steps: int) -> NDArray:
         """Logits float32 `[N, num_steps, K]` of each time step, whatever T the network was trained with.
 
-        Args:
-            images: `[N, H, W, C]`, N >= 1, or `[N, H, W]` of grey ones, as bytes or as floats in [0, 1].
-            num_steps: how many steps.
-
-        Raises:
-            InputError: for an ordinary network, a number of steps below 1, or images that do not fit the network.
+        Images are `[N, H, W, C]`, N >= 1, or `[N, H, W]` if grey, as bytes or as floats in [0, 1]. Raises `InputError`
+        for an ANN, a number of steps below 1, or images that do not fit the network.
         """
         pixels = jax.device_get(as_pixels("images", images, self.image_shape))
         at_a_time = self.with_steps(math.gcd(num_steps, self.network.num_steps or 1))
         return logits_by_step(at_a_time, self.variables, self.normalisation, pixels, num_steps)
 
     def folded(self) -> "Trained":
-        """The same function, with the batch norms in the layers before them (`models.conversion.fold_norms`)."""
+        """The same function, with the batch norms in the layers before them (`models.folding`)."""
         network, variables = fold_norms(self.network, self.variables, self.image_shape)
         return dataclasses.replace(self, network=network, variables=variables)
 
@@ -114,43 +105,34 @@ class Trained:
         """Classifies images.
 
         Args:
-            images: any number of them, `[B, H, W, C]`, or `[B, H, W]` of grey ones, as bytes or as floats in [0, 1];
-                or one frame a step, `[B, T, H, W, C]`.
+            images: any number of them, `[B, H, W, C]`, or `[B, H, W]` if grey, as bytes or as floats in [0, 1]; or one
+                frame per step, `[B, T, H, W, C]`.
             num_steps: the most time steps that are made; None: as many as in training, or one for each frame.
-            threshold: probability of the likeliest class, in [0, 1], at which an image is done; None: it takes all
-                steps. `inference.choose_threshold` finds one.
+            threshold: confidence threshold of the early exit, in [0, 1], such as `predict.choose_threshold` finds;
+                None: all steps.
 
         Returns:
             Arrays of NumPy. Up to 128 images without a threshold get, bit for bit, what `step` gives their frames.
 
         Raises:
             InputError: for images that do not fit or have values out of range, a number of steps below 1 or other than
-                that of the frames, another threshold, and the last two for an ordinary network.
+                that of the frames, another threshold, and the last two for an ANN.
         """
         spiking = self.network.num_steps is not None
         pixels = as_pixels("images", images, self.image_shape, sequences=spiking)
         if spiking and num_steps is None and pixels.ndim == 4:
             num_steps = self.network.num_steps
-        if spiking and not self.streams and threshold is None:
-            return self._predict_at_once(jax.device_get(pixels), num_steps)
-        return classify(self._stepper, jax.device_get(pixels), num_steps, threshold)
-
-    def _predict_at_once(self, pixels: NDArray, num_steps: int | None) -> Prediction:
-        """`predict` of a network that makes all of its steps in one call."""
-        steps = num_steps if num_steps is not None else pixels.shape[1]
-        check_count("num_steps", steps)
-        network = self.with_steps(steps)
+        pixels = jax.device_get(pixels)
+        if not spiking or self.streams or threshold is not None:
+            return classify(self._stepper, pixels, num_steps, threshold)
+        network = self.with_steps(pixels.shape[1] if num_steps is None else num_steps)
         return at_once(network, self.variables, self.normalisation, self.class_names, pixels)
 
     def start(self, batch: int) -> State:
-        """The state of `batch` streams before their first frames, for `step`.
-
-        Raises `InputError` for a number below 0, and for an ordinary network.
-        """
+        """The state of `batch` streams before their first frames; raises `InputError` below 0, and for an ANN."""
         if self.network.num_steps is None:
             raise InputError("an ordinary network has no time steps and takes no streams; use predict")
-        if not isinstance(batch, numbers.Integral) or batch < 0:
-            raise InputError(f"batch={batch!r} must be a number of images, such as 1")
+        check_count("batch", batch, least=0)
         return self._stepper.start(int(batch))
 
     def step(self, state: State, frame: Any) -> tuple[State, Prediction]:
@@ -160,11 +142,8 @@ class Trained:
             state: from `start`, or from the step before.
             frame: what each stream sees in this step, `[B, H, W, C]`, or `[B, H, W]` if grey, as in `predict`.
 
-        Returns:
-            The state for the next step, and the prediction by all frames so far, in arrays of JAX.
-
-        Raises:
-            InputError: for a frame that does not fit the network or the state's batch, or has values out of range.
+        Returns the state for the next step, and the prediction by all frames so far, in arrays of JAX. Raises
+        `InputError` for a frame that does not fit the network or the state's batch, or has values out of range.
         """
         pixels = as_pixels("frame", frame, self.image_shape)
         if len(pixels) != state.batch:
@@ -183,12 +162,12 @@ class Trained:
         if self.network.num_steps is not None and not self.streams:
             raise InputError(
                 f"{self.network.title} cannot make one time step at a call: its steps depend on each other otherwise "
-                "than through `Spike` layers; predict without a threshold takes all steps at once"
+                "than through `Spike` layers; predict without a threshold"
             )
-        folded = self.folded()
-        network = folded.network if self.network.num_steps is None else folded.with_steps(1)
-        with jax.ensure_compile_time_eval():
+        with jax.ensure_compile_time_eval():  # it is kept, also where a user's jit traces the first call
+            folded = self.folded()
             variables = jax.device_put(folded.variables, jax.local_devices()[0])
+        network = folded.network if self.network.num_steps is None else folded.with_steps(1)
         return Stepper(network, variables, self.normalisation, self.image_shape, self.class_names)
 
 
@@ -197,10 +176,8 @@ def load(path: str | Path, role: Role | None = None, *, network: Network | None 
 
     Args:
         path: a run directory, or the directory of a network in one.
-        role: which network of the run; None: the student, or the only one that there is. None, too, if `path` is one
-            network's.
-        network: with a module or neurons of your own, which no file holds: the network that was trained; None: it is
-            built from the file.
+        role: which network of the run; None: the student, or the only one, or that of `path`.
+        network: with a module or neurons of your own, which no file holds: the network that was trained.
 
     Raises:
         InputError: if there is no such network, it is not trained to its end, its files are damaged or of another
@@ -208,32 +185,10 @@ def load(path: str | Path, role: Role | None = None, *, network: Network | None 
     """
     if role is not None:
         check_choice("role", role, get_args(Role))
-    directory = Path(path)
-    if not str(path):
-        raise InputError("path='' is empty; name a run directory, such as runs/mnist")
-    if not directory.is_dir():
-        raise InputError(f"path={str(path)!r} is not a directory; name a run directory, such as runs/mnist")
-    if not (directory / "network.json").is_file():
-        found = trained_roles(directory)
-        if role is None:
-            role = found[0] if len(found) == 1 else "student"
-        if role not in found:
-            hint = f"; it has {', '.join(found)}" if found else ""
-            if (directory / role).is_dir():
-                hint = "; run the command that started the run to resume it"
-            raise InputError(f"{directory} has no {role} that was trained to its end (no {role}/network.json){hint}")
-        return _load(directory / role, data_mesh(), network)
-    if role is not None:
-        raise InputError(f"role={role!r}: {directory} is the directory of one network; leave role out, or name the run")
-    return _load(directory, data_mesh(), network)
-
-
-def trained_roles(run: Path) -> list[Role]:
-    """The networks of a run that were trained to their end."""
-    return [role for role in get_args(Role) if (run / role / "network.json").is_file()]
-
-
-def _load(directory: Path, mesh: Mesh, network: Network | None) -> Trained:
+    if not str(path) or not Path(path).is_dir():
+        what = "is not a directory" if str(path) else "is empty"
+        raise InputError(f"path={str(path)!r} {what}; name a run directory, such as runs/mnist")
+    directory = _directory(Path(path), role)
     description = read_network(directory)
     if network is not None:
         check_network_is(network, description, directory)
@@ -254,8 +209,26 @@ def _load(directory: Path, mesh: Mesh, network: Network | None) -> Trained:
     except Exception as error:  # a wrong type or size is noticed by whoever comes upon it first
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         raise InputError(f"{directory / 'network.json'} is damaged ({reason})") from error
-    variables = load_network(directory, template, mesh)
-    run, role = directory.parent, directory.name
-    history = tuple(entry for entry in read_log(run) if entry["phase"] == role)
-    result = result_in(read_json(run / "result.json"), role) if (run / "result.json").is_file() else {}
+    variables = load_network(directory, template, data_mesh())
+    run, name = directory.parent, directory.name
+    history = tuple(entry for entry in read_log(run) if entry["phase"] == name)
+    result = result_in(read_json(run / "result.json"), name) if (run / "result.json").is_file() else {}
     return Trained(network, variables, normalisation, image_shape, classes, dataset, history, result)
+
+
+def _directory(path: Path, role: Role | None) -> Path:
+    """The directory of a network: `path`, or that of a role in it."""
+    if (path / "network.json").is_file():
+        if role is not None:
+            raise InputError(f"role={role!r}: {path} is the directory of one network; leave role out, or name the run")
+        return path
+    found = [name for name in get_args(Role) if (path / name / "network.json").is_file()]
+    # A training by `fit` has one network; of a run with several, one that is missing is not to be taken for another.
+    fitted = (path / "config.json").is_file() and "fit" in read_json(path / "config.json")
+    name = role or (found[0] if fitted and found else "student")
+    if name not in found:
+        hint = f"; it has {', '.join(found)}" if found else ""
+        if (path / name).is_dir():
+            hint = "; run the command that started the run to resume it"
+        raise InputError(f"{path} has no {name} that was trained to its end (no {name}/network.json){hint}")
+    return path / name

@@ -1,7 +1,8 @@
 """A spiking network as a graph of layers, and such a graph as a network.
 
 Shapes are `(H, W, C)` of a map or `(N,)` of a vector, those of one image at one time step. Every layer has the method
-`out`, the shape of its output for that of its input; it raises `InputError` for an input that does not fit.
+`out`, the shape of its output for that of its input; it raises `InputError` for an input that does not fit. Layers with
+weights have `module`, which makes a Flax module of the parameters `kernel` and `bias`, those without are functions.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.models.activation import Spike
 from snnkd_jax.models.layers import convolve
 from snnkd_jax.models.network import Network, Variables
-from snnkd_jax.models.stages import Features, Stages
+from snnkd_jax.models.stages import Features, stage_features
 
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
@@ -47,8 +48,7 @@ class Convolution:
             raise InputError(f"kernel {self.kernel.shape} and bias {self.bias.shape} cannot take {shape}")
         return (*_windows(shape, window, self.strides, self.padding), c_out)
 
-    def module(self) -> Callable[..., nn.Module]:
-        """Makes the module, of the parameters `kernel` and `bias`."""
+    def module(self) -> Callable[..., nn.Module]:  # noqa: D102
         *window, _, c_out = self.kernel.shape
         padding = [(p, p) for p in self.padding]
         return functools.partial(nn.Conv, c_out, window, self.strides, padding, conv_general_dilated=convolve)
@@ -67,8 +67,7 @@ class Dense:
             raise InputError(f"kernel {self.kernel.shape} and bias {self.bias.shape} cannot take {shape}")
         return self.kernel.shape[1:]
 
-    def module(self) -> Callable[..., nn.Module]:
-        """Makes the module, of the parameters `kernel` and `bias`."""
+    def module(self) -> Callable[..., nn.Module]:  # noqa: D102
         return functools.partial(nn.Dense, self.kernel.shape[1])
 
 
@@ -86,9 +85,11 @@ class Pool:
             raise InputError(f"means over windows cannot take {shape}")
         return (*_windows(shape, self.window, self.strides, self.padding), shape[2])
 
-    def module(self) -> Callable[..., nn.Module]:
-        """Makes the module."""
-        return functools.partial(Means, self)
+    def __call__(self, x: Array) -> Array:
+        """`[..., H, W, C]` to `[..., H', W', C]`."""
+        h, w = self.padding  # not left to Flax, which pads one axis before the map and no more
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(h, h), (w, w), (0, 0)])
+        return nn.avg_pool(x, self.window, self.strides)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,9 +102,9 @@ class Flatten:
             raise InputError(f"{shape} is no map that could be flattened")
         return (math.prod(shape),)
 
-    def module(self) -> Callable[..., nn.Module]:
-        """Makes the module."""
-        return functools.partial(ChannelAfterChannel, self)
+    def __call__(self, x: Array) -> Array:
+        """`[..., H, W, C]` to `[..., C H W]`."""
+        return jnp.moveaxis(x, -1, -3).reshape(*x.shape[:-3], -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,9 +155,12 @@ def network_of(graph: Graph, num_steps: int) -> tuple[Network, Variables]:
         if hasattr(GraphBody, name) or name in GraphBody.__dataclass_fields__:
             raise InputError(f"node {name!r} has the name of an attribute of a Flax module; give it another")
         layer = node.layer
-        steps.append((name, layer.neuron if isinstance(layer, Spiking) else layer.module(), node.inputs))
         if isinstance(layer, Convolution | Dense):
+            make = layer.module()
             params[name] = {"kernel": jnp.asarray(layer.kernel), "bias": jnp.asarray(layer.bias)}
+        else:
+            make = layer.neuron if isinstance(layer, Spiking) else functools.partial(Weightless, layer)
+        steps.append((name, make, node.inputs))
     body = GraphBody(tuple(steps), graph.outputs, functools.partial(Spike, num_steps=num_steps))
     return Network(body, num_steps, expands=True), {"params": params, "batch_stats": {}}
 
@@ -176,31 +180,17 @@ class GraphBody(nn.Module):
         for name, make, inputs in self.steps:
             make = functools.partial(self.activation, make) if isinstance(make, LIF | IF) else make
             values[name] = make(name=name)(_sum(values, inputs))
-        return _sum(values, self.outputs), Stages().features()
+        return _sum(values, self.outputs), stage_features(())
 
 
-class Means(nn.Module):
-    """`layer` as a module."""
+class Weightless(nn.Module):
+    """A layer without parameters as a module."""
 
-    layer: Pool
+    layer: Pool | Flatten
 
-    @nn.compact
     def __call__(self, x: Array) -> Array:
-        """`[..., H, W, C]` to `[..., H', W', C]`."""
-        h, w = self.layer.padding  # not left to Flax, which pads one axis before the map and no more
-        x = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(h, h), (w, w), (0, 0)])
-        return nn.avg_pool(x, self.layer.window, self.layer.strides)
-
-
-class ChannelAfterChannel(nn.Module):
-    """`layer` as a module."""
-
-    layer: Flatten
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """`[..., H, W, C]` to `[..., C H W]`."""
-        return jnp.moveaxis(x, -1, -3).reshape(*x.shape[:-3], -1)
+        """Of any leading axes."""
+        return self.layer(x)
 
 
 def _sum(values: dict[str, Array], names: tuple[str, ...]) -> Array:

@@ -29,7 +29,6 @@ Source: Pedersen et al., Nature Communications 2024, 15:8122; the package `nir` 
 """
 
 import dataclasses
-import hashlib
 import io
 import math
 from pathlib import Path
@@ -38,7 +37,9 @@ from typing import Any
 import numpy as np
 
 from snnkd_jax.data.normalisation import Normalisation
+from snnkd_jax.digest import sha256
 from snnkd_jax.errors import InputError
+from snnkd_jax.files import write_whole
 from snnkd_jax.interop.graph import network_of
 from snnkd_jax.interop.tracing import graph_of
 from snnkd_jax.models import Network, Variables
@@ -87,8 +88,7 @@ def write_nir(
 
     Args:
         path: of the file, usually `*.nir`.
-        network, variables: trained; batch norms are folded into the weights.
-        image_shape: `[H, W, C]` of its images.
+        network, variables, image_shape: trained, and `[H, W, C]` of its images; batch norms are folded.
         normalisation: of the pixels; the network takes normalised images.
         dt: seconds of a time step.
         old_readers: leave `v_reset` out where it is 0. Tools that rest on nir <= 1.0.4 (sinabs, Rockpool) cannot read
@@ -107,16 +107,16 @@ def write_nir(
     graph = graph_of(network, variables, image_shape)
     metadata: dict[str, Any] = {"dt": dt, "num_steps": network.num_steps}
     if normalisation is not None:
-        metadata |= {
-            "pixel_mean": np.array(normalisation.mean, np.float64),
-            "pixel_std": np.array(normalisation.std, np.float64),
-        }
+        metadata |= {f"pixel_{name}": np.array(x) for name, x in dataclasses.asdict(normalisation).items()}
     written = to_nir(graph, dt, metadata)
     content = io.BytesIO()
     nir.write(content, written)  # pyright: ignore[reportArgumentType]
     if old_readers:
         _without_v_reset(content)
-    _write(Path(path), content.getvalue())
+    try:
+        write_whole(Path(path), _block(content.getvalue()) + content.getvalue())
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); name another") from error
     return written
 
 
@@ -125,8 +125,7 @@ def read_nir(path: str | Path, *, dt: float | None = None, num_steps: int | None
 
     Args:
         path: of the file.
-        dt: seconds of a time step; None takes what the file says, and `DT` if it does not.
-        num_steps: T; None takes what the file says.
+        dt, num_steps: seconds of a time step, and T; None takes what the file says, for dt `DT` if it does not.
 
     Raises:
         InputError: naming the file and the node, for a file that is damaged or no NIR, an unknown node, shapes that do
@@ -160,11 +159,9 @@ def _checked(dt: float) -> float:
 def _metadata(found: Any) -> dict[str, Any]:
     """`dt`, `num_steps` and `normalisation`, those that a file has."""
     try:
-        metadata: dict[str, Any] = {}
-        if "dt" in found:
-            metadata["dt"] = float(found["dt"])
-        if "num_steps" in found:
-            metadata["num_steps"] = int(found["num_steps"])
+        metadata: dict[str, Any] = {
+            name: kind(found[name]) for name, kind in (("dt", float), ("num_steps", int)) if name in found
+        }
         if "pixel_mean" in found:
             mean, std = (tuple(map(float, found[name])) for name in ("pixel_mean", "pixel_std"))
             metadata["normalisation"] = Normalisation(mean, std)
@@ -185,17 +182,7 @@ def _without_v_reset(file: io.BytesIO) -> None:
 
 def _block(content: bytes) -> bytes:
     """What goes before the content."""
-    return (_HEADER + hashlib.sha256(content).hexdigest().encode() + b"\n").ljust(_BLOCK, b"\0")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replaces the file in one step."""
-    partial = path.with_name(path.name + ".tmp")
-    try:
-        partial.write_bytes(_block(content) + content)
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); name another") from error
+    return (_HEADER + sha256(content).encode() + b"\n").ljust(_BLOCK, b"\0")
 
 
 def _read(path: Path) -> bytes:

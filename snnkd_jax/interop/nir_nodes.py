@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import graphlib
 import math
 from collections.abc import Iterator
@@ -35,13 +36,7 @@ _TOLERANCE = 1e-6
 
 
 def to_nir(graph: Graph, dt: float, metadata: dict[str, Any]) -> nir.NIRGraph:
-    """The graph in NIR; the package checks the shapes.
-
-    Args:
-        graph: with finite weights; `InputError` names the node that has others.
-        dt: seconds of a time step.
-        metadata: of the whole graph.
-    """
+    """The graph in NIR, for steps of `dt` seconds; `InputError` names a node whose weights are not finite."""
     nodes: dict[str, Any] = {INPUT: nir.Input({"input": np.array(_channels_first(graph.image_shape))})}
     for name, node in graph.nodes.items():
         with _at(name):
@@ -66,35 +61,30 @@ def _nir_node(layer: Layer, shape: Shape, dt: float) -> nir.NIRNode:
             return nir.Flatten({"input": np.array(_channels_first(shape))}, start_dim=0)
         case Spiking():
             neuron = layer.neuron
-            values: dict[str, Any] = {"v_threshold": neuron.v_threshold, "v_reset": neuron.v_reset}
-            if isinstance(neuron, IF):
-                values |= {"r": 1 / dt}
-            else:
-                r = 1.0 if neuron.decay_input else neuron.tau
-                values |= {"r": r, "tau": neuron.tau * dt, "v_leak": neuron.v_reset}
             # In float64, so that a division by dt gives the tau that it was.
-            arrays: dict[str, Any] = {
-                key: np.full(_channels_first(shape), value, np.float64) for key, value in values.items()
-            }
-            return nir.IF(**arrays) if isinstance(neuron, IF) else nir.LIF(**arrays)
+            full: Any = functools.partial(np.full, _channels_first(shape), dtype=np.float64)
+            v_threshold, v_reset = full(neuron.v_threshold), full(neuron.v_reset)
+            if isinstance(neuron, IF):
+                return nir.IF(full(1 / dt), v_threshold, v_reset)
+            r = full(1.0 if neuron.decay_input else neuron.tau)
+            return nir.LIF(full(neuron.tau * dt), r, v_leak=v_reset, v_threshold=v_threshold, v_reset=v_reset)
 
 
 def from_nir(tree: dict[str, Any], dt: float) -> Graph:
-    """The graph of what a file holds.
+    """The graph of what a file holds: its group "node" as nested dictionaries; steps take `dt` seconds.
 
-    Args:
-        tree: the group "node" of the file as nested dictionaries.
-        dt: seconds of a time step.
-
-    Raises:
-        InputError: naming the node; see `snnkd_jax.interop.nir.read_nir`.
+    Raises `InputError`, naming the node; see `snnkd_jax.interop.nir.read_nir`.
     """
     if tree.get("type") != "NIRGraph" or not isinstance(tree.get("nodes"), dict):
         raise InputError("it holds no graph")
     nodes: dict[str, nir.NIRNode] = {}
     for name, fields in tree["nodes"].items():
         with _at(name):
-            nodes[name] = _parsed(fields)
+            kind = fields.get("type") if isinstance(fields, dict) else fields
+            if not isinstance(fields, dict) or kind not in READABLE:
+                raise InputError(f"type {kind!r} is unknown; a network here has {', '.join(READABLE)}")
+            nodes[name] = nir.dict2NIRNode(fields)
+            _check_finite(nodes[name])
     first, last = _only(nodes, nir.Input), _only(nodes, nir.Output)
     sources = _sources(nodes, tree.get("edges"), first, last)
     with _at(first):
@@ -112,10 +102,8 @@ def from_nir(tree: dict[str, Any], dt: float) -> Graph:
         with _at(name):
             inputs = tuple(names[source] for source in sources[name])
             shape = _shape_of_sum(graph, inputs)
-            if nodes[name].input_type["input"] is not None and _channels_last(nodes[name]) != shape:
-                raise InputError(
-                    f"it takes {_channels_first(_channels_last(nodes[name]))}, but is given {_channels_first(shape)}"
-                )
+            if nodes[name].input_type["input"] is not None and (takes := _channels_last(nodes[name])) != shape:
+                raise InputError(f"it takes {_channels_first(takes)}, but is given {_channels_first(shape)}")
             if name == last:
                 return dataclasses.replace(graph, outputs=inputs)
             if name in found or name == INPUT:
@@ -123,15 +111,6 @@ def from_nir(tree: dict[str, Any], dt: float) -> Graph:
             layer = _layer(nodes[name], shape, dt)
             names[name], found[name] = name, Node(layer, inputs, layer.out(shape))
     raise AssertionError("every node leads to the output")
-
-
-def _parsed(fields: Any) -> nir.NIRNode:
-    if not isinstance(fields, dict) or fields.get("type") not in READABLE:
-        kind = fields.get("type") if isinstance(fields, dict) else fields
-        raise InputError(f"type {kind!r} is unknown; a network here has {', '.join(READABLE)}")
-    node = nir.dict2NIRNode(fields)
-    _check_finite(node)
-    return node
 
 
 def _sources(nodes: dict[str, nir.NIRNode], edges: Any, first: str, last: str) -> dict[str, list[str]]:
@@ -178,15 +157,12 @@ def _layer(node: Any, shape: Shape, dt: float) -> Layer:
                 raise InputError(f"dilation={node.dilation} and groups={node.groups}; only 1")
             if isinstance(node.padding, str) and node.padding != "valid":
                 raise InputError(f"padding={node.padding!r} is uneven with a stride; write numbers")
-            padding = (0, 0) if isinstance(node.padding, str) else _pair(node.padding, least=0)
-            return Convolution(
-                _floats(node.weight, 4).transpose(2, 3, 1, 0), _floats(node.bias, 1), _pair(node.stride), padding
-            )
-        case "Affine":
-            return Dense(_floats(node.weight, 2).T, _floats(node.bias, 1))
-        case "Linear":
+            padding = _pair(0 if isinstance(node.padding, str) else node.padding, least=0)
+            kernel = _floats(node.weight, 4).transpose(2, 3, 1, 0)
+            return Convolution(kernel, _floats(node.bias, 1), _pair(node.stride), padding)
+        case "Affine" | "Linear":
             kernel = _floats(node.weight, 2).T
-            return Dense(kernel, np.zeros(kernel.shape[1], np.float32))
+            return Dense(kernel, _floats(getattr(node, "bias", np.zeros(kernel.shape[1])), 1))
         case "AvgPool2d":
             return Pool(_pair(node.kernel_size), _pair(node.stride), _pair(node.padding, least=0))
         case "Flatten":

@@ -25,16 +25,9 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write_artifact(trained: Trained, directory: Path, name: str = "student", num_steps: int | None = None) -> None:
-    """Writes the two files.
+    """Writes the two files, in a directory that is made if it is not there; `num_steps` None: as many as in training.
 
-    Args:
-        trained: the network; its norms are folded if they are not.
-        directory: made if it is not there.
-        name: of the files.
-        num_steps: T; None: as many as in training.
-
-    Raises:
-        InputError: for a number of steps below 1, or any of an ordinary network; if the files cannot be written.
+    Raises `InputError` for a number of steps below 1, or any of an ordinary network; if the files cannot be written.
     """
     trained = trained.folded()
     network = trained.network if num_steps is None else trained.with_steps(num_steps)

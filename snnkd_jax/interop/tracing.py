@@ -23,18 +23,17 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.interop.graph import (
     INPUT,
     OUTPUT,
-    ChannelAfterChannel,
     Convolution,
     Dense,
     Flatten,
     Graph,
     Layer,
-    Means,
     Node,
     Pair,
     Pool,
     Shape,
     Spiking,
+    Weightless,
 )
 from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.converted import ConvertedSpike, Path
@@ -52,27 +51,24 @@ _REFUSED: dict[type[nn.Module], str] = {
 
 
 def graph_of(network: Network, variables: Variables, image_shape: tuple[int, int, int]) -> Graph:
-    """The graph of a trained spiking network in evaluation, its norms folded.
+    """The graph of a trained spiking network in evaluation, its norms folded, for images `[H, W, C]`.
 
-    Args:
-        network, variables: trained.
-        image_shape: `[H, W, C]` of its images.
-
-    Raises:
-        InputError: for what a graph cannot say, with what to use instead.
+    Raises `InputError` for what a graph cannot say, with what to use instead.
     """
     dtype = jnp.dtype(getattr(network.body, "dtype", jnp.float32))
     if dtype != jnp.float32:
         raise InputError(f"dtype={dtype.name} rounds between the layers; give the network a body of dtype float32")
     network, variables = fold_norms(network, variables, image_shape)
-    tracer = _Tracer(image_shape)
+    tracer = _Tracer()
     with nn.intercept_methods(tracer.intercept):
         outputs: Any = network.body.apply(variables, Signal(tracer, (INPUT,), image_shape), train=False)
     lost = {path[:-1] for path in traverse_util.flatten_dict(variables["params"])} ^ tracer.parameters
     assert not lost, f"layers that the body does not call: {lost}"
-    return Graph(image_shape, tracer.nodes, outputs[0].read())
+    logits = outputs[0] if isinstance(outputs, tuple) else outputs
+    return Graph(image_shape, tracer.nodes, logits.read())
 
 
+@dataclasses.dataclass(eq=False)
 class Signal:
     """The value on its way through a body: the sum of the outputs of some nodes at one image and time step.
 
@@ -80,12 +76,11 @@ class Signal:
     in the graph; only a dense layer may read it.
     """
 
-    def __init__(self, tracer: "_Tracer", inputs: tuple[str, ...], shape: Shape, interleaved: Shape | None = None):
-        self.tracer = tracer
-        self.inputs = inputs
-        self.of_step = shape
-        self.interleaved = interleaved
-        self.stale = False
+    tracer: "_Tracer"
+    inputs: tuple[str, ...]
+    of_step: Shape
+    interleaved: Shape | None = None
+    stale: bool = False
 
     @property
     def shape(self) -> Shape:
@@ -94,7 +89,7 @@ class Signal:
 
     @property
     def ndim(self) -> int:
-        """The number of axes."""
+        """Number of axes."""
         return len(self.shape)
 
     def read(self) -> tuple[str, ...]:
@@ -128,17 +123,14 @@ class Signal:
         return Signal(self.tracer, flat.inputs, flat.of_step, interleaved)
 
     def __jax_array__(self) -> Any:
-        raise InputError(
-            "the network computes what is not among the layers of a graph, such as the zero-padded shortcuts of "
-            "pyramidnet18; take another architecture"
-        )
+        found = "what is not among the layers of a graph, such as the zero-padded shortcuts of pyramidnet18"
+        raise InputError(f"the network computes {found}; take another architecture")
 
 
 class _Tracer:
     """Takes down the nodes of a body."""
 
-    def __init__(self, image_shape: Shape):
-        self.image_shape = image_shape
+    def __init__(self):
         self.nodes: dict[str, Node] = {}
         self.signals: dict[str, Signal] = {}  # the output of each node
         self.readers: Counter[str] = Counter()  # how many nodes and sums read a node
@@ -205,7 +197,7 @@ def _layer(module: nn.Module, values: dict[str, NDArray], x: Signal) -> Layer | 
         return Convolution(np.diag(values["scale"])[None, None], values["bias"])
     if isinstance(module, AvgPool):
         return Pool((2, 2), (2, 2))
-    if isinstance(module, Means | ChannelAfterChannel):
+    if isinstance(module, Weightless):
         return module.layer
     return _spiking(module, values) if isinstance(module, Spike) else None
 
@@ -229,9 +221,7 @@ def _strides_and_padding(conv: nn.Conv) -> tuple[Pair, Pair]:
 def _spiking(spike: Spike, values: dict[str, NDArray]) -> Spiking:
     neuron, name = spike.neuron, "/".join(spike.path)
     if type(neuron) not in (LIF, PLIF, IF):
-        raise InputError(
-            f"{name}: {type(neuron).__name__} is not among the neurons of a graph; train with LIF, PLIF or IF"
-        )
+        raise InputError(f"{name}: {type(neuron).__name__} is no neuron of a graph; train with LIF, PLIF or IF")
     assert isinstance(neuron, LIF | IF)
     if neuron.v_reset is None:
         raise InputError(f"{name}: v_reset=None subtracts the threshold (soft reset); train with a number, such as 0")

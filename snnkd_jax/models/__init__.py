@@ -13,11 +13,10 @@ from snnkd_jax.dynamics.neurons import Neuron, check_neuron
 from snnkd_jax.errors import InputError, check_choice, check_count, spelled_choice
 from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.airbench import Airbench
-from snnkd_jax.models.arguments import Arguments
 from snnkd_jax.models.convnet import ConvNet
 from snnkd_jax.models.imagenet_resnet import ImageNetResNet, SEWBlock
 from snnkd_jax.models.layers import BatchNorm, MaxPool
-from snnkd_jax.models.network import Features, Network, Variables, with_weights_of
+from snnkd_jax.models.network import Arguments, Features, Network, Variables, with_weights_of
 from snnkd_jax.models.pyramidnet import PyramidNet
 from snnkd_jax.models.rate import Rate, RateBatchNorm, RateMaxPool
 from snnkd_jax.models.remat import Remat

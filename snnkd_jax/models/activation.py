@@ -65,9 +65,9 @@ class Spike(nn.Module):
     `num_steps=None` makes as many steps as the input has. What the neuron learns are parameters of the layer, under
     their own names.
 
-    Records the firing rate of each example, `[B]`, spikes per neuron and step, in the collection "firing_rates". If
-    they are mutable, "state" takes up the state after the last step, from which the next call starts, "initial_state"
-    that before the first one, and "rates" what `snnkd_jax.models.rate` needs of the layer.
+    Of the collections that are mutable, "firing_rates" takes up `[B]`, spikes per neuron and step, "state" the state
+    after the last step, from which the next call starts, "initial_state" that before the first one, and "rates" what
+    `snnkd_jax.models.rate` needs.
     """
 
     neuron: Neuron

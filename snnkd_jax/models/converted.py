@@ -24,13 +24,11 @@ from jax import Array
 from snnkd_jax.dynamics.neurons import IF
 from snnkd_jax.errors import InputError, check_count
 from snnkd_jax.models.activation import QCFS, ReLU, Spike
+from snnkd_jax.models.folding import Path
 from snnkd_jax.models.layers import MaxPool, max_pool
 from snnkd_jax.models.network import Network, Variables
 from snnkd_jax.models.recorder import calls
 from snnkd_jax.models.stages import records
-
-Path = tuple[str, ...]
-"""Of a module or a parameter in the tree of variables."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +61,8 @@ class ConvertedMaxPool(nn.Module):
 
         y[1] + ... + y[t] = max over a window of x[1] + ... + x[t]
 
-    So the mean of y is the maximum of the means of x. With `spikes`, x is 0 or the height of the layer's spikes, and so
-    is y: a spike where the largest count of a window rises. After Rueckauer et al. 2017, who let through the spikes of
-    the neuron that has fired most.
+    With `spikes`, x is 0 or the height of the layer's spikes, and so is y: a spike where the largest count of a window
+    rises. After Rueckauer et al. 2017, who let through the spikes of the neuron that has fired most.
     """
 
     spikes: bool
@@ -110,11 +107,9 @@ def spiking(
     num_steps: int,
     v_init: float,
 ) -> tuple[Network, Variables]:
-    """The same body with integrate-and-fire neurons, and with maxima over the steps so far.
+    """An ordinary network, for images `[H, W, C]`, with integrate-and-fire neurons and maxima over the steps so far.
 
     Args:
-        network, variables: ordinary.
-        image_shape: `[H, W, C]` of its images.
         thresholds: theta of each activation layer by its path, in units of its output.
         num_steps: T of one call.
         v_init: the first potential, as a share of theta.
@@ -142,19 +137,9 @@ def spiking(
 
 def is_quantised(network: Network) -> bool:
     """Whether an ordinary network has `QCFS` in the place of ReLU."""
-    return _activation(network) is QCFS
+    return getattr(getattr(network.body, "activation", None), "func", None) is QCFS
 
 
 def levels_of(network: Network) -> int:
     """L of an ANN with `QCFS`."""
     return network.body.activation.args[0]  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def is_converted(network: Network) -> bool:
-    """Whether a network is what `spiking` returned."""
-    return _activation(network) is ConvertedSpike
-
-
-def _activation(network: Network) -> Any:
-    activation: Any = getattr(network.body, "activation", None)
-    return getattr(activation, "func", activation)

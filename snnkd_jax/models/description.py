@@ -5,17 +5,22 @@ from typing import Any
 import jax
 import numpy as np
 
-from snnkd_jax.digest import traced
-from snnkd_jax.dynamics.description import neuron_from
-from snnkd_jax.dynamics.neurons import NEURONS
+from snnkd_jax.digest import title, traced
+from snnkd_jax.dynamics.neurons import NEURONS, describe_neuron, neuron_from
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, build
 
 
 def describe_network(network: Network, image_shape: tuple[int, int, int]) -> dict[str, Any]:
     """What `built` needs; of a module of one's own, its title, and a digest of what it computes."""
-    if network.arguments is not None:
-        return network.arguments.described(network.num_steps)
+    if (of := network.arguments) is not None:
+        spiking = None
+        if of.neuron is not None:
+            neuron = describe_neuron(of.neuron) or {"neuron": title(of.neuron)}
+            spiking = {"num_steps": network.num_steps, **neuron, "tdbn": of.tdbn, "pool": of.pool}
+        pool = of.pool if spiking is None else None
+        described = {"model": of.name, "width": of.width, "levels": of.levels, "pool": pool, "dtype": of.dtype}
+        return described | {"spiking": spiking}
     variables = jax.eval_shape(lambda: network.init(jax.random.key(0), image_shape))
     images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
     return {

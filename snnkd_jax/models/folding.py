@@ -37,11 +37,7 @@ def fold_norms(network: Network, variables: Variables, image_shape: tuple[int, i
         norm(W x) = (g W) x + (beta - g mu),   g = gain gamma / sqrt(sigma^2 + eps)
 
     Means over windows may lie between the two. A norm of something else, such as a residual sum, keeps its scale.
-    Nothing but the norm may read the layer before it, as is so in every body here.
-
-    Args:
-        network, variables: trained.
-        image_shape: `[H, W, C]` of its images.
+    Nothing but the norm may read the layer before it, as is so in every body here. Images are `[H, W, C]`.
     """
     if not hasattr(network.body, "norm"):
         return network, variables  # a module that does not take its norm from outside stays as it is

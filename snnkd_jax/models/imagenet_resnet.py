@@ -12,68 +12,41 @@ first activation, in both as in the ordinary network, and its outputs are spikes
 References: He et al. 2016; Fang et al., NeurIPS 2021, arXiv 2102.04159, element-wise function ADD.
 """
 
-import functools
-
 import flax.linen as nn
-import jax.numpy as jnp
 from jax import Array
-from jax.typing import DTypeLike
 
-from snnkd_jax.models.activation import Activation
-from snnkd_jax.models.layers import BatchNorm, Conv, MaxPool, Norm, Pooling, channels, global_avg_pool, norm_act
-from snnkd_jax.models.remat import Remat
-from snnkd_jax.models.resnet import BasicBlock, residual_stages
+from snnkd_jax.models.body import Block, Body, residual_stages
+from snnkd_jax.models.layers import MaxPool, Pooling, global_avg_pool
+from snnkd_jax.models.resnet import BasicBlock
 from snnkd_jax.models.stages import Features
 
 
-class SEWBlock(nn.Module):
+class SEWBlock(Block):
     """Two 3x3 convolutions, each with an activation, and the sum of the spikes; fields and names of `BasicBlock`."""
-
-    features: int
-    stride: int
-    activation: Activation
-    norm: Norm
-    dtype: DTypeLike
-    again: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """`[..., H, W, C]` to the sum, twice: no activation follows it, `[..., H / stride, W / stride, features]`."""
-        fire = functools.partial(norm_act, self, norm=self.norm, activation=self.activation, again=self.again)
-        h = Conv(self.features, 3, self.stride, self.dtype, name="conv1")(x)
-        _, h = fire(h, "norm1", "act1")
-        h = Conv(self.features, 3, 1, self.dtype, name="conv2")(h)
-        _, h = fire(h, "norm2", "act2")
+        _, h = self.fire(self.conv(x, "conv1", stride=self.stride), "norm1", "act1")
+        _, h = self.fire(self.conv(h, "conv2"), "norm2", "act2")
         if self.stride != 1 or x.shape[-1] != self.features:
-            x = Conv(self.features, 1, self.stride, self.dtype, name="conv_shortcut")(x)
-            _, x = fire(x, "norm_shortcut", "act_shortcut")
+            _, x = self.fire(self.conv(x, "conv_shortcut", 1, self.stride), "norm_shortcut", "act_shortcut")
         y = h + x
         return y, y
 
 
-class ImageNetResNet(nn.Module):
+class ImageNetResNet(Body):
     """`stage_sizes[i]` blocks of 64, 128, 256, 512 channels on a map of a quarter of the image; a stage halves it."""
 
-    num_classes: int
-    activation: Activation
-    norm: Norm = BatchNorm
     max_pool: Pooling = MaxPool
-    block: type[BasicBlock] | type[SEWBlock] = BasicBlock
+    block: type[Block] = BasicBlock
     stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
-    width: float = 1.0
-    dtype: DTypeLike = jnp.float32
-    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Features]:
-        """Images `[B, H, W, C]` or `[B, T, H, W, C]` to logits `[B, K]` or `[B, T, K]` and the stage ends."""
-        norm = functools.partial(self.norm, train=train)
-        widths = [channels(64 * 2**i, self.width) for i in range(len(self.stage_sizes))]
-        x = Conv(widths[0], kernel=7, stride=2, dtype=self.dtype, name="stem")(x)
-        x = self.activation(name="act_stem")(norm(name="norm_stem")(x))
+        """Images to logits and the stage ends, as of `Body`."""
+        x = self.begin(x, 64, train, kernel=7, stride=2)
         x = self.max_pool(window=3, stride=2, padding=1, name="pool_stem")(x)
-        fields = {"activation": self.activation, "norm": norm, "dtype": self.dtype}
-        x, stages = residual_stages(
-            self, x, self.block, self.stage_sizes, widths, self.remat if train else "none", **fields
-        )
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages
+        bases = [64 * 2**i for i in range(len(self.stage_sizes))]
+        x, stages = residual_stages(self, x, self.block, self.stage_sizes, bases, train)
+        return self.read_out(global_avg_pool(x)), stages

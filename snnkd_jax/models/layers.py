@@ -15,36 +15,11 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from snnkd_jax.errors import InputError
-from snnkd_jax.models.activation import Activation
-from snnkd_jax.models.remat import MOMENTS, rematerialised
+from snnkd_jax.models.remat import MOMENTS
 from snnkd_jax.models.stages import records
 
 Norm = Callable[..., nn.Module]
 """Makes one normalisation layer: `norm(name="norm1", branches=2)(x)`."""
-
-
-def norm_act(
-    scope: nn.Module,
-    h: Array,
-    norm_name: str,
-    act_name: str,
-    *,
-    norm: Norm,
-    activation: Activation,
-    again: bool,
-    shortcut: Array | None = None,
-) -> tuple[Array, Array]:
-    """`current = norm(h) + shortcut` and its activation, of the shape of `h`, by layers of `scope` with those names.
-
-    With `again` both are computed once more in the backward pass, so that of the two only `h` is kept for it.
-    """
-
-    def layers(_: nn.Module, h: Array, *shortcuts: Array) -> tuple[Array, Array]:
-        current = norm(name=norm_name, branches=1 + len(shortcuts))(h)
-        current = sum(shortcuts, current)
-        return current, activation(name=act_name)(current)
-
-    return rematerialised(layers, again)(scope, h, *(() if shortcut is None else (shortcut,)))
 
 
 def channels(base: int, width: float) -> int:
@@ -79,8 +54,8 @@ class Conv(nn.Module):
 def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], **options) -> Array:
     """`lax.conv_general_dilated` in NHWC and HWIO, but a matrix product where the map is smaller than the kernel.
 
-    XLA's CPU backend has no fast path for those: a 3x3 kernel on a 2x2 map with 512 channels takes it 100 times longer.
-    `options` are the others of `lax.conv_general_dilated`; with dilations or groups it is called for every map.
+    XLA's CPU backend takes 100 times longer for a 3x3 kernel on a 2x2 map with 512 channels. `options` are the others
+    of `lax.conv_general_dilated`; with dilations or groups it is called for every map.
     """
     h, w = x.shape[1:3]
     kh, kw = kernel.shape[:2]
@@ -105,10 +80,9 @@ class BatchNorm(nn.Module):
 
     v_threshold is counted from the resting potential, which is 0 there: with tdBN, currents reach the neurons with the
     scale of their threshold. `branches` is the number of normalised signals that are summed before the neuron. In
-    training mu and sigma^2 (biased) are the batch's, and their running means, of decay `momentum`, are kept for
-    evaluation; of one value a channel they would leave nothing of x, and `InputError` is raised. Under `jit` with a
-    sharded batch they are those of the whole batch. Computed in float32 whatever the dtype of x. If the collection
-    "rates" is mutable, what `snnkd_jax.models.rate` needs of the layer is recorded in it.
+    training mu and sigma^2 (biased) are those of the whole batch, sharded or not, and their running means, of decay
+    `momentum`, are kept for evaluation; one value a channel raises `InputError`. Computed in float32 whatever the dtype
+    of x. If the collection "rates" is mutable, it takes up what `snnkd_jax.models.rate` needs.
     """
 
     train: bool
@@ -157,12 +131,9 @@ def normalise(x: Array, mu: Array, var: Array, gamma: Array, beta: Array) -> Arr
 
         dx = gamma / sqrt(var) (dy - mean dy - x' mean(dy x')),  x' = (x - mu) / sqrt(var)
 
-    is the gradient with the dependence of the moments on x in it; that with respect to `mu` and `var` is 0. Only x is
-    kept for it. A constant may have been added to the variance of x: it changes nothing in the derivation.
-
-    Args:
-        x: `[..., C]`, of any floating dtype; y has its dtype, and all is computed in float32.
-        mu, var, gamma, beta: float32 `[C]`.
+    is the gradient with the dependence of the moments on x in it, for which only x is kept; that with respect to `mu`
+    and `var` is 0. A constant may have been added to the variance. x is `[..., C]` of any floating dtype, which y has
+    too; the others are float32 `[C]`, and so is the arithmetic.
 
     Source: Ioffe & Szegedy 2015, section 3.
     """
@@ -222,7 +193,7 @@ class MaxPool(nn.Module):
 def avg_pool(x: Array, window: int = 2) -> Array:
     """Means over windows that do not overlap: `[..., H, W, C]` to `[..., H // window, W // window, C]`.
 
-    Raises `InputError` if the map is smaller than the window: the network has more poolings than the image allows.
+    Raises `InputError` if the map is smaller than the window.
     """
     _check_pooled(x, window)
     h, w, c = x.shape[-3] // window, x.shape[-2] // window, x.shape[-1]

@@ -23,16 +23,29 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax import Array
 
+from snnkd_jax.dynamics.neurons import Neuron
 from snnkd_jax.errors import InputError, check_count
-from snnkd_jax.models.arguments import Arguments
 from snnkd_jax.models.rate import with_mean_of
 from snnkd_jax.models.recorder import Call, recorded
-from snnkd_jax.models.stages import Features
+from snnkd_jax.models.stages import Features, checked
 
 Variables = dict[str, Any]
 
 _RECORDED = ("intermediates", "calls", "firing_rates", "state", "initial_state", "rates")
 """Collections that hold what a call recorded, and nothing that is kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Those of `build` that matter to a trained network; see there."""
+
+    name: str
+    neuron: Neuron | None
+    width: float
+    tdbn: bool
+    pool: str
+    levels: int | None
+    dtype: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +57,8 @@ class Network:
     None makes an ANN: images `[B, H, W, C]`, logits `[B, K]`. A number T makes a spiking network: images
     `[B, T, H, W, C]` (a static image is repeated), logits `[B, T, K]`.
 
-    `rate_body`, the same with the layers of `snnkd_jax.models.rate`, makes training differentiate rates. `arguments`
-    are those of `build`; with them the module takes a static image as a time axis of length 1, which its first neurons
-    expand.
+    `rate_body`, with the layers of `snnkd_jax.models.rate`, makes training differentiate rates. `arguments` are those
+    of `build`. A module that `expands` takes a static image as one step, of which its first neurons make T.
 
     Raises `InputError` for what is no Linen module, or one whose call does not take `train`.
     """
@@ -64,9 +76,7 @@ class Network:
             check_count("num_steps", self.num_steps)
         call = inspect.signature(type(self.body).__call__).parameters
         if "train" not in call and all(p.kind is not p.VAR_KEYWORD for p in call.values()):
-            raise InputError(
-                f"{type(self.body).__name__}.__call__ takes ({', '.join(list(call)[1:])}); it must take (images, train)"
-            )
+            raise InputError(f"{self.model}.__call__ takes ({', '.join(list(call)[1:])}); it must take (images, train)")
 
     @property
     def model(self) -> str:
@@ -88,17 +98,12 @@ class Network:
         images = self._with_time(jnp.zeros((1, *image_shape)))
         variables = jax.jit(functools.partial(self.body.init, train=False))(key, images)
         if others := variables.keys() - {"params", "batch_stats", *_RECORDED}:
-            raise InputError(
-                f"{self.title} has variables in the collections {', '.join(sorted(others))}; only params and "
-                "batch_stats are trained and kept"
-            )
+            names = ", ".join(sorted(others))
+            raise InputError(f"{self.title} has variables in {names}; only params and batch_stats are trained and kept")
         return {name: variables.get(name, {}) for name in ("params", "batch_stats")}
 
     def streams(self, variables: Variables, image_shape: tuple[int, int, int]) -> bool:
-        """Whether a spiking network gives the same in single steps, from state to state, as in all steps at once.
-
-        It is so for the modules of this library; of others it is tried, on one random sequence.
-        """
+        """Whether a spiking network gives the same step by step as in all steps at once, tried on random images."""
         if self.expands:
             return True
         key, steps = jax.random.key(0), self.num_steps or 1
@@ -128,14 +133,11 @@ class Network:
         return dataclasses.replace(self, rate_body=None)
 
     def apply(self, variables: Variables, images: Array) -> tuple[Array, Features]:
-        """Evaluation: batch norm by its running statistics.
+        """Evaluation, batch norm by its running statistics: `(logits, features)` as in the table above.
 
         Args:
             variables: as from `init`.
             images: static `[B, H, W, C]`, or for a spiking network also one frame a step, `[B, T, H, W, C]`.
-
-        Returns:
-            `(logits, features)` as in the table above.
         """
         outputs, _ = self._run(variables, images, train=False)
         return outputs
@@ -143,26 +145,16 @@ class Network:
     def apply_from(
         self, variables: Variables, images: Array, state: Variables | None
     ) -> tuple[tuple[Array, Features], Variables]:
-        """`apply` as the continuation of an earlier call: a spiking network's steps in pieces.
+        """`apply` for `num_steps` further steps of a spiking network, and its neurons' states after them, `[B, ...]`.
 
-        Args:
-            variables, images: as in `apply`; the images make `num_steps` further steps.
-            state: what the call before returned; None starts anew.
-
-        Returns:
-            `((logits, features), state)`, the neurons' states after the last step, `[B, ...]` for each layer.
+        `state` is what the call before returned; None starts anew.
         """
-        if state is not None:
-            variables = variables | {"state": state}
+        variables = variables if state is None else variables | {"state": state}
         outputs, updates = self._run(variables, images, train=False, mutable=("state",))
         return outputs, updates.get("state", {})
 
     def initial_state(self, variables: Variables, images: Array) -> Variables:
-        """The state before a spiking network's first step, in the form in which `apply_from` takes it.
-
-        Args:
-            variables, images: as in `apply`; only their shapes matter.
-        """
+        """The state before a spiking network's first step, as `apply_from` takes it; of images the shape matters."""
         name = "initial_state"
         return jax.jit(lambda *inputs: self._run(*inputs, train=False, mutable=(name,))[1][name])(variables, images)
 
@@ -175,96 +167,57 @@ class Network:
     def apply_train(
         self, variables: Variables, images: Array, dropout: Array | None = None
     ) -> tuple[tuple[Array, Features], Variables]:
-        """Training: batch norm by the statistics of the batch.
+        """Training, batch norm by the statistics of the batch: `((logits, features), new batch_stats)`.
 
-        Args:
-            variables, images: as in `apply`.
-            dropout: the key of modules with dropout; this library's have none.
-
-        Returns:
-            `((logits, features), new batch_stats)`.
+        `dropout` is the key of modules with dropout; this library's have none.
         """
-        if self.rate_body is not None:
-            return self._run_rates(self.rate_body, variables, images)
-        outputs, updates = self._run(
-            variables,
-            images,
-            train=True,
-            mutable=("batch_stats",),
-            rngs=None if dropout is None else {"dropout": dropout},
-        )
-        return outputs, updates.get("batch_stats", {})
-
-    def _run_rates(
-        self, rate_body: nn.Module, variables: Variables, images: Array
-    ) -> tuple[tuple[Array, Features], Variables]:
+        if self.rate_body is None:
+            rngs = None if dropout is None else {"dropout": dropout}
+            outputs, updates = self._run(variables, images, train=True, mutable=("batch_stats",), rngs=rngs)
+            return outputs, updates.get("batch_stats", {})
         (logits, features), updates = self._run(
             *jax.lax.stop_gradient((variables, images)), train=True, mutable=("batch_stats", "rates")
         )
         means = self._with_time(images).mean(axis=1, keepdims=True)
         variables = {"params": variables["params"], "rates": jax.lax.stop_gradient(updates["rates"])}
-        outputs: Any = rate_body.apply(variables, means, train=True)
-        mean_logits, stages = outputs
-        features |= stages
-        return (with_mean_of(logits, mean_logits.astype(jnp.float32)), features), updates["batch_stats"]
+        outputs: Any = self.rate_body.apply(variables, means, train=True)
+        logits = with_mean_of(logits, outputs[0].astype(jnp.float32))
+        return (logits, features | outputs[1]), updates["batch_stats"]
 
     def _run(
         self, variables: Variables, images: Array, train: bool, mutable: tuple[str, ...] = (), rngs: Any = None
     ) -> tuple[tuple[Array, Features], Any]:
         images = self._with_time(images)
-        outputs, updates = self.body.apply(
-            variables, images, train=train, mutable=["firing_rates", *mutable], rngs=rngs
-        )
-        logits, stages = self._checked(outputs, images)
-        rates = traverse_util.flatten_dict(updates.get("firing_rates", {}), sep="/")
-        features = {
-            **stages,
-            "firing_rates": {name.removesuffix("/rate"): rate for name, rate in rates.items()},
-        }
-        return (logits.astype(jnp.float32), features), updates
+        mutable = ("firing_rates", *mutable)
+        outputs, updates = self.body.apply(variables, images, train=train, mutable=list(mutable), rngs=rngs)
+        logits, stages = outputs if self.expands else self._checked(outputs, images.shape)
+        rates: dict[str, Any] = traverse_util.flatten_dict(updates.get("firing_rates", {}), sep="/")
+        firing_rates = {name.removesuffix("/rate"): rate for name, rate in rates.items()}
+        return (logits.astype(jnp.float32), {**stages, "firing_rates": firing_rates}), updates
 
     def _with_time(self, images: Array) -> Array:
+        if images.ndim == (4 if self.num_steps is None else 5):
+            return images
         if images.ndim == 4:
-            if self.num_steps is None:
-                return images
             steps = 1 if self.expands else self.num_steps
             return jnp.broadcast_to(images[:, None], (images.shape[0], steps, *images.shape[1:]))
-        if images.ndim == 5 and self.num_steps is not None:
-            return images
         expected = "[B, H, W, C]" if self.num_steps is None else "[B, H, W, C] or [B, T, H, W, C]"
         raise InputError(f"images have shape {images.shape}; this network takes {expected}")
 
-    def _checked(self, outputs: Any, images: Array) -> tuple[Array, Features]:
-        """Logits and features of what the module returns; raises `InputError`, which names it, for anything else."""
-        if self.expands:
-            return outputs
-        logits: Any
-        features: Any
-        logits, features = outputs if isinstance(outputs, tuple) and len(outputs) == 2 else (outputs, {})
-        shape = getattr(logits, "shape", None)
-        wanted = images.shape[: 1 if self.num_steps is None else 2]
-        if shape is None or shape[:-1] != wanted or not jnp.issubdtype(logits.dtype, jnp.floating):
-            names = "[B, K]" if self.num_steps is None else "[B, T, K]"
-            hint = "" if self.num_steps is not None else "; a spiking network needs Network(module, num_steps=T)"
-            raise InputError(
-                f"{self.title} returns {type(outputs).__name__} of shape {shape} for images {images.shape}; it must "
-                f"return logits {names}, or those and a dictionary of features{hint}"
-            )
-        if not isinstance(features, dict):
-            raise InputError(f"{self.title} returns features of type {type(features).__name__}; give a dictionary")
-        if features and not any(isinstance(x, dict) for x in features.values()):
-            features = {"stages": features}
-        if unknown := features.keys() - {"stages", "pre_activations"}:
-            raise InputError(
-                f"{self.title} returns features {', '.join(sorted(unknown))}; give the dictionaries 'stages' and "
-                "'pre_activations', or maps by their names"
-            )
-        stages: Features = {kind: dict(features.get(kind, {})) for kind in ("stages", "pre_activations")}
-        for kind, maps in stages.items():
-            for name, x in maps.items():
-                if getattr(x, "ndim", 0) != len(wanted) + 3 or x.shape[: len(wanted)] != wanted:
-                    axes = "[B, H, W, C]" if self.num_steps is None else "[B, T, H, W, C]"
-                    raise InputError(f"{self.title}: {kind} {name!r} has shape {getattr(x, 'shape', None)}, not {axes}")
+    def _checked(self, outputs: Any, shape: tuple[int, ...]) -> tuple[Array, Features]:
+        """`checked`, with maps side by side taken for stages."""
+        if isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(outputs[1], dict):
+            features = outputs[1]
+            if features and not any(isinstance(x, dict) for x in features.values()):
+                outputs = outputs[0], {"stages": features}
+            elif unknown := ", ".join(sorted(features.keys() - {"stages", "pre_activations"})):
+                raise InputError(f"{self.title}: its features {unknown} should be in 'stages' or 'pre_activations'")
+        axes, hint = shape[:2], ""
+        if self.num_steps is None:
+            axes, hint = shape[:1], "; a spiking network needs Network(module, num_steps=T)"
+        logits, stages = checked(self.title, outputs, axes, hint)
+        if not jnp.issubdtype(logits.dtype, jnp.floating):
+            raise InputError(f"{self.title}: its logits are {logits.dtype}; make them floats")
         return logits, stages
 
 
@@ -274,12 +227,10 @@ def mean_over_time(outputs: tuple[Array, Features]) -> tuple[Array, Features]:
 
 
 def with_weights_of(other: Variables, variables: Variables) -> Variables:
-    """A network's variables with the values that another one, of the same architecture and width, has for them.
+    """A network's variables with copies of the values that another one, of the same architecture and width, has.
 
-    Scalars stay: they are the neurons' own (a learnable tau, the threshold of a quantised activation). Values are
-    copied, so that neither's buffers are the other's.
-
-    Raises `InputError` if an array is missing on one side, or has another shape there.
+    Scalars stay: they are the neurons' own (a learnable tau, the threshold of a quantised activation). Raises
+    `InputError` if an array is missing on one side, or has another shape there.
     """
     flat: list[dict[str, Any]] = [traverse_util.flatten_dict(tree, sep="/") for tree in (variables, other)]
     mine, theirs = flat

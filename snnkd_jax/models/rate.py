@@ -19,10 +19,9 @@ So there are two bodies with the same parameters. The spiking one runs with its 
 collection "rates", one value an element instead of one an element and step; the one made of the modules of this file
 runs on arrays `[B, 1, ...]`, gives every layer the value that was recorded, and is differentiated. For T = 1 the
 gradient is that of backpropagation through time. A loss on single steps, as of `z[t]`, has the gradient of the mean
-logits in every step: the sum over t of its derivatives with respect to `z[t]`. Of losses on
-single steps (constants `per_step`, terms `steps`: the presets `temporal`, `tet`, `tks`, `tser` and `strong2weak`) that
-leaves little: per-step cross-entropies and divergences act nearly as those on the mean logits, and terms by which the
-steps teach each other hardly at all, or otherwise than meant.
+logits in every step: the sum over t of its derivatives with respect to `z[t]`. That leaves little of such losses
+(`per_step` and terms `steps`, as in `temporal`, `tet`, `tks`, `tser` and `strong2weak`): per-step cross-entropies and
+divergences act nearly as those on the mean logits, and terms by which the steps teach each other hardly at all.
 
 Costs, in forward passes of one step: T + 2, where backpropagation through time costs 3 T.
 """
@@ -35,7 +34,7 @@ from jax.typing import ArrayLike
 
 from snnkd_jax.dynamics.neurons import Neuron
 from snnkd_jax.models.activation import neuron_parameters
-from snnkd_jax.models.layers import BatchNorm, normalise, windows
+from snnkd_jax.models.layers import BatchNorm, MaxPool, normalise, windows
 
 
 @jax.custom_jvp
@@ -77,12 +76,8 @@ class RateBatchNorm(BatchNorm):
         return normalise(linearise(recorded.astype(x.dtype), x, 1.0), mu, var + self.eps, gamma, beta)
 
 
-class RateMaxPool(nn.Module):
-    """In the place of `layers.MaxPool`, whose fields it has, on means over time `[B, 1, ...]`."""
-
-    window: int = 2
-    stride: int = 2
-    padding: int = 0
+class RateMaxPool(MaxPool):
+    """In the place of `layers.MaxPool`, on means over time `[B, 1, ...]`."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:

@@ -32,15 +32,12 @@ class Call:
 
 
 def calls(network: Any, variables: Any, image_shape: tuple[int, int, int]) -> list[Call]:
-    """Each call of a module in evaluation, in the order of their ends.
+    """Each call of a module in evaluation, in the order of their ends, with the arrays of a trace.
 
     Args:
         network: anything with `apply(variables, images)`.
         variables: of the network, or their shapes.
         image_shape: `[H, W, C]` of its images.
-
-    Returns:
-        The arrays are those of a trace; they are kept, so that the identity of each stays its own.
     """
     with _seen(lambda _: True) as found:
         jax.eval_shape(lambda v: network.apply(v, jnp.zeros((1, *image_shape))), variables)
@@ -50,16 +47,10 @@ def calls(network: Any, variables: Any, image_shape: tuple[int, int, int]) -> li
 def recorded(
     apply: Callable[..., tuple[Any, Any]], where: Callable[[nn.Module], bool], mutable: tuple[str, ...] = ()
 ) -> tuple[Any, list[Call], Any]:
-    """Applies a module, and records the calls of some of those inside it.
+    """The outputs of `apply`, the calls of the modules inside for which `where` holds, and the updates of collections.
 
-    Args:
-        apply: `module.apply` with all of its arguments but `mutable`.
-        where: which modules.
-        mutable: collections.
-
-    Returns:
-        The module's outputs, the calls in the order of their ends, and the updates of the mutable collections. The
-        arrays may be used as those of the outputs, also those from within lifted transformations such as `nn.remat`.
+    `apply` is `module.apply` with all of its arguments but `mutable`. Calls are in the order of their ends; their
+    arrays may be used as the outputs, also those from within lifted transformations such as `nn.remat`.
     """
     with _seen(where) as found:
         outputs, updates = apply(mutable=[_COLLECTION, *mutable])

@@ -1,9 +1,12 @@
 """What a module returns beside its logits: its stage outputs, before and after the activation."""
 
-import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 from jax import Array
+
+from snnkd_jax.errors import InputError
 
 Features = dict[str, dict[str, Array]]
 """Kind of intermediate values to their names to arrays."""
@@ -14,23 +17,34 @@ def records(module: nn.Module, collection: str) -> bool:
     return module.is_mutable_collection(collection) and not module.is_initializing()
 
 
-@dataclasses.dataclass
-class Stages:
-    """Collects, by the name "stage1", "stage2", ..., what enters and what leaves the last activation of a stage.
+def checked(who: str, outputs: Any, axes: tuple[int, ...], hint: str = "") -> tuple[Array, Features]:
+    """Logits `[*axes, K]` and features of what a network returned, its arrays beginning with `axes`, of B or B and T.
 
-    `pre_activations` are the values before the activation (of ReLU, or the neurons' input current), `outputs` those
-    after it (ReLU values or spikes): `[B, H, W, C]` in an ANN, `[B, T, H, W, C]` in a spiking network, where a current
-    that is constant in time has `T = 1`.
+    Raises `InputError`, from `who` to `hint`, for anything else.
     """
+    logits, features = outputs if isinstance(outputs, tuple) and len(outputs) == 2 else (outputs, {})
+    kinds = {"features": features}
+    if isinstance(features, Mapping):
+        kinds |= {kind: features.get(kind, {}) for kind in ("stages", "pre_activations")}
+    for kind, x in kinds.items():
+        if not isinstance(x, Mapping):
+            raise InputError(f"{who}: its {kind} should be a dictionary, not {type(x)}")
+    del kinds["features"]
+    named = {f"{kind} {name!r}": (x, "H, W, C") for kind, maps in kinds.items() for name, x in maps.items()}
+    for what, (x, rest) in ({"logits": (logits, "K")} | named).items():
+        shape, letters = getattr(x, "shape", None), ["B", "T"][: len(axes)] + rest.split(", ")
+        if shape is None or len(shape) != len(letters) or shape[: len(axes)] != axes:
+            raise InputError(f"{who}: its {what} should be [{', '.join(letters)}], not {shape or type(x)}{hint}")
+    return logits, {kind: dict(maps) for kind, maps in kinds.items()}
 
-    pre_activations: dict[str, Array] = dataclasses.field(default_factory=dict)
-    outputs: dict[str, Array] = dataclasses.field(default_factory=dict)
 
-    def add(self, current: Array, output: Array) -> None:
-        """Records the end of the next stage."""
-        name = f"stage{len(self.outputs) + 1}"
-        self.pre_activations[name], self.outputs[name] = current, output
+def stage_features(ends: Sequence[tuple[Array, Array]]) -> Features:
+    """The features of stages that end in these pre-activations and outputs, by the names "stage1", "stage2", ...
 
-    def features(self) -> Features:
-        """The dictionary that a module returns."""
-        return {"stages": self.outputs, "pre_activations": self.pre_activations}
+    They are `[B, H, W, C]` in an ANN, `[B, T, H, W, C]` in a spiking network; a current that is constant has `T = 1`.
+    """
+    named = {f"stage{i}": end for i, end in enumerate(ends, start=1)}
+    return {
+        "stages": {name: output for name, (_, output) in named.items()},
+        "pre_activations": {name: current for name, (current, _) in named.items()},
+    }

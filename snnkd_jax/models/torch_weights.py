@@ -16,7 +16,7 @@ import dataclasses
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,11 @@ _RESNETS: dict[tuple[int, ...], str] = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): 
 _VGGS: dict[tuple[int, ...], str] = {(1, 1, 2, 2, 2): "vgg11", (2, 2, 2, 2, 2): "vgg13", (2, 2, 3, 3, 3): "vgg16"}
 _SUPPORTED = "supported are resnet18/20/34 with a 3x3 stem, vgg11/13/16 with batch norm and one linear layer, and WRN"
 
+_SAVE = "save it by torch.save(model.state_dict(), FILE)"
+
 Weights = Mapping[str, Any]
-Layers = Iterator[tuple[str, str, str]]
-"""Kind of a layer (a key of `_AXES`), the beginning of its entries' names, and its path here."""
+Layers = list[tuple[str, str, str]]
+"""Kind of a layer (a key of `_AXES`), the beginning of its entries' names, and its path here, from the stem on."""
 
 _AXES = {"conv": 4, "biased conv": 4, "norm": 1, "dense": 2}
 """Of a layer's entry `weight`."""
@@ -57,59 +59,51 @@ def read_weights(file: Path) -> dict[str, NDArray]:
     """The arrays of a file that `torch.save` wrote: a state dict, or a checkpoint with one.
 
     That is the file's entry `state_dict`, `model_state_dict`, `model` or `net`, if it has one of these. What
-    data-parallel and compiled modules put before the names is taken away. Nothing of the file is executed.
-
-    Raises:
-        InputError: if PyTorch is not installed, or the file is damaged or holds anything else.
+    data-parallel and compiled modules put before the names is taken away. Nothing of the file is executed. Raises
+    `InputError` if PyTorch is not installed, or the file is damaged or holds anything else.
     """
+    teacher = f"teacher torch:{file}"
     if not file.is_file():
-        raise InputError(f"teacher torch:{file} does not exist")
+        raise InputError(f"{teacher} does not exist")
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise InputError(f"teacher torch:{file} is read by PyTorch; pip install 'snnkd-jax[torch]'") from None
+        raise InputError(f"{teacher} is read by PyTorch; pip install 'snnkd-jax[torch]'") from None
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
     except (MemoryError, PermissionError):
         raise  # not the file's fault
     except Exception as error:  # pickle, zip and torch each raise their own
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:150]}"
-        raise InputError(
-            f"teacher torch:{file} cannot be read ({reason}); save it by torch.save(model.state_dict(), FILE)"
-        ) from error
+        raise InputError(f"{teacher} cannot be read ({reason}); {_SAVE}") from error
     for entry in ("state_dict", "model_state_dict", "model", "net"):
         if isinstance(found, Mapping) and isinstance(found.get(entry), Mapping):
             found = found[entry]
     if not isinstance(found, Mapping) or not found or not all(isinstance(x, torch.Tensor) for x in found.values()):
-        raise InputError(f"teacher torch:{file} holds no state dict; save it by torch.save(model.state_dict(), FILE)")
+        raise InputError(f"{teacher} holds no state dict; {_SAVE}")
     for prefix in ("_orig_mod.", "module.", "_orig_mod."):
         if all(str(name).startswith(prefix) for name in found):
             found = {name.removeprefix(prefix): x for name, x in found.items()}
     try:
         return {str(name): (x.float() if x.is_floating_point() else x).numpy(force=True) for name, x in found.items()}
     except (TypeError, RuntimeError) as error:
-        raise InputError(f"teacher torch:{file} holds tensors that are no plain arrays ({error})") from error
+        raise InputError(f"{teacher} holds tensors that are no plain arrays ({error})") from error
 
 
 def convert_weights(weights: Weights) -> Converted:
-    """The network and the variables that a state dict means.
+    """The network and the variables that a state dict, of arrays that NumPy takes, means.
 
-    Args:
-        weights: name to array, of any type that NumPy takes.
-
-    Raises:
-        InputError: for a network that is none of the table above; if an entry is missing or is not used, or has another
-            shape than its network's, or a value that is not finite.
+    Raises `InputError` for a network that is none of the table above; if an entry is missing or is not used, or has
+    another shape than its network's, or a value that is not finite.
     """
     if "layer1.0.conv1.weight" in weights:
-        model, layers, stem = _resnet(weights)
+        model, layers = _resnet(weights)
     elif "features.0.weight" in weights:
-        model, layers, stem = _vgg(weights)
+        model, layers = _vgg(weights)
     elif "block1.layer.0.conv1.weight" in weights:
-        model, layers, stem = _wide_resnet(weights)
+        model, layers = _wide_resnet(weights)
     else:
         raise InputError(f"entries {_some(weights)} are of no known network; {_SUPPORTED}")
-    rows = [(kind, prefix, tuple(path.split("/"))) for kind, prefix, path in layers]
     found: dict[tuple[str, ...], NDArray] = {}
     used: set[str] = set()
 
@@ -125,7 +119,8 @@ def convert_weights(weights: Weights) -> Converted:
         return x
 
     bias: NDArray | float = 0.0
-    for kind, prefix, path in rows:
+    for kind, prefix, name in layers:
+        path = name.split("/")
         weight = take(f"{prefix}.weight")
         if weight.ndim != _AXES[kind]:
             raise InputError(f"{model}: {prefix}.weight has shape {weight.shape}, not {_AXES[kind]} axes")
@@ -136,14 +131,17 @@ def convert_weights(weights: Weights) -> Converted:
         elif kind == "norm":
             used.add(f"{prefix}.num_batches_tracked")
             found["params", *path, "scale"], found["params", *path, "bias"] = weight, take(f"{prefix}.bias")
-            found["batch_stats", *path, "mean"] = _without_bias(prefix, take(f"{prefix}.running_mean"), bias)
+            mean = take(f"{prefix}.running_mean")
+            if np.shape(bias) not in ((), mean.shape):
+                raise InputError(f"{prefix}.running_mean has shape {mean.shape}, the bias before it {np.shape(bias)}")
+            found["batch_stats", *path, "mean"] = mean - bias
             found["batch_stats", *path, "var"] = take(f"{prefix}.running_var")
             bias = 0.0
         else:
             found["params", *path, "kernel"], found["params", *path, "bias"] = weight.T, take(f"{prefix}.bias")
     if unused := sorted(weights.keys() - used):
         raise InputError(f"{model}: the entries {_some(unused)} are of another network; {_SUPPORTED}")
-    return _checked(model, stem, found)
+    return _checked(model, layers[0][2], found)
 
 
 def _checked(model: str, stem: str, found: dict[tuple[str, ...], NDArray]) -> Converted:
@@ -160,9 +158,8 @@ def _checked(model: str, stem: str, found: dict[tuple[str, ...], NDArray]) -> Co
     for path in sorted(shapes.keys() | found.keys()):
         shape = found[path].shape if path in found else None
         if shape != shapes.get(path):
-            raise InputError(
-                f"{model} of width {width:g}: {'/'.join(path)} has shape {shape}, not {shapes.get(path)}; {_SUPPORTED}"
-            )
+            where = f"{model} of width {width:g}: {'/'.join(path)}"
+            raise InputError(f"{where} has shape {shape}, not {shapes.get(path)}; {_SUPPORTED}")
     for path, x in found.items():
         if path[-1] == "var" and (x < 0).any():
             raise InputError(f"{model}: the running variance of {'/'.join(path[1:-1])} is negative")
@@ -176,37 +173,30 @@ def _shapes(model: str, width: float, num_classes: int, image_channels: int) -> 
     return {path: x.shape for path, x in flat.items()}
 
 
-def _without_bias(prefix: str, mean: NDArray, bias: NDArray | float) -> NDArray:
-    if np.shape(bias) not in ((), mean.shape):
-        raise InputError(f"{prefix}.running_mean has shape {mean.shape}, the bias before it {np.shape(bias)}")
-    return mean - bias
-
-
-def _resnet(weights: Weights) -> tuple[str, Layers, str]:
+def _resnet(weights: Weights) -> tuple[str, Layers]:
     sizes = _counts(weights, r"layer(\d+)\.(\d+)\.")
     if sizes not in _RESNETS or "layer1.0.conv3.weight" in weights:
         raise InputError(f"a ResNet with {sizes} blocks in its stages, or with bottlenecks; {_SUPPORTED}")
     if np.shape(weights.get("conv1.weight", 0))[2:] == (7, 7):
         raise InputError(f"a ResNet with a 7x7 stem, for large images; {_SUPPORTED}")
 
-    def layers() -> Layers:
-        yield from (("conv", "conv1", "stem"), ("norm", "bn1", "norm_stem"))
-        for i, size in enumerate(sizes, start=1):
-            for j in range(size):
-                torch, ours = f"layer{i}.{j}", f"block{i}_{j + 1}"
-                for n in (1, 2):
-                    yield "conv", f"{torch}.conv{n}", f"{ours}/conv{n}"
-                    yield "norm", f"{torch}.bn{n}", f"{ours}/norm{n}"
-                for shortcut in (f"{torch}.shortcut", f"{torch}.downsample"):
-                    if f"{shortcut}.0.weight" in weights:
-                        yield "conv", f"{shortcut}.0", f"{ours}/conv_shortcut"
-                        yield "norm", f"{shortcut}.1", f"{ours}/norm_shortcut"
-        yield "dense", "linear" if "linear.weight" in weights else "fc", "head"
+    layers = [("conv", "conv1", "stem"), ("norm", "bn1", "norm_stem")]
+    for i, size in enumerate(sizes, start=1):
+        for j in range(size):
+            torch, ours = f"layer{i}.{j}", f"block{i}_{j + 1}"
+            for n in (1, 2):
+                layers += [
+                    ("conv", f"{torch}.conv{n}", f"{ours}/conv{n}"),
+                    ("norm", f"{torch}.bn{n}", f"{ours}/norm{n}"),
+                ]
+            for shortcut in (f"{torch}.shortcut", f"{torch}.downsample"):
+                if f"{shortcut}.0.weight" in weights:
+                    layers.append(("conv", f"{shortcut}.0", f"{ours}/conv_shortcut"))
+                    layers.append(("norm", f"{shortcut}.1", f"{ours}/norm_shortcut"))
+    return _RESNETS[sizes], [*layers, ("dense", "linear" if "linear.weight" in weights else "fc", "head")]
 
-    return _RESNETS[sizes], layers(), "stem"
 
-
-def _vgg(weights: Weights) -> tuple[str, Layers, str]:
+def _vgg(weights: Weights) -> tuple[str, Layers]:
     names = (re.fullmatch(r"features\.(\d+)\.weight", name) for name in weights)
     convolutions = sorted(int(m[1]) for m in names if m is not None and np.ndim(weights[m[0]]) == 4)
     gaps = [b - a for a, b in itertools.pairwise(convolutions)]  # 3 to the next one, 4 with a pooling between
@@ -221,21 +211,15 @@ def _vgg(weights: Weights) -> tuple[str, Layers, str]:
         raise InputError(f"a VGG with {sizes} convolutions in its stages; {_SUPPORTED}")
     heads = sorted({name.rpartition(".")[0] for name in weights if not name.startswith("features.")})
     if len(heads) != 1:
-        raise InputError(
-            f"a VGG with the layers {_some(heads)} behind its convolutions; the form for large images, with hidden "
-            f"layers of 4096, is not supported; {_SUPPORTED}"
-        )
+        raise InputError(f"a VGG with the layers {_some(heads)} behind its convolutions; {_SUPPORTED}")
 
-    def layers() -> Layers:
-        for (i, j), n in zip(places, convolutions, strict=True):
-            yield "biased conv", f"features.{n}", f"conv{i}_{j}"
-            yield "norm", f"features.{n + 1}", f"norm{i}_{j}"
-        yield "dense", heads[0], "head"
-
-    return _VGGS[sizes], layers(), "conv1_1"
+    layers = []
+    for (i, j), n in zip(places, convolutions, strict=True):
+        layers += [("biased conv", f"features.{n}", f"conv{i}_{j}"), ("norm", f"features.{n + 1}", f"norm{i}_{j}")]
+    return _VGGS[sizes], [*layers, ("dense", heads[0], "head")]
 
 
-def _wide_resnet(weights: Weights) -> tuple[str, Layers, str]:
+def _wide_resnet(weights: Weights) -> tuple[str, Layers]:
     sizes = _counts(weights, r"block(\d+)\.layer\.(\d+)\.")
     stem, first = (np.shape(weights.get(name, 0)) for name in ("conv1.weight", "block1.layer.0.conv1.weight"))
     widen = first[0] // stem[0] if first and stem and stem[0] else 0
@@ -244,18 +228,14 @@ def _wide_resnet(weights: Weights) -> tuple[str, Layers, str]:
         known = ", ".join(name for name in MODELS if name.startswith("wrn"))
         raise InputError(f"a wide ResNet with {sizes} blocks, widened {widen} times; supported are {known}")
 
-    def layers() -> Layers:
-        yield "conv", "conv1", "stem"
-        for i, j in itertools.product(range(1, 4), range(sizes[0])):
-            torch, ours = f"block{i}.layer.{j}", f"block{i}_{j + 1}"
-            for n in (1, 2):
-                yield "norm", f"{torch}.bn{n}", f"{ours}/norm{n}"
-                yield "conv", f"{torch}.conv{n}", f"{ours}/conv{n}"
-            if f"{torch}.convShortcut.weight" in weights:
-                yield "conv", f"{torch}.convShortcut", f"{ours}/conv_shortcut"
-        yield from (("norm", "bn1", "norm_final"), ("dense", "fc", "head"))
-
-    return model, layers(), "stem"
+    layers = [("conv", "conv1", "stem")]
+    for i, j in itertools.product(range(1, 4), range(sizes[0])):
+        torch, ours = f"block{i}.layer.{j}", f"block{i}_{j + 1}"
+        for n in (1, 2):
+            layers += [("norm", f"{torch}.bn{n}", f"{ours}/norm{n}"), ("conv", f"{torch}.conv{n}", f"{ours}/conv{n}")]
+        if f"{torch}.convShortcut.weight" in weights:
+            layers.append(("conv", f"{torch}.convShortcut", f"{ours}/conv_shortcut"))
+    return model, [*layers, ("norm", "bn1", "norm_final"), ("dense", "fc", "head")]
 
 
 def _counts(weights: Weights, pattern: str) -> tuple[int, ...]:

@@ -8,83 +8,43 @@ sum passes on as a real-valued signal and every convolution but the stem sees sp
 Reference: Zagoruyko & Komodakis 2016, arXiv 1605.07146; without dropout.
 """
 
-import functools
-from typing import Any
-
 import flax.linen as nn
-import jax.numpy as jnp
 from jax import Array
-from jax.typing import DTypeLike
 
-from snnkd_jax.models.activation import Activation
-from snnkd_jax.models.layers import BatchNorm, Conv, Norm, channels, global_avg_pool, norm_act
-from snnkd_jax.models.remat import Remat, rematerialised
-from snnkd_jax.models.stages import Features, Stages
+from snnkd_jax.models.body import Block, Body, pre_activation_stages
+from snnkd_jax.models.layers import channels, global_avg_pool
+from snnkd_jax.models.stages import Features
 
 
-class PreActivationBlock(nn.Module):
+class PreActivationBlock(Block):
     """norm-act-conv twice, and a shortcut, through a convolution if `project`."""
 
-    features: int
-    stride: int
-    activation: Activation
-    norm: Norm
-    dtype: DTypeLike
     project: bool = False
-    again: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array, Array]:
         """`[..., H, W, C]` to `(y, current, output)`: the sum, and its first activation's input and output."""
-        fire = functools.partial(norm_act, self, norm=self.norm, activation=self.activation, again=self.again)
-        current, output = fire(x, "norm1", "act1")
-        h = Conv(self.features, 3, self.stride, self.dtype, name="conv1")(output)
-        _, h = fire(h, "norm2", "act2")
-        h = Conv(self.features, 3, 1, self.dtype, name="conv2")(h)
+        current, output = self.fire(x, "norm1", "act1")
+        _, h = self.fire(self.conv(output, "conv1", stride=self.stride), "norm2", "act2")
+        h = self.conv(h, "conv2")
         if self.project:
-            x = Conv(self.features, 1, self.stride, self.dtype, name="conv_shortcut")(output)
+            x = self.conv(output, "conv_shortcut", 1, self.stride)
         return h + x, current, output
 
 
-class WideResNet(nn.Module):
+class WideResNet(Body):
     """Three stages of `(depth - 4) / 6` blocks with 16, 32, 64 times `widen` channels.
 
     A stage ends at the first activation behind it: that of the next stage's first block, or the last of the network.
     """
 
-    num_classes: int
-    activation: Activation
-    norm: Norm = BatchNorm
     depth: int = 16
     widen: int = 2
-    width: float = 1.0
-    dtype: DTypeLike = jnp.float32
-    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Features]:
-        """Images `[B, H, W, C]` or `[B, T, H, W, C]` to logits `[B, K]` or `[B, T, K]` and the stage ends."""
-        norm = functools.partial(self.norm, train=train)
-        x = Conv(channels(16, self.width), dtype=self.dtype, name="stem")(x)
-        stages, remat = Stages(), self.remat if train else "none"
-        block_class = rematerialised(PreActivationBlock, remat == "block")
-        fields = {"activation": self.activation, "norm": norm, "dtype": self.dtype, "again": remat != "none"}
-        block = functools.partial(block_class, **fields)
-        for i in range(1, 4):
-            features = channels(16 * self.widen * 2 ** (i - 1), self.width)
-            stage = functools.partial(_stage, block=block, i=i, size=(self.depth - 4) // 6, features=features)
-            x, current, output = rematerialised(stage, remat == "stage")(self, x)
-            if i > 1:
-                stages.add(current, output)
-        current = norm(name="norm_final")(x)
-        x = self.activation(name="act_final")(current)
-        stages.add(current, x)
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(global_avg_pool(x)), stages.features()
-
-
-def _stage(_: nn.Module, x: Array, *, block: Any, i: int, size: int, features: int) -> tuple[Array, Array, Array]:
-    """Stage `i` of `size` blocks: the last sum, and the input and output of the first activation."""
-    x, current, output = block(features, 1 if i == 1 else 2, project=True, name=f"block{i}_1")(x)
-    for j in range(2, size + 1):
-        x, _, _ = block(features, 1, name=f"block{i}_{j}")(x)
-    return x, current, output
+        """Images to logits and the stage ends, as of `Body`."""
+        x = self.conv(x, 16, "stem")
+        widths = [[channels(16 * self.widen * 2**i, self.width)] * ((self.depth - 4) // 6) for i in range(3)]
+        x, stages = pre_activation_stages(self, x, PreActivationBlock, widths, train, project=True)
+        return self.read_out(global_avg_pool(x)), stages

@@ -16,9 +16,9 @@ _CPU_OPTIONS = {
 
 @functools.cache
 def compile_options(platform: str | None = None) -> dict[str, str]:
-    """Options for `jax.jit(..., compiler_options=...)` that make this code fast on `platform`, by default JAX's.
+    """Options of `jax.jit` that make this code fast on `platform`, by default JAX's.
 
-    The options are experimental: they are tried once, and left out where the compiler does not know them.
+    They are experimental: tried once, and left out where the compiler does not know them.
     """
     if (platform or jax.default_backend()) != "cpu":
         return {}
@@ -30,10 +30,9 @@ def compile_options(platform: str | None = None) -> dict[str, str]:
 
 
 def quick_compile_options(platform: str | None = None) -> dict[str, str]:
-    """Options for `jax.jit(..., compiler_options=...)` of a program that runs once on `platform`, by default JAX's.
+    """Options of `jax.jit` for a program that runs once, such as the initialisation of a network.
 
-    On CPU one such as that which draws a network's weights takes longer to be compiled than to run, so that it is
-    compiled without optimisation. Empty on other platforms.
+    On CPU, where it takes longer to be compiled than to run, it is compiled without optimisation.
     """
     if (platform or jax.default_backend()) != "cpu":
         return {}

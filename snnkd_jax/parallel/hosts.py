@@ -1,8 +1,8 @@
-"""Several processes that train together, one a host or one a device: how they meet, agree, and notice that one is gone.
+"""Several processes that train together, one per host or per device: how they meet, agree, and notice that one is gone.
 
-All run the same program on the same arguments. Whatever differs between them, files above all, is looked at by one or
-by each and then agreed upon, so that all go the same way: a process that stopped alone would leave the others waiting.
-One process alone agrees with itself, and nothing here costs it anything.
+All run the same program on the same arguments. Whatever differs between them, files above all, is agreed upon, so that
+all go the same way: a process that stopped alone would leave the others waiting. One process agrees with itself at no
+cost.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from snnkd_jax.parallel.mesh import all_devices
 T = TypeVar("T")
 
 # Guesses, in seconds. A survivor says what happened and ends after SILENCE; JAX ends whoever could not after HEARTBEAT,
-# and at once, in its own words, when it is the first process that is gone, through which all others talk.
+# and at once when it is the first process that is gone.
 MEETING, SILENCE, HEARTBEAT, PARTING = 300, 15, 25, 10
 
 # Of the texts that processes exchange, in bytes.
@@ -40,18 +40,14 @@ def join(distributed: bool | None) -> None:
 
     They are found through `JAX_COORDINATOR_ADDRESS` (host:port of the first process), `JAX_NUM_PROCESSES` and
     `JAX_PROCESS_ID`; what of these is not set is asked of SLURM, Open MPI, Kubernetes or the metadata of a TPU slice.
-
-    Args:
-        distributed: True: there are others to meet; False: there are none; None: wherever JAX finds them.
-
-    Raises:
-        InputError: if they are not found, or do not come.
+    With `distributed` False there are none, with None only where JAX finds them. Raises `InputError` if they are not
+    found, or do not come.
     """
     if distributed is False or jax.distributed.is_initialized():
         return
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    address, count, index = (os.environ.get(name) for name in names)
     told = {name: os.environ[name] for name in names if name in os.environ}
+    address, count, index = (told.get(name) for name in names)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "(?s).*Kubernetes environment detected")
@@ -110,12 +106,8 @@ def _watch() -> None:
     except jax.errors.JaxRuntimeError:
         if _parting.is_set():
             return
-        print(
-            "error: another process of this run is gone, and its own output says why; started again, all of them go on "
-            "from the last checkpoint",
-            file=sys.stderr,
-            flush=True,
-        )
+        message = "error: another process of this run is gone, and its own output says why; start all of them to resume"
+        print(message, file=sys.stderr, flush=True)
         os._exit(1)
 
 
@@ -131,7 +123,7 @@ def wait_if_lost() -> None:
 
 
 def leave(status: int) -> int:
-    """Parts from the others and returns the exit status; ends the process if they are not about to part as well."""
+    """Parts from the others and returns the exit status; ends the process if they do not part as well."""
     if not several():
         return status
     _parting.set()
@@ -149,9 +141,7 @@ def gathered(text: str) -> list[str]:
     """The texts of all processes, in their order, cut after 1024 bytes."""
     if not several():
         return [text]
-    row = np.zeros(_LONGEST, np.uint8)
-    content = np.frombuffer(text.encode()[:_LONGEST], np.uint8)
-    row[: len(content)] = content
+    row = np.frombuffer(text.encode()[:_LONGEST].ljust(_LONGEST, b"\0"), np.uint8)
     return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in multihost_utils.process_allgather(row)]
 
 
@@ -163,15 +153,12 @@ def of_first(value: int) -> int:
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """Around what each process does without the others: an `InputError` in one is raised in all."""
-    own = None
     try:
         yield
     except InputError as error:
-        own = error
-    messages = gathered("" if own is None else str(own))
-    if own is not None:
-        raise own
-    for i, message in enumerate(messages):
+        gathered(str(error))
+        raise
+    for i, message in enumerate(gathered("")):
         if message:
             raise InputError(f"process {i}: {message}")
 

@@ -1,8 +1,8 @@
 """The device mesh, and the sharding of arrays on it.
 
-One mesh over all devices of all processes, with the axis "data" and, if it is asked for, "fsdp". Batches are split
-along their first axis over both. Parameters and optimiser state are whole on every device, or divided along "fsdp"
-(fully sharded data parallelism). Models never name an axis; the same code serves one device and many hosts.
+One mesh over all devices of all processes, with the axis "data" and, if asked for, "fsdp". Batches are split along
+their first axis over both. Parameters and optimiser state are whole on every device, or divided along "fsdp" (fully
+sharded data parallelism). Models never name an axis.
 """
 
 import collections
@@ -29,9 +29,8 @@ def all_devices() -> list[Any]:
 def data_mesh(fsdp: int | None = None) -> Mesh:
     """All devices, along the axis "data", or in rows of `fsdp` along "data" and "fsdp".
 
-    They are in the order of their processes, so that each process holds contiguous rows of a batch.
-
-    Raises `InputError` if `fsdp` does not divide their number, or if processes have different numbers of them.
+    In the order of their processes, so that each holds contiguous rows of a batch. Raises `InputError` if `fsdp` does
+    not divide their number, or if processes have different numbers of them.
     """
     devices = np.array(sorted(all_devices(), key=lambda device: (device.process_index, device.id)))
     shares = collections.Counter(device.process_index for device in devices)
@@ -60,10 +59,7 @@ def fsdp_size(mesh: Mesh) -> int:
 
 
 def divided(mesh: Mesh, tree: Any) -> Any:
-    """How the arrays of a state lie: each kernel along the largest axis that "fsdp" divides, all else whole.
-
-    Vectors stay whole: they are not worth a transfer.
-    """
+    """The sharding of a state: kernels along the largest axis that "fsdp" divides, the rest and all vectors whole."""
     n = fsdp_size(mesh)
 
     def one(x):
@@ -87,8 +83,8 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
 
 def process_rows(batch_size: int) -> slice:
     """The rows of a global batch that lie on the devices of this process."""
-    share = batch_size // jax.process_count()
-    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+    share, i = batch_size // jax.process_count(), jax.process_index()
+    return slice(i * share, (i + 1) * share)
 
 
 def put_batch(mesh: Mesh, batch: Any) -> Any:

@@ -35,67 +35,34 @@ class Chip:
     target: str | None = None
 
 
-def _gpu(name: str, compute_capability: str, **limits: float) -> str:
-    """A `GpuTargetConfigProto` as text; `limits` are what differs between the GPUs here, of what XLA asks for."""
-    common = {
-        "threads_per_block_limit": 1024,
-        "threads_per_warp": 32,
-        "threads_per_core_limit": 2048,
-        "shared_memory_per_block": 48 * 1024,
-        "block_dim_limit_x": 2**31 - 1,
-        "block_dim_limit_y": 2**16 - 1,
-        "block_dim_limit_z": 2**16 - 1,
-        "registers_per_core_limit": 2**16,
-        "registers_per_block_limit": 2**16,
-    }
-    device = " ".join(f"{key}: {value}" for key, value in (common | limits).items())
-    return (
-        f"gpu_device_info {{ {device} cuda_compute_capability {{ {compute_capability} }} }} "
-        f'platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 8 }} device_description_str: "{name}"'
-    )
+_GPU = """
+gpu_device_info {{
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048 shared_memory_per_block: 49152
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536 {}
+}}
+platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 8 }} device_description_str: "{}"
+"""
+"""A `GpuTargetConfigProto` as text, without what differs between the GPUs here, of what XLA asks for."""
 
+_A100 = """
+  core_count: 108 fpus_per_core: 64 clock_rate_ghz: 1.41 l2_cache_size: 41943040 memory_bandwidth: 2039040000000
+  device_memory_size: 85100068864 shared_memory_per_core: 167936 shared_memory_per_block_optin: 166912
+  cuda_compute_capability { major: 8 }
+"""
+_H100 = """
+  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98 l2_cache_size: 52428800 memory_bandwidth: 3352320000000
+  device_memory_size: 84942979072 shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
+"""
 
 CHIPS = {
     "v4": Chip(275e12, 32 * 2**30, 1200e9, 300e9),
     "v5e": Chip(197e12, 16e9, 819e9, 200e9),
     "v5p": Chip(459e12, 95e9, 2765e9, 600e9),
     "v6e": Chip(918e12, 32e9, 1638e9, 400e9),
-    "a100": Chip(
-        312e12,
-        80e9,
-        2039e9,
-        300e9,
-        _gpu(
-            "NVIDIA A100-SXM4-80GB",
-            "major: 8",
-            core_count=108,
-            fpus_per_core=64,
-            clock_rate_ghz=1.41,
-            l2_cache_size=40 * 2**20,
-            memory_bandwidth=2039040000000,
-            device_memory_size=85100068864,
-            shared_memory_per_core=164 * 1024,
-            shared_memory_per_block_optin=163 * 1024,
-        ),
-    ),
-    "h100": Chip(
-        989e12,
-        80e9,
-        3352e9,
-        450e9,
-        _gpu(
-            "NVIDIA H100 80GB HBM3",
-            "major: 9 feature_extension: ACCELERATED_FEATURES",
-            core_count=132,
-            fpus_per_core=128,
-            clock_rate_ghz=1.98,
-            l2_cache_size=50 * 2**20,
-            memory_bandwidth=3352320000000,
-            device_memory_size=84942979072,
-            shared_memory_per_core=228 * 1024,
-            shared_memory_per_block_optin=227 * 1024,
-        ),
-    ),
+    "a100": Chip(312e12, 80e9, 2039e9, 300e9, _GPU.format(_A100, "NVIDIA A100-SXM4-80GB")),
+    "h100": Chip(989e12, 80e9, 3352e9, 450e9, _GPU.format(_H100, "NVIDIA H100 80GB HBM3")),
 }
 
 # What libtpu asks of the machine that it thinks it is on.
@@ -111,20 +78,16 @@ _TPU_ENVIRONMENT = {
 def devices(topology: str) -> tuple[Chip, Sequence[Any]]:
     """The chip of a topology, and its devices, one a chip, which can be compiled for and nothing else.
 
+    `topology` is a TPU slice such as "v5e:16x16" or "v5p:2x2x2", or GPUs of one machine, "h100:8" (or "h100", one).
     JAX's own platform must be the CPU (`jax_platforms`), because the accelerator cannot be started. Variables that
     libtpu wants are set in the environment where they are missing.
 
-    Args:
-        topology: a TPU slice such as "v5e:16x16" or "v5p:2x2x2", or GPUs of one machine, "h100:8" (or "h100", one).
-
-    Raises:
-        InputError: for an unknown chip or an impossible shape, or if the compiler is not installed.
+    Raises `InputError` for an unknown chip or an impossible shape, or if the compiler is not installed.
     """
     name, _, shape = topology.partition(":")
     check_choice("topology", name, CHIPS)
     chip = CHIPS[name]
-    if chip.target:
-        shape = shape or "1"
+    shape = shape or ("1" if chip.target else "")
     if not (shape.isdigit() if chip.target else all(n.isdigit() for n in shape.split("x"))):
         example = f"{name}:8" if chip.target else f"{name}:{'2x2' if name.endswith('e') else '2x2x1'}"
         raise InputError(f"topology={topology!r} must name the chips, such as {example}")

@@ -1,7 +1,9 @@
 """What the devices of a compiled program say to each other, read from its text."""
 
 import dataclasses
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 
 _OPERATIONS = "all-reduce|all-gather|(?:ragged-)?all-to-all|collective-permute|collective-broadcast|reduce-scatter"
@@ -22,10 +24,8 @@ class Collective:
     @property
     def bytes(self) -> int:
         """Its size."""
-        size = 1
-        for n in self.shape:
-            size *= n
-        return size * (8 if self.dtype == "pred" else int(re.findall(r"\d+", self.dtype)[0])) // 8
+        bits = 8 if self.dtype == "pred" else int(re.findall(r"\d+", self.dtype)[0])
+        return math.prod(self.shape) * bits // 8
 
 
 def collectives(text: str) -> tuple[Collective, ...]:
@@ -42,7 +42,7 @@ def collectives(text: str) -> tuple[Collective, ...]:
 
 def total_bytes(found: Iterable[Collective]) -> dict[str, int]:
     """Operation to the bytes of all its arrays."""
-    totals: dict[str, int] = {}
+    totals: Counter[str] = Counter()
     for one in found:
-        totals[one.operation] = totals.get(one.operation, 0) + one.bytes
-    return totals
+        totals[one.operation] += one.bytes
+    return dict(totals)

@@ -57,20 +57,19 @@ class Plan:
     def bounds(self, chip: Chip) -> dict[str, float]:
         """Seconds that the step takes at least, for each of the reasons above."""
         reduced = total_bytes(self.collectives).get("all-reduce", 0)
-        found = {
-            "compute": self.flops / chip.flops,
-            "links": 2 * (self.chips - 1) / self.chips * reduced / chip.links,
-        }
+        links = 2 * (self.chips - 1) / self.chips * reduced / chip.links
+        found = {"compute": self.flops / chip.flops, "links": links}
         return found if self.bytes is None else found | {"memory": self.bytes / chip.bandwidth}
 
 
 def planned_trainer(config: Config) -> tuple[Trainer, Variables]:
     """The student's trainer as a run would have it, but for constants, and the shapes of the teacher's variables."""
     image_shape, num_classes = shape_of(config.data.dataset, config.data.image_size)
-    teacher = config.build_teacher(num_classes) if config.objective.build().needs_teacher else None
+    objective = config.objective.build()
+    teacher = config.build_teacher(num_classes) if objective.needs_teacher else None
     trainer = Trainer(
         config.build_student(num_classes),
-        config.objective.build(),
+        objective,
         config.optimisation.build(config.optimisation.epochs, steps_per_epoch=1000),
         Normalisation((0.5,) * image_shape[-1], (0.25,) * image_shape[-1]),
         config.data.augmentation(),
@@ -85,58 +84,48 @@ def planned_trainer(config: Config) -> tuple[Trainer, Variables]:
 
 
 def plan(config: Config, topology: str, per_chip_batch: int) -> Plan:
-    """Compiles the student's training step for a topology.
-
-    Args:
-        config: of the run; its batch size is not used.
-        topology: as `chips.devices` takes it.
-        per_chip_batch: images a step on each chip.
+    """Compiles the student's training step for a topology of `chips.devices`; the batch size of `config` is not used.
 
     Raises:
         InputError: for what a run or `chips.devices` would refuse.
         MemoryError: if the compiler finds that the step does not fit.
     """
-    if per_chip_batch < 1 or per_chip_batch % config.optimisation.accumulate:
-        raise InputError(
-            f"per_chip_batch={per_chip_batch!r} must be a multiple of accumulate={config.optimisation.accumulate}"
-        )
+    accumulate = config.optimisation.accumulate
+    if per_chip_batch < 1 or per_chip_batch % accumulate:
+        raise InputError(f"per_chip_batch={per_chip_batch!r} must be a multiple of accumulate={accumulate}")
     _, there = devices(topology)
     mesh = jax.make_mesh((len(there),), ("data",), axis_types=(AxisType.Auto,), devices=there)
     trainer, teacher_variables = planned_trainer(config)
-    state = jax.eval_shape(trainer.init)
+    size = per_chip_batch * len(there)
+    batch = {
+        "images": jax.ShapeDtypeStruct((size, *trainer.image_shape), jnp.uint8),
+        "labels": jax.ShapeDtypeStruct((size,), jnp.int32),
+    }
+    arguments = jax.eval_shape(trainer.init), teacher_variables, batch
     step: Any = compile_steps(trainer, mesh).train
     try:
-        compiled = step.lower(state, teacher_variables, _batch(trainer, per_chip_batch * len(there))).compile()
+        compiled = step.lower(*arguments).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise MemoryError(f"{per_chip_batch} images a chip do not fit: {str(error).splitlines()[0]}") from error
     costs, memory = compiled.cost_analysis(), compiled.memory_analysis()
     if not costs:
-        traced: Any = jax.jit(trainer.step).trace(
-            state, teacher_variables, _batch(trainer, per_chip_batch * len(there))
-        )
+        traced: Any = jax.jit(trainer.step).trace(*arguments)
         costs = {"flops": traced.lower(lowering_platforms=("cuda",)).cost_analysis()["flops"] / len(there)}
     # The body of a loop counts once; the one over the parts of an accumulated batch holds nearly everything.
-    flops, moved = costs["flops"] * config.optimisation.accumulate, costs.get("bytes accessed")
+    moved = costs.get("bytes accessed")
     return Plan(
         len(there),
         per_chip_batch,
-        flops,
-        moved and moved * config.optimisation.accumulate,
+        costs["flops"] * accumulate,
+        moved and moved * accumulate,
         memory.argument_size_in_bytes,
         memory.output_size_in_bytes,
         memory.alias_size_in_bytes,
         memory.temp_size_in_bytes,
         collectives(compiled.as_text()),
     )
-
-
-def _batch(trainer: Trainer, size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    return {
-        "images": jax.ShapeDtypeStruct((size, *trainer.image_shape), jnp.uint8),
-        "labels": jax.ShapeDtypeStruct((size,), jnp.int32),
-    }
 
 
 def largest_batch(memory: Callable[[int], float], first: int, capacity: float, multiple: int = 8) -> int:
@@ -146,14 +135,8 @@ def largest_batch(memory: Callable[[int], float], first: int, capacity: float, m
     be compiled is where the line through the last two that fit reaches 15/16 of what is left, eight times the last one
     at most; and, as soon as a size did not fit, the geometric mean of that one and the last, if it is smaller.
 
-    Args:
-        memory: bytes that a batch needs; raises `MemoryError` if it is refused.
-        first: a batch that fits, with which the search starts.
-        capacity: bytes that there are.
-        multiple: the result is a multiple of this, if it is above `first`.
-
-    Raises:
-        MemoryError: if not even `first` fits.
+    `memory` gives the bytes that a batch needs, of `capacity`, and raises `MemoryError` if it is refused. The search
+    starts with `first`, and goes on by multiples of `multiple`. Raises `MemoryError` if not even `first` fits.
     """
     fits, held = first, memory(first)
     if held > capacity:

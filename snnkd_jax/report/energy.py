@@ -29,7 +29,7 @@ def energy_terms(records: list[dict[str, Any]]) -> str:
 
 
 def of_ann(record: dict[str, Any], role: str) -> float | None:
-    """A network's energy as a multiple of that of the ANN of its architecture; None where that was not counted."""
+    """A network's energy by that of the ANN of its architecture; None where that was not counted."""
     ann = record["networks"].get(record["networks"][role]["ann"])
     return None if ann is None else _energy(record, record["networks"][role]) / _energy(record, ann)
 
@@ -40,27 +40,24 @@ def _energy(record: dict[str, Any], network: dict[str, Any]) -> float:
 
 def energy_rows(record: dict[str, Any]) -> list[list[str]]:
     """A row of `COLUMNS` for each network of a record."""
-    return [_row(record, role) for role in record["networks"]]
-
-
-def _row(record: dict[str, Any], role: str) -> list[str]:
-    network = record["networks"][role]
-    constants = record["mac_pj"], record["ac_pj"]
-    macs, acs = network["estimate"]
-    estimate, ratio = joules(macs, acs, *constants), of_ann(record, role)
-    accuracy = network["test_accuracy"]
-    return [
-        record["dataset"],
-        title(record, role),
-        "–" if network["num_steps"] is None else str(network["num_steps"]),
-        "–" if accuracy is None else f"{100 * accuracy:.2f}",
-        _three_figures(network["macs"] / 1e6),
-        _three_figures(network["acs"] / 1e6),
-        _three_figures(1e6 * _energy(record, network)),
-        "–" if ratio is None else f"{ratio:.2f}",
-        _three_figures(1e6 * estimate),
-        f"{estimate / joules(network['dense_pass'], 0, *constants):.2f}",
-    ]
+    rows = []
+    for role, network in record["networks"].items():
+        constants = record["mac_pj"], record["ac_pj"]
+        estimate, ratio = joules(*network["estimate"], *constants), of_ann(record, role)
+        accuracy, energy = network["test_accuracy"], _energy(record, network)
+        rows.append(
+            [
+                record["dataset"],
+                title(record, role),
+                "–" if network["num_steps"] is None else str(network["num_steps"]),
+                "–" if accuracy is None else f"{100 * accuracy:.2f}",
+                *map(_three_figures, (network["macs"] / 1e6, network["acs"] / 1e6, 1e6 * energy)),
+                "–" if ratio is None else f"{ratio:.2f}",
+                _three_figures(1e6 * estimate),
+                f"{estimate / joules(network['dense_pass'], 0, *constants):.2f}",
+            ]
+        )
+    return rows
 
 
 def title(record: dict[str, Any], role: str) -> str:
@@ -72,6 +69,4 @@ def title(record: dict[str, Any], role: str) -> str:
 
 
 def _three_figures(value: float) -> str:
-    if value == 0:
-        return "0"
-    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}" if value else "0"

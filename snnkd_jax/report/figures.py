@@ -42,10 +42,7 @@ _REPORT_STYLE = STYLE | {
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A line of a plot: its name in the legend, "" for none, its points, CSS colour and line style, "none" for points.
-
-    `low` and `high`, if given, bound a band around it.
-    """
+    """A line of a plot, or points if `dashes` are "none"; `label` "" is in no legend, `low` and `high` bound a band."""
 
     label: str
     x: ArrayLike
@@ -92,9 +89,8 @@ class _Drawing:
         svg = _in_a_page(file.getvalue(), name)
         for css, stand_in in self._stand_ins.items():
             svg = svg.replace(stand_in, css)
-        size = re.search(r'viewBox="[^"]*"', svg)
-        assert size is not None
-        opening = f'<svg {size[0]} role="img" aria-label="{html.escape(label)}">'
+        (size, *_) = re.findall(r'viewBox="[^"]*"', svg)
+        opening = f'<svg {size} role="img" aria-label="{html.escape(label)}">'
         return Html(opening + svg[svg.index(">") + 1 :])
 
 
@@ -124,12 +120,16 @@ def lines(name: str, curves: Sequence[Curve], x_label: str, y_label: str) -> Htm
     """Curves over whole numbers."""
     drawing = _Drawing()
     _plot(drawing, drawing.axes, curves)
-    drawing.axes.set_xlabel(x_label)
+    _over_whole_numbers(drawing.axes, x_label)
     drawing.axes.set_ylabel(y_label)
-    drawing.axes.xaxis.get_major_locator().set_params(integer=True)
     named = [curve.label for curve in curves if curve.label]
     drawing.figure.legend(loc="outside lower center", ncols=min(len(named), 2), frameon=False)
     return drawing.svg(name, f"Plot of {y_label} against {x_label}, of {', '.join(named)}")
+
+
+def _over_whole_numbers(axes: Any, label: str) -> None:
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel(label)
 
 
 def panels(name: str, by_title: Mapping[str, Sequence[Curve]], x_label: str, y_label: str) -> Html:
@@ -181,8 +181,7 @@ def raster(name: str, layers: Sequence[Layer]) -> Html:
     axes.set_xlim(0.5, num_steps + 0.5)
     axes.set_yticks(ticks, [layer.name for layer in layers], fontsize=9)
     axes.tick_params(axis="y", length=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel("time step")
+    _over_whole_numbers(axes, "time step")
     return drawing.svg(name, f"Spikes of neurons in {len(layers)} layers at {num_steps} time steps")
 
 
@@ -203,9 +202,7 @@ def potentials(name: str, layers: Sequence[Layer]) -> Html:
             axes.axhline(height, color=drawing.colour(_INK), lw=0.8, ls="--")
         axes.set_title(layer.name, loc="left", fontsize=9)
         axes.grid(lw=0.6)
-    last = drawing.grid[-1, 0]
-    last.xaxis.get_major_locator().set_params(integer=True)
-    last.set_xlabel("time step")
+    _over_whole_numbers(drawing.grid[-1, 0], "time step")
     drawing.figure.supylabel("membrane potential", fontsize=10)
     return drawing.svg(name, f"Membrane potentials by time step in {', '.join(layer.name for layer in layers)}")
 

@@ -47,14 +47,9 @@ def neurons_section(run: Run) -> Html:
     layers = run.observation.layers
     if not layers:  # of a module of one's own, whose neurons are no `Spike`
         return figures(_answers(run, run.observation))
-    counts = table(
-        "Neurons and spikes of this image, of the recorded ones",
-        ["layer", "neurons", "recorded", "spikes", "per neuron and step"],
-        [
-            [layer.name, layer.size, layer.spikes.shape[1], int(layer.spikes.sum()), f"{layer.spikes.mean():.4f}"]
-            for layer in layers
-        ],
-    )
+    heading = ["layer", "neurons", "recorded", "spikes", "per neuron and step"]
+    rows = [[x.name, x.size, x.spikes.shape[1], x.spikes.sum(), f"{x.spikes.mean():.4f}"] for x in layers]
+    counts = table("Neurons and spikes of this image, of the recorded ones", heading, rows)
     drawn = figures(_answers(run, run.observation), _spikes(layers), _membrane_potentials(layers))
     return join([drawn, details("Spikes by layer", counts)])
 
@@ -84,22 +79,20 @@ def _picture(image: NDArray, alt: str) -> Html:
 
 
 def _spikes(layers: Sequence[Layer]) -> Html:
-    by_layer = [layer.spikes for layer in layers]
-    number, neurons = sum(int(spikes.sum()) for spikes in by_layer), [spikes.shape[1] for spikes in by_layer]
+    spikes, neurons = sum(layer.spikes.sum() for layer in layers), [layer.spikes.shape[1] for layer in layers]
     caption = (
-        f"Spikes for this image, first layer on top: {number} in {len(by_layer[0])} steps, of {sum(neurons)} neurons, "
-        f"up to {max(neurons)} of each of {len(layers)} layers, spread evenly over it."
+        f"Spikes for this image, first layer on top: {spikes} in {len(layers[0].spikes)} steps, of {sum(neurons)} "
+        f"neurons, up to {max(neurons)} of each of {len(layers)} layers, spread evenly over it."
     )
     return figure(raster("raster", layers), caption)
 
 
 def _membrane_potentials(layers: Sequence[Layer]) -> Html:
-    few = np.unique(np.linspace(0, len(layers) - 1, _TRACED_LAYERS).round().astype(int))
-    chosen = [_various(layers[i]) for i in few]
+    chosen = [_various(layers[i]) for i in _spread(len(layers), _TRACED_LAYERS)]
     ends = np.concatenate([layer.v[-1] for layer in chosen])
     caption = (
         f"Membrane potentials after each step, from rest on, of {_TRACED_NEURONS} neurons of a layer, from the one "
-        f"that fires most to the most inhibited one; a spike (circle) has already reset them. They end between "
+        "that fires most to the most inhibited one; a spike (circle) has already reset them. They end between "
         f"{ends.min():.2f} and {ends.max():.2f}"
     )
     thresholds = [f"{v:g}" for v in dict.fromkeys(layer.v_threshold for layer in chosen) if np.isfinite(v)]
@@ -110,8 +103,12 @@ def _membrane_potentials(layers: Sequence[Layer]) -> Html:
 def _various(layer: Layer) -> Layer:
     """A few neurons, spread evenly over an order by spikes and then by potential."""
     order = np.lexsort((layer.v.mean(axis=0), layer.spikes.sum(axis=0)))[::-1]
-    few = order[np.unique(np.linspace(0, len(order) - 1, _TRACED_NEURONS).round().astype(int))]
+    few = order[_spread(len(order), _TRACED_NEURONS)]
     return dataclasses.replace(layer, spikes=layer.spikes[:, few], v=layer.v[:, few])
+
+
+def _spread(n: int, most: int) -> NDArray:
+    return np.unique(np.linspace(0, n - 1, most).round().astype(int))
 
 
 def _class(run: Run, label: Any) -> str:
@@ -135,32 +132,23 @@ def confusion_section(run: Run) -> Html:
     if len(names) <= _MOST_CLASSES:
         return join([paragraph(summary), _matrix(counts, names)])
     rows = [[names[i], names[j], wrong[i, j], counts[i].sum()] for i, j in most]
-    return figures(
-        figure(
-            heat("heat", counts),
-            f"{summary} Rows are classes, columns answers, in the order of the data set.",
-            details("Most frequent confusions", table("Confusions", ["class", "answer", "images", "of"], rows)),
-        )
-    )
+    listed = details("Most frequent confusions", table("Confusions", ["class", "answer", "images", "of"], rows))
+    caption = f"{summary} Rows are classes, columns answers, in the order of the data set."
+    return figures(figure(heat("heat", counts), caption, listed))
 
 
 def _matrix(counts: NDArray, names: list[str]) -> Html:
     """The confusion matrix as a table, its cells coloured by their share of the row."""
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    head = element("tr", element("th", "class \\ answer", scope="col"), *(element("th", n, scope="col") for n in names))
-    rows = [
-        element(
-            "tr",
-            element("th", name, scope="row"),
-            *(
-                element("td", n, class_="heat hot" if share > 0.87 else "heat", style=f"--share: {share:.2f}")
-                for n, share in zip(row, row_shares, strict=True)
-            ),
-        )
-        for name, row, row_shares in zip(names, counts, shares, strict=True)
-    ]
+    head = [element("th", title, scope="col") for title in ("class \\ answer", *names)]
+    rows = []
+    for name, row in zip(names, counts, strict=True):
+        cells = [element("th", name, scope="row")]
+        for n, share in zip(row, row / max(row.sum(), 1), strict=True):
+            kind = "heat hot" if share > 0.87 else "heat"
+            cells.append(element("td", n, class_=kind, style=f"--share: {share:.2f}"))
+        rows.append(element("tr", *cells))
     caption = "Test images by class (rows) and answer (columns)"
-    inside = [element("caption", caption), element("thead", head), element("tbody", *rows)]
+    inside = [element("caption", caption), element("thead", element("tr", *head)), element("tbody", *rows)]
     return scrolling(caption, element("table", *inside))
 
 
@@ -170,19 +158,12 @@ def noise_section(run: Run) -> Html:
         return absent("Not measured: ", element("code", "snnkd noise RUN"), " does it.")
     networks = run.noise["networks"]
     kinds: dict[str, list[Curve]] = {}
-    for kind in next(iter(networks.values()))["kinds"]:
-        found = [(role, network["kinds"][kind]) for role, network in networks.items()]
-        kinds[kind.replace("_", " ")] = [
-            Curve(
-                run.titles[role],
-                range(len(entry["accuracy"])),
-                [100 * level["mean"] for level in entry["accuracy"]],
-                NETWORK_COLOURS[role],
-                marker=".",
-            )
-            for role, entry in found
-            if entry is not None
-        ]
+    for role, network in networks.items():
+        for kind, entry in network["kinds"].items():
+            curves = kinds.setdefault(kind.replace("_", " "), [])
+            if entry is not None:
+                y = [100 * level["mean"] for level in entry["accuracy"]]
+                curves.append(Curve(run.titles[role], range(len(y)), y, NETWORK_COLOURS[role], marker="."))
     heading, *rows = noise_rows(run.noise)
     means = []
     for role, network in networks.items():

@@ -15,11 +15,7 @@ Report = dict[str, Any]
 
 
 def summarise(reports: dict[str, list[Report]]) -> dict[str, Any]:
-    """What a record has of its networks.
-
-    Args:
-        reports: role, a key of `NETWORKS`, to the report of each run, of the same kinds and levels; a teacher that all
-            runs share has one.
+    """What a record has of its networks, given role to the report of each run; a teacher that all runs share has one.
 
     Returns:
         `networks`: role to `clean`, to `kinds` (each with `accuracy` by level, `mean` and `drop`, or None) and to
@@ -62,11 +58,9 @@ def _comparison(students: list[Report], baselines: list[Report]) -> dict[str, An
 
 
 def noise_rows(record: dict[str, Any]) -> list[list[str]]:
-    """A heading, then a row for each kind of noise, a column for each network, and one for the gain.
+    """A heading, then a row without noise, one for each kind, and means over kinds; a column for each network.
 
-    Accuracies are mean ± sample standard deviation over runs, gains mean ± standard error.
-
-    The first row is without noise, the last ones are the means over kinds, of the titles in `group_titles`.
+    Accuracies are mean ± sample standard deviation over runs, gains, the last column, mean ± standard error.
     """
     networks = record["networks"]
     rows: dict[str, list[dict[str, Any] | None]] = {"none": [network["clean"] for network in networks.values()]}
@@ -80,12 +74,11 @@ def noise_rows(record: dict[str, Any]) -> list[list[str]]:
     heading = ["noise", *(NETWORKS[role] for role in networks), *(["gain by KD"] if compared else [])]
     found = [heading]
     for title, entries in rows.items():
-        cells = ["–" if entry is None else percent(entry["values"]) for entry in entries]
+        found.append([title, *("–" if entry is None else percent(entry["values"]) for entry in entries)])
         if compared:
             by_role = dict(zip(networks, entries, strict=True))
             student, baseline = by_role["student"], by_role["student_baseline"]
-            cells.append(gain(student["values"], baseline["values"]) if student and baseline else "–")
-        found.append([title, *cells])
+            found[-1].append(gain(student["values"], baseline["values"]) if student and baseline else "–")
     return found
 
 

@@ -9,11 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-NETWORK_COLOURS = {
-    "teacher": "var(--teacher)",
-    "student_baseline": "var(--student-baseline)",
-    "student": "var(--student)",
-}
+NETWORK_COLOURS = {role: f"var(--{role.replace('_', '-')})" for role in ("teacher", "student_baseline", "student")}
 """CSS colours of a run's networks, readable on both backgrounds."""
 
 
@@ -43,18 +39,20 @@ def paragraph(*content: Any) -> Html:
 
 
 def absent(*content: Any) -> Html:
-    """A sentence that says why something is not there."""
+    """Says why something is not there."""
     return element("p", *content, class_="absent")
 
 
 def table(caption: str, heading: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Html:
     """A table whose first column names the rows; it scrolls by itself where it is wider than the page."""
     cells = [list(row) for row in rows]
-    numeric = [all(_NUMBER.fullmatch(str(cell)) for cell in column) for column in zip(*cells, strict=True)]
-    numeric = numeric if cells else [False] * len(heading)
-    columns = zip(heading, [False, *numeric[1:]], strict=True)
-    head = element("tr", *(element("th", title, scope="col", class_=_class(number)) for title, number in columns))
-    body = join(element("tr", element("th", first, scope="row"), *map(_cell, others)) for first, *others in cells)
+    classes = [_class(*column) for column in zip(*cells, strict=True)] or [None] * len(heading)
+    columns = zip(heading, [None, *classes[1:]], strict=True)
+    head = element("tr", *(element("th", title, scope="col", class_=class_) for title, class_ in columns))
+    body = join(
+        element("tr", element("th", first, scope="row"), *(element("td", cell, class_=_class(cell)) for cell in others))
+        for first, *others in cells
+    )
     inside = element("table", element("caption", caption), element("thead", head), element("tbody", body))
     return scrolling(caption, inside)
 
@@ -67,12 +65,8 @@ def scrolling(label: str, content: Html) -> Html:
 _NUMBER = re.compile(r"[+-]?[\d.,]+( ?%)?( ± [\d.,]+)?|–|-|nan|inf")
 
 
-def _cell(value: Any) -> Html:
-    return element("td", value, class_=_class(bool(_NUMBER.fullmatch(str(value)))))
-
-
-def _class(number: bool) -> str | None:
-    return "number" if number else None
+def _class(*cells: Any) -> str | None:
+    return "number" if all(_NUMBER.fullmatch(str(cell)) for cell in cells) else None
 
 
 def shown(value: Any) -> str:
@@ -105,15 +99,13 @@ def beside(*parts: Html) -> Html:
     return element("div", *(element("div", part) for part in parts), class_="beside")
 
 
-def section(name: str, title: str, *content: Any) -> Html:
-    """A section of the page; `name` is its anchor."""
-    heading = f"{name}-title"
-    return element("section", element("h2", title, id=heading), *content, id=name, aria_labelledby=heading)
-
-
 def page(title: str, introduction: Html, sections: dict[str, tuple[str, Html]]) -> str:
     """A whole document; `sections` are anchor to title and content."""
-    links = [element("li", element("a", heading, href=f"#{name}")) for name, (heading, _) in sections.items()]
+    links, found = [], []
+    for name, (heading, content) in sections.items():
+        links.append(element("li", element("a", heading, href=f"#{name}")))
+        h2 = element("h2", heading, id=f"{name}-title")
+        found.append(element("section", h2, content, id=name, aria_labelledby=f"{name}-title"))
     head = [
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
@@ -126,7 +118,7 @@ def page(title: str, introduction: Html, sections: dict[str, tuple[str, Html]]) 
     body = [
         element("header", element("h1", title), introduction),
         element("nav", element("ul", *links), aria_label="Sections"),
-        element("main", *(section(name, *found) for name, found in sections.items())),
+        element("main", *found),
     ]
     document = element("html", element("head", *head), "\n", element("body", *body), lang="en")
     return f"<!DOCTYPE html>\n{document}\n"
@@ -145,7 +137,6 @@ html { color: var(--ink); background: var(--paper); font: 100%/1.5 system-ui, sa
 body { margin: 0 auto; max-width: 76rem; padding: 1rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0.5rem 0; }
 h2 { font-size: 1.25rem; margin: 2.5rem 0 0.5rem; border-bottom: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.5rem 0 0.5rem; }
 a { color: var(--accent); }
 p, figcaption { max-width: 46rem; }
 p.absent { color: var(--faint); font-style: italic; }

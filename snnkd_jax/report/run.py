@@ -52,19 +52,16 @@ class Run:
     @property
     def introduction(self) -> str:
         """What was trained, in words."""
+        options = self.options
         if (config := self.config) is None:
-            fitted = self.options
-            taught = "" if fitted["teacher"] is None else f", taught by {fitted['teacher']}"
-            return f"{fit_title(fitted)}{taught}, on {fitted['dataset']}, seed {fitted['seed']}."
-        if config.teacher.teacher_only:
+            trained = fit_title(options)
+            trained += "" if options["teacher"] is None else f", taught by {options['teacher']}"
+        elif config.teacher.teacher_only:
             trained = f"An ANN, {config.teacher.teacher} of width {config.teacher_width:g}"
         else:
-            student = config.student
-            trained = (
-                f"A spiking {student.student} of width {student.width:g}, T = {student.num_steps}, preset "
-                f"{config.method}"
-            )
-        return f"{trained}, on {config.data.dataset}, seed {config.run.seed}."
+            trained = f"A spiking {options['student']} of width {options['width']:g}, T = {options['num_steps']}"
+            trained += f", preset {config.method}"
+        return f"{trained}, on {options['dataset']}, seed {options['seed']}."
 
     @property
     def command(self) -> str:
@@ -112,8 +109,7 @@ def _optional(path: Path, *needed: str) -> dict[str, Any] | None:
 
 
 def _result(path: Path) -> dict[str, Any] | None:
-    result = _optional(path)
-    if result is None:
+    if (result := _optional(path)) is None:
         return None
     of_networks = dict.fromkeys(("test_accuracy", "test_accuracy_by_step", "firing_rate", "parameters"), NETWORKS)
     started = {"fit": ("network",)} if "fit" in result else {"config": ("teacher", "student", "preset", "num_steps")}
@@ -126,12 +122,10 @@ def _result(path: Path) -> dict[str, Any] | None:
 def fit_title(fitted: dict[str, Any]) -> str:
     """The network of a training by `fit`, of the options that config.json has of it."""
     network = fitted["network"]
-    if "title" in network:
-        return network["title"]
-    return f"{network['model']}, width {network['width']:g}"
+    return network["title"] if "title" in network else f"{network['model']}, width {network['width']:g}"
 
 
-def result_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+def result_rows(result: dict[str, Any]) -> list[list[str]]:
     """The comparison of a finished run: a heading, and a row for each network that was trained."""
     if "fit" in result:
         network = result["fit"]["network"]
@@ -145,17 +139,10 @@ def result_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
             "student_baseline": f"student without KD ({config['student']})",
             "student": f"{title_of(config_of(config, 'the result'), 'student')} ({config['student']})",
         }
-    rows = [("network", "T", "parameters", "firing rate", "test accuracy")]
+    rows = [["network", "T", "parameters", "firing rate", "test accuracy"]]
     for name, title in titles.items():
-        if result["test_accuracy"][name] is not None:
-            rate = result["firing_rate"][name]
-            rows.append(
-                (
-                    title,
-                    "-" if name == "teacher" else str(num_steps or "-"),
-                    f"{result['parameters'][name]:,}",
-                    "-" if rate is None else f"{rate:.3f}",
-                    f"{100 * result['test_accuracy'][name]:.2f} %",
-                )
-            )
+        if (accuracy := result["test_accuracy"][name]) is not None:
+            rate = "-" if result["firing_rate"][name] is None else f"{result['firing_rate'][name]:.3f}"
+            steps = "-" if name == "teacher" else str(num_steps or "-")
+            rows.append([title, steps, f"{result['parameters'][name]:,}", rate, f"{100 * accuracy:.2f} %"])
     return rows

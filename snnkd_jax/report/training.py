@@ -20,21 +20,16 @@ def training_section(run: Run) -> Html:
     if not trained:
         return absent("No epoch has been logged: metrics.jsonl is missing or has no complete line.")
     drawn = []
-    for name, title, validated, fitted, scale in (
-        ("loss", "cross-entropy, nats", "loss", "ce", 1),
-        ("accuracy", "accuracy, %", "accuracy", "accuracy", 100),
-    ):
-        curves = []
+    plots = ("loss", "cross-entropy, nats", "ce", 1), ("accuracy", "accuracy, %", "accuracy", 100)
+    for name, title, fitted, scale in plots:
+        curves, ends = [], []
         for role, entries in trained.items():
-            for label, key, dashes in ((run.titles[role], ("validation", validated), "-"), ("", (fitted,), ":")):
+            for label, key, dashes in ((run.titles[role], ("validation", name), "-"), ("", (fitted,), ":")):
                 values = [scale * value for value in _series(entries, *key)]
                 curves.append(Curve(label, _epochs(entries), values, NETWORK_COLOURS[role], dashes))
-        last = "; ".join(
-            f"{run.titles[role]} {scale * _series(entries, 'validation', validated)[-1]:.4g}"
-            for role, entries in trained.items()
-        )
-        caption = f"{title.capitalize()}: on the validation split, and in training (dotted). At the end: {last}."
-        drawn.append(figure(lines(name, curves, "epoch", title), caption))
+            ends.append(f"{run.titles[role]} {scale * _series(entries, 'validation', name)[-1]:.4g}")
+        caption = f"{title.capitalize()}: on the validation split, and in training (dotted). At the end: "
+        drawn.append(figure(lines(name, curves, "epoch", title), f"{caption}{'; '.join(ends)}."))
     role = "student" if "student" in trained else next(iter(trained))
     entries = trained[role]
     terms = ["loss", *_terms(entries)]
@@ -43,9 +38,7 @@ def training_section(run: Run) -> Html:
         for term, colour in zip(terms, ["currentColor", *spread(len(terms) - 1)], strict=True)
     ]
     last = "; ".join(f"{term} {_series(entries, term)[-1]:.4g}" for term in terms)
-    caption = (
-        f"What the {run.titles[role]} minimises, loss, and its terms before they are weighted. At the end: {last}."
-    )
+    caption = f"What the {run.titles[role]} minimises, loss, and its unweighted terms. At the end: {last}."
     drawn.append(figure(lines("terms", curves, "epoch", "mean over the epoch"), caption))
     return join([figures(*drawn), *(_epoch_table(run.titles[role], entries) for role, entries in trained.items())])
 
@@ -68,7 +61,10 @@ def rates_section(run: Run) -> Html:
     }
     if not by_role:
         return absent("No epoch of a spiking network has been logged.")
-    names = _layers(run, next(iter(by_role.values()))[-1]["validation"]["firing_rates"])
+    # In the order in which an image passes them, where it is known.
+    known = [] if run.observation is None else [layer.name for layer in run.observation.layers]
+    names: list[str] = list(next(iter(by_role.values()))[-1]["validation"]["firing_rates"])
+    names.sort(key=lambda name: known.index(name) if name in known else len(known))
     drawn = [_rates(role, run.titles[role], names, entries) for role, entries in by_role.items()]
     ends = [(run.titles[r], e) for r, logged in by_role.items() for e in logged[:1] + logged[1:][-1:]]
     heading = ["layer", *(f"{title}, epoch {_epochs([entry])[0]}" for title, entry in ends)]
@@ -91,12 +87,6 @@ def _rates(role: str, title: str, names: list[str], entries: list[dict[str, Any]
         f"red. At the end they go from {last[least]:.3f} in {least} to {last[most]:.3f} in {most}."
     )
     return figure(lines(f"rates-{role}", curves, "epoch", "firing rate"), caption)
-
-
-def _layers(run: Run, names: Any) -> list[str]:
-    """In the order in which an image passes them, where it is known."""
-    known = [] if run.observation is None else [layer.name for layer in run.observation.layers]
-    return sorted(names, key=lambda name: known.index(name) if name in known else len(known))
 
 
 def _epochs(entries: list[dict[str, Any]]) -> list[int]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from snnkd_jax.errors import InputError
+from snnkd_jax.files import write_whole
 from snnkd_jax.report.comparison import comparison_page
 from snnkd_jax.report.figures import Curve, lines
 from snnkd_jax.report.network import confusion_section, energy_section, neurons_section, noise_section
@@ -26,14 +27,10 @@ from snnkd_jax.report.training import rates_section, training_section
 
 
 def write_report(runs: list[Path], out: Path | None = None) -> Path:
-    """Writes the report of a run, or the comparison of several, and returns its path.
+    """Writes the report of a run, finished or not, or the comparison of several, and returns its path.
 
-    Args:
-        runs: run directories, of finished runs or not.
-        out: the file; None: `report.html` in the directory of the only run.
-
-    Raises:
-        InputError: for a directory that is no run or is damaged, or if the file cannot be written.
+    `out` is the file; None: `report.html` in the directory of the only run. Raises `InputError` for a directory that is
+    no run or is damaged, or if the file cannot be written.
     """
     if not runs:
         raise InputError("runs are missing; name the directory of at least one run")
@@ -42,10 +39,8 @@ def write_report(runs: list[Path], out: Path | None = None) -> Path:
     path = runs[0] / "report.html" if out is None else out
     found = [read_run(run) for run in runs]
     text = run_page(found[0]) if len(found) == 1 else comparison_page(found)
-    partial = path.with_name(path.name + ".tmp")
     try:
-        partial.write_text(text, encoding="utf-8", errors="replace")
-        partial.replace(path)
+        write_whole(path, text.encode(errors="replace"))
     except OSError as error:
         raise InputError(f"out {path} cannot be written ({error.strerror}); name another file") from error
     return path
@@ -91,32 +86,24 @@ def result_section(run: Run) -> Html:
     if "teacher" in accuracies:
         level = [100 * accuracies["teacher"]] * len(steps)
         curves.append(Curve("teacher", steps, level, NETWORK_COLOURS["teacher"], ":", marker="D"))
-    caption = "Test accuracy by the first 1, 2, ... time steps: " + "; ".join(
+    ends = "; ".join(
         f"{run.titles[role]} {percent(by_step[role][0])} at T = 1, {percent(by_step[role][-1])} at T = {len(steps)}"
         for role in students
     )
-    numbers = table(
-        "Test accuracy by time steps, %",
-        ["T", *(run.titles[role] for role in students)],
-        [[t, *(f"{100 * by_step[role][t - 1]:.2f}" for role in students)] for t in steps],
-    )
+    rows = [[t, *(f"{100 * by_step[role][t - 1]:.2f}" for role in students)] for t in steps]
+    numbers = table("Test accuracy by time steps, %", ["T", *(run.titles[role] for role in students)], rows)
     drawing = lines("by-step", curves, "time steps T", "test accuracy, %")
-    return beside(join(parts), figure(drawing, f"{caption}.", details("Numbers", numbers)))
+    caption = f"Test accuracy by the first 1, 2, ... time steps: {ends}."
+    return beside(join(parts), figure(drawing, caption, details("Numbers", numbers)))
 
 
 def configuration_section(run: Run) -> Html:
     """All of config.json."""
     started = run.started
     options = [[name, shown(value)] for name, value in run.options.items()]
-    versions = started.get("versions")
+    versions = found.items() if isinstance(found := started.get("versions"), dict) else []
     origin = [[name, shown(started.get(name))] for name in ("command", "hardware", "commit")]
+    where = table("Where it ran", ["origin", "value"], origin), table("Versions", ["package", "version"], versions)
     return join(
-        [
-            details("Options", table("Options of the run", ["option", "value"], options)),
-            details(
-                "Versions",
-                table("Where it ran", ["origin", "value"], origin),
-                table("Versions", ["package", "version"], versions.items() if isinstance(versions, dict) else []),
-            ),
-        ]
+        [details("Options", table("Options of the run", ["option", "value"], options)), details("Versions", *where)]
     )

@@ -6,11 +6,12 @@ A field is called as its flag on the command line, so names are unique over all 
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from snnkd_jax.errors import InputError, check_count
+from snnkd_jax.errors import InputError, check_counts, spelled_choice
 from snnkd_jax.runs.data import DataConfig
-from snnkd_jax.runs.models import GIVEN, NeuronConfig, StudentConfig, TeacherConfig
+from snnkd_jax.runs.models import GIVEN, MODELS, NeuronConfig, StudentConfig, TeacherConfig, shown
 from snnkd_jax.runs.objective import ObjectiveConfig
 from snnkd_jax.runs.optimisation import OptimisationConfig
 
@@ -41,10 +42,7 @@ class RunConfig:
         """Raises `InputError` for a value out of range."""
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed={self.seed!r} must be in [0, 2^32)")
-        check_count("keep_checkpoints", self.keep_checkpoints)
-        for name in ("fsdp", "checkpoint_every"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
+        check_counts(self, "keep_checkpoints", "fsdp", "checkpoint_every")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,19 +62,17 @@ class Config:
 
     def flat(self) -> dict[str, Any]:
         """All options by name."""
-        return {name: value for section in dataclasses.asdict(self).values() for name, value in section.items()}
+        return {name: value for section in vars(self).values() for name, value in vars(section).items()}
 
     def replace(self, **options: Any) -> "Config":
         """The same with other options, whichever section they are in; raises `TypeError` for an unknown name."""
+        if unknown := options.keys() - self.flat().keys():
+            raise TypeError(f"unknown option(s) {', '.join(sorted(unknown))}")
         sections = {}
-        for field in dataclasses.fields(self):
-            section = getattr(self, field.name)
-            names = options.keys() & {f.name for f in dataclasses.fields(section)}
-            if names:
-                sections[field.name] = dataclasses.replace(section, **{name: options.pop(name) for name in names})
-        if options:
-            raise TypeError(f"unknown option(s) {', '.join(sorted(options))}")
-        return dataclasses.replace(self, **sections)
+        for title, section in vars(self).items():
+            own = {name: options[name] for name in options.keys() & vars(section).keys()}
+            sections[title] = dataclasses.replace(section, **own)
+        return Config(**sections)
 
     @property
     def needs_teacher(self) -> bool:
@@ -104,7 +100,8 @@ class Config:
 
     def build_teacher(self, num_classes: int) -> Any:
         """The teacher's `Network`."""
-        return self.teacher.build(num_classes, self.teacher_width, self.student.dtype, self.student.remat)
+        student = self.student
+        return self.teacher.build(num_classes, width=self.teacher_width, dtype=student.dtype, remat=student.remat)
 
     @property
     def method(self) -> str:
@@ -115,17 +112,18 @@ class Config:
 
     def published(self) -> "Config":
         """The same without the paths of this machine: of files and folders, their names."""
-        return self.replace(**self.teacher.published(), run_dir=None, store_teacher=None)
+        checkpoint = self.teacher.teacher_checkpoint
+        checkpoint = None if checkpoint is None else Path(checkpoint).name
+        paths = {"teacher_checkpoint": checkpoint, "run_dir": None, "store_teacher": None}
+        return self.replace(teacher=shown(self.teacher.teacher), **paths)
 
     def check(self) -> None:
         """Raises `InputError` for what can be seen to be wrong without JAX."""
-        for field in dataclasses.fields(self):
-            getattr(self, field.name).check()
+        for section in vars(self).values():
+            section.check()
         bptt_epochs, backprop, epochs = self.student.bptt_epochs, self.student.backprop, self.optimisation.epochs
         if not 0 <= bptt_epochs <= epochs or (bptt_epochs and backprop != "rate"):
-            raise InputError(
-                f"bptt_epochs={bptt_epochs!r} must be in 0 to epochs={epochs}, and goes with backprop='rate'"
-            )
+            raise InputError(f"bptt_epochs={bptt_epochs!r} must be in 0 to epochs={epochs}, and needs backprop='rate'")
         if self.student.initial_weights == "teacher" and self.teacher.teacher.startswith(GIVEN):
             raise InputError("initial_weights='teacher': a function has no weights that a student could begin with")
 
@@ -135,38 +133,30 @@ class Config:
         Raises `InputError` for whatever can be seen to be wrong without data and devices.
         """
         self.check()
-        config = self.replace(**self.student.spelled(), **self.teacher.spelled())
+        student = spelled_choice("student: model", self.student.student, MODELS)
+        config = self.replace(student=student, **self.teacher.spelled())
+        teacher = config.teacher
         config.build_student(2)
-        if not config.teacher.is_foreign:
+        if not teacher.is_foreign:
             try:
                 config.build_teacher(2)
             except InputError as error:
                 raise InputError(f"teacher (--teacher-width, --teacher-pool, --teacher-levels): {error}") from None
         config.data.augmentation()
-        given = config.teacher.is_foreign or config.teacher.teacher_checkpoint is not None
-        if config.teacher.teacher_only and (given or not config.needs_teacher):
-            raise InputError(
-                "teacher_only: this run trains no teacher; use a preset with one, and a teacher that is to be trained"
-            )
-        of_teacher = ("teacher_checkpoint", "teacher_levels", *["teacher"] * config.teacher.is_foreign)
-        unused = () if config.needs_teacher else of_teacher
-        for name in (*unused, *["store_teacher"] * (not config.objective.build().needs_teacher)):
-            if getattr(config.teacher, name) is not None:
-                raise InputError(
-                    f"{name}={getattr(config.teacher, name)!r}: preset {config.objective.preset!r} uses no teacher"
-                )
+        given = teacher.is_foreign or teacher.teacher_checkpoint is not None
+        if teacher.teacher_only and (given or not config.needs_teacher):
+            raise InputError("teacher_only: this run trains no teacher; use a preset with one, which is to be trained")
+        unused = [] if config.objective.build().needs_teacher else ["store_teacher"]
+        if not config.needs_teacher:
+            unused += ["teacher_checkpoint", "teacher_levels", *["teacher"] * teacher.is_foreign]
+        for name in unused:
+            if (value := getattr(teacher, name)) is not None:
+                raise InputError(f"{name}={value!r}: preset {config.objective.preset!r} uses no teacher")
         return config
 
 
-_MNIST = {
-    "teacher": "convnet",
-    "student": "convnet",
-    "epochs": 20,
-    "warmup_epochs": 1,
-    "crop_padding": 2,
-    "flip": False,
-    "cutout": 0,
-}
+_SMALL = {"teacher": "convnet", "student": "convnet", "warmup_epochs": 1, "flip": False, "cutout": 0}
+_MNIST = _SMALL | {"epochs": 20, "crop_padding": 2}
 
 # The student's: Fang et al. 2021, but for the weight decay, which is 0 there. The teacher's: torchvision's, but for the
 # schedule. What is held out for validation is a guess.
@@ -185,9 +175,8 @@ _IMAGENET = {
 }
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "digits": {
-        "teacher": "convnet",
-        "student": "convnet",
+    "digits": _SMALL
+    | {
         "width": 0.25,
         "teacher_width": 1.0,
         "preset": "temporal",
@@ -195,10 +184,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "epochs": 60,
         "batch_size": 64,
         "baseline": True,
-        "warmup_epochs": 1,
         "crop_padding": 1,
-        "flip": False,
-        "cutout": 0,
     },
     "mnist": _MNIST,
     "fashion_mnist": _MNIST | {"flip": True},

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
-from snnkd_jax.errors import InputError, check_count
+from snnkd_jax.errors import InputError, check_counts
 
 if TYPE_CHECKING:
     from snnkd_jax.data import Augmentation, Dataset
@@ -34,12 +34,9 @@ class DataConfig:
 
     def check(self) -> None:
         """Raises `InputError` for a value out of range."""
-        for name in ("image_size", "workers"):
-            check_count(name, getattr(self, name))
+        check_counts(self, "image_size", "workers")
         if not 0 < self.validation_fraction < 1:
-            raise InputError(
-                f"validation_fraction={self.validation_fraction!r} must be in (0, 1); use a value like 0.1"
-            )
+            raise InputError(f"validation_fraction={self.validation_fraction!r} must be in (0, 1), such as 0.1")
 
     @property
     def in_memory(self) -> bool:
@@ -55,15 +52,12 @@ class DataConfig:
         return Augmentation(self.crop_padding, self.flip and self.in_memory, self.cutout)
 
     def load(self) -> "Dataset":
-        """The data set in memory.
-
-        Raises `InputError` for one that is read from disk a batch at a time, and as `data.load`.
-        """
+        """The data set in memory; raises `InputError` for one that is read from disk, and as `data.load`."""
         from snnkd_jax.data import NAMES, load
 
         if not self.in_memory:
             raise InputError(
-                f"dataset {self.dataset!r} is read from disk as a training goes; what is measured after it works with "
+                f"dataset {self.dataset!r} is read from disk in training; what is measured after it works with "
                 f"{', '.join(NAMES)}"
             )
         return dataclasses.replace(load(self.dataset, self.data_dir), validation_fraction=self.validation_fraction)
@@ -74,11 +68,5 @@ class DataConfig:
             return self.load()
         from snnkd_jax.data.on_disk import open_streamed
 
-        return open_streamed(
-            self.dataset,
-            self.data_dir,
-            image_size=self.image_size,
-            workers=self.workers,
-            flip=self.flip,
-            validation_fraction=self.validation_fraction,
-        )
+        names = ("image_size", "workers", "flip", "validation_fraction")
+        return open_streamed(self.dataset, self.data_dir, **{name: getattr(self, name) for name in names})

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snnkd_jax.errors import InputError, check_choice, check_count, spelled_choice
+from snnkd_jax.errors import InputError, check_choice, check_counts, spelled_choice
 
 if TYPE_CHECKING:
     from snnkd_jax.dynamics.neurons import Neuron
@@ -19,8 +19,6 @@ MODELS = (
     *("sew-resnet18", "sew-resnet34"),
 )
 """The keys of `models.MODELS`, known without JAX."""
-
-DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +53,12 @@ class TeacherConfig:
 
     def check(self) -> None:
         """Raises `InputError` for an unknown architecture or options that do not go together."""
-        if self.teacher_epochs is not None:
-            check_count("teacher_epochs", self.teacher_epochs)
+        check_counts(self, "teacher_epochs")
         if not self.is_foreign:
             spelled_choice("teacher: model", self.teacher, MODELS)
+            return
         for name in ("teacher_checkpoint", "teacher_levels", "teacher_epochs", "teacher_pool"):
-            if self.is_foreign and getattr(self, name) != getattr(TeacherConfig, name):
+            if getattr(self, name) != getattr(TeacherConfig, name):
                 raise InputError(f"{name}={getattr(self, name)!r}: the teacher {self.teacher!r} is given as it is")
 
     @property
@@ -78,37 +76,20 @@ class TeacherConfig:
         from snnkd_jax.data.normalisation import parse_normalisation
 
         if parse_normalisation(self.teacher_normalisation) is not None and self.file is None:
-            raise InputError(
-                f"teacher_normalisation={self.teacher_normalisation!r} goes with teacher='torch:FILE'; other teachers "
-                "are trained with the data set's"
-            )
-        spelled: dict[str, Any] = {}
+            raise InputError(f"teacher_normalisation={self.teacher_normalisation!r} goes with teacher='torch:FILE'")
         if self.file is not None:
-            spelled["teacher"] = f"{TORCH}{self.file.absolute()}"
-        elif not self.is_foreign:
-            spelled["teacher"] = spelled_choice("teacher: model", self.teacher, MODELS)
-        if self.teacher_checkpoint is not None:
-            spelled["teacher_checkpoint"] = str(Path(self.teacher_checkpoint).absolute())
-        return spelled
+            teacher = f"{TORCH}{self.file.absolute()}"
+        else:
+            teacher = self.teacher if self.is_foreign else spelled_choice("teacher: model", self.teacher, MODELS)
+        checkpoint = None if self.teacher_checkpoint is None else str(Path(self.teacher_checkpoint).absolute())
+        return {"teacher": teacher, "teacher_checkpoint": checkpoint}
 
-    def published(self) -> dict[str, Any]:
-        """The options with paths, of files and folders their names."""
-        checkpoint = None if self.teacher_checkpoint is None else Path(self.teacher_checkpoint).name
-        return {"teacher": shown(self.teacher), "teacher_checkpoint": checkpoint}
-
-    def build(self, num_classes: int, width: float, dtype: str, remat: str) -> "Network":
-        """The network."""
+    def build(self, num_classes: int, **options: Any) -> "Network":
+        """The network; `options` of `models.build` are those that it shares with the student."""
         from snnkd_jax.models import build
 
-        return build(
-            self.teacher,
-            num_classes,
-            width=width,
-            pool=self.teacher_pool,  # pyright: ignore[reportArgumentType] checked by build
-            levels=self.teacher_levels,
-            dtype=dtype,
-            remat=remat,  # pyright: ignore[reportArgumentType] checked by build
-        )
+        pool: Any = self.teacher_pool
+        return build(self.teacher, num_classes, pool=pool, levels=self.teacher_levels, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,40 +121,25 @@ class StudentConfig:
     def check(self) -> None:
         """Raises `InputError` for an unknown name or a value out of range."""
         spelled_choice("student: model", self.student, MODELS)
-        check_count("num_steps", self.num_steps)
+        check_counts(self, "num_steps")
         for name, choices in (
             ("initial_weights", ("random", "teacher")),
             ("pool", ("avg", "max")),
             ("backprop", ("bptt", "rate")),
             ("remat", ("none", "stage", "block")),
-            ("dtype", DTYPES),
+            ("dtype", ("float32", "bfloat16")),
         ):
             check_choice(name, getattr(self, name), choices)
         if self.remat != "none" and self.backprop == "rate" and not self.bptt_epochs:
-            raise InputError(
-                f"remat={self.remat!r}: backprop='rate' keeps nothing that could be computed again; use remat='none'"
-            )
-
-    def spelled(self) -> dict[str, Any]:
-        """The name in one spelling."""
-        return {"student": spelled_choice("student: model", self.student, MODELS)}
+            raise InputError(f"remat={self.remat!r}: backprop='rate' keeps nothing to compute again; use remat='none'")
 
     def build(self, num_classes: int, neuron: "Neuron") -> "Network":
         """The network."""
         from snnkd_jax.models import build
 
-        return build(
-            self.student,
-            num_classes,
-            neuron=neuron,
-            num_steps=self.num_steps,
-            width=self.width,
-            tdbn=self.tdbn,
-            pool=self.pool,  # pyright: ignore[reportArgumentType] checked by build
-            backprop=self.backprop,  # pyright: ignore[reportArgumentType] checked by build
-            dtype=self.dtype,
-            remat=self.remat,  # pyright: ignore[reportArgumentType] checked by build
-        )
+        names = ("num_steps", "width", "tdbn", "pool", "backprop", "dtype", "remat")
+        options: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return build(self.student, num_classes, neuron=neuron, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +170,7 @@ class NeuronConfig:
 
     def build(self) -> "Neuron":
         """The neurons; raises `InputError` for constants that their equations do not allow."""
-        from snnkd_jax.dynamics.description import neuron_from
+        from snnkd_jax.dynamics.neurons import neuron_from
 
         return neuron_from(dataclasses.asdict(self))
 

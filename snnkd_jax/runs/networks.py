@@ -10,16 +10,15 @@ from snnkd_jax.runs.recipe import BOOKKEEPING, OF_DISTILLATION, SEED, check_same
 def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config], dict[str, list[Path]]]:
     """The configurations of the runs in the order of their seeds, and the directories of each role in that order.
 
-    Raises:
-        InputError: if the runs are not the seeds of one configuration, the baselines are not the same recipe without
-            distillation, or only some of the runs have a network.
+    Raises `InputError` if the runs are not the seeds of one configuration, the baselines are not the same recipe
+    without distillation, or only some of the runs have a network.
     """
     found = seeds_of_one_recipe("runs", runs)
-    configs, directories = [config for config, _ in found], [run for _, run in found]
+    configs, seeds = [config for config, _ in found], [config.run.seed for config, _ in found]
     candidates = {
         "teacher": [_teacher(config, run) for config, run in found],
-        "student_baseline": [run / "student_baseline" for run in directories],
-        "student": [run / "student" for run in directories],
+        "student_baseline": [run / "student_baseline" for _, run in found],
+        "student": [run / "student" for _, run in found],
     }
     if configs[0].is_plain:
         if baseline:
@@ -29,27 +28,23 @@ def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config],
         if any((directory / "network.json").is_file() for directory in candidates["student_baseline"]):
             raise InputError(f"baseline {baseline[0]}: the runs have a student_baseline of their own; leave it out")
         others = seeds_of_one_recipe("baseline", baseline)
-        if [config.run.seed for config, _ in others] != [config.run.seed for config in configs]:
-            raise InputError(
-                f"baseline runs must have the seeds of the runs, {[config.run.seed for config in configs]}"
-            )
-        check_same(
-            "runs and baseline", [*configs, *(config for config, _ in others)], (*SEED, *BOOKKEEPING, *OF_DISTILLATION)
-        )
+        if [config.run.seed for config, _ in others] != seeds:
+            raise InputError(f"baseline runs must have the seeds of the runs, {seeds}")
+        both = [*configs, *(config for config, _ in others)]
+        check_same("runs and baseline", both, (*SEED, *BOOKKEEPING, *OF_DISTILLATION))
         if distilled := [str(run) for config, run in others if not config.is_plain]:
-            raise InputError(
-                f"baseline {', '.join(distilled)} has more than the labels to learn from; give preset none"
-            )
+            raise InputError(f"baseline {', '.join(distilled)} has more than the labels to learn from; give others")
         candidates["student_baseline"] = [run / "student" for _, run in others]
+    where = ", ".join(str(run) for _, run in found)
     networks = {}
     for role, places in candidates.items():
         present = [(place / "network.json").is_file() for place in places]
         if any(present) and not all(present):
-            raise InputError(f"runs {', '.join(map(str, directories))}: only some of them have a {role}")
+            raise InputError(f"runs {where}: only some of them have a {role}")
         if all(present):
             networks[role] = [place.resolve() for place in places]
     if not networks:
-        raise InputError(f"runs {', '.join(map(str, directories))} have no network that was trained to its end")
+        raise InputError(f"runs {where} have no network that was trained to its end")
     return configs, networks
 
 

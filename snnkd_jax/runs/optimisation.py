@@ -3,12 +3,10 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
-from snnkd_jax.errors import InputError, check_choice, check_count
+from snnkd_jax.errors import InputError, check_choice, check_counts
 
 if TYPE_CHECKING:
     import optax
-
-OPTIMIZERS = ("sgd", "adamw")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +36,10 @@ class OptimisationConfig:
 
     def check(self) -> None:
         """Raises `InputError` for an unknown optimiser or a value out of range."""
-        for name in ("epochs", "batch_size", "accumulate", "base_batch_size"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
+        check_counts(self, "epochs", "batch_size", "accumulate", "base_batch_size")
         if self.warmup_epochs < 0:
             raise InputError(f"warmup_epochs={self.warmup_epochs!r} must be at least 0")
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
 
     @property
     def peak_learning_rate(self) -> float:
@@ -57,7 +53,7 @@ class OptimisationConfig:
         from snnkd_jax.training.optim import make_optimizer
 
         return make_optimizer(
-            self.optimizer,  # pyright: ignore[reportArgumentType] checked by make_optimizer
+            self.optimizer,
             learning_rate=self.peak_learning_rate,
             num_steps=epochs * steps_per_epoch,
             warmup_steps=min(self.warmup_epochs, epochs - 1) * steps_per_epoch,

@@ -32,8 +32,8 @@ def read_config(run: Path) -> Config:
     started = read_json(run / "config.json")
     if "fit" in started:
         raise InputError(
-            f"{run} was trained by snnkd_jax.fit from objects, which no file holds; load it with snnkd_jax.load, and "
-            "measure it from Python with its own data"
+            f"{run} was trained by snnkd_jax.fit from objects, which no file holds; use snnkd_jax.load, and measure it "
+            "from Python with its own data"
         )
     saved = started.get("config")
     return config_of(saved if isinstance(saved, dict) else {}, str(run / "config.json"))

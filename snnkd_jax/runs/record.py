@@ -14,16 +14,10 @@ from snnkd_jax.runs.recipe import SEED
 
 
 def write_record(path: Path, kind: str, content: dict[str, Any], versions: Iterable[str] = ()) -> None:
-    """Writes what was found, with the command, versions (of `versions` too), hardware, commit and date.
+    """Writes what was found, with the command, versions (of the packages `versions` too), hardware, commit and date.
 
-    Args:
-        path: the file; its name without `.json` is that of the record, and its folder is made if it is not there.
-        kind: of measurement.
-        content: what was found, and of what; its entries go before the others of the same name.
-        versions: further packages whose versions matter.
-
-    Raises:
-        InputError: if the file cannot be written.
+    The record has the file's name without `.json`, and `kind` of measurement; `content` goes before entries of the same
+    name. Raises `InputError` if the file cannot be written.
     """
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     try:

@@ -17,7 +17,6 @@ under "fit" what they are, functions by a title and a digest.
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import tempfile
@@ -32,13 +31,10 @@ from snnkd_jax.files import read_json, write_json
 from snnkd_jax.parallel.hosts import is_first
 from snnkd_jax.runs.config import Config, default_config
 from snnkd_jax.runs.provenance import origin
+from snnkd_jax.runs.recipe import BOOKKEEPING
 
-# A run and its data may be moved, it may be traced, sharded over other devices, and keep more or fewer checkpoints, or
-# the teacher's outputs, without becoming another.
-_NOT_IDENTITY = (
-    *("run_dir", "data_dir", "workers", "checkpoint_every", "keep_checkpoints"),
-    *("profile", "distributed", "fsdp", "store_teacher"),
-)
+_NOT_IDENTITY = (*BOOKKEEPING, "run_dir", "store_teacher")
+"""A run may change these without becoming another."""
 
 _MADE_AFTER = ("teacher", "student_baseline", "student", "metrics.jsonl", "result.json", "report.html")
 """What a run directory has only if it has `config.json`."""
@@ -47,35 +43,23 @@ _IN_NAME = ("dataset", "student", "preset", "num_steps", "seed")
 
 
 def run_directory(config: Config) -> Path:
-    """The run directory that was given, or one of its own for each configuration.
-
-    It is named after what distinguishes most runs, and has a digest of what else is not the default.
-    """
+    """The run directory that was given, or one named after the main options, with a digest of others if not default."""
     if config.run.run_dir is not None:
         return Path(config.run.run_dir)
     options = config.flat()
     default = default_config(config.data.dataset).flat()
-    rest = {
-        name: value
-        for name, value in options.items()
-        if value != default[name] and name not in (*_IN_NAME, *_NOT_IDENTITY)
-    }
-    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:6]
+    hidden = (*_IN_NAME, *_NOT_IDENTITY)
+    rest = {name: value for name, value in options.items() if value != default[name] and name not in hidden}
     name = "{dataset}-{student}-{preset}-t{num_steps}-seed{seed}".format(**options)
-    return Path("runs") / (f"{name}-{digest}" if rest else name)
+    digest = f"-{sha256(json.dumps(rest, sort_keys=True).encode())[:6]}" if rest else ""
+    return Path("runs") / f"{name}{digest}"
 
 
 def open_run_dir(directory: Path, what: dict[str, Any], contents: dict[str, Any]) -> None:
     """Makes the run directory, or finds that it holds the same run.
 
-    Args:
-        directory: the run's.
-        what: `{"config": options}` or `{"fit": options}`, by name.
-        contents: further entries of config.json that must be the same, such as "data_sha256".
-
-    Raises:
-        InputError: if it cannot be written, has files of something else, or holds a run of other options, of other
-            data or of another teacher.
+    `what` is `{"config": options}` or `{"fit": options}`; `contents` are further entries of config.json that must be
+    the same. Raises `InputError` if it cannot be written, or holds something else or another run.
     """
     saved = directory / "config.json"
     ((kind, options),) = what.items()
@@ -85,11 +69,9 @@ def open_run_dir(directory: Path, what: dict[str, Any], contents: dict[str, Any]
             pass
     except OSError as error:
         raise InputError(f"run_dir {directory} cannot be written ({error.strerror}); name another") from error
-    if not saved.exists() and not is_first():
-        raise InputError(
-            f"run_dir {directory} is not where the first process made it; all hosts must share its file system"
-        )
     if not saved.exists():
+        if not is_first():
+            raise InputError(f"run_dir {directory} is not where the first process made it; all hosts must share it")
         if found := [name for name in _MADE_AFTER if (directory / name).exists()]:
             raise InputError(f"run_dir {directory} has {', '.join(found)} but no config.json; name another")
         write_json(saved, {kind: options, **contents, **origin()})
@@ -101,24 +83,21 @@ def open_run_dir(directory: Path, what: dict[str, Any], contents: dict[str, Any]
     differing = [name for name in ("versions", "commit") if started.get(name) != now[name]]
     for name, value in contents.items():
         # Older runs have no digest, and another version may trace the same function otherwise.
-        if name == "digests" and "versions" in differing:
-            continue
-        if started.get(name, value) != value:
-            raise InputError(f"run_dir {directory} was started with {_different(name, started[name], value)}")
+        if started.get(name, value) != value and not (name == "digests" and "versions" in differing):
+            raise InputError(
+                f"run_dir {directory} was started with {_different(name, started[name], value)}; name another run_dir"
+            )
     if differing:
         warnings.warn(f"run_dir {directory} was started with other {' and '.join(differing)}", stacklevel=2)
 
 
 def _different(name: str, old: Any, new: Any) -> str:
-    """What was different, and what to do."""
     if name == "digests":
-        changed = [part for part in new if old.get(part) != new[part]]
-        return f"another {' and '.join(changed)} of the same name; name another run_dir, or take back the change"
-    what = {
+        return f"another {' and '.join(part for part in new if old.get(part) != new[part])} of the same name"
+    return {
         "data_sha256": "other images or labels than the data set has now",
         "teacher_sha256": "another teacher than is given now",
     }[name]
-    return f"{what}; name another run_dir"
 
 
 @contextlib.contextmanager
@@ -135,7 +114,7 @@ def report_disk_full(directory: Path) -> Iterator[None]:
             raise
         raise InputError(
             f"run_dir {directory}: no space is left on its disk; make some, and run the same command to resume from "
-            "the last checkpoint, which is whole"
+            "the last checkpoint"
         ) from error
 
 

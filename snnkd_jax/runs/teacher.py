@@ -43,8 +43,8 @@ class RunTeacher:
     def load(self) -> Teacher | None:
         """The teacher that was handed over, of a PyTorch file, or of another run; None if this run trains it.
 
-        Raises `InputError` if it is not there or damaged, or if network, classes, image channels or normalisation are
-        not those that were asked for. Of a function nothing is checked here.
+        Raises `InputError` if it is not there or damaged, or is not of the network, classes, channels or normalisation
+        that were asked for.
         """
         config = self.config.teacher
         if self.given is not None:
@@ -53,7 +53,14 @@ class RunTeacher:
             return None
         network = self.build()
         if config.teacher_checkpoint is not None:
-            return Teacher(network.apply, self._load(network, Path(config.teacher_checkpoint)))
+            with together():
+                directory = teacher_directory(Path(config.teacher_checkpoint))
+                check_network(directory, self._description)
+            try:
+                variables = load_network(directory, shapes_of(network, self.data.image_shape), self.mesh)
+            except InputError as error:
+                raise InputError(f"teacher_checkpoint: {error}") from error
+            return Teacher(network.apply, variables)
         found, normalisation = self._converted, parse_normalisation(config.teacher_normalisation)
         channels, num_classes = self.data.image_shape[-1], len(self.data.class_names)
         if (found.num_classes, found.image_channels) != (num_classes, channels):
@@ -69,7 +76,7 @@ class RunTeacher:
         return Teacher(network.apply, put_replicated(self.mesh, found.variables), normalisation)
 
     def check_accuracy(self, accuracy: float) -> None:
-        """Raises `InputError` if the accuracy on the examples that are held out is that of one that knows nothing."""
+        """Raises `InputError` if the validation accuracy is that of a teacher that knows nothing."""
         chance = 1 / len(self.data.class_names)
         if is_near_chance(accuracy, chance):
             raise InputError(
@@ -92,23 +99,8 @@ class RunTeacher:
     @property
     def _description(self) -> dict[str, Any]:
         """What `network.json` says of it."""
-        return describe(
-            self.build(),
-            image_shape=self.data.image_shape,
-            class_names=self.data.class_names,
-            dataset=self.data.name,
-            normalisation=parse_normalisation(self.config.teacher.teacher_normalisation) or self.data.normalisation,
-        )
-
-    def _load(self, network: Network, path: Path) -> Variables:
-        """The variables in the run directory `path`, checked to be of the teacher that was asked for."""
-        with together():
-            directory = teacher_directory(path)
-            check_network(directory, self._description)
-        try:
-            return load_network(directory, shapes_of(network, self.data.image_shape), self.mesh)
-        except InputError as error:
-            raise InputError(f"teacher_checkpoint: {error}") from error
+        own = parse_normalisation(self.config.teacher.teacher_normalisation)
+        return describe(self.build(), self.data, own or self.data.normalisation)
 
     @functools.cached_property
     def _converted(self) -> Converted:
@@ -132,5 +124,5 @@ def seen_of_held_out(config: Config) -> str | None:
 
 
 def is_near_chance(accuracy: float, chance: float) -> bool:
-    """Whether a teacher is below twice chance, and, of few classes, below a tenth of the way from chance to 1."""
+    """Whether it is below twice chance, and, of few classes, below a tenth of the way from chance to 1."""
     return accuracy < min(2 * chance, chance + 0.1 * (1 - chance))

@@ -1,11 +1,10 @@
 """Checkpoints: written by Orbax in the background, checked bit for bit when read, damaged ones set aside.
 
-Several processes write and read one checkpoint between them, on a file system that all see. Which step is read, and
-whether it is damaged, they decide together.
+Several processes write and read one checkpoint between them, on a file system that all see, and decide together which
+step is read and whether it is damaged.
 
-A checkpoint has two parts. "network" is `{"params", "batch_stats"}` of the network alone: what is evaluated, exported
-or used as a teacher. "training" is the rest of the `TrainState`: connectors and optimiser. Each carries a fingerprint
-of its bits, 32 for each array.
+A checkpoint has two parts: "network", the variables of the network alone, and "training", the rest of the `TrainState`:
+connectors and optimiser. Each carries a fingerprint of its bits, 32 for each array.
 """
 
 import contextlib
@@ -28,30 +27,26 @@ from snnkd_jax.digest import checksum
 from snnkd_jax.errors import InputError
 from snnkd_jax.parallel.hosts import gathered, is_first, of_first
 from snnkd_jax.parallel.mesh import divided, put_replicated, replicated
-from snnkd_jax.training.trainer import TrainState
+from snnkd_jax.training.trainer import TrainState, variables_of
 
 Tree = Any
-
-
-def _manager(directory: Path, keep: int) -> Any:
-    import orbax.checkpoint as ocp
-
-    class Manager(ocp.CheckpointManager):
-        def reached_preemption(self, step: int) -> bool:  # noqa: ARG002
-            """Left to `StopRequest`: JAX needs numbers that grow from question to question, steps begin again."""
-            return False
-
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-    return Manager(directory.absolute(), options=options, item_names=("network", "training"))
 
 
 class Checkpoints:
     """The checkpoints `<directory>/<step>/` of one training; the newest `keep` are kept."""
 
     def __init__(self, directory: Path, keep: int = 3):
+        import orbax.checkpoint as ocp
+
+        class Manager(ocp.CheckpointManager):
+            def reached_preemption(self, step: int) -> bool:  # noqa: ARG002
+                """Left to `StopRequest`: JAX needs numbers that grow from question to question, steps begin again."""
+                return False
+
         self._directory = directory
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         with _quiet():
-            self._manager = _manager(directory, keep)
+            self._manager = Manager(directory.absolute(), options=options, item_names=("network", "training"))
 
     def save(self, state: TrainState) -> None:
         """Starts saving the state; returns once it is safe to go on with (and donate) `state`."""
@@ -63,12 +58,10 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.Composite(**parts))
 
     def restore(self, template: TrainState, mesh: Mesh) -> TrainState | None:
-        """The newest undamaged state, on the devices as `backend.divided` says; None if there is none.
+        """The newest undamaged state, sharded as by `mesh.divided`; None if there is none.
 
-        Warns of every damaged checkpoint that is newer, and of there being none left.
-
-        Args:
-            template: a state of the same structure, shapes and dtypes (arrays or `ShapeDtypeStruct`s).
+        Warns of every damaged checkpoint that is newer, and of there being none left. `template` is a state of the same
+        structure, shapes and dtypes.
         """
         parts, damaged = _parts(template), 0
         while (step := of_first(max(self._manager.all_steps(), default=-1))) >= 0:
@@ -79,12 +72,9 @@ class Checkpoints:
                 damaged += 1
                 continue
             network, training = read["network"], read["training"]
-            return TrainState(
-                step=put_replicated(mesh, jnp.asarray(step, jnp.int32)),
-                params={"network": network["params"], **training["params"]},
-                batch_stats={"network": network["batch_stats"], **training["batch_stats"]},
-                opt_state=training["opt_state"],
-            )
+            state = {name: {"network": x, **training[name]} for name, x in network.items()}
+            step = put_replicated(mesh, jnp.asarray(step, jnp.int32))
+            return TrainState(step, **state, opt_state=training["opt_state"])
         if damaged:
             warnings.warn(f"none of the {damaged} checkpoints in {self._directory} can be read", stacklevel=2)
         return None
@@ -99,11 +89,8 @@ class Checkpoints:
             (self._directory / str(step)).rename(target)
         of_first(step)  # the others look when it is done
         self._manager.reload()
-        warnings.warn(
-            f"checkpoint {step} in {self._directory} is damaged ({damage}); it was moved to {target}, and the one "
-            "before it is used",
-            stacklevel=3,
-        )
+        what = f"checkpoint {step} in {self._directory} is damaged ({damage}); it was moved to {target}"
+        warnings.warn(f"{what}, and the one before it is used", stacklevel=3)
 
     def wait(self) -> None:
         """Returns when everything saved is on disk."""
@@ -115,19 +102,12 @@ class Checkpoints:
 
 
 def load_network(directory: Path, template: Tree, mesh: Mesh) -> Tree:
-    """The variables of the newest checkpoint in `directory`.
+    """The variables of the newest checkpoint in the directory of a training.
 
-    Args:
-        directory: of a training, as given to `Checkpoints`.
-        template: variables of the same structure, shapes and dtypes.
-
-    Raises:
-        InputError: if there is no checkpoint, or the newest is damaged or of another network.
+    `template` has their structure, shapes and dtypes. Raises `InputError` if there is no checkpoint, or the newest is
+    damaged or of another network.
     """
-    step = of_first(_newest_step(directory))
-    if step < 0:
-        raise InputError(f"{directory} holds no checkpoint")
-    path = directory / str(step)
+    path = newest(directory)
     try:
         return _read(path / "network", template, mesh)
     except DamagedCheckpoint as damage:
@@ -136,15 +116,10 @@ def load_network(directory: Path, template: Tree, mesh: Mesh) -> Tree:
 
 def newest(directory: Path) -> Path:
     """The newest checkpoint in the directory of a training; raises `InputError` if it holds none."""
-    step = _newest_step(directory)
+    step = of_first(max((int(path.name) for path in directory.glob("*") if path.name.isdecimal()), default=-1))
     if step < 0:
         raise InputError(f"{directory} holds no checkpoint")
     return directory / str(step)
-
-
-def _newest_step(directory: Path) -> int:
-    """-1 if there is no checkpoint."""
-    return max((int(path.name) for path in directory.glob("*") if path.name.isdecimal()), default=-1)
 
 
 def save_network(directory: Path, variables: Tree) -> None:
@@ -169,20 +144,16 @@ def _quiet() -> Iterator[None]:
 
 
 def _parts(state: TrainState) -> dict[str, Tree]:
-    network = {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
-    training = {
-        "params": {name: x for name, x in state.params.items() if name != "network"},
-        "batch_stats": {name: x for name, x in state.batch_stats.items() if name != "network"},
-        "opt_state": state.opt_state,
-    }
-    return {"network": network, "training": training}
+    trees = {"params": state.params, "batch_stats": state.batch_stats}
+    rest = {part: {name: x for name, x in tree.items() if name != "network"} for part, tree in trees.items()}
+    return {"network": variables_of(state), "training": {**rest, "opt_state": state.opt_state}}
 
 
 @jax.jit
 def _sealed_parts(state: TrainState) -> dict[str, Tree]:
     """Copies of the parts, with fingerprints: training goes on in the original's memory while they are saved."""
-    parts = _parts(state)
-    return {name: {"tree": jax.tree.map(jnp.copy, part), "fingerprint": checksum(part)} for name, part in parts.items()}
+    parts = jax.tree.map(jnp.copy, _parts(state))
+    return {name: {"tree": part, "fingerprint": checksum(part)} for name, part in parts.items()}
 
 
 class DamagedCheckpoint(Exception):
@@ -232,10 +203,8 @@ def _read_own_part(path: Path, template: Tree, mesh: Mesh) -> Tree:
     import orbax.checkpoint as ocp
 
     me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
-    )
-    with ocp.StandardCheckpointer(multiprocessing_options=alone) as reader:
+    alone = {"primary_host": me, "active_processes": {me}, "barrier_sync_key_prefix": f"process_{me}"}
+    with ocp.StandardCheckpointer(multiprocessing_options=ocp.options.MultiprocessingOptions(**alone)) as reader:
         read = reader.restore(path.absolute(), target)
     for x, expected in zip(jax.tree.leaves(read), jax.tree.leaves(target), strict=True):
         if x.shape != expected.shape or x.dtype != expected.dtype:

@@ -14,15 +14,14 @@ from snnkd_jax.distill.teacher import TeacherNetwork
 from snnkd_jax.models import Variables
 from snnkd_jax.parallel.compiler import compile_options, quick_compile_options
 from snnkd_jax.parallel.mesh import divided, fsdp_size, replicated, split
-from snnkd_jax.training.trainer import Batch, Metrics, Trainer, TrainState, evaluate_batch
+from snnkd_jax.training.trainer import Batch, Metrics, Trainer, TrainState, evaluate_batch, variables_of
 
 Evaluation = Callable[[Variables, Batch], Metrics]
-"""The jitted evaluation of a network on a mesh, traced once."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CompiledSteps:
-    """The jitted functions of a trainer on a mesh; each is traced once. `teach` is None without a teacher."""
+    """The jitted functions of a trainer on a mesh. `teach` is None without a teacher."""
 
     evaluate: Evaluation
     init: Callable[..., TrainState]
@@ -33,7 +32,7 @@ class CompiledSteps:
 def compile_evaluation(
     network: TeacherNetwork, normalisation: Normalisation, mesh: Mesh, variables: Any = None
 ) -> Evaluation:
-    """Jits the evaluation of a network: batches split; its variables lie as `variables` says, None: whole."""
+    """Jits the evaluation of a network: batches split, variables sharded as `variables` says, None: replicated."""
     whole, parts = replicated(mesh), split(mesh)
 
     def evaluate(variables: Variables, batch: Batch) -> Metrics:
@@ -48,18 +47,16 @@ def compile_evaluation(
 
 
 def compile_steps(trainer: Trainer, mesh: Mesh) -> CompiledSteps:
-    """Jits the steps: state donated, on the mesh as `backend.divided` says; batches and what the teacher says of them
-    split; all else whole."""
+    """Jits the steps: state donated, sharded as by `divided`; batches and their targets split; all else replicated."""
     whole, parts, platform = replicated(mesh), split(mesh), mesh.devices.flat[0].platform
     options = compile_options(platform)
     if fsdp_size(mesh) > 1:
         trainer = dataclasses.replace(trainer, gather=lambda tree: jax.lax.with_sharding_constraint(tree, whole))
     state = divided(mesh, jax.eval_shape(trainer.init))
-    variables = {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
     teach = jax.jit(trainer.teach, in_shardings=(whole, whole, parts), out_shardings=parts, compiler_options=options)
     return CompiledSteps(
         init=jax.jit(trainer.init, out_shardings=state, compiler_options=quick_compile_options(platform)),
-        evaluate=compile_evaluation(trainer.network, trainer.normalisation, mesh, variables),
+        evaluate=compile_evaluation(trainer.network, trainer.normalisation, mesh, variables_of(state)),
         train=jax.jit(
             trainer.step,
             in_shardings=(state, whole, parts),

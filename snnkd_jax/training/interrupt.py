@@ -1,7 +1,7 @@
 """Signals that ask a run to stop: it saves a checkpoint at the end of the step and exits.
 
-Of several processes, one may get the signal, as when its host is taken away; all stop after the same step. JAX passes
-SIGTERM on to the others and has them agree on the step, the first one that none of them has left behind.
+Of several processes one may get the signal; all stop after the same step. JAX passes SIGTERM on to the others and has
+them agree on the step, the first one that none of them has left behind.
 """
 
 import signal

@@ -25,7 +25,7 @@ from snnkd_jax.training.compiled import CompiledSteps, Evaluation, compile_steps
 from snnkd_jax.training.interrupt import Interrupted, StopRequest
 from snnkd_jax.training.metrics import EpochMetrics, MetricsLog, mean_rate
 from snnkd_jax.training.profiling import Profiler
-from snnkd_jax.training.trainer import Trainer, TrainState
+from snnkd_jax.training.trainer import Trainer, TrainState, variables_of
 
 # A layer outside this range of firing rates passes nothing on, or nothing but a constant (thresholds are a guess).
 SILENT_RATE, SATURATED_RATE = 0.001, 0.95
@@ -43,7 +43,7 @@ class Place:
     log: MetricsLog
     stop: StopRequest
     checkpoint_every: int | None = None
-    """Steps between checkpoints; None saves at the end of each epoch."""
+    """Steps between checkpoints; None: one per epoch."""
     keep_checkpoints: int = 3
     profile: bool = False
     """Write a trace of a few steps to `<directory>/profile`."""
@@ -55,7 +55,6 @@ def train(
     training: Source,
     validation: EvalBatches,
     *,
-    role: str,
     epochs: int,
     mesh: Mesh,
     place: Place | None = None,
@@ -66,17 +65,11 @@ def train(
     """Trains to the end of the last epoch, from the newest checkpoint at its place if there is one.
 
     Args:
-        trainer: what is trained, and how.
-        teacher_variables: of the trainer's teacher; an empty dict without one.
-        training: training batches; their size and number per epoch.
-        validation: begins a pass over the examples that are held out.
-        role: the name of the network in logs.
-        epochs: how long.
-        mesh: the devices.
-        place: checkpoints, metrics and interruption; None writes no file.
-        callbacks: called after every epoch, in the first process.
-        bptt_epochs: so many epochs at the end differentiate a network of rates through time.
-        initial: the weights that the network is initialised from, as in `Trainer.init`.
+        trainer, mesh: what is trained, and on which devices.
+        teacher_variables: of the trainer's teacher.
+        training, validation: batches, as `Inputs` has them.
+        place: checkpoints, metrics and interruption; None writes no file, and logs call the role "network".
+        epochs, callbacks, bptt_epochs, initial: as in `fit`; the first process calls the callbacks.
 
     Returns:
         The final state, the compiled steps, with which it can be evaluated, and the entries of all epochs.
@@ -91,8 +84,9 @@ def train(
         exact = compile_steps(dataclasses.replace(trainer, network=trainer.network.through_time()), mesh)
     batch_size, steps_per_epoch = training.batch_size, training.steps_per_epoch
     num_steps = epochs * steps_per_epoch
-    checkpoints, state, history = None, None, []
+    role, checkpoints, state, history = "network", None, None, []
     if place is not None:
+        role = place.role
         checkpoints = Checkpoints(place.directory / role, place.keep_checkpoints)
         state = checkpoints.restore(jax.eval_shape(trainer.init), mesh)
     if state is None:
@@ -103,22 +97,19 @@ def train(
     if 0 < start < num_steps:
         say(f"{role}: resumed at step {start} of {num_steps}")
     teacher_variables = put_replicated(mesh, teacher_variables)
-    epoch_metrics = EpochMetrics()
-    warned: set[str] = set()
+    epoch_metrics, warned = EpochMetrics(), set()
     profiled = place.directory / "profile" if place is not None and place.profile and is_first() else None
-    with (
-        contextlib.closing(checkpoints) if checkpoints is not None else contextlib.nullcontext(),
-        Profiler(profiled, start, num_steps) as profiler,
-        tqdm(
-            desc=role,
-            total=num_steps * batch_size,
-            initial=start * batch_size,
-            unit=" images",
-            unit_scale=True,
-            disable=None if is_first() else True,  # None: on a terminal only; elsewhere an epoch's line has to do
-            dynamic_ncols=True,
-        ) as progress,
-    ):
+    progress = tqdm(
+        desc=role,
+        total=num_steps * batch_size,
+        initial=start * batch_size,
+        unit=" images",
+        unit_scale=True,
+        disable=None if is_first() else True,  # None: on a terminal only; elsewhere an epoch's line has to do
+        dynamic_ncols=True,
+    )
+    closing = contextlib.nullcontext() if checkpoints is None else contextlib.closing(checkpoints)
+    with closing, Profiler(profiled, start, num_steps) as profiler, progress:
         for step in range(start, num_steps):
             batch = put_batch(mesh, training(step))
             profiler.before(step)
@@ -132,10 +123,12 @@ def train(
             profiler.after(step, metrics)
             epoch_metrics.add(metrics)
             progress.update(batch_size)
-            progress.set_postfix({"epoch": step // steps_per_epoch + 1} | _shown(epoch_metrics.latest))
+            epoch = step // steps_per_epoch + 1
+            shown = {name: f"{value:.3f}" for name, value in epoch_metrics.latest.items() if name != "grad_norm"}
+            progress.set_postfix({"epoch": epoch} | shown)
             end_of_epoch = (step + 1) % steps_per_epoch == 0
             if end_of_epoch:
-                epoch, means = (step + 1) // steps_per_epoch, epoch_metrics.take(batch_size)
+                means = epoch_metrics.take(batch_size)
                 if not math.isfinite(means["loss"]):
                     raise InputError(
                         f"{role} diverged: the mean loss of epoch {epoch} is {means['loss']}; try a lower "
@@ -164,17 +157,11 @@ def train(
     return state, steps, history
 
 
-def variables_of(state: TrainState) -> Variables:
-    """The network's variables, without connectors."""
-    return {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
-
-
 def evaluate(evaluation: Evaluation, variables: Variables, batches: Iterable[Batch], mesh: Mesh) -> dict[str, Any]:
     """Evaluates on all examples of the batches, of which each process gives its own rows.
 
-    Returns:
-        `accuracy` in [0, 1] by all steps; `accuracy_by_step`, by the first 1, 2, ..., T steps; `loss`, the mean
-        cross-entropy in nats; `firing_rate`, the mean of the layers' rates; and `firing_rates` by layer.
+    Returns `accuracy` in [0, 1] by all steps; `accuracy_by_step`, by the first 1, 2, ..., T steps; `loss`, the mean
+    cross-entropy in nats; `firing_rate`, the mean of the layers' rates; and `firing_rates` by layer.
     """
     sums = None
     for batch in batches:
@@ -193,11 +180,6 @@ def evaluate(evaluation: Evaluation, variables: Variables, batches: Iterable[Bat
     }
 
 
-def _shown(metrics: dict[str, Any]) -> dict[str, str]:
-    """The progress bar's fields: losses, accuracy, mean firing rate."""
-    return {name: f"{value:.3f}" for name, value in metrics.items() if value is not None and name != "grad_norm"}
-
-
 def _epoch_line(entry: dict[str, Any], epochs: int) -> str:
     parts = [f"{entry['phase']}: epoch {entry['epoch']}/{epochs}"]
     hidden = ("phase", "epoch", "step", "averaged_steps", "validation", "grad_norm", "seconds", "images_per_second")
@@ -208,11 +190,12 @@ def _epoch_line(entry: dict[str, Any], epochs: int) -> str:
 
 def _warn_of_rates(where: str, rates: dict[str, float], warned: set[str]) -> None:
     """Names silent and saturated layers, each once per training."""
-    for state, names in (
-        ("silent", [name for name, rate in rates.items() if rate < SILENT_RATE]),
-        ("saturated", [name for name, rate in rates.items() if rate > SATURATED_RATE]),
+    new = {name: rate for name, rate in rates.items() if name not in warned}
+    for state, found in (
+        ("silent", {name: rate for name, rate in new.items() if rate < SILENT_RATE}),
+        ("saturated", {name: rate for name, rate in new.items() if rate > SATURATED_RATE}),
     ):
-        if new := [name for name in names if name not in warned]:
-            warned.update(new)
-            listed = ", ".join(f"{name} ({rates[name]:.4f})" for name in new)
+        if found:
+            warned.update(found)
+            listed = ", ".join(f"{name} ({rate:.4f})" for name, rate in found.items())
             warnings.warn(f"{where}: {state} layers (spikes per neuron and step): {listed}", stacklevel=3)

@@ -1,5 +1,6 @@
 """Metrics over an epoch, and the log of a run, `metrics.jsonl`: one JSON object for each epoch of each network."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -10,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from snnkd_jax.files import write_whole
 from snnkd_jax.parallel.hosts import is_first
@@ -22,21 +24,16 @@ class MetricsLog:
     """
 
     def __init__(self, directory: Path):
-        self._path = directory / "metrics.jsonl"
-        self._writer = None
-        self._writes = is_first()
-        if self._writes and importlib.util.find_spec("tensorboardX") is not None:
+        self._path, self._writer = directory / "metrics.jsonl", None
+        if is_first() and importlib.util.find_spec("tensorboardX") is not None:
             from tensorboardX import SummaryWriter
 
             self._writer = SummaryWriter(str(directory / "tensorboard"))
 
     def rewind(self, phase: str, step: int) -> list[dict[str, Any]]:
-        """Drops what `phase` logged after `step`, and a line cut off by a crash: both will be written again.
-
-        Returns the entries of `phase` that are left.
-        """
+        """Drops what `phase` logged after `step`, which will be written again; returns its entries that are left."""
         entries = [e for e in read_log(self._path.parent) if e["phase"] != phase or e["step"] <= step]
-        if self._writes:
+        if is_first():
             write_whole(self._path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
         return [entry for entry in entries if entry["phase"] == phase]
 
@@ -46,46 +43,31 @@ class MetricsLog:
 
     def write(self, entry: dict[str, Any]) -> None:
         """Writes one entry; it has "phase", "step" and "seconds", numbers, and dictionaries of numbers."""
-        if not self._writes:
+        if not is_first():
             return
         with self._path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
             file.flush()
             os.fsync(file.fileno())
         if self._writer is not None:
-            for name, value in _flat(entry).items():
-                self._writer.add_scalar(f"{entry['phase']}/{name}", value, entry["step"])
+            for name, value in flatten_dict(entry, sep="/").items():
+                if isinstance(value, int | float) and name not in ("step", "epoch"):
+                    self._writer.add_scalar(f"{entry['phase']}/{name}", value, entry["step"])
             self._writer.flush()
 
     def close(self) -> None:
-        """Closes the TensorBoard file."""
+        """Closes the file of TensorBoard."""
         if self._writer is not None:
             self._writer.close()
 
 
 def read_log(directory: Path) -> list[dict[str, Any]]:
     """The entries of `<directory>/metrics.jsonl`, none without it; a line cut off by a crash is left out."""
-    path = directory / "metrics.jsonl"
-    parsed = map(_parse, path.read_text(errors="replace").splitlines() if path.exists() else [])
-    return [entry for entry in parsed if entry is not None]
-
-
-def _parse(line: str) -> dict[str, Any] | None:
-    try:
-        entry = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return entry if isinstance(entry, dict) and entry.keys() >= {"phase", "step", "seconds"} else None
-
-
-def _flat(entry: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    flat = {}
-    for name, value in entry.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) and name not in ("step", "epoch"):
-            flat[prefix + name] = value
-    return flat
+    path, entries = directory / "metrics.jsonl", []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            entries.append(json.loads(line))
+    return [entry for entry in entries if isinstance(entry, dict) and entry.keys() >= {"phase", "step", "seconds"}]
 
 
 class EpochMetrics:
@@ -93,30 +75,24 @@ class EpochMetrics:
 
     def __init__(self):
         self._restart()
-        self._last_call = time.perf_counter()
         self._pending = None
-        self.latest: dict[str, Any] = {}
+        self.latest: dict[str, float] = {}
 
     def _restart(self):
-        self._sums = defaultdict(float)
-        self._count = 0
-        self._first_step: float | None = None
+        self._sums: dict[str, float] = defaultdict(float)
+        self._count, self._first_step, self._last_call = 0, 0.0, time.perf_counter()
 
     def add(self, metrics: Any) -> None:
         """Takes the metrics of a step that has just been started; reads those of the step before."""
-        if self._first_step is None:
-            self._first_step = time.perf_counter()
-        pending, self._pending = self._pending, metrics
-        if pending is not None:
-            self._read(pending)
-
-    def _read(self, metrics: Any) -> None:
-        metrics = jax.device_get(metrics)
-        rates = {name: float(rate) for name, rate in metrics.pop("firing_rates").items()}
-        self.latest = {name: float(value) for name, value in metrics.items()} | {"firing_rate": mean_rate(rates)}
+        self._first_step = self._first_step or time.perf_counter()
+        metrics, self._pending = jax.device_get(self._pending), metrics
+        if metrics is None:
+            return
+        rate = mean_rate({name: float(rate) for name, rate in metrics.pop("firing_rates").items()})
+        self.latest = {name: float(value) for name, value in metrics.items()}
+        self.latest |= {} if rate is None else {"firing_rate": rate}
         for name, value in self.latest.items():
-            if value is not None:
-                self._sums[name] += value
+            self._sums[name] += value
         self._count += 1
 
     def take(self, batch_size: int) -> dict[str, float]:
@@ -127,13 +103,11 @@ class EpochMetrics:
         """
         self.add(None)
         now = time.perf_counter()
-        assert self._first_step is not None
         taken = {name: value / self._count for name, value in self._sums.items()} | {
             "averaged_steps": self._count,  # fewer than an epoch's where it was resumed in the middle
             "seconds": now - self._last_call,
             "images_per_second": max(self._count - 1, 1) * batch_size / (now - self._first_step),
         }
-        self._last_call = now
         self._restart()
         return taken
 

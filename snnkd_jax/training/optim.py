@@ -1,17 +1,15 @@
 """The optimiser: SGD with Nesterov momentum or AdamW, under a cosine schedule with linear warm-up."""
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import optax
 
-from snnkd_jax.errors import InputError, check_choice
-
-OptimizerName = Literal["sgd", "adamw"]
+from snnkd_jax.errors import InputError, check_choice, check_count
 
 
 def make_optimizer(
-    name: OptimizerName,
+    name: str,
     *,
     learning_rate: float,
     num_steps: int,
@@ -25,8 +23,7 @@ def make_optimizer(
     Args:
         name: "sgd" (Nesterov; weight decay is added to the gradient) or "adamw" (decoupled).
         learning_rate: the peak, reached after `warmup_steps`, then falling to 0 at `num_steps` along a half cosine.
-        num_steps: training steps in all.
-        warmup_steps: steps of linear growth from 0.
+        num_steps, warmup_steps: training steps in all, and of linear growth from 0.
         momentum: of SGD.
         weight_decay: acts on the weights of convolutions and dense layers only, see `decays`.
         clip_norm: largest global gradient norm; None does not clip.
@@ -34,7 +31,7 @@ def make_optimizer(
     Raises:
         InputError: for an unknown name or a number out of range.
     """
-    check_choice("optimizer", name, get_args(OptimizerName))
+    check_choice("optimizer", name, ("sgd", "adamw"))
     if not 0 < learning_rate < float("inf"):
         raise InputError(f"learning_rate={learning_rate!r} must be a positive finite number")
     if not 0 <= weight_decay < float("inf"):
@@ -43,16 +40,11 @@ def make_optimizer(
         raise InputError(f"momentum={momentum!r} must be in [0, 1)")
     if clip_norm is not None and not clip_norm > 0:
         raise InputError(f"clip_norm={clip_norm!r} must be positive, or None for no clipping")
-    if num_steps < 1:
-        raise InputError(f"num_steps={num_steps!r} must be at least 1")
+    check_count("num_steps", num_steps)
     if not 0 <= warmup_steps < num_steps:
         raise InputError(f"the warm-up takes {warmup_steps} of {num_steps} steps; make it shorter than the training")
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if warmup_steps else learning_rate,
-        peak_value=learning_rate,
-        warmup_steps=warmup_steps,
-        decay_steps=num_steps,
-    )
+    start = 0.0 if warmup_steps else learning_rate
+    schedule = optax.warmup_cosine_decay_schedule(start, learning_rate, warmup_steps, decay_steps=num_steps)
     if name == "sgd":
         decay = optax.add_decayed_weights(weight_decay, mask=decays)
         rule = optax.chain(decay, optax.sgd(schedule, momentum=momentum, nesterov=True))

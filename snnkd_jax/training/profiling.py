@@ -17,9 +17,8 @@ class Profiler:
     """
 
     def __init__(self, directory: Path | None, start: int, stop: int):
-        self._directory = directory
+        self._directory, self._active = directory, False
         self._steps = range(start + PROFILED_STEPS.start, min(start + PROFILED_STEPS.stop, stop))
-        self._active = False
         if directory is not None and not self._steps:
             message = f"no trace: {stop - start} steps are left, and the first {PROFILED_STEPS.start} are not traced"
             warnings.warn(message, stacklevel=2)
@@ -29,7 +28,7 @@ class Profiler:
 
     def before(self, step: int) -> None:
         """To be called before each step."""
-        if self._directory is not None and step == self._steps.start and self._steps:
+        if self._directory is not None and self._steps and step == self._steps.start:
             jax.profiler.start_trace(self._directory, create_perfetto_trace=True)
             self._active = True
 

@@ -1,7 +1,7 @@
-"""Trained networks on disk: `network.json` beside the checkpoint, which says what it is of, sealed.
+"""Trained networks on disk: `network.json` beside the checkpoint says what it is of, sealed.
 
-A network of this library is built again from it. Of a module of one's own it has the name and a digest of what the
-module computes, so that another one is not taken for it.
+A network of this library is built again from it; of a module of one's own it has the name and a digest of what the
+module computes.
 """
 
 import json
@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from snnkd_jax.data.inputs import Data
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.digest import sha256
 from snnkd_jax.errors import InputError
@@ -26,21 +27,14 @@ NOT_SAID = {"levels": None, "pool": "avg", "dtype": "float32"}
 """What networks are that are older than the choice."""
 
 
-def describe(
-    network: Network,
-    *,
-    image_shape: tuple[int, int, int],
-    class_names: tuple[str, ...],
-    dataset: str,
-    normalisation: Normalisation,
-) -> dict[str, Any]:
+def describe(network: Network, data: Data, normalisation: Normalisation) -> dict[str, Any]:
     """What `network.json` says of a network, to build it again and to feed it."""
     return {
-        **describe_network(network, image_shape),
-        "num_classes": len(class_names),
-        "image_shape": list(image_shape),
-        "dataset": dataset,
-        "class_names": list(class_names),
+        **describe_network(network, data.image_shape),
+        "num_classes": len(data.class_names),
+        "image_shape": list(data.image_shape),
+        "dataset": data.name,
+        "class_names": list(data.class_names),
         "normalisation": {"mean": list(normalisation.mean), "std": list(normalisation.std)},
     }
 
@@ -48,25 +42,21 @@ def describe(
 def write_network(directory: Path, description: dict[str, Any]) -> None:
     """Writes `network.json`, after which the network in `directory` counts as trained to its end.
 
-    It seals the description, and the files of the newest checkpoint that hold the network, by their SHA-256. The first
-    process writes.
+    It seals the description, and the files of the newest checkpoint that hold the network, by their SHA-256.
     """
+    checkpoint = newest(directory)
     if not is_first():
         return
-    paths = sorted(path for path in (newest(directory) / "network").rglob("*") if path.is_file())
+    paths = sorted(path for path in (checkpoint / "network").rglob("*") if path.is_file())
     files = {path.relative_to(directory).as_posix(): sha256(path.read_bytes()) for path in paths}
     content = {"format": FORMAT, **description, "files": files}
     write_json(directory / "network.json", content | {"sha256": _seal(content)})
 
 
 def read_network(directory: Path) -> dict[str, Any]:
-    """The description in `network.json`, of a network that is as it was when it was written.
+    """The description in `network.json`; files without format and seal are older than these, and taken at their word.
 
-    Files without format and seal are older than these, and taken at their word.
-
-    Raises:
-        InputError: if the file cannot be read, is of another format, or is not as it was; if a file of the network is
-            missing or is not as it was.
+    Raises `InputError` if it cannot be read or is of another format, or if it or a file of the network is damaged.
     """
     path = directory / "network.json"
     content = read_json(path)
@@ -77,8 +67,7 @@ def read_network(directory: Path) -> dict[str, Any]:
             f"{path} is damaged or of another version: its format is {content.get('format')!r}, and this version reads "
             f"{FORMAT}; use the version that trained it"
         )
-    seal = content.pop("sha256", None)
-    if seal != _seal(content):
+    if content.pop("sha256", None) != _seal(content):
         raise InputError(f"{path} is damaged: it does not say what it said when it was written; copy it again")
     for name, digest in content.pop("files").items():
         try:
@@ -110,5 +99,4 @@ def shapes_of(network: Network, image_shape: tuple[int, int, int]) -> Variables:
 
 
 def _seal(content: dict[str, Any]) -> str:
-    """Of a JSON object, whatever its layout in the file."""
     return sha256(json.dumps(content, sort_keys=True).encode())

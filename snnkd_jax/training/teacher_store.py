@@ -1,13 +1,12 @@
 """A teacher's outputs for every training step, kept in files, so that one teacher is paid for once over many students.
 
-Batches and augmentation are functions of (seed, step), so the outputs of a step are the same in every run of one seed,
-and stored ones are exact. They are float32 and computed by the program that a run without a store uses: the student's
-training is the same bit for bit.
+Batches and augmentation are functions of (seed, step), so the outputs of a step are the same in every run of one seed.
+They are stored as float32 by the program that a run without a store uses: the training is the same bit for bit.
 
 A store is a folder named after what its contents depend on; `store.json` in it says that in full. A file `000050.bin`
-has the outputs of the steps from 50 on, one record a step, and at its end the SHA-256 of all before. It is written
-under another name and renamed when it is complete, so runs may share a store, and may be killed at any time. Files that
-are missing are computed when a run comes to them, whole, be it beyond the run's end.
+has the outputs of the steps from 50 on, one record a step, and at its end the SHA-256 of all before. Files are replaced
+whole, so runs may share a store, and may be killed at any time. Files that are missing are computed when a run comes to
+them, whole, be it beyond the run's end.
 """
 
 import dataclasses
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from snnkd_jax.data.batches import Batch, Source
-from snnkd_jax.digest import fingerprint, title, traced
+from snnkd_jax.digest import fingerprint, sha256, title
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import write_whole
 from snnkd_jax.parallel.mesh import put_batch, put_replicated
@@ -43,13 +42,9 @@ TOLERANCE = 0.02
 
 
 class TaughtSource:
-    """A source whose batches have the teacher's outputs, which are read from a store, or added to it.
+    """A source whose batches have the teacher's outputs, read from a store or computed and added to it.
 
-    Args:
-        source: of the batches.
-        folder: of the store; it exists.
-        outputs: the tree of a step's outputs, of `jax.ShapeDtypeStruct`s.
-        compute: makes the outputs of a step.
+    `outputs` are those of a step, as shapes.
     """
 
     def __init__(self, source: Source, folder: Path, outputs: Any, compute: Callable[[int], Any]):
@@ -59,18 +54,16 @@ class TaughtSource:
         self._first: int | None = None
         self._records: NDArray = np.empty(0, self._record)
         self.batch_size, self.steps_per_epoch = source.batch_size, source.steps_per_epoch
-        self.steps_per_file = max(1, min(STEPS_PER_FILE, BYTES_PER_FILE // self._record.itemsize))
+        self._steps_per_file = max(1, min(STEPS_PER_FILE, BYTES_PER_FILE // self._record.itemsize))
+        self._size = self._steps_per_file * self._record.itemsize
 
     def __call__(self, step: int) -> Batch:
-        """The source's batch with `teacher`, as `Trainer.teach` returns it.
-
-        Raises `InputError` if a file of the store is damaged or cannot be written.
-        """
+        """The batch with `teacher`; raises `InputError` if a file of the store is damaged or cannot be written."""
         return self._source(step) | {"teacher": self.outputs(step)}
 
     def outputs(self, step: int) -> Any:
         """What the teacher says of the batch of a step."""
-        first = step - step % self.steps_per_file
+        first = step - step % self._steps_per_file
         if first != self._first:
             if not self._path(first).exists():
                 self._write(first)
@@ -80,28 +73,24 @@ class TaughtSource:
 
     def missing_bytes(self, num_steps: int) -> int:
         """What the files will take that a training of so many steps has to add."""
-        files = sum(not self._path(first).exists() for first in range(0, num_steps, self.steps_per_file))
-        return files * self.steps_per_file * self._record.itemsize
+        return self._size * sum(not self._path(i).exists() for i in range(0, num_steps, self._steps_per_file))
 
     def _path(self, first: int) -> Path:
         return self._folder / f"{first:06}.bin"
 
     def _write(self, first: int) -> None:
-        records = np.empty(self.steps_per_file, self._record)
-        for i in range(self.steps_per_file):
-            for name, x in zip(self._record.names or (), jax.tree.leaves(self._compute(first + i)), strict=True):
-                records[name][i] = x
+        records = np.empty(self._steps_per_file, self._record)
+        for i in range(self._steps_per_file):
+            records[i] = tuple(jax.tree.leaves(self._compute(first + i)))
         _write(self._path(first), records.tobytes() + _digest(records))
 
     def _read(self, first: int) -> NDArray:
         """The records of a file, mapped into memory and checked."""
-        path, size = self._path(first), self.steps_per_file * self._record.itemsize
-        if path.stat().st_size == size + hashlib.sha256().digest_size:
-            records = np.memmap(path, self._record, "r", shape=(self.steps_per_file,))
-            with path.open("rb") as file:
-                file.seek(size)
-                if file.read() == _digest(records):
-                    return records
+        path = self._path(first)
+        if path.stat().st_size == self._size + hashlib.sha256().digest_size:
+            records = np.memmap(path, self._record, "r", shape=(self._steps_per_file,))
+            if np.fromfile(path, np.uint8, offset=self._size).tobytes() == _digest(records):
+                return records
         raise InputError(f"store_teacher: {path} is damaged; delete it, and its steps are computed again")
 
 
@@ -120,10 +109,7 @@ def taught_source(
     Args:
         source: of the training batches.
         root: where stores are.
-        trainer: of the student, with the teacher.
-        teacher_variables: of the teacher.
-        num_steps: of the training.
-        mesh: the devices.
+        trainer, teacher_variables, num_steps, mesh: of the student's training.
         described: what tells this teacher and these data from others, beyond what is given here; JSON values.
 
     Raises:
@@ -132,7 +118,6 @@ def taught_source(
     """
     if jax.process_count() > 1:
         raise InputError(f"store_teacher works in one process, not in {jax.process_count()}; run without it")
-    assert trainer.teacher is not None
     teach = compile_steps(trainer, mesh).teach
     assert teach is not None
     variables = put_replicated(mesh, teacher_variables)
@@ -143,20 +128,20 @@ def taught_source(
 
     first = source(0)["images"]  # by the split, the order and what is done on the host as well
     outputs = jax.eval_shape(trainer.teach, teacher_variables, np.int32(0), first)
+    augment = trainer.augment
     known = {
         "format": FORMAT,
         **described,
         "teacher_variables": fingerprint(teacher_variables),
         "teacher_normalisation": dataclasses.asdict(trainer.teacher_normalisation or trainer.normalisation),
-        "augmentation": _augmentation(trainer),
+        "augmentation": None if augment is None else [title(augment), trainer.augment_digest],
         "seed": trainer.seed,
-        "first_batch": hashlib.sha256(np.asarray(first).tobytes()).hexdigest(),
+        "first_batch": sha256(np.asarray(first).tobytes()),
         "batch_size": source.batch_size,
         "outputs": {jax.tree_util.keystr(p): list(x.shape) for p, x in jax.tree_util.tree_leaves_with_path(outputs)},
         "files": [STEPS_PER_FILE, BYTES_PER_FILE],
     }
-    name = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
-    folder = root / name
+    folder = root / sha256(json.dumps(known, sort_keys=True).encode())[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -174,14 +159,6 @@ def taught_source(
         if not np.abs(stored - computed).max() <= TOLERANCE * np.abs(computed).max():
             raise InputError(f"store_teacher: {folder} is of another teacher, or of other data; delete it")
     return taught
-
-
-def _augmentation(trainer: Trainer) -> list[str] | None:
-    """Its title, and a digest of what it computes."""
-    if trainer.augment is None:
-        return None
-    images = jax.ShapeDtypeStruct((2, *trainer.input_shape), np.float32)
-    return [title(trainer.augment), traced(trainer.augment, jax.random.key(0), images)]
 
 
 def _write(path: Path, content: bytes) -> None:

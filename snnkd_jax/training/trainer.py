@@ -1,8 +1,8 @@
 """The training and the evaluation step: pure functions, which `snnkd_jax.training.compiled` compiles.
 
-A step is `(state, teacher variables, batch) -> (state, metrics)`. The teacher runs in evaluation mode, receives no
-gradient, and is not part of the state that is checkpointed. It runs inside the step, unless the batch has its outputs:
-`Trainer.teach` computes them in a program of its own. Everything random is keyed by `(seed, state.step)`.
+A step is `(state, teacher variables, batch) -> (state, metrics)`. The teacher runs in evaluation mode, without gradient
+and outside the state: inside the step, unless `Trainer.teach` has computed its outputs in a program of its own.
+Everything random is keyed by `(seed, state.step)`.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from jax import Array
 
 from snnkd_jax.data.augment import Augment
 from snnkd_jax.data.normalisation import Normalisation
+from snnkd_jax.digest import traced
 from snnkd_jax.distill.guidance import Guidance, Targets
 from snnkd_jax.distill.objective import Objective
 from snnkd_jax.distill.outputs import StudentOutputs
@@ -27,16 +28,12 @@ from snnkd_jax.models import Network, Variables, with_weights_of
 # Of the key of a step, apart from those that the augmentation splits off; and of that, for modules with dropout.
 _BLUR, _DROPOUT = 1_000_000, 1
 
-
 Metrics = dict[str, Any]
 Batch = dict[str, Any]
 
 
 class TrainState(NamedTuple):
-    """All that changes in training, and all that a checkpoint holds.
-
-    `params` and `batch_stats` have the entries "network" and, if the objective has connectors, "connectors", by term.
-    """
+    """All that changes in training; `params` and `batch_stats` have "network" and, by term, "connectors", if any."""
 
     step: Array
     params: Variables
@@ -44,20 +41,23 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
 
 
+def variables_of(state: TrainState) -> Variables:
+    """The network's variables, without connectors."""
+    return {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
+
+
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """What is constant in a training: which network, on which objective, how. `teacher` is required by some objectives.
+    """What is constant in a training. `teacher_normalisation` is of the teacher's pixels; None: `normalisation`.
 
-    `teacher_normalisation` is of the pixels that the teacher sees; None: `normalisation`. `gather` makes variables
-    whole, where they are used, that lie divided among devices.
+    `gather` makes variables whole, where they are used, that lie divided among devices.
 
     With `accumulate` N > 1 a step goes through its batch in N parts, one after another, in the memory of one, and
-    updates the parameters once, by the mean of their gradients. Part n has the images n, n + N, n + 2N, ... Without
-    batch norm that is the gradient of the whole batch, if the objective's terms are means over examples. Batch norm
-    normalises each part by its own statistics and updates the running ones N times; what an objective takes over the
-    batch (correlations between examples, the margin) it takes over the part. Augmentation is that of the whole batch.
+    updates the parameters once, by the mean of their gradients. Part n has the images n, n + N, n + 2N, ... That is the
+    gradient of the whole batch, if the objective's terms are means over examples, but for batch norm, which takes its
+    statistics over each part and updates the running ones N times. Augmentation is that of the whole batch.
 
-    Raises `InputError` if the network does not fit the images, and as `Guidance` does.
+    Raises `InputError` if the network does not fit the images or the augmentation, and as `Guidance` does.
     """
 
     network: Network
@@ -76,22 +76,26 @@ class Trainer:
     def __post_init__(self):
         if self.accumulate < 1:
             raise InputError(f"accumulate={self.accumulate!r} must be at least 1")
-        self._check_augment()
+        if self.augment is not None:
+            self._check_augment(self.augment)
         _ = self.guidance  # it checks the objective and the teacher
         jax.eval_shape(self.init)
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """`[H, W, C]` of images, `[T, H, W, C]` of sequences with one frame per time step."""
-        return self.image_shape if self.frames is None else (self.frames, *self.image_shape)
+    def pixels(self, batch: int) -> jax.ShapeDtypeStruct:
+        """The shape of so many images, or of sequences with one frame per time step."""
+        frames = () if self.frames is None else (self.frames,)
+        return jax.ShapeDtypeStruct((batch, *frames, *self.image_shape), jnp.float32)
 
-    def _check_augment(self) -> None:
+    @property
+    def augment_digest(self) -> str | None:
+        """A digest of what the augmentation computes."""
+        return None if self.augment is None else traced(self.augment, jax.random.key(0), self.pixels(2))
+
+    def _check_augment(self, augment: Augment) -> None:
         """Raises `InputError` if the augmentation cannot be traced or does not return images like those it takes."""
-        if self.augment is None:
-            return
-        images = jax.ShapeDtypeStruct((2, *self.input_shape), jnp.float32)
+        images = self.pixels(2)
         try:
-            found = jax.eval_shape(self.augment, jax.random.key(0), images)
+            found = jax.eval_shape(augment, jax.random.key(0), images)
         except Exception as error:
             raise InputError(
                 f"augment of images {images.shape} fails ({type(error).__name__}: {error}); it must be a pure function "
@@ -102,10 +106,7 @@ class Trainer:
             raise InputError(f"augment returns {dtype} {shape} for images float32 {images.shape}; it must keep both")
 
     def init(self, initial: Variables | None = None) -> TrainState:
-        """The state before the first step, a function of the seed, or with the weights of another network.
-
-        Raises `InputError` as `with_weights_of`.
-        """
+        """The state before the first step, by the seed, or with the weights of another network (`with_weights_of`)."""
         network_key, connector_key = jax.random.split(jax.random.key(self.seed))
         network = self.network.init(network_key, self.image_shape)
         variables: dict[str, Any] = {"network": network if initial is None else with_weights_of(initial, network)}
@@ -120,15 +121,15 @@ class Trainer:
 
         Args:
             state: before the update.
-            teacher_variables: of `teacher`; an empty dict without one.
+            teacher_variables: of `teacher`; anything without one.
             batch: `images` uint8 `[B, H, W, C]`, `labels` int32 `[B]`, and `teacher`, if `teach` was called for it.
 
         Returns:
-            The state after the update, and scalars: `loss`, each loss term by name, `accuracy`, `grad_norm`, and
-            under `firing_rates` the mean rate of each layer.
+            The state after the update, and scalars: `loss`, each term by name, `accuracy`, `grad_norm`, and under
+            `firing_rates` the mean rate of each layer.
         """
-        key = self._key(state.step)
-        batch = {**batch, "images": self._augmented(key, batch["images"])}
+        key, images = self._augmented(state.step, batch["images"])
+        batch = {**batch, "images": images}
         gradient = functools.partial(self._gradient, state.params, teacher_variables)
         if self.accumulate == 1:
             grads, batch_stats, metrics = gradient(state.batch_stats, batch, jax.random.fold_in(key, _BLUR))
@@ -136,7 +137,7 @@ class Trainer:
             grads, batch_stats, metrics = self._accumulated(gradient, state, batch, key)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)
-        metrics |= {"grad_norm": optax.tree.norm(grads)}
+        metrics["grad_norm"] = optax.tree.norm(grads)
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
     def _accumulated(
@@ -202,20 +203,13 @@ class Trainer:
         return self.guidance.teacher is not None
 
     def teach(self, teacher_variables: Variables, step: Array, images: Array) -> Targets:
-        """What the objective reads of the teacher in a training step.
+        """What the objective reads of the teacher, in the step from state `step`, of the uint8 images of its batch."""
+        return self._targets(teacher_variables, self._augmented(step, images)[1])
 
-        Args:
-            teacher_variables: of `teacher`.
-            step: of the state before the update, int32.
-            images: of the batch, uint8 `[B, H, W, C]`; they are augmented as in the step.
-        """
-        return self._targets(teacher_variables, self._augmented(self._key(step), images))
-
-    def _augmented(self, key: Array, images: Array) -> Array:
-        return images if self.augment is None else self.augment(key, images)
-
-    def _key(self, step: Array) -> Array:
-        return jax.random.fold_in(jax.random.key(self.seed), step)
+    def _augmented(self, step: Array, images: Array) -> tuple[Array, Array]:
+        """The key of a step, and its images augmented."""
+        key = jax.random.fold_in(jax.random.key(self.seed), step)
+        return key, images if self.augment is None else self.augment(key, images)
 
     def _targets(self, teacher_variables: Variables, pixels: Array) -> Targets:
         normalisation = self.teacher_normalisation or self.normalisation
@@ -227,9 +221,8 @@ def evaluate_batch(
 ) -> Metrics:
     """Sums over the examples of a batch whose `mask` is 1.
 
-    Returns:
-        `count`; `correct` `[T]`, by the mean of the logits of the first t steps; `loss`, the cross-entropy in
-        nats by all steps; and under `firing_rates` the rate of each layer.
+    They are `count`; `correct` `[T]`, by the mean of the logits of the first t steps; `loss`, the cross-entropy in nats
+    by all steps; and under `firing_rates` the rate of each layer.
     """
     mask = batch["mask"]
     outputs = StudentOutputs.of(*network.apply(variables, normalisation(batch["images"])))

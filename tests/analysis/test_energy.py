@@ -19,7 +19,6 @@ from snnkd_jax.models.activation import ReLU, Spike
 from snnkd_jax.models.convnet import ConvNet
 from snnkd_jax.models.layers import AvgPool, Conv, MaxPool
 from snnkd_jax.models.resnet import ResNet
-from snnkd_jax.models.stages import Stages
 from snnkd_jax.models.vgg import VGG
 
 T = 3
@@ -46,7 +45,7 @@ class OneConv(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         del train
-        return Conv(self.features, self.kernel, self.stride, name="only")(x).mean((-3, -2)), Stages()
+        return Conv(self.features, self.kernel, self.stride, name="only")(x).mean((-3, -2)), {}
 
 
 class OneDense(nn.Module):
@@ -55,7 +54,7 @@ class OneDense(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         del train
-        return nn.Dense(self.features, name="only")(x[..., 0, 0, :]), Stages()
+        return nn.Dense(self.features, name="only")(x[..., 0, 0, :]), {}
 
 
 def conv_layer(images, features=5, kernel=3, stride=1, weights=None, num_steps=None):

@@ -162,7 +162,7 @@ MNIST_DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
         "idx header is 00000801",
     ),
     "too few": ("t10k-labels-idx1-ubyte.gz", lambda _: gzip.compress(idx(np.zeros(TEST - 1, np.uint8))), "idx header"),
-    "too short": ("t10k-labels-idx1-ubyte.gz", lambda d: gzip.compress(gzip.decompress(d)[:-1]), "unpacks to 11 bytes"),
+    "too short": ("t10k-labels-idx1-ubyte.gz", lambda d: gzip.compress(gzip.decompress(d)[:-1]), "unpacks: 11"),
     "too long": ("t10k-labels-idx1-ubyte.gz", lambda d: gzip.compress(gzip.decompress(d) + b"\0"), "instead of 12"),
     "label 10": (
         "train-labels-idx1-ubyte.gz",
@@ -205,14 +205,14 @@ CIFAR_DAMAGE: dict[str, tuple[str, Callable[[dict[str, bytes]], bytes], str]] = 
     "short batch": (
         "cifar10",
         lambda m: tar_gz(changed(m, "batch_2.bin", lambda d: d[:-1])),
-        "9218 bytes instead of 9219",
+        "batch_2.bin: 9218 instead of 9219",
     ),
     "label 10": (
         "cifar10",
         lambda m: tar_gz(changed(m, "batch_5.bin", lambda d: b"\x0a" + d[1:])),
         "label in its train",
     ),
-    "9 names": ("cifar10", lambda m: tar_gz(changed(m, "meta.txt", lambda d: d[6:])), "names 9 classes instead of 10"),
+    "9 names": ("cifar10", lambda m: tar_gz(changed(m, "meta.txt", lambda d: d[6:])), "names: 9 instead of 10"),
     "not tar": ("cifar10", lambda _: gzip.compress(b"x" * 5000), "not a tar file"),
     "cut tar": ("cifar10", lambda m: gzip.compress(gzip.decompress(tar_gz(m))[:20000]), "not a tar file"),
     "dangling link": ("cifar10", lambda _: tar_gz({}, link="cifar-10-batches-bin/test_batch.bin"), "not a tar file"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from comparison import agrees
 
-from snnkd_jax.distill.feature_losses import attention_distance, mask_channels, mean_squared_distance, squared_distance
+from snnkd_jax.distill.losses import attention_distance, mask_channels, mean_squared_distance, squared_distance
 from snnkd_jax.errors import InputError
 
 rng = np.random.default_rng(0)

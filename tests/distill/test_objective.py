@@ -25,22 +25,26 @@ from loss_examples import (
 from scipy.special import log_softmax, rel_entr, softmax
 
 from snnkd_jax.distill.connector import Connector
-from snnkd_jax.distill.feature_terms import Attention, Classifier, LastStage, Margin, StageMeans
 from snnkd_jax.distill.guidance import pair_stages
-from snnkd_jax.distill.logit_terms import (
+from snnkd_jax.distill.objective import Objective, Term
+from snnkd_jax.distill.outputs import StudentOutputs, TeacherOutputs
+from snnkd_jax.distill.presets import PRESETS
+from snnkd_jax.distill.terms import (
     KL,
+    Attention,
+    Classifier,
     CrossEntropy,
     Deviation,
     Dist,
     Ensemble,
     Entropy,
     HeadTail,
+    LastStage,
+    Margin,
     Sharing,
+    StageMeans,
     StrongToWeak,
 )
-from snnkd_jax.distill.objective import Objective, Term
-from snnkd_jax.distill.outputs import StudentOutputs, TeacherOutputs
-from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.errors import InputError
 
 NAN, INF = float("nan"), float("inf")

@@ -10,10 +10,9 @@ import pytest
 from tiny_training import STUDENT, TEACHER, batch, make, teacher_variables
 
 from snnkd_jax.distill.connector import Connector
-from snnkd_jax.distill.feature_terms import LastStage, StageMeans
-from snnkd_jax.distill.logit_terms import KL, CrossEntropy
 from snnkd_jax.distill.objective import Objective, Term
 from snnkd_jax.distill.presets import PRESETS
+from snnkd_jax.distill.terms import KL, CrossEntropy, LastStage, StageMeans
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import build
 

@@ -77,7 +77,7 @@ def test_rates_and_folded_norms():
     """A SEW-ResNet of two blocks with the gains of tdBN: gradients for T = 1, through windows that share maxima."""
     fields = {"block": SEWBlock, "stage_sizes": (1, 1), "width": 0.1}
     bodies = [
-        ImageNetResNet(5, activation, functools.partial(norm, v_threshold=0.5), pool, **fields)
+        ImageNetResNet(5, activation, functools.partial(norm, v_threshold=0.5), max_pool=pool, **fields)
         for activation, norm, pool in (
             (functools.partial(Spike, LIF(v_threshold=0.5), num_steps=1), BatchNorm, MaxPool),
             (functools.partial(Rate, LIF(v_threshold=0.5)), RateBatchNorm, RateMaxPool),

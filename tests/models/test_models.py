@@ -12,7 +12,7 @@ from comparison import agrees
 from network_checks import count, moved, shapes
 
 from snnkd_jax.distill.connector import Connectors
-from snnkd_jax.distill.feature_losses import mask_channels
+from snnkd_jax.distill.losses import mask_channels
 from snnkd_jax.dynamics.neurons import LIF, neuron_of
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import MODELS, build

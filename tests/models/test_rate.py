@@ -22,8 +22,8 @@ from snnkd_jax.models.vgg import VGG
 
 def both(neuron: Neuron, num_steps: int, pools=(MaxPool, RateMaxPool), **body) -> tuple[Network, Network]:
     """One VGG, differentiated through time and through rates."""
-    spiking = VGG(5, functools.partial(Spike, neuron, num_steps), BatchNorm, pools[0], **body)
-    rates = VGG(5, functools.partial(Rate, neuron), RateBatchNorm, pools[1], **body)
+    spiking = VGG(5, functools.partial(Spike, neuron, num_steps), BatchNorm, pool=pools[0], **body)
+    rates = VGG(5, functools.partial(Rate, neuron), RateBatchNorm, pool=pools[1], **body)
     return Network(spiking, num_steps), Network(spiking, num_steps, rates)
 
 

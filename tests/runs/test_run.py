@@ -139,7 +139,7 @@ def test_a_result_is_not_lost_because_it_cannot_be_shown(tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr("snnkd_jax.experiment.observe", fail)
+    monkeypatch.setattr("snnkd_jax.fitting.observe", fail)
     monkeypatch.setattr("snnkd_jax.report.write.write_report", fail)
     run_dir = tmp_path / "run"
     config = default_config("digits").replace(width=0.1, preset="none", epochs=1, run_dir=str(run_dir))
@@ -170,8 +170,9 @@ def test_preset_none_trains_the_student_alone(tmp_path):
 
 def test_what_is_measured_after_a_run_takes_its_data_folder(monkeypatch):
     found = []
-    monkeypatch.setattr(data, "load", lambda *arguments: found.append(arguments))
-    default_config("mnist").replace(data_dir="/elsewhere").data.load()
+    digits = data.load("digits")
+    monkeypatch.setattr(data, "load", lambda *arguments: found.append(arguments) or digits)
+    assert default_config("mnist").replace(data_dir="/elsewhere", validation_fraction=0.3).data.load().split(0)
     assert found == [("mnist", "/elsewhere")]
     with pytest.raises(InputError, match=r"dataset 'imagenet2012' is read from disk .* works with digits"):
         default_config("imagenet2012").data.load()

@@ -26,9 +26,9 @@ from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.batches import eval_batches
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.digest import checksum
-from snnkd_jax.distill.logit_terms import Dist, StrongToWeak
 from snnkd_jax.distill.objective import Objective, Term
 from snnkd_jax.distill.presets import PRESETS
+from snnkd_jax.distill.terms import Dist, StrongToWeak
 from snnkd_jax.dynamics.neurons import LIF, PLIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import build

@@ -1,0 +1,49 @@
+"""The nested configuration: one name per option, the same flat and nested, and its lists of names are the library's."""
+
+import dataclasses
+
+import pytest
+
+from snnkd_jax.cli.arguments import bound
+from snnkd_jax.cli.train import train
+from snnkd_jax.distill.presets import PRESETS
+from snnkd_jax.dynamics.neurons import NEURONS
+from snnkd_jax.dynamics.surrogate import SURROGATES
+from snnkd_jax.errors import InputError
+from snnkd_jax.models import MODELS
+from snnkd_jax.runs import models, objective
+from snnkd_jax.runs.config import Config, config_of, default_config
+
+
+def test_names_known_without_jax_are_those_of_the_library():
+    assert set(models.MODELS) == set(MODELS)
+    assert set(objective.PRESETS) == set(PRESETS)
+    for name in NEURONS:
+        default_config("digits").replace(neuron=name).neuron.check()
+    for name in SURROGATES:
+        default_config("digits").replace(surrogate=name).neuron.check()
+    with pytest.raises(InputError, match="atan"):
+        default_config("digits").replace(surrogate="atn").neuron.check()
+
+
+def test_options_have_one_name_each_and_are_the_same_flat_and_nested():
+    config = default_config("digits").replace(tau=3.0, seed=7, preset="tet", width=0.5)
+    sections = [getattr(config, field.name) for field in dataclasses.fields(config)]
+    names = [field.name for section in sections for field in dataclasses.fields(section)]
+    assert len(set(names)) == len(names) == len(config.flat())
+    assert (config.neuron.tau, config.run.seed, config.objective.preset, config.student.width) == (3.0, 7, "tet", 0.5)
+    assert config_of(config.flat(), "here") == config
+    with pytest.raises(TypeError, match="colour"):
+        config.replace(colour="red")
+    with pytest.raises(InputError, match="here"):
+        config_of({"dataset": "digits", "colour": "red"}, "here")
+
+
+def test_every_option_is_a_flag():
+    for name, value in Config().flat().items():
+        if name in ("dataset", "distributed") or value is None:
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        words = [flag if value else flag.replace("--", "--no-", 1)] if isinstance(value, bool) else [flag, str(value)]
+        found = bound(train, ["--dataset", "cifar10", *words]).keywords["config"]
+        assert found == default_config("cifar10"), name
