@@ -280,7 +280,7 @@ def test_observed_potentials_are_v(tmp_path):
 
 
 def test_what_other_tools_cannot_say_is_refused_by_name(tmp_path):
-    with pytest.raises(InputError, match="act1: AdaptiveLIF is not among the neurons of a graph"):
+    with pytest.raises(InputError, match="act1: AdaptiveLIF is no neuron of a graph"):
         write_nir(tmp_path / "net.nir", NETWORK, trained().variables, SHAPE)
     with pytest.raises(InputError, match="spiking already, of AdaptiveLIF neurons"):
         convert(trained(), PIXELS, 4)
@@ -354,13 +354,13 @@ def changed(**methods: Any):
 @pytest.mark.parametrize(
     ("neuron", "message"),
     [
-        ("lif", "neuron='lif' must be an object with parameters, init and step"),
-        (PLIF, "must be an object"),
-        (type("Mine", (), {"init": 1, "step": 2})(), "must be an object"),
+        ("lif", "neuron='lif' must have parameters, init and step"),
+        (PLIF, "must have parameters, init and step"),
+        (type("Mine", (), {"init": 1, "step": 2})(), "must have parameters, init and step"),
         (dataclasses.make_dataclass("Mine", ["x"], bases=(Stateless,), eq=True, frozen=True)([1]), "cannot be hashed"),
-        (changed(step=lambda *a: a[2]), "Mine.step must return the next state and the spikes"),
-        (changed(step=lambda *a: (a[1], a[2][:1])), "Mine.step must return the next state and the spikes"),
-        (changed(step=lambda *a: (a[2], a[2])), "Mine.step must return the next state and the spikes"),
+        (changed(step=lambda *a: a[2]), "Mine.step must return a state and spikes"),
+        (changed(step=lambda *a: (a[1], a[2][:1])), "Mine.step must return a state and spikes"),
+        (changed(step=lambda *a: (a[2], a[2])), "Mine.step must return a state and spikes"),
         (changed(step=lambda *a: (a[1], a[2] >= 1)), "dtype bool, which have no gradient"),
         (changed(init=lambda *a: jnp.zeros(a[1][1:])), r"Mine.init\(\(2, 5\)\) has an array of shape \(5,\)"),
         (changed(init=lambda *a: jnp.zeros(a[1], int)), r"Mine.init.*dtype int32"),
