@@ -44,7 +44,10 @@ def read_archives(name: str, files: Mapping[str, Path]) -> Contents:
     Raises `InputError`, which names the file and what is wrong, for an archive that is not what its name says.
     """
     sizes = {"train": OFFICIAL[name].train_size, "test": OFFICIAL[name].test_size}
-    return _read_cifar(*files.values(), *_CIFAR[name], sizes) if name in _CIFAR else _read_mnist(files, sizes)
+    if name in _CIFAR:
+        (path,) = files.values()
+        return _read_cifar(path, *_CIFAR[name], sizes=sizes)
+    return _read_mnist(files, sizes)
 
 
 def _read_mnist(files: Mapping[str, Path], sizes: Mapping[str, int]) -> Contents:

@@ -22,26 +22,33 @@ class Data(Protocol):
     @property
     def name(self) -> str:
         """In tables and messages."""
+        ...
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """In the order of the labels."""
+        ...
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """`[H, W, C]` of every image or frame."""
+        ...
 
     @property
     def frames(self) -> int | None:
         """T of sequences, one frame per time step; None for images."""
+        ...
 
     @property
     def normalisation(self) -> Normalisation:
         """Of the pixels."""
+        ...
 
     @property
     def identity(self) -> bytes:
         """Equal in processes, and in runs, whose copies of the data set are."""
+        ...
 
     def inputs(self, batch_size: int, seed: int) -> Inputs:
         """The batches of a training."""
+        ...

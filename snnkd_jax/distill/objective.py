@@ -3,7 +3,7 @@
     loss = sum over terms of weight * mean over the batch of function(student, teacher, labels)
 
     def l1(student, teacher, labels):
-        return abs(student.logits.mean(1) - teacher.logits).mean(-1)
+        return abs(student.mean_logits - teacher.logits).mean(-1)
 
     Objective((Term("ce", CrossEntropy()), Term("l1", l1, weight=0.5)))
 

@@ -19,6 +19,7 @@ class StudentOutputs:
     | value             | shape                                                                            |
     | ----------------- | -------------------------------------------------------------------------------- |
     | `logits`          | `[B, T, K]`                                                                      |
+    | `mean_logits`     | `[B, K]`, their mean over time, computed once for all terms                      |
     | `stages`          | name to `[B, T or 1, H, W, C]`, stage outputs: spikes, or their mean over time   |
     | `pre_activations` | name to `[B, T or 1, H, W, C]`, stages before the activation                     |
     | `firing_rates`    | layer to `[B]`, spikes per neuron and step                                       |
@@ -26,6 +27,7 @@ class StudentOutputs:
     """
 
     logits: Array
+    mean_logits: Array
     stages: Maps = dataclasses.field(default_factory=dict)
     pre_activations: Maps = dataclasses.field(default_factory=dict)
     firing_rates: Maps = dataclasses.field(default_factory=dict)
@@ -39,7 +41,7 @@ class StudentOutputs:
             for kind in ("stages", "pre_activations")
         }
         logits = logits if logits.ndim == 3 else logits[:, None]
-        return cls(logits, **maps, firing_rates=features.get("firing_rates", {}))
+        return cls(logits, logits.mean(axis=1), **maps, firing_rates=features.get("firing_rates", {}))
 
 
 @jax.tree_util.register_dataclass

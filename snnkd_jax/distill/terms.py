@@ -22,7 +22,7 @@ from snnkd_jax.distill.outputs import StudentOutputs, TeacherOutputs, time_mean
 
 def _read_outs(student: StudentOutputs, per_step: bool) -> Array:
     """z[t] or z, `[B, T or 1, K]`."""
-    return student.logits if per_step else student.logits.mean(axis=1, keepdims=True)
+    return student.logits if per_step else student.mean_logits[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,10 +128,10 @@ class Margin:
 
     def __call__(self, student: StudentOutputs, teacher: TeacherOutputs, _: Array) -> Array:
         n = len(student.connected)
-        terms = (
+        terms = [
             2.0 ** (i - n) * losses.margin_distance(x, t := teacher.pre_activations[name], losses.negative_mean(t))
             for i, (name, x) in enumerate(student.connected.items(), start=1)
-        )
+        ]
         return sum(terms, jnp.zeros(())) / 1000
 
 

@@ -47,7 +47,7 @@ def convert(teacher: Trained, train_images: NDArray, num_steps: int, percentile:
         found = neurons(teacher.network, teacher.variables, teacher.image_shape).values()
         names = ", ".join(dict.fromkeys(type(neuron).__name__ for neuron in found))
         raise InputError(f"this network is spiking already, of {names} neurons; convert an ordinary one")
-    if teacher.network.arguments is None:
+    if not hasattr(teacher.network.body, "activation"):
         raise InputError(f"{teacher.network.title} does not take its activation from outside; convert one of `build`")
     if is_quantised(teacher.network):
         thresholds, v_init = learned_thresholds(teacher.variables), 0.5

@@ -162,7 +162,7 @@ def network_of(graph: Graph, num_steps: int) -> tuple[Network, Variables]:
             make = layer.neuron if isinstance(layer, Spiking) else functools.partial(Weightless, layer)
         steps.append((name, make, node.inputs))
     body = GraphBody(tuple(steps), graph.outputs, functools.partial(Spike, num_steps=num_steps))
-    return Network(body, num_steps, expands=True), {"params": params, "batch_stats": {}}
+    return Network(body, num_steps), {"params": params, "batch_stats": {}}
 
 
 class GraphBody(nn.Module):

@@ -121,7 +121,7 @@ def build(
         return Network(body(activation, BatchNorm, MaxPool, remat), arguments=arguments)
     rate_body = body(functools.partial(Rate, neuron), RateBatchNorm, RateMaxPool) if backprop == "rate" else None
     spiking = body(functools.partial(Spike, neuron, num_steps=num_steps), BatchNorm, MaxPool, remat)
-    return Network(spiking, num_steps, rate_body, arguments, expands=True)
+    return Network(spiking, num_steps, rate_body, arguments)
 
 
 def _height(neuron: Neuron) -> float:

@@ -131,7 +131,7 @@ def spiking(
     pools: dict[str, Any] = {n: pool for n in ("pool", "max_pool") if getattr(network.body, n, None) is MaxPool}
     activation = functools.partial(ConvertedSpike, num_steps=num_steps, v_init=v_init)
     body = network.body.clone(activation=activation, **pools)
-    converted = dataclasses.replace(network, body=body, num_steps=num_steps, expands=True)
+    converted = dataclasses.replace(network, body=body, num_steps=num_steps)
     return converted, variables | {"params": traverse_util.unflatten_dict(flat)}
 
 

@@ -58,7 +58,7 @@ class Network:
     `[B, T, H, W, C]` (a static image is repeated), logits `[B, T, K]`.
 
     `rate_body`, with the layers of `snnkd_jax.models.rate`, makes training differentiate rates. `arguments` are those
-    of `build`. A module that `expands` takes a static image as one step, of which its first neurons make T.
+    of `build`.
 
     Raises `InputError` for what is no Linen module, or one whose call does not take `train`.
     """
@@ -67,7 +67,6 @@ class Network:
     num_steps: int | None = None
     rate_body: nn.Module | None = None
     arguments: Arguments | None = None
-    expands: bool = False
 
     def __post_init__(self):
         if not isinstance(self.body, nn.Module):
@@ -77,6 +76,11 @@ class Network:
         call = inspect.signature(type(self.body).__call__).parameters
         if "train" not in call and all(p.kind is not p.VAR_KEYWORD for p in call.values()):
             raise InputError(f"{self.model}.__call__ takes ({', '.join(list(call)[1:])}); it must take (images, train)")
+
+    @property
+    def expands(self) -> bool:
+        """Whether the module takes a static image as one step, of which its activation is told to make T."""
+        return "num_steps" in getattr(getattr(self.body, "activation", None), "keywords", ())
 
     @property
     def model(self) -> str:

@@ -42,8 +42,8 @@ def energy_rows(record: dict[str, Any]) -> list[list[str]]:
     """A row of `COLUMNS` for each network of a record."""
     rows = []
     for role, network in record["networks"].items():
-        constants = record["mac_pj"], record["ac_pj"]
-        estimate, ratio = joules(*network["estimate"], *constants), of_ann(record, role)
+        constants, (macs, acs) = (record["mac_pj"], record["ac_pj"]), network["estimate"]
+        estimate, ratio = joules(macs, acs, *constants), of_ann(record, role)
         accuracy, energy = network["test_accuracy"], _energy(record, network)
         rows.append(
             [

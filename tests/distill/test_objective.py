@@ -51,6 +51,10 @@ NAN, INF = float("nan"), float("inf")
 STAGES = [f"stage{i}" for i in (1, 2, 3)]
 
 
+def student_outputs(logits, stages: dict[str, Any] | None = None) -> StudentOutputs:
+    return StudentOutputs.of(jnp.asarray(logits), {"stages": stages or {}})
+
+
 def outputs(logits=LOGITS, teacher_logits=TEACHER_LOGITS, features=FEATURES) -> tuple[StudentOutputs, TeacherOutputs]:
     """The teacher's pre-activation is its feature, its stage the rectified one; the connector is the identity."""
     student, teacher = (
@@ -58,7 +62,7 @@ def outputs(logits=LOGITS, teacher_logits=TEACHER_LOGITS, features=FEATURES) -> 
     )
     kernel = jnp.ones((FEATURES[-1][0].shape[-1], K)).at[0].set(jnp.arange(K))
     return (
-        StudentOutputs(jnp.asarray(logits), {n: x[:, None] for n, x in student.items()}, connected=student),
+        dataclasses.replace(student_outputs(logits, {n: x[:, None] for n, x in student.items()}), connected=student),
         TeacherOutputs(
             jnp.asarray(teacher_logits),
             {n: jnp.maximum(x, 0) for n, x in teacher.items()},
@@ -150,7 +154,7 @@ def test_feature_terms_take_the_stages_they_say():
 def test_the_classifier_reads_the_last_stage_averaged_over_time_and_map():
     last = np.abs(np.random.default_rng(6).normal(size=(B, T, 2, 2, 6))).astype(np.float32)
     head = np.random.default_rng(5).normal(size=(last.shape[-1], K)).astype(np.float32), np.ones(K, np.float32)
-    student = StudentOutputs(jnp.asarray(LOGITS), {"a": jnp.zeros((B, T, 4, 4, 2)), "b": jnp.asarray(last)})
+    student = student_outputs(LOGITS, {"a": jnp.zeros((B, T, 4, 4, 2)), "b": jnp.asarray(last)})
     teacher = TeacherOutputs(jnp.asarray(TEACHER_LOGITS), head=(jnp.asarray(head[0]), jnp.asarray(head[1])))
     found = Classifier(temperature=2.0)(student, teacher, jnp.asarray(LABELS))
     read = last.mean((1, 2, 3)).astype(float) @ head[0] + head[1]
@@ -182,6 +186,17 @@ def test_terms_of_single_steps_by_their_formulas():
     p, q = softmax(sure[:, 0] / 2, axis=-1), softmax(sure[:, -1] / 2, axis=-1)
     found = StrongToWeak(2.0)(*outputs(sure.astype(np.float32)), jnp.asarray(LABELS))
     close(found, 4 * rel_entr(p, q).sum(-1), "objectives")
+
+
+@pytest.mark.parametrize("function", [CrossEntropy, KL, HeadTail, Dist])
+@pytest.mark.parametrize("per_step", [True, False])
+def test_terms_of_the_mean_read_one_array(function, per_step):
+    """So that the gradients of several terms are summed before they are divided among the steps, in one rounding."""
+    student, teacher = outputs()
+    term = function(per_step=per_step)
+    gradient = jax.grad(lambda student: term(student, teacher, jnp.asarray(LABELS)).sum())(student)
+    assert bool(np.any(gradient.logits)) == per_step
+    assert bool(np.any(gradient.mean_logits)) != per_step
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -230,7 +245,7 @@ def test_a_teachers_feature_reaches_other_examples_only_through_the_margin():
 def test_the_ensemble_term_has_the_gradient_of_a_constant_target():
     # Stopped or not: the mean of the logits minimises mean_t KL(. || z[t]), so what would flow through it is 0.
     tau = 3.0
-    found = jax.grad(lambda z: Ensemble(tau)(StudentOutputs(z), None, LABELS).sum())(jnp.asarray(LOGITS))
+    found = jax.grad(lambda z: Ensemble(tau)(student_outputs(z), None, LABELS).sum())(jnp.asarray(LOGITS))
     z = LOGITS.astype(np.float64)
     target = softmax(z.mean(axis=1, keepdims=True) / tau, axis=-1)
     close(found, tau * (softmax(z / tau, axis=-1) - target) / T)
