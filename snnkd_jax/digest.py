@@ -36,7 +36,8 @@ def checksum(tree: Any) -> jax.Array:
     """
 
     def one(x):
-        x = jnp.asarray(x)
+        x = jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else jnp.asarray(x)
+        x = x.astype(jnp.uint8) if x.dtype == bool else x
         words = x if x.dtype == jnp.uint32 else jax.lax.bitcast_convert_type(x, _UINT[x.dtype.itemsize])
         h = words.astype(jnp.uint32).ravel()
         h = h + jnp.arange(1, h.size + 1, dtype=jnp.uint32) * np.uint32(0x9E3779B9)
@@ -72,5 +73,5 @@ def title(x: Any) -> str:
     """A function or an object in words, without what differs from process to process."""
     if isinstance(x, functools.partial):
         inside = [title(x.func), *map(repr, x.args), *(f"{name}={value!r}" for name, value in x.keywords.items())]
-        return f"partial({', '.join(inside)})"
+        return _ADDRESS.sub("", f"partial({', '.join(inside)})")
     return _ADDRESS.sub("", getattr(x, "__qualname__", None) or repr(x))

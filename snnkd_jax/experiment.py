@@ -40,12 +40,13 @@ from snnkd_jax.training.metrics import MetricsLog
 from snnkd_jax.training.trainer import TeacherNetwork, Trainer
 
 
-def run(config: Config, teacher: Teacher | None = None) -> dict[str, Any]:
+def run(config: Config, teacher: Trained | Teacher | None = None) -> dict[str, Any]:
     """Runs or resumes a configuration, and returns what `result.json` holds.
 
     A trained `teacher` takes the place of the one that the configuration names. Raises `InputError` for anything the
     user can put right, and `Interrupted` after SIGTERM or SIGINT, when everything has been saved.
     """
+    teacher = teacher.as_teacher() if isinstance(teacher, Trained) else teacher
     if teacher is not None:
         config = config.replace(teacher=f"{GIVEN}{teacher.title}")
     elif config.teacher.teacher.startswith(GIVEN):

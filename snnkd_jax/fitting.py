@@ -8,6 +8,7 @@ Nothing else trains: `experiment.run` builds the objects from a configuration an
 """
 
 import contextlib
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -102,7 +103,31 @@ def fit(
             holds another training.
         Interrupted: with `run_dir`, after SIGTERM or SIGINT, when everything has been saved.
     """
-    check_count("epochs", epochs)
+    for name, value in (("epochs", epochs), ("batch_size", batch_size), ("accumulate", accumulate)):
+        check_count(name, value)
+    check_count("seed", seed, 0)
+    check_count("keep_checkpoints", keep_checkpoints)
+    if checkpoint_every is not None:
+        check_count("checkpoint_every", checkpoint_every)
+    if not isinstance(network, Network):
+        raise InputError(
+            f"network is a {type(network).__name__}; give snnkd_jax.build(...), or snnkd_jax.Network(module, num_steps)"
+        )
+    if not (teacher is None or isinstance(teacher, Trained | Teacher)):
+        raise InputError(
+            f"teacher is a {type(teacher).__name__}; give what fit or load returned, snnkd_jax.Teacher(function, "
+            "variables), or None"
+        )
+    if not (objective is None or isinstance(objective, Objective)):
+        raise InputError(f"objective={objective!r} must be an Objective, such as snnkd_jax.PRESETS['temporal']")
+    if not hasattr(data, "inputs"):
+        raise InputError(f"data is a {type(data).__name__}; give snnkd_jax.data.from_arrays(...) or data.load(name)")
+    if callable(callbacks):
+        raise InputError("callbacks must be a sequence of functions; give [callback]")
+    if isinstance(teacher, Trained) and teacher.image_shape[-1] != data.image_shape[-1]:
+        raise InputError(
+            f"the teacher takes images of {teacher.image_shape[-1]} channels, {data.name} has {data.image_shape[-1]}"
+        )
     if not 0 <= bptt_epochs <= epochs:
         raise InputError(f"bptt_epochs={bptt_epochs!r} must be in 0 to epochs={epochs}")
     if bptt_epochs and network.rate_body is None:
@@ -143,8 +168,9 @@ def fit(
     described = describe_network(network, data.image_shape)
     options = {
         "network": {k: v for k, v in described.items() if k not in ("digest", "jax")},
-        "dataset": data.name,
+        **data.described,
         "teacher": None if teacher is None else teacher.title,
+        "teacher_normalisation": teacher and teacher.normalisation and dataclasses.asdict(teacher.normalisation),
         "objective": objective.described(),
         "augment": None if trainer.augment is None else title(trainer.augment),
         "epochs": epochs,
@@ -159,7 +185,8 @@ def fit(
     with StopRequest() as stop, report_disk_full(directory):
         check_same("their arguments", repr(options).encode())
         check_same("their copies of the data set", data.identity)
-        contents = content_digests(data.identity) | {"digests": _digests(trainer)}
+        digests = _digests(trainer, None if teacher is None else teacher.variables)
+        contents = content_digests(data.identity) | {"digests": digests}
         with opened_run(directory, {"fit": options}, contents) as log:
             if log is None:
                 return load(directory, network=network)
@@ -192,10 +219,6 @@ def _made(optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> optax.Grad
 
 def make_trainer(network: Network, data: Data, batch_size: int, **options: Any) -> Trainer:
     """The `Trainer` with further `options`; raises `InputError` if something does not fit together."""
-    if not isinstance(network, Network):
-        raise InputError(
-            f"network is a {type(network).__name__}; give snnkd_jax.build(...), or snnkd_jax.Network(module, num_steps)"
-        )
     if data.frames is not None and network.num_steps not in (None, data.frames):
         raise InputError(f"data has {data.frames} frames per example, the network num_steps={network.num_steps}")
     about = {"normalisation": data.normalisation, "image_shape": data.image_shape, "frames": data.frames}
@@ -255,14 +278,28 @@ def tested(evaluation: Evaluation, variables: Any, inputs: Inputs, mesh: Mesh) -
     return evaluate(evaluation, variables, inputs.test(), mesh) | {"parameters": parameters}
 
 
-def _digests(trainer: Trainer) -> dict[str, str | None]:
+def _digests(trainer: Trainer, teacher_variables: Any) -> dict[str, str | None]:
     """Digests of what no file holds: what network, objective, optimiser and augmentation compute."""
     state = jax.eval_shape(trainer.init)
+    variables, pixels = variables_of(state), trainer.pixels(2)
+
+    # Gradients, because of those that a function gives itself, such as a surrogate's.
+    def network(params: Any, batch_stats: Any, images: Any, key: Any) -> Any:
+        return trainer.network.apply_train({"params": params, "batch_stats": batch_stats}, images, key)[0][0].sum()
+
+    def objective(student: Any, *others: Any) -> Any:
+        return sum(values.sum() for values in trainer.guidance.values(student, *others)[0].values())
+
+    def update(params: Any) -> Any:
+        return trainer.optimizer.update(params, trainer.optimizer.init(params), params)
+
+    teacher = trainer.teacher if trainer.is_guided else None
     return {
-        "network": traced(trainer.network.apply_train, variables_of(state), trainer.pixels(2), jax.random.key(0)),
-        "objective": traced(trainer.guidance.values, *trainer.guidance.probe()),
-        "optimizer": traced(trainer.optimizer.update, state.params, state.opt_state, state.params),
+        "network": traced(jax.grad(network), variables["params"], variables["batch_stats"], pixels, jax.random.key(0)),
+        "objective": traced(jax.grad(objective), *trainer.guidance.probe()),
+        "optimizer": traced(update, state.params),
         "augment": trainer.augment_digest,
+        "teacher": None if teacher is None else traced(teacher.apply, teacher_variables, pixels),
     }
 
 

@@ -64,7 +64,10 @@ def _images_and_labels(part: str, pair: tuple[Any, Any]) -> tuple[NDArray, NDArr
     if images.ndim not in (4, 5) or 0 in images.shape:
         expected = "[N, H, W, C], [N, H, W], or one frame per time step, [N, T, H, W, C], N >= 1"
         raise InputError(f"{part} images have shape {images.shape}; give {expected}")
-    labels = np.asarray(labels)
+    try:
+        labels = np.asarray(labels)
+    except ValueError as error:
+        raise InputError(f"{part} labels are not an array ({error})") from error
     if labels.shape != images.shape[:1]:
         raise InputError(f"{part} labels have shape {labels.shape}; {len(images)} images need ({len(images)},)")
     if not np.issubdtype(labels.dtype, np.integer):

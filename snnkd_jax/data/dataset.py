@@ -7,6 +7,7 @@ needed are `snnkd_jax.data.on_disk.Streamed`; both give `Inputs` to a training.
 import functools
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from snnkd_jax.data.batches import Batch, InMemory, eval_batches, split_validation
 from snnkd_jax.data.inputs import Inputs
 from snnkd_jax.data.normalisation import Normalisation, pixel_statistics
+from snnkd_jax.digest import sha256
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +60,17 @@ class Dataset:
     def identity(self) -> bytes:
         """What tells the data set from others: digests of its training images and labels."""
         return b"".join(hashlib.sha256(x.tobytes()).digest() for x in (self.train_images, self.train_labels))
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What else tells it from others; see `Data`."""
+        return {
+            "dataset": self.name,
+            "class_names": list(self.class_names),
+            "images": [str(self.train_images.dtype), *self.train_images.shape],
+            "validation_fraction": self.validation_fraction,
+            "test_set": sha256(self.test_images.tobytes() + self.test_labels.tobytes()),
+        }
 
     @property
     def test(self) -> Batch:

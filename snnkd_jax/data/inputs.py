@@ -1,7 +1,7 @@
 """What a training sees of a data set, wherever it lies."""
 
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
 from snnkd_jax.data.batches import EvalBatches, Source
 from snnkd_jax.data.normalisation import Normalisation
@@ -47,6 +47,11 @@ class Data(Protocol):
     @property
     def identity(self) -> bytes:
         """Equal in processes, and in runs, whose copies of the data set are."""
+        ...
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What else tells it from others, as JSON values: its name, its classes, its split, its test set."""
         ...
 
     def inputs(self, batch_size: int, seed: int) -> Inputs:

@@ -65,6 +65,12 @@ class Streamed:
             images = pool.map(lambda i: self.train.centre(i, self.image_size)[0], chosen)
             return pixel_statistics(np.stack(list(images)))
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """What else tells it from others; see `Data`."""
+        options = {name: getattr(self, name) for name in ("image_size", "flip", "validation_fraction")}
+        return {"dataset": self.name, "class_names": list(self.class_names), **options}
+
     def inputs(self, batch_size: int, seed: int) -> Inputs:
         """The batches of a training; raises `InputError` for a batch that is larger than the training set."""
         training, validation = split_indices(len(self.train), self.validation_fraction, seed)

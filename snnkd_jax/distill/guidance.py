@@ -203,7 +203,12 @@ class Guidance:
     def _teacher_shapes(self) -> tuple[Any, Any]:
         """Logits and features for one image."""
         assert self.teacher is not None
-        return self._shapes(self.teacher)
+        try:
+            return self._shapes(self.teacher)
+        except InputError:
+            raise
+        except Exception as error:  # of Flax, or of whatever the function is made of
+            raise InputError(f"the teacher does not take images {self.image_shape} ({error})") from error
 
     def _shapes(self, network: TeacherNetwork) -> tuple[Any, Any]:
         images = jnp.zeros((1, *(() if self.frames is None else (self.frames,)), *self.image_shape))

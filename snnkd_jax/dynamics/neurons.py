@@ -481,6 +481,10 @@ def describe_neuron(neuron: Neuron) -> dict[str, Any] | None:
         if type(neuron) is made:
             constants = {field.name: getattr(neuron, field.name) for field in dataclasses.fields(made)}
             surrogate = constants.pop("surrogate")
+            if not isinstance(surrogate, Surrogate) or surrogate.name not in SURROGATES:
+                return None
+            if SURROGATES[surrogate.name](surrogate.alpha) != surrogate:
+                return None
             return {"neuron": kind, **constants, "surrogate": surrogate.name, "surrogate_alpha": surrogate.alpha}
     return None
 

@@ -16,7 +16,6 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from snnkd_jax.data.batches import eval_batches
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.errors import InputError, check_count
 from snnkd_jax.inference.stepper import Prediction, Stepper
@@ -78,8 +77,9 @@ def at_once(
 
 def _batches(images: NDArray, batch_size: int) -> Iterator[tuple[NDArray, NDArray]]:
     """Batches of one size, the last filled up, and which of their images are real."""
-    for batch in eval_batches({"images": images, "labels": np.zeros(len(images), np.int32)}, batch_size):
-        yield batch["images"], batch["mask"] == 1
+    for start in range(0, len(images), batch_size):
+        index = np.arange(start, start + batch_size)
+        yield images[np.minimum(index, len(images) - 1)], index < len(images)
 
 
 def _classify(stepper: Stepper, frames: NDArray, num_steps: int, threshold: float | None) -> Prediction:

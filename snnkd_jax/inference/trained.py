@@ -125,6 +125,8 @@ class Trained:
         pixels = jax.device_get(pixels)
         if not spiking or self.streams or threshold is not None:
             return classify(self._stepper, pixels, num_steps, threshold)
+        if pixels.ndim == 5 and num_steps not in (None, pixels.shape[1]):
+            raise InputError(f"num_steps={num_steps!r}, but images have {pixels.shape[1]} frames; leave num_steps out")
         network = self.with_steps(pixels.shape[1] if num_steps is None else num_steps)
         return at_once(network, self.variables, self.normalisation, self.class_names, pixels)
 

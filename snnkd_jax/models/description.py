@@ -12,7 +12,7 @@ from snnkd_jax.models import Network, build
 
 
 def describe_network(network: Network, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-    """What `built` needs; of a module of one's own, its title, and a digest of what it computes."""
+    """What `built` needs; of a module or neurons of one's own, a title, and a digest of what they compute."""
     if (of := network.arguments) is not None:
         spiking = None
         if of.neuron is not None:
@@ -20,15 +20,14 @@ def describe_network(network: Network, image_shape: tuple[int, int, int]) -> dic
             spiking = {"num_steps": network.num_steps, **neuron, "tdbn": of.tdbn, "pool": of.pool}
         pool = of.pool if spiking is None else None
         described = {"model": of.name, "width": of.width, "levels": of.levels, "pool": pool, "dtype": of.dtype}
-        return described | {"spiking": spiking}
+        described |= {"spiking": spiking}
+        if of.neuron is None or describe_neuron(of.neuron) is not None:
+            return described
+    else:
+        described = {"title": network.title, "num_steps": network.num_steps}
     variables = jax.eval_shape(lambda: network.init(jax.random.key(0), image_shape))
     images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
-    return {
-        "title": network.title,
-        "num_steps": network.num_steps,
-        "jax": jax.__version__,
-        "digest": traced(network.apply, variables, images),
-    }
+    return described | {"jax": jax.__version__, "digest": traced(network.apply, variables, images)}
 
 
 def can_be_built(description: dict[str, Any]) -> bool:
@@ -51,7 +50,14 @@ def built(description: dict[str, Any]) -> Network:
 
 def check_network_is(network: Network, description: dict[str, Any], where: Any) -> None:
     """Raises `InputError`, which names `where`, unless the network is the one that is described."""
-    found = describe_network(network, tuple(description["image_shape"]))
+    if not isinstance(network, Network):
+        raise InputError(f"network is a {type(network).__name__}; give Network(module, num_steps) or build(...)")
+    try:
+        found = describe_network(network, tuple(description["image_shape"]))
+    except InputError:
+        raise
+    except Exception as error:  # Flax has its own, for a module that does not fit the images
+        raise InputError(f"network is not the one that was trained in {where} ({error})") from error
     names = found.keys() - ({"digest", "jax"} if description.get("jax") != found.get("jax") else set())
     if differing := [name for name in sorted(names) if description.get(name) != found[name]]:
         changes = ", ".join(f"{name} was {description.get(name)!r} and is {found[name]!r}" for name in differing)

@@ -74,7 +74,7 @@ class Network:
         if self.num_steps is not None:
             check_count("num_steps", self.num_steps)
         call = inspect.signature(type(self.body).__call__).parameters
-        if "train" not in call and all(p.kind is not p.VAR_KEYWORD for p in call.values()):
+        if "train" not in call:
             raise InputError(f"{self.model}.__call__ takes ({', '.join(list(call)[1:])}); it must take (images, train)")
 
     @property
@@ -118,7 +118,7 @@ class Network:
             for t in range(images.shape[1]):
                 (logits, _), potentials = one.apply_from(variables, images[:, t : t + 1], potentials)
                 parts.append(logits)
-        except InputError:
+        except Exception:  # Flax has its own errors for parameters that depend on the number of steps
             return False
         return bool(jnp.allclose(jnp.concatenate(parts, axis=1), whole, rtol=1e-3, atol=1e-3))
 

@@ -13,7 +13,7 @@ PRESETS = (
     *("none", "kdsnn-response", "kdsnn-feature", "kdsnn", "kdsnn-last", "lasnn", "sakd", "bkdsnn", "enof"),
     *("tet", "temporal", "tks", "tser", "hta-kl", "dist", "strong2weak"),
 )
-"""The keys of `distill.PRESETS`, known without JAX."""
+"""The keys of `distill.presets.PRESETS`, known without JAX."""
 
 WEIGHTS = ("ce_weight", "kd_weight", "steps_weight", "feature_weight")
 

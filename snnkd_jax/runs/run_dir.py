@@ -81,9 +81,10 @@ def open_run_dir(directory: Path, what: dict[str, Any], contents: dict[str, Any]
     _check_same(directory, started[kind], json.loads(json.dumps(options)))
     now = origin()
     differing = [name for name in ("versions", "commit") if started.get(name) != now[name]]
+    traced_otherwise = any(started.get("versions", {}).get(x) != now["versions"][x] for x in ("jax", "flax", "optax"))
     for name, value in contents.items():
         # Older runs have no digest, and another version may trace the same function otherwise.
-        if started.get(name, value) != value and not (name == "digests" and "versions" in differing):
+        if started.get(name, value) != value and not (name == "digests" and traced_otherwise):
             raise InputError(
                 f"run_dir {directory} was started with {_different(name, started[name], value)}; name another run_dir"
             )
