@@ -137,7 +137,7 @@ def _evaluation(
 
     @functools.partial(jax.jit, static_argnames="kind", compiler_options=compile_options())
     def correct(variables: Any, batch: dict[str, Array], strength: Array, key: Array, *, kind: str | None) -> Array:
-        images = trained.normalisation(255 * batch["images"])  # which gives every byte again, exactly
+        images = trained.normalisation(batch["images"])  # which gives every byte again, exactly
         if kind is None:
             logits, _ = network.apply(variables, images)
         else:

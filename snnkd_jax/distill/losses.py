@@ -199,7 +199,8 @@ def unit_vector(x: Array, axis: int | tuple[int, ...]) -> Array:
 
 
 def _correlation_distance(student_logits: Array, teacher_logits: Array, temperature: float, axis: int) -> Array:
-    p, q = (jnp.exp(x) for x in _soft_labels(teacher_logits, student_logits, temperature))
+    p = jnp.exp(_log_soft_labels(jax.lax.stop_gradient(teacher_logits), temperature))
+    q = jnp.exp(_log_soft_labels(student_logits, temperature))
     a, b = (unit_vector(x - jnp.mean(x, axis=axis, keepdims=True), axis) for x in (p, q))
     return temperature**2 * (1 - jnp.sum(a * b, axis=axis))
 

@@ -128,10 +128,10 @@ class Margin:
 
     def __call__(self, student: StudentOutputs, teacher: TeacherOutputs, _: Array) -> Array:
         n = len(student.connected)
-        terms = (
+        terms = [
             2.0 ** (i - n) * losses.margin_distance(x, t := teacher.pre_activations[name], losses.negative_mean(t))
             for i, (name, x) in enumerate(student.connected.items(), start=1)
-        )
+        ]
         return sum(terms, jnp.zeros(())) / 1000
 
 

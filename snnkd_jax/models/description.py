@@ -34,7 +34,7 @@ def describe_network(network: Network, image_shape: tuple[int, int, int]) -> dic
 def can_be_built(description: dict[str, Any]) -> bool:
     """Whether the network is one of this library's, its neurons included."""
     spiking = description.get("spiking")
-    return "digest" not in description and (spiking is None or spiking.get("neuron") in NEURONS)
+    return "digest" not in description and (not isinstance(spiking, dict) or spiking.get("neuron") in list(NEURONS))
 
 
 def built(description: dict[str, Any]) -> Network:

@@ -22,6 +22,7 @@ def checked(who: str, outputs: Any, axes: tuple[int, ...], hint: str = "") -> tu
 
     Raises `InputError`, from `who` to `hint`, for anything else.
     """
+    logits: Any
     logits, features = outputs if isinstance(outputs, tuple) and len(outputs) == 2 else (outputs, {})
     kinds = {"features": features}
     if isinstance(features, Mapping):

@@ -149,8 +149,8 @@ def test_steps_are_summed_and_a_constant_image_is_counted_once():
     frames = np.concatenate([spikes_at((2, 2)), spikes_at((0, 0)), spikes_at()])[None]
     layer = conv_layer(frames, num_steps=3)
     assert (layer.steps, layer.acs, layer.dense) == (3, 5 * (9 + 4), 3 * 2 * 5 * 16**2)
-    still = conv_layer(spikes_at((2, 2)), num_steps=3)
-    assert (still.steps, still.acs, still.dense) == (1, 5 * 9, 2 * 5 * 16**2)
+    still = conv_layer(spikes_at((2, 2)), num_steps=3)  # a module of one's own is given it at every step
+    assert (still.steps, still.acs, still.dense) == (3, 3 * 5 * 9, 3 * 2 * 5 * 16**2)
 
 
 @pytest.mark.parametrize("copies", [1, 50])
@@ -227,7 +227,7 @@ def operations(x, kernel, stride):
 @functools.cache
 def made(name, spiking):
     body, options = BODIES[name]
-    activation = functools.partial(Spike, NEURON, T) if spiking else ReLU
+    activation = functools.partial(Spike, NEURON, num_steps=T) if spiking else ReLU
     network = Network(body(5, activation=activation, **options), T if spiking else None)
     variables = random_variables(network, (8, 8, 3))
     return network, jax.tree.map(lambda w: jnp.where(jnp.abs(w) < 0.02, 0, w), variables)
@@ -316,10 +316,9 @@ def test_batches_add_up():
     pruned = jax.tree.map(lambda w: jnp.where(jnp.abs(w) < 0.1, 0, w), variables)
     with pytest.raises(InputError, match="different networks"):
         _ = whole + count(network, pruned, IMAGES)
-    still, frames = spikes_at((2, 2)), spikes_at((2, 2))[:, None].repeat(T, axis=1)
-    weights = {"params": {"only": {"conv": {"kernel": np.ones((3, 3, 2, 5), np.float32)}}}}
+    frames = IMAGES[:, None].repeat(T, axis=1)
     with pytest.raises(InputError, match="numbers of frames"):
-        _ = count(Network(OneConv(5), T), weights, still) + count(Network(OneConv(5), T), weights, frames)
+        _ = whole + count(network, variables, frames)
 
 
 def closed_formula(model, width):

@@ -244,7 +244,7 @@ def test_report_is_of_the_networks_own_answers(monkeypatch):
     assert report["clean"] == 1
     images = BYTES.astype(np.float32) / 255
     for kind in kinds[:2]:
-        answers = logits_of(SNN, NORMALISATION(255 * corrupt(kind, 4, jax.random.key(3), images))).argmax(-1)
+        answers = logits_of(SNN, NORMALISATION(corrupt(kind, 4, jax.random.key(3), images))).argmax(-1)
         assert report["kinds"][kind]["accuracy"][4] == pytest.approx((answers == answers_of(SNN)).mean())
     strength, key = LEVELS["spike_deletion"][4], noise_key(jax.random.key(3), "spike_deletion", 5)
     logits = disturbed("spike_deletion", strength, key=key)[0]

@@ -19,9 +19,7 @@ from snnkd_jax.runs.config import default_config
 
 @functools.cache
 def trained(spiking, width=0.1):
-    config = dataclasses.replace(
-        default_config("digits"), teacher="convnet", student="convnet", width=width, teacher_width=None
-    )
+    config = default_config("digits").replace(teacher="convnet", student="convnet", width=width, teacher_width=None)
     network = config.build_student(10) if spiking else config.build_teacher(10)
     variables = network.init(jax.random.key(0), (8, 8, 1))
     names = tuple("0123456789")
@@ -39,7 +37,7 @@ def runs(monkeypatch, tmp_path):
     for run, role in networks:
         (tmp_path / run / role).mkdir(parents=True)
         (tmp_path / run / role / "network.json").touch()
-        config = dataclasses.asdict(default_config("digits")) | {"teacher_checkpoint": f"{tmp_path}/x"}
+        config = default_config("digits").flat() | {"teacher_checkpoint": f"{tmp_path}/x"}
         (tmp_path / run / "config.json").write_text(json.dumps({"config": config}))
     accuracy = {"teacher": 0.98, "student_baseline": None, "student": 0.9}
     (tmp_path / "run" / "result.json").write_text(json.dumps({"test_accuracy": accuracy}))

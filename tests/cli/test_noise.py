@@ -36,7 +36,7 @@ def test_seeds_are_paired_and_a_record_is_written(monkeypatch, tmp_path, capsys)
         role = {"t": "teacher", "n": "student_baseline", "k": "student"}[name[0]]
         return REPORTS[role][0 if name[1] == "0" else 1]
 
-    monkeypatch.setattr(loading, "load_trained", lambda run, role: f"{run.name}/{role}")
+    monkeypatch.setattr(loading, "load", lambda run, role: f"{run.name}/{role}")
     monkeypatch.setattr(robustness, "evaluate_noise", measure)
     path = tmp_path / "results" / "x.json"
     teacher = make_run(tmp_path / "t0", ["teacher"])

@@ -215,8 +215,8 @@ class Plain:
         return STUDENT.apply(variables, images)[0], {}
 
     @staticmethod
-    def apply_train(variables, images):
-        (logits, _), updates = STUDENT.apply_train(variables, images)
+    def apply_train(variables, images, dropout):
+        (logits, _), updates = STUDENT.apply_train(variables, images, dropout)
         return (logits, {}), updates
 
 

@@ -57,7 +57,7 @@ def make(teacher: Any, preset="temporal", **changes) -> Trainer:
         "objective": PRESETS[preset],
         "optimizer": make_optimizer("sgd", learning_rate=0.1, num_steps=10),
         "normalisation": Normalisation((0.4,), (0.3,)),
-        "augmentation": Augmentation(1, True, 3),
+        "augment": Augmentation(1, True, 3),
         "image_shape": SHAPE,
         "seed": 3,
         "teacher": teacher,
@@ -329,7 +329,7 @@ def test_a_training_on_one_image_at_a_time_is_refused_before_it_begins(tmp_path)
     with pytest.raises(
         InputError, match="teacher 'convnet': batch norm 'norm_hidden' is trained on one value a channel"
     ):
-        run(dataclasses.replace(config(tmp_path / "run"), batch_size=2, accumulate=2))
+        run(config(tmp_path / "run").replace(batch_size=2, accumulate=2))
     assert not (tmp_path / "run").exists()
 
 
