@@ -278,7 +278,7 @@ class Wrong(nn.Module):
         ({"bptt_epochs": 1}, "bptt_epochs=1.*rate"),
         ({"objective": kd.PRESETS["kdsnn-response"]}, "teacher"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path, options, told):
     options = SMALL | options

@@ -141,7 +141,8 @@ ROWS: dict[str, dict[str, Check]] = {
     },
     "objectives": {
         "objectives": Check(
-            "distill.objective distill.objective.loss_terms", "SciPy and loops over examples, in float64"
+            "distill.objective distill.terms distill.presets distill.losses.dist_distance",
+            "SciPy and loops over examples, in float64",
         )
     },
     "conversion": {

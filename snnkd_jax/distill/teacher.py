@@ -12,6 +12,7 @@ training set, or by those that the teacher was trained with, if it says them.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.digest import fingerprint
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Features
+from snnkd_jax.models.recorder import recorded
 from snnkd_jax.models.stages import checked
 
 
@@ -95,22 +97,15 @@ def flax_teacher(
     paths = {path for group in wanted.values() for path in group}
 
     def function(variables: Any, images: Array) -> tuple[Array, dict[str, dict[str, Array]]]:
-        captures = {"capture_intermediates": lambda submodule, _: "/".join(submodule.path) in paths}
-        logits, captured = module.apply(variables, images, **arguments, **captures, mutable=["intermediates"])
-        found = captured.get("intermediates", {})
+        apply = functools.partial(module.apply, variables, images, **arguments)
+        logits, calls, _ = recorded(apply, lambda submodule: "/".join(submodule.path) in paths)
+        found = {call.name: call.output for call in calls}
+        if missing := paths - found.keys():
+            raise InputError(f"teacher {name!r} has no submodule {min(missing)!r} that is called")
         features = {
-            kind: {f"stage{i:02}": _output(found, path, name) for i, path in enumerate(group, start=1)}
+            kind: {f"stage{i:02}": found[path] for i, path in enumerate(group, start=1)}
             for kind, group in wanted.items()
         }
         return logits, features
 
     return Teacher(function, variables, normalisation, name)
-
-
-def _output(captured: Any, path: str, name: str) -> Array:
-    try:
-        for part in path.split("/"):
-            captured = captured[part]
-        return captured["__call__"][-1]
-    except KeyError:
-        raise InputError(f"teacher {name!r} has no submodule {path!r} that is called") from None

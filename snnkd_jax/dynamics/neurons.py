@@ -58,11 +58,11 @@ class Neuron(Protocol):
         """Initial values of what is learnt, by name; {} for nothing."""
         ...
 
-    def init(self, shape: tuple[int, ...]) -> State:
+    def init(self, shape: tuple[int, ...], /) -> State:
         """The state before the first step of neurons `[B, ...]`."""
         ...
 
-    def step(self, state: State, current: Array, parameters: Parameters) -> tuple[State, Array]:
+    def step(self, state: State, current: Array, parameters: Parameters, /) -> tuple[State, Array]:
         """The state after a step with `current` `[B, ...]`, and its spikes, made by a surrogate such as `ATAN`."""
         ...
 

@@ -72,7 +72,7 @@ class ConvertedMaxPool(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """`[B, T, H, W, C]` to `[B, T, h, w, C]`; "potentials" and "rest" take up the sums, as in `Spike`."""
+        """`[B, T, H, W, C]` to `[B, T, h, w, C]`; "state" and "initial_state" take up the sums, as in `Spike`."""
         pool = functools.partial(max_pool, window=self.window, stride=self.stride, padding=self.padding)
         sums = jnp.cumsum(x > 0 if self.spikes else x, axis=1, dtype=jnp.float32)
         before = jnp.zeros_like(sums[:, 0])

@@ -68,7 +68,7 @@ NO_EQUATION = {
     *(f"dynamics.neurons.{name}" for name in ("neuron_from", "neuron_of")),
     *(f"distill.losses.check_{name}" for name in ("in_range", "same_shape", "temperature")),
     "data.archives",  # file formats
-    "inference.trained",  # code
+    *("inference.trained", "fitting"),  # code
     "data.crops.random_box",  # pixels, in test_imagenet.py
     "planning.pod",  # bounds, in test_pod.py
 }

@@ -32,7 +32,6 @@ from snnkd_jax.models import Network, build
 from snnkd_jax.models.activation import Spike
 from snnkd_jax.models.converted import spiking
 from snnkd_jax.models.layers import BatchNorm
-from snnkd_jax.models.stages import Stages
 
 T = 4
 NORMALISATION = Normalisation((0.1, 0.2, 0.3), (1.0, 2.0, 4.0))
@@ -130,7 +129,7 @@ class OneNeuron(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         del train
-        return self.activation(name="neuron")(x), Stages()
+        return self.activation(name="neuron")(x), {}
 
 
 def one_neuron_of_the_paper():
@@ -228,7 +227,7 @@ class ReadBeforeItsNorm(nn.Module):
     def __call__(self, x, train):
         x = nn.Conv(2, (3, 3), padding=1, use_bias=False, name="conv1")(x)
         y = self.norm(train=train, name="norm1")(x)
-        return self.activation(name="act1")(y + x), Stages()
+        return self.activation(name="act1")(y + x), {}
 
 
 def test_a_layer_read_before_and_behind_its_norm_is_refused(tmp_path):

@@ -20,7 +20,6 @@ from snnkd_jax.models.activation import QCFS
 from snnkd_jax.models.converted import ConvertedMaxPool, ConvertedSpike, activations
 from snnkd_jax.models.folding import fold_norms
 from snnkd_jax.models.layers import BatchNorm
-from snnkd_jax.models.stages import Stages
 
 SHAPE = (16, 16, 3)
 IMAGES = jax.random.normal(jax.random.key(1), (4, *SHAPE))
@@ -96,7 +95,7 @@ class BiasedDense(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         x = nn.Dense(5, name="layer")(x.reshape(len(x), -1))
-        return self.norm(name="norm", train=train)(x), Stages()
+        return self.norm(name="norm", train=train)(x), {}
 
 
 def test_a_bias_before_a_norm_is_scaled_too():
