@@ -23,7 +23,7 @@ from snnkd_jax.models.recorder import calls
 _PROBE = 61
 
 Targets = dict[str, Any]
-"""What an objective reads of a teacher, float32: `logits` `[B, K]`; by kind of feature, its stages `[B, H, W, C]`."""
+"""What an objective reads of a teacher, float32: `logits` `[B, K]`; `features`, by kind, its stages `[B, H, W, C]`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,18 +83,24 @@ class Guidance:
         Without a teacher, `targets` is None; `connectors` is as from `init`, `key` of the channels that they mask.
         """
         teacher = None if targets is None else self._outputs(teacher_variables, targets)
-        stages = {name: time_mean(x) for name, x in student.stages.items()} if self._connectors else {}
-        keys, values, batch_stats = self._keys(key), {}, {}
-        for term in self.objective.active:
-            connected = {}
-            if term.name in self._connectors:
-                variables = {part: trees[term.name] for part, trees in connectors.items()}
-                connected, updates = self._connectors[term.name].apply(
-                    variables, stages, train=True, blur_key=keys[term.name], mutable=["batch_stats"]
-                )
-                batch_stats[term.name] = updates["batch_stats"]
-            values[term.name] = term(dataclasses.replace(student, connected=connected), teacher, labels)
+        connected, batch_stats = self._connect(student, connectors, key)
+        values = {
+            term.name: term(dataclasses.replace(student, connected=connected.get(term.name, {})), teacher, labels)
+            for term in self.objective.active
+        }
         return values, batch_stats
+
+    def _connect(self, student: StudentOutputs, variables: Mapping[str, Any], key: Array) -> tuple[Any, Variables]:
+        """What each term's connectors make of the student's stages, and their new `batch_stats`."""
+        stages = {name: time_mean(x) for name, x in student.stages.items()} if self._connectors else {}
+        keys, connected, batch_stats = self._keys(key), {}, {}
+        for name, module in self._connectors.items():
+            own = {part: trees[name] for part, trees in variables.items()}
+            connected[name], updates = module.apply(
+                own, stages, train=True, blur_key=keys[name], mutable=["batch_stats"]
+            )
+            batch_stats[name] = updates["batch_stats"]
+        return connected, batch_stats
 
     def _keys(self, key: Array) -> dict[str, Array]:
         """One for each term with connectors; that of the first is `key` itself."""
@@ -102,12 +108,16 @@ class Guidance:
 
     def _read(self, logits: Array, features: Mapping[str, Any]) -> Targets:
         maps = {kind: {name: features[kind][name] for name in pairs.values()} for kind, pairs in self._compared.items()}
-        return jax.lax.stop_gradient(jax.tree.map(lambda x: x.astype(jnp.float32), {"logits": logits, **maps}))
+        return jax.lax.stop_gradient(
+            jax.tree.map(lambda x: x.astype(jnp.float32), {"logits": logits, "features": maps})
+        )
 
     def _outputs(self, teacher_variables: Any, targets: Targets) -> TeacherOutputs:
         """The targets by the names of the student's stages."""
-        compared = self._compared.items()
-        maps = {kind: {mine: targets[kind][theirs] for mine, theirs in pairs.items()} for kind, pairs in compared}
+        maps = {
+            kind: {mine: targets["features"][kind][theirs] for mine, theirs in pairs.items()}
+            for kind, pairs in self._compared.items()
+        }
         head = _head("teacher", teacher_variables) if "head" in self.objective.needs else None
         return TeacherOutputs(targets["logits"], **maps, head=head)
 

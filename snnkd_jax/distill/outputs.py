@@ -19,7 +19,8 @@ class StudentOutputs:
     | value             | shape                                                                            |
     | ----------------- | -------------------------------------------------------------------------------- |
     | `logits`          | `[B, T, K]`                                                                      |
-    | `mean_logits`     | `[B, K]`, their mean over time, computed once for all terms                      |
+    | `mean_logits`     | `[B, K]`, their mean over time                                                   |
+    | `read_out`        | `[B, 1, K]`, the same as an array that all terms share                           |
     | `stages`          | name to `[B, T or 1, H, W, C]`, stage outputs: spikes, or their mean over time   |
     | `pre_activations` | name to `[B, T or 1, H, W, C]`, stages before the activation                     |
     | `firing_rates`    | layer to `[B]`, spikes per neuron and step                                       |
@@ -27,11 +28,16 @@ class StudentOutputs:
     """
 
     logits: Array
-    mean_logits: Array
+    read_out: Array
     stages: Maps = dataclasses.field(default_factory=dict)
     pre_activations: Maps = dataclasses.field(default_factory=dict)
     firing_rates: Maps = dataclasses.field(default_factory=dict)
     connected: Maps = dataclasses.field(default_factory=dict)
+
+    @property
+    def mean_logits(self) -> Array:
+        """`[B, K]`."""
+        return self.read_out[:, 0]
 
     @classmethod
     def of(cls, logits: Array, features: Mapping[str, Any]) -> "StudentOutputs":
@@ -41,7 +47,7 @@ class StudentOutputs:
             for kind in ("stages", "pre_activations")
         }
         logits = logits if logits.ndim == 3 else logits[:, None]
-        return cls(logits, logits.mean(axis=1), **maps, firing_rates=features.get("firing_rates", {}))
+        return cls(logits, logits.mean(axis=1, keepdims=True), **maps, firing_rates=features.get("firing_rates", {}))
 
 
 @jax.tree_util.register_dataclass

@@ -22,7 +22,7 @@ from snnkd_jax.distill.outputs import StudentOutputs, TeacherOutputs, time_mean
 
 def _read_outs(student: StudentOutputs, per_step: bool) -> Array:
     """z[t] or z, `[B, T or 1, K]`."""
-    return student.logits if per_step else student.mean_logits[:, None]
+    return student.logits if per_step else student.read_out
 
 
 @dataclasses.dataclass(frozen=True)

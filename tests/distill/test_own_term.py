@@ -93,9 +93,11 @@ def test_a_connector_alone_asks_for_the_teachers_stages_and_for_the_last_pair_if
     made = trainer(Term("own", lambda s, t, _: connected_l2(s, t, _), connector=Connector(last=True)))
     assert made.objective.needs == {"stages"}
     assert {name for name in jax.jit(made.init)().params["connectors"]["own"] if "conv" in name} == {"conv_stage2"}
-    assert made.guidance.targets(teacher_variables(), jnp.zeros((2, 8, 8, 1)))["stages"].keys() == {"stage2"}
+    assert made.guidance.targets(teacher_variables(), jnp.zeros((2, 8, 8, 1)))["features"]["stages"].keys() == {
+        "stage2"
+    }
     both = trainer(Term("own", connected_l2, needs=("stages",), connector=Connector()), Term("last", LastStage()))
-    assert len(both.guidance.targets(teacher_variables(), jnp.zeros((2, 8, 8, 1)))["stages"]) > 1
+    assert len(both.guidance.targets(teacher_variables(), jnp.zeros((2, 8, 8, 1)))["features"]["stages"]) > 1
     stepped(both)
 
 
@@ -132,7 +134,7 @@ def test_a_teacher_that_no_term_reads_does_not_run():
     assert not trainer(CE, Term("rate", rate, needs=())).is_guided
     made = trainer(CE, Term("rate", rate))
     assert made.is_guided
-    assert made.guidance.targets(teacher_variables(), jnp.zeros((2, 8, 8, 1))).keys() == {"logits"}
+    assert made.guidance.targets(teacher_variables(), jnp.zeros((2, 8, 8, 1)))["features"] == {}
 
 
 def test_a_term_of_weight_zero_is_not_computed():

@@ -116,14 +116,14 @@ def test_a_teacher_sees_the_students_pixels_in_its_own_normalisation():
     own = make(pixels, "lasnn", augment=Augmentation(), teacher_normalisation=Normalisation((0.5,), (0.25,)))
     students = dataclasses.replace(own, teacher_normalisation=None)
     for trainer, mean, std in ((own, 0.5, 0.25), (students, 0.4, 0.3)):
-        found = jax.jit(trainer.teach)((), step, images)["stages"]["stage1"]
+        found = jax.jit(trainer.teach)((), step, images)["features"]["stages"]["stage1"]
         np.testing.assert_allclose(found, (images / 255 - mean) / std, rtol=1e-5, atol=1e-5)
     moved = dataclasses.replace(own, augment=Augmentation(1, True, 3))
-    found = jax.jit(moved.teach)((), step, images)["stages"]["stage1"]
+    found = jax.jit(moved.teach)((), step, images)["features"]["stages"]["stage1"]
     seen = jax.jit(Augmentation(1, True, 3))(jax.random.fold_in(jax.random.key(3), 5), images / 255)
     np.testing.assert_allclose(found, (np.asarray(seen) - 0.5) / 0.25, rtol=1e-5, atol=1e-5)
     black = dataclasses.replace(own, augment=Augmentation(8), teacher_normalisation=Normalisation((1,), (2,)))
-    moved = jax.jit(black.teach)((), step, np.full_like(images, 255))["stages"]["stage1"]
+    moved = jax.jit(black.teach)((), step, np.full_like(images, 255))["features"]["stages"]["stage1"]
     assert set(np.unique(np.round(moved, 6))) == {-0.5, 0.0}  # not to every compiler 255 / 255 is 1
 
 
@@ -181,7 +181,7 @@ class Counted:
     @staticmethod
     def of(step):
         rng = np.random.default_rng(step)
-        return {"stages": {"s": rng.random((4, 2, 2, 3), np.float32)}, "logits": rng.random((4, K), np.float32)}
+        return {"features": {"s": rng.random((4, 2, 2, 3), np.float32)}, "logits": rng.random((4, K), np.float32)}
 
 
 OUTPUTS = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), Counted.of(0))
@@ -286,7 +286,7 @@ def test_a_store_is_of_one_teacher_data_seed_and_augmentation(tmp_path, monkeypa
     both = Teacher(lambda w, x: (linear(w, x), {"stages": {"s": x}, "pre_activations": {"s": -x}}), WEIGHTS)
     for preset, kind, sign in (("lasnn", "stages", 1), ("kdsnn-feature", "pre_activations", -1)):
         outputs = taught(make(both, preset, augment=Augmentation())).outputs(1)
-        np.testing.assert_allclose(outputs[kind]["s"], sign * (9 / 255 - 0.4) / 0.3, rtol=1e-5)
+        np.testing.assert_allclose(outputs["features"][kind]["s"], sign * (9 / 255 - 0.4) / 0.3, rtol=1e-5)
 
     hidden = make(Teacher(lambda w, x: linear(-w, x), WEIGHTS), augment=Augmentation())
     with pytest.raises(InputError, match="of another teacher, or of other data; delete it"):
