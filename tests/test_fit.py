@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -22,7 +23,7 @@ IMAGES = RNG.integers(0, 60, (120, 8, 8, 1)).astype(np.uint8)
 IMAGES[np.arange(120), 2 * LABELS + 1] = 255  # a bright row that tells the class
 DATA = kd.data.from_arrays(train=(IMAGES[:90], LABELS[:90]), test=(IMAGES[90:], LABELS[90:]))
 ATAN = kd.surrogate.atan(2.0)
-SMALL = {"epochs": 1, "batch_size": 16}
+SMALL: dict[str, Any] = {"epochs": 1, "batch_size": 16}
 
 pytestmark = pytest.mark.usefixtures("compiled_once", "silent_layers")
 

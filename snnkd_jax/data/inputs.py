@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any, Protocol
 
 from snnkd_jax.data.batches import EvalBatches, Source
-from snnkd_jax.data.normalisation import Normalisation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,15 +38,10 @@ class Data(Protocol):
         """T of sequences, one frame per time step; None for images."""
         ...
 
-    @property
-    def normalisation(self) -> Normalisation:
-        """Of the pixels."""
-        ...
-
-    @property
-    def identity(self) -> bytes:
-        """Equal in processes, and in runs, whose copies of the data set are."""
-        ...
+    normalisation: Any
+    """`Normalisation` of the pixels."""
+    identity: Any
+    """Bytes, equal in processes, and in runs, whose copies of the data set are."""
 
     @property
     def described(self) -> dict[str, Any]:

@@ -32,9 +32,7 @@ def checked(who: str, outputs: Any, axes: tuple[int, ...], hint: str = "") -> tu
             raise InputError(f"{who}: its {kind} should be a dictionary, not {type(x)}")
     del kinds["features"]
     for kind, maps in kinds.items():
-        if list(maps) != sorted(
-            maps
-        ):  # JAX sorts the keys of dictionaries
+        if list(maps) != sorted(maps):  # JAX sorts the keys of dictionaries
             raise InputError(f"{who}: its {kind} {', '.join(maps)} must be named in order, such as stage01, stage02")
     named = {f"{kind} {name!r}": (x, "H, W, C") for kind, maps in kinds.items() for name, x in maps.items()}
     for what, (x, rest) in ({"logits": (logits, "K")} | named).items():

@@ -1,13 +1,12 @@
 """The data section of a configuration."""
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from snnkd_jax.errors import InputError, check_counts
 
 if TYPE_CHECKING:
     from snnkd_jax.data import Augmentation, Dataset
-    from snnkd_jax.data.on_disk import Streamed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +61,8 @@ class DataConfig:
             )
         return dataclasses.replace(load(self.dataset, self.data_dir), validation_fraction=self.validation_fraction)
 
-    def open(self) -> "Dataset | Streamed":
-        """The data set, in memory or on disk; raises `InputError` if it is not there or damaged."""
+    def open(self) -> Any:
+        """The data set, a `Dataset` or a `Streamed`; raises `InputError` if it is not there or damaged."""
         if self.in_memory:
             return self.load()
         from snnkd_jax.data.on_disk import open_streamed
