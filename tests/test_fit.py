@@ -252,6 +252,52 @@ def test_a_function_of_the_same_name_that_computes_something_else_is_refused(tmp
         kd.fit(spiking(), DATA, objective=made(0.2), run_dir=tmp_path / "run", **SMALL)
 
 
+class Sharp(nn.Module):
+    """Nothing but the surrogate derivative tells one from another."""
+
+    alpha: float
+
+    @nn.compact
+    def __call__(self, images, train):
+        del train
+        x = kd.Spike(kd.LIF(surrogate=kd.surrogate.atan(self.alpha)))(nn.Dense(4)(images))
+        return nn.Dense(3)(x.mean(axis=(2, 3)))
+
+
+def taught_by(scale):
+    return kd.Teacher(lambda _, x: scale * x.mean(axis=(1, 2)) * jnp.arange(3.0), name="same")
+
+
+def split_at(fraction):
+    return dataclasses.replace(DATA, validation_fraction=fraction)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        ({"teacher": taught_by(1.0)}, {"teacher": taught_by(2.0)}, "teacher"),
+        ({"network": kd.Network(Sharp(2.0), 2)}, {"network": kd.Network(Sharp(9.0), 2)}, "network"),
+        ({"data": split_at(0.1)}, {"data": split_at(0.2)}, "validation_fraction"),
+        (
+            {"optimizer": optax.inject_hyperparams(optax.sgd)(0.1)},
+            {"optimizer": optax.inject_hyperparams(optax.sgd)(0.01)},
+            "optimizer",
+        ),
+    ],
+    ids=["teacher", "surrogate", "split", "optimizer"],
+)
+def test_a_directory_is_of_what_began_it(tmp_path, first, second, told):
+    """What differs only in a function's inside, in a gradient of its own, in a state or in the split."""
+
+    def fitted(network=None, data=DATA, **options):
+        return kd.fit(network or spiking(), data, run_dir=tmp_path / "run", **SMALL | options)
+
+    trained = fitted(**first)
+    assert same(fitted(**first), trained)
+    with pytest.raises(kd.InputError, match=told):
+        fitted(**second)
+
+
 class NoTrain(nn.Module):
     def __call__(self, images):
         return images
@@ -278,6 +324,12 @@ class Wrong(nn.Module):
         ({"batch_size": 1000}, "batch_size=1000"),
         ({"bptt_epochs": 1}, "bptt_epochs=1.*rate"),
         ({"objective": kd.PRESETS["kdsnn-response"]}, "teacher"),
+        ({"objective": "temporal"}, "objective='temporal'"),
+        ({"teacher": lambda x: x}, "teacher is a function"),
+        ({"accumulate": 0}, "accumulate=0"),
+        ({"checkpoint_every": 0}, "checkpoint_every=0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"callbacks": print}, "callbacks"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
