@@ -6,7 +6,6 @@ Takes the arguments of `snnkd train`. Cosine and ratio of norms (rate to exact) 
 cross-entropy on one training batch, with fresh weights, or with those of the student in RUN.
 """
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -37,7 +36,7 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
     """
     student = None if run is None else load(run)
     if run is not None:
-        config = dataclasses.replace(read_config(run), batch_size=config.optimisation.batch_size, seed=config.run.seed)
+        config = read_config(run).replace(batch_size=config.optimisation.batch_size, seed=config.run.seed)
     dataset = config.data.load()
     training, _ = dataset.split(config.run.seed)
     batch = InMemory(training, config.optimisation.batch_size, config.run.seed)(0)

@@ -62,8 +62,7 @@ def main(runs: Path = Path("runs/knobs"), seeds: tuple[int, ...] = (0, 1, 2), re
         seeds: Of each student.
         record: Write experiments/results/knobs/<record>.json.
     """
-    recipe = dataclasses.replace(
-        default_config("digits"),
+    recipe = default_config("digits").replace(
         epochs=30,
         teacher_epochs=60,
         validation_fraction=0.3,
@@ -71,7 +70,7 @@ def main(runs: Path = Path("runs/knobs"), seeds: tuple[int, ...] = (0, 1, 2), re
         checkpoint_every=10_000,  # none but the last: a student takes seconds
     )
     for seed in seeds:
-        run(dataclasses.replace(recipe, teacher_only=True, seed=seed, run_dir=str(runs / f"teacher-{seed}")))
+        run(recipe.replace(teacher_only=True, seed=seed, run_dir=str(runs / f"teacher-{seed}")))
     entries = [over_seeds([validated(recipe, {}, runs, seed) for seed in seeds])]
     for group, option, value in tried():
         change = {"group": group, "option": option, "recipe": in_recipe(recipe, option), "value": value}
@@ -111,7 +110,7 @@ def validated(recipe: Config, change: dict[str, Any], runs: Path, seed: int) -> 
     """The accuracy and the firing rate of one student on the images held out, after its last epoch."""
     name = "-".join(f"{option}-{value}" for option, value in change.items()) or "recipe"
     directory = runs / f"{name}-{seed}"
-    config = dataclasses.replace(recipe, **change, seed=seed, run_dir=str(directory))
+    config = recipe.replace(**change, seed=seed, run_dir=str(directory))
     if config.objective.build().needs_teacher:
         config = config.replace(teacher_checkpoint=str(runs / f"teacher-{seed}"))
     if not (directory / "result.json").is_file():

@@ -60,6 +60,7 @@ def run(config: Config, teacher: Trained | Teacher | None = None) -> dict[str, A
         data = first_then_others(config.data.open)
         check_same("their copies of the data set", data.identity)
         inputs = data.inputs(config.optimisation.batch_size, config.run.seed)
+        _ = data.normalisation  # measured here, where a fault in the data is not reported as one of a network
         return _Run(config, directory, mesh, data, inputs, stop, RunTeacher(config, data, mesh, teacher)).carry_out()
 
 

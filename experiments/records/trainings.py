@@ -65,7 +65,7 @@ def make_record(name: str, runs: list[Path], dataset: str, notes: str = "") -> d
     metrics["seconds"] = [r["seconds"] for r in results]
     return {
         "name": name,
-        "command": command(Config(**first["config"])),
+        "command": command(config_of(first["config"], f"the run {runs[0]}")),
         "dataset": dataset,
         "seeds": seeds,
         "metrics": {key: over_seeds(values) for key, values in metrics.items()},

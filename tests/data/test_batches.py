@@ -34,7 +34,7 @@ def identities(batch) -> tuple[int, ...]:
 
 def test_a_batch_larger_than_the_examples_is_refused():
     for batch_size in (N + 1, 0):
-        with pytest.raises(InputError, match=f"batch_size={batch_size} must be at least 1 and at most 23"):
+        with pytest.raises(InputError, match=f"batch_size={batch_size} must be in 1 to 23"):
             InMemory(examples(N), batch_size, 0)
 
 

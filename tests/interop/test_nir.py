@@ -394,7 +394,7 @@ def test_script_writes_the_student_of_a_run(dtype, tmp_path, monkeypatch, capsys
     network = build("convnet", 3, neuron=LIF(), num_steps=T, width=0.1, dtype=dtype)
     variables = dyadic_variables(network, (8, 8, 3))
     trained = Trained(network, variables, NORMALISATION, (8, 8, 3), ("a", "b", "c"), "cifar10")
-    monkeypatch.setattr(loading, "load_trained", lambda *_: trained)
+    monkeypatch.setattr(loading, "load", lambda *_: trained)
     export_nir(tmp_path, tmp_path / "net.nir")
     read, told = read_nir(tmp_path / "net.nir"), capsys.readouterr().out
     assert (read.network.num_steps, read.normalisation) == (T, NORMALISATION)

@@ -387,8 +387,8 @@ def test_bfloat16_computes_in_bfloat16_and_answers_in_float32():
         ({"num_steps": float("nan")}, "num_steps=nan"),
         ({"neuron": None, "levels": 2.5}, r"levels=2\.5"),
         ({"levels": 4}, "levels=4 is of an ordinary network"),
-        ({"neuron": "lif"}, "neuron='lif' must be an object with parameters, init and step"),
-        ({"neuron": LIF}, "LIF.* must be an object"),
+        ({"neuron": "lif"}, "neuron='lif' must have parameters, init and step"),
+        ({"neuron": LIF}, "LIF.* must have parameters"),
     ],
 )
 def test_bad_arguments_are_named(change, message):

@@ -101,7 +101,11 @@ def test_architecture_width_and_classes_follow_from_the_entries(model):
         ("resnet18", {"layer1.2.conv1.weight": np.zeros((4, 4, 3, 3), np.float32)}, r"\(3, 2, 2, 2\) blocks"),
         ("vgg11", {"features.1.running_mean": None}, "VGG without batch norm"),
         ("vgg11", {"features.29.weight": np.zeros((32, 32, 3, 3), np.float32)}, r"VGG .* \(1, 1, 2, 2, 2, 1\) conv"),
-        ("vgg11", {"classifier.3.weight": np.zeros((4096, 4096), np.float32)}, "hidden layers of 4096"),
+        (
+            "vgg11",
+            {"classifier.3.weight": np.zeros((4096, 4096), np.float32)},
+            "with the layers classifier, classifier.3",
+        ),
         ("vgg11", {"features.0.bias": np.zeros(3, np.float32)}, r"features.1.running_mean has shape \(4,\)"),
         ("wrn-16-2", {"block1.layer.2.conv1.weight": np.zeros((8, 8, 3, 3), np.float32)}, "wide ResNet .*3, 2, 2"),
         ("wrn-16-2", {"block1.layer.0.conv2.bias": np.zeros(8, np.float32)}, "conv2.bias are of another network"),

@@ -49,7 +49,7 @@ def test_two_processes_with_two_devices_train_what_one_does(tmp_path, monkeypatc
         assert found["validation"]["accuracy"] == expected["validation"]["accuracy"]
         for name in ("loss", "ce", "accuracy", "grad_norm", "firing_rate"):
             assert found[name] == pytest.approx(expected[name], rel=1e-4), name
-    assert "4 cpu device(s) in 2 process(es); batch 128, 32 a device" in two[0].output()
+    assert "4 cpu device(s) in 2 process(es); batch 128, 32 per device" in two[0].output()
     assert two[0].output().count("student: epoch 5/5") == 1
     assert "student" not in two[1].output()
 
