@@ -95,6 +95,7 @@ class _IntegrateAndFire:
         return jnp.full(shape, self.v_rest, float)
 
     def charge(self, v: Array, x: Array, parameters: Parameters) -> Array:
+        """The potential `h` `[B, ...]` after the input x `[B, ...]`, before it fires; of each neuron its own."""
         raise NotImplementedError
 
     def step(self, state: Array, current: Array, parameters: Parameters) -> tuple[Array, Array]:

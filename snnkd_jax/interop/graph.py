@@ -48,7 +48,8 @@ class Convolution:
             raise InputError(f"kernel {self.kernel.shape} and bias {self.bias.shape} cannot take {shape}")
         return (*_windows(shape, window, self.strides, self.padding), c_out)
 
-    def module(self) -> Callable[..., nn.Module]:  # noqa: D102
+    def module(self) -> Callable[..., nn.Module]:
+        """The Flax layer, still without its name."""
         *window, _, c_out = self.kernel.shape
         padding = [(p, p) for p in self.padding]
         return functools.partial(nn.Conv, c_out, window, self.strides, padding, conv_general_dilated=convolve)
@@ -67,7 +68,8 @@ class Dense:
             raise InputError(f"kernel {self.kernel.shape} and bias {self.bias.shape} cannot take {shape}")
         return self.kernel.shape[1:]
 
-    def module(self) -> Callable[..., nn.Module]:  # noqa: D102
+    def module(self) -> Callable[..., nn.Module]:
+        """The Flax layer, still without its name."""
         return functools.partial(nn.Dense, self.kernel.shape[1])
 
 
