@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import agrees
+from representative import representatives, slow
 
 from snnkd_jax.analysis.energy import count, same_architecture, summary
 from snnkd_jax.analysis.joules import joules
@@ -233,7 +234,7 @@ def made(name, spiking):
     return network, jax.tree.map(lambda w: jnp.where(jnp.abs(w) < 0.02, 0, w), variables)
 
 
-@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize("name", representatives(BODIES, lambda name: name != "resnet"))
 def test_whole_networks_against_loops(name):
     """The spiking network and the ANN of its architecture; weights below 0.02 are cut."""
     costs = {}
@@ -347,7 +348,7 @@ def closed_formula(model, width):
     return stem, rest
 
 
-@pytest.mark.parametrize("model", ["resnet18", "vgg11"])
+@pytest.mark.parametrize("model", [slow("resnet18"), "vgg11"])
 def test_dense_operations_by_the_closed_formula(model):
     network = build(model, 10, neuron=NEURON, num_steps=2, width=0.0625)
     cost = count(network, random_variables(network, (32, 32, 3)), np.ones((1, 32, 32, 3), np.float32))

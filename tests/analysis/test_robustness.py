@@ -76,6 +76,7 @@ def spikes_of(kind, strength, current=CURRENT, neuron=NEURON, index=None):
     return np.asarray(_spikes(kind, strength, KEY, index, current, neuron))
 
 
+@pytest.mark.slow
 def test_neurons_and_weights_are_untouched_at_strength_0():
     for kind in NEURON_KINDS:
         assert spikes_of(kind, 0.0).tobytes() == np.asarray(Spike(NEURON, T).apply({}, CURRENT)).tobytes()

@@ -75,6 +75,7 @@ def test_prints_and_records(runs, capsys):
     assert kept == record | {"name": "energy"}
 
 
+@pytest.mark.slow
 def test_counts_a_student_at_another_number_of_steps(runs, monkeypatch):
     """The accuracy is that by as many steps, and operations on spikes grow with T."""
     digits, student, records = data.load("digits"), trained(True), []

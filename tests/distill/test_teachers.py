@@ -333,6 +333,7 @@ def test_a_training_on_one_image_at_a_time_is_refused_before_it_begins(tmp_path)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.optimised
 @pytest.mark.usefixtures("compiled_once")
 def test_a_run_with_a_function_is_the_same_bit_for_bit_with_a_store(tmp_path, one_device, monkeypatch, capsys):
@@ -362,6 +363,7 @@ def test_a_run_with_a_function_is_the_same_bit_for_bit_with_a_store(tmp_path, on
         run(config(tmp_path / "run"), other)
 
 
+@pytest.mark.slow
 @pytest.mark.optimised
 def test_a_training_on_stored_features_is_the_same_bit_for_bit(tmp_path, one_device, monkeypatch):
     """As the loop trains; written by one training and read by another, which does not run the teacher."""

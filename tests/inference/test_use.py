@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from representative import representatives, slow
 
 import snnkd_jax
 from snnkd_jax import data
@@ -149,7 +150,7 @@ CASES = {
 
 
 @pytest.mark.optimised
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", representatives(CASES, lambda case: case == "plif to -0.1"))
 def test_a_stream_is_the_sequence(case):
     """Bit for bit what the sequence gives at once; both are the network that makes all steps in one program."""
     trained = CASES[case]()
@@ -382,6 +383,7 @@ def unsealed(directory: Path) -> dict:
     return content
 
 
+@pytest.mark.slow
 def test_descriptions_from_before_the_seal_are_read(run, student, tmp_path, monkeypatch):
     """And whatever they say ends in a network or in an `InputError`."""
     directory = tmp_path / "student"
@@ -429,7 +431,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes | None:
 
 @pytest.mark.parametrize(
     ("count", "sealed"),
-    [(100, True), pytest.param(1000, True, marks=pytest.mark.slow), pytest.param(10, False, marks=pytest.mark.slow)],
+    [(100, True), slow(1000, True), slow(10, False)],
 )
 def test_randomly_damaged_directories(run, tmp_path, count, sealed):
     """Refused as `InputError`, or the same network bit for bit, where the damage hit what it is not made of.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from network_checks import IMAGES, assert_trees_close, train_outputs
+from representative import representatives
 
 from snnkd_jax.dynamics.neurons import LIF, PLIF, Neuron, neuron_of
 from snnkd_jax.dynamics.surrogate import fast_sigmoid
@@ -27,7 +28,10 @@ def both(neuron: Neuron, num_steps: int, pools=(MaxPool, RateMaxPool), **body) -
     return Network(spiking, num_steps), Network(spiking, num_steps, rates)
 
 
-@pytest.mark.parametrize("name", ["convnet", "vgg11", "resnet19", "wrn-16-2", "pyramidnet18", "airbench94"])
+BODIES = ["convnet", "vgg11", "resnet19", "wrn-16-2", "pyramidnet18", "airbench94"]
+
+
+@pytest.mark.parametrize("name", representatives(BODIES, lambda name: name == "airbench94"))
 def test_one_step_is_backpropagation_through_time(name):
     """Every body (deeper ones and those of test_imagenet_models.py left out): learnable tau, tdBN and a soft reset."""
     kind = {"neuron": PLIF(v_reset=None), "num_steps": 1, "width": 0.1, "tdbn": True}
@@ -132,6 +136,7 @@ def test_frames_reach_the_stem_as_their_mean():
     assert np.abs(found["head"]["kernel"]).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lif", "plif"])
 def test_half_precision_convolutions_keep_float32_gradients(kind):
     network = build(

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import pytest
 from compilation import QUICKLY
+from representative import slow
 
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.normalisation import Normalisation
@@ -79,6 +80,7 @@ def trained(fsdp: int | None) -> TrainState:
     return state
 
 
+@pytest.mark.slow
 def test_divided_parameters_are_trained_like_whole_ones():
     """Each device holds a quarter of every kernel and of its moments, along the largest axis that allows it."""
     divided_state, whole = trained(4), trained(None)
@@ -96,7 +98,7 @@ def test_divided_parameters_are_trained_like_whole_ones():
         np.testing.assert_allclose(x, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("saved", "read"), [(4, None), (2, 8)])
+@pytest.mark.parametrize(("saved", "read"), [(4, None), slow(2, 8)])
 def test_a_checkpoint_is_read_bit_for_bit_however_it_is_divided(tmp_path, saved, read):
     state = jax.device_put(jax.device_get(trained(None)), divided(data_mesh(saved), trained(None)))
     checkpoints = Checkpoints(tmp_path / "student")

@@ -266,12 +266,14 @@ def test_values_are_text_whatever_they_hold(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes(run, tmp_path):
     pages = [write_report([run], tmp_path / name).read_bytes() for name in ("a.html", "b.html")]
     assert pages[0] == pages[1]
     assert len(pages[0]) < 400_000
 
 
+@pytest.mark.slow
 def test_many_layers_and_classes(tmp_path):
     """A matrix of 100 classes is a picture with its most frequent confusions; of 20 layers, two are in the legend."""
     run = make_run(tmp_path / "run", classes=100, layers=20)
