@@ -380,6 +380,6 @@ def test_a_student_learns_digits_from_its_teacher():
     data = kd.data.load("digits")
     teacher = kd.fit(kd.build("convnet", 10, width=0.25), data, epochs=3, batch_size=64)
     network = kd.build("convnet", 10, neuron=kd.LIF(), num_steps=2, width=0.25)
-    student = kd.fit(network, data, teacher=teacher, objective=kd.PRESETS["kdsnn-response"], epochs=10, batch_size=32)
+    student = kd.fit(network, data, teacher=teacher, objective=kd.PRESETS["kdsnn-response"], epochs=5, batch_size=32)
     assert student.test_accuracy > 0.9
     assert student.history[-1]["kd"] < 0.5 * student.history[0]["kd"]
