@@ -8,6 +8,7 @@ import statistics
 from typing import Any
 
 from snnkd_jax.analysis.robustness import GROUPS
+from snnkd_jax.report.markdown import markdown_table
 from snnkd_jax.report.statistics import gain, over_seeds, percent, points
 from snnkd_jax.runs.roles import NETWORKS
 
@@ -85,11 +86,8 @@ def noise_rows(record: dict[str, Any]) -> list[list[str]]:
 def noise_table(record: dict[str, Any]) -> str:
     """`noise_rows` in Markdown."""
     heading, *rows = noise_rows(record)
-    lines = [f"| {' | '.join(heading)} |", f"| {' | '.join(['---'] * len(heading))} |"]
-    for title, *cells in rows:
-        title = f"**{title}**" if title in _GROUP_TITLES.values() else title
-        lines.append(f"| {' | '.join([title, *cells])} |")
-    return "\n".join(lines) + "\n"
+    means = _GROUP_TITLES.values()
+    return markdown_table(heading, ([f"**{title}**" if title in means else title, *cells] for title, *cells in rows))
 
 
 _GROUP_TITLES = {
