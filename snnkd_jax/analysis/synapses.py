@@ -1,7 +1,6 @@
-"""Records what a network's synaptic layers read.
+"""Inputs of a network's synaptic layers, its convolutions and dense layers.
 
-A synaptic layer is a convolution or a dense layer: the weights between neurons. The arrays are those of the trace, so
-whatever is made of them is made inside the same transformation.
+The arrays belong to the trace of the network, so use them inside the same transformation.
 """
 
 import dataclasses
@@ -22,11 +21,11 @@ Kind = Literal["conv", "dense"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Synapses:
-    """One call of a synaptic layer.
+class SynapticCall:
+    """One call of a synaptic layer on `inputs`, `[..., H, W, C]` or `[..., C]`.
 
-    `name` is its place in the parameter tree ("block1_1/conv1"), `inputs` is `[..., H, W, C]` or `[..., C]`, `kernel`
-    the weights. `source` is the activation layer that was called last before it, None if there was none.
+    `name` is its path in the parameter tree ("block1_1/conv1"), `source` the last activation layer called before it, if
+    any.
     """
 
     name: str
@@ -37,11 +36,10 @@ class Synapses:
     layer: nn.Module
 
     def fan_out(self, connected: Array, shape: tuple[int, ...]) -> Array:
-        """How many connections leave each input of one image and step, int32 of that `shape`, `[H, W, C]` or `[C]`.
+        """Number of connections from each input of one image and step, int32 of that `shape`, `[H, W, C]` or `[C]`.
 
-        The derivative of the sum of a linear layer's outputs with respect to an input is the sum of the weights that
-        it meets; here the weights are `connected`, 1 for a connection and 0 for none, of the shape of the kernel. What
-        would fall on the padding meets none. Exact up to 2^24 connections of one input.
+        It is the derivative of the sum of the layer's outputs with respect to the input, with `connected`, 1 or 0 in
+        the shape of the kernel, as weights. Exact up to 2^24 connections per input.
         """
 
         def outputs(x: Array) -> Array:
@@ -50,37 +48,35 @@ class Synapses:
         return jax.grad(outputs)(jnp.zeros(shape, jnp.float32)).astype(jnp.int32)
 
 
-@dataclasses.dataclass(frozen=True)
-class Recording:
-    """The calls of the synaptic layers in their order, and the outputs of the activation layers by name."""
+def synaptic_calls(
+    network: Network, variables: Variables, images: Array
+) -> tuple[list[SynapticCall], dict[str, Array]]:
+    """The calls of a network's synaptic layers in order, and the outputs of its activation layers by name.
 
-    synapses: list[Synapses] = dataclasses.field(default_factory=list)
-    activations: dict[str, Array] = dataclasses.field(default_factory=dict)
-
-
-def recorded_synapses(network: Network, variables: Variables, images: Array) -> Recording:
-    """Applies a network in evaluation, and records it; arguments as in `Network.apply`."""
-    recording = Recording()
+    Arguments are those of `Network.apply`.
+    """
+    synaptic: list[SynapticCall] = []
+    activations: dict[str, Array] = {}
     for call in network.recorded(variables, images, ReLU, QCFS, Spike, nn.Conv, nn.Dense)[1]:
         module = call.module
         if not isinstance(module, nn.Conv | nn.Dense):
-            recording.activations[call.name] = call.output
+            activations[call.name] = call.output
             continue
         axes = (4 if isinstance(module, nn.Conv) else 2) + (network.num_steps is not None)
         if call.inputs.ndim < axes:
             raise InputError(
-                f"{call.name} reads {call.inputs.shape}, one time step at a call; operations are counted of layers "
-                "that read all steps, [B, T, ...], at once"
+                f"{call.name} reads {call.inputs.shape}, one time step per call; operations can be counted only for "
+                "layers that read all steps at once, [B, T, ...]"
             )
         parameters: Any = functools.reduce(operator.getitem, module.path, variables["params"])
-        recording.synapses.append(
-            Synapses(
+        synaptic.append(
+            SynapticCall(
                 call.name.removesuffix("/conv"),  # the name inside `layers.Conv`, the same for all
                 "conv" if isinstance(module, nn.Conv) else "dense",
                 call.inputs,
                 parameters["kernel"],
-                next(reversed(recording.activations), None),
+                next(reversed(activations), None),
                 module.clone(parent=None, use_bias=False, dtype=jnp.float32),
             )
         )
-    return recording
+    return synaptic, activations
