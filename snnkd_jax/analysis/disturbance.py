@@ -104,7 +104,7 @@ def disturbed_neurons(kind: str, strength: ArrayLike, key: Array, index: Array) 
         if kind == "threshold_mismatch":
             if (neuron := type(context.module.neuron)) not in SCALED_NEURONS:
                 raise InputError(
-                    f"kind={kind!r} is defined for LIF, PLIF and IF, not for {neuron.__name__}; choose another"
+                    f"kind={kind!r} is defined for LIF, PLIF and IF, not {neuron.__name__}; choose another"
                 )
             factor = threshold_factors(layer_key, strength, current.shape[2:])
             return call((current / factor).astype(current.dtype))

@@ -216,7 +216,7 @@ def count(network: Network, variables: Variables, images: ArrayLike) -> Cost:
 def _layer_cost(
     *, images: int, steps: int, nonzero: NDArray, fan_out: NDArray, dense_fan_out: NDArray, **same: Any
 ) -> LayerCost:
-    """Sums on the host in 64 bits; `nonzero` has, for each input, the number of images and steps where it is non-zero."""
+    """Sums on the host in 64 bits; `nonzero` counts, per input, the images and steps where it is non-zero."""
     nonzero = nonzero.astype(np.int64)
     return LayerCost(
         steps=steps,

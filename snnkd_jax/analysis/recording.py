@@ -19,8 +19,8 @@ from snnkd_jax.models.recorder import Call
 def record(network: Network, variables: Variables, images: Array) -> tuple[Array, OrderedDict[str, Any]]:
     """Applies a spiking network, with the arguments of `Network.apply`, and records its layers for the first image.
 
-    Returns logits `[B, T, K]`, and by name, in the order of computation, each layer's `(spikes, potentials after them)`,
-    `[T, ...]`. Raises `InputError` for an ANN.
+    Returns logits `[B, T, K]`, and by name, in the order of computation, each layer's spikes and the potentials after
+    them, `[T, ...]` each. Raises `InputError` for an ANN.
     """
     if network.num_steps is None:
         raise InputError("an ANN has no time steps")
