@@ -103,9 +103,7 @@ def disturbed_neurons(kind: str, strength: ArrayLike, key: Array, index: Array) 
         (current,) = args
         if kind == "threshold_mismatch":
             if (neuron := type(context.module.neuron)) not in SCALED_NEURONS:
-                raise InputError(
-                    f"kind={kind!r} is defined for LIF, PLIF and IF, not {neuron.__name__}; choose another"
-                )
+                raise InputError(f"kind={kind!r} is for LIF, PLIF and IF, not for {neuron.__name__}; choose another")
             factor = threshold_factors(layer_key, strength, current.shape[2:])
             return call((current / factor).astype(current.dtype))
         spikes = call(current)
