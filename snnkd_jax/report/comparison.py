@@ -65,7 +65,7 @@ def _result(recipes: _Recipes) -> Html:
         accuracies = {role: _mean(values, 2) for role, values in by_role.items()}
         told += [f"{title}, {NETWORKS[role]} {text} %" for role, text in accuracies.items() if by_role[role]]
         rates = [r for result in results if (r := result["firing_rate"]["student"]) is not None]
-        minutes = [result.get("seconds", math.nan) / 60 for result in results]
+        minutes = [result["seconds"] / 60 for result in results if "seconds" in result]
         chosen = [shown(runs[0].options.get(name)) for name in options]
         rows.append([title, *chosen, len(runs), *accuracies.values(), _mean(rates, 3), _mean(minutes, 1)])
     columns = [f"{NETWORKS[role]}, %" for role in roles]

@@ -334,6 +334,15 @@ def test_comparison_is_by_recipe(comparison):
     assert "seed" not in options
 
 
+def test_results_without_their_duration_are_compared(tmp_path):
+    runs = [make_run(tmp_path / name, seed=seed) for seed, name in enumerate("ab")]
+    for run in runs:
+        result = json.loads((run / "result.json").read_text())
+        (run / "result.json").write_text(json.dumps({name: x for name, x in result.items() if name != "seconds"}))
+    document = Document(write_report(runs, tmp_path / "c.html").read_text())
+    assert document.tables["Test accuracy, mean ± standard deviation over runs"][1][-1] == "–"
+
+
 def test_what_is_no_run_is_refused(run, tmp_path):
     with pytest.raises(InputError, match=r"is not a run directory \(no config\.json\)"):
         write_report([tmp_path])
