@@ -24,18 +24,16 @@ average pooling. (It has no meaning for a spiking PyramidNet, whose convolutions
 import dataclasses
 import functools
 import operator
-from collections import OrderedDict
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from snnkd_jax.analysis.joules import AC_PJ, MAC_PJ, joules
-from snnkd_jax.analysis.synapses import Kind, synaptic_calls
+from snnkd_jax.analysis.synapses import Kind, synaptic_counts
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.parallel.compiler import compile_options
@@ -135,11 +133,6 @@ class Cost:
         return dataclasses.replace(self, layers=layers, activations=activations)
 
     @property
-    def images(self) -> int:
-        """Number of images."""
-        return next(iter(self.layers.values())).images
-
-    @property
     def macs(self) -> float:
         """Effective MACs per image."""
         return sum(layer.macs for layer in self.layers.values())
@@ -208,13 +201,13 @@ def count(network: Network, variables: Variables, images: ArrayLike) -> Cost:
     return Cost(
         network.num_steps,
         sum(x.nbytes for x in jax.tree.leaves(variables)),
-        {name: layer(images=len(images)) for name, layer in layers.items()},
+        {name: _layer_cost(len(images), **layer()) for name, layer in layers.items()},
         {name: Activity(values * x.size, int(x.sum(dtype=np.int64))) for name, x in activations.items()},
     )
 
 
 def _layer_cost(
-    *, images: int, steps: int, nonzero: NDArray, fan_out: NDArray, dense_fan_out: NDArray, **same: Any
+    images: int, steps: int, nonzero: NDArray, fan_out: NDArray, dense_fan_out: NDArray, **same: Any
 ) -> LayerCost:
     """Sums on the host in 64 bits; `nonzero` counts, per input, the images and steps where it is non-zero."""
     nonzero = nonzero.astype(np.int64)
@@ -231,31 +224,7 @@ def _layer_cost(
 
 @functools.lru_cache(maxsize=16)
 def _compiled(network: Network):
-    return jax.jit(functools.partial(_sums, network), compiler_options=compile_options())
-
-
-def _sums(network: Network, variables: Variables, images: Array) -> Any:
-    """Functions from `images=` to `LayerCost` by layer, and counts by activation layer that 32 bits can hold."""
-    calls, outputs = synaptic_calls(network, variables, images)
-    spiking = network.num_steps is not None
-    axes = (0, 1) if spiking else (0,)
-    layers, activations = OrderedDict(), OrderedDict()  # JAX would sort the keys of a plain dict
-    for call in calls:
-        x, connected = call.inputs, (call.kernel != 0).astype(jnp.float32)
-        magnitude = jnp.abs(x).astype(jnp.float32)
-        static = {"name": call.name, "kind": call.kind, "source": call.source, "weights": connected.size}
-        layers[call.name] = jax.tree_util.Partial(
-            functools.partial(_layer_cost, steps=x.shape[1] if spiking else 1, **static),
-            nonzero_weights=jnp.count_nonzero(connected),
-            nonzero=jnp.sum(x != 0, axes, dtype=jnp.int32),
-            fan_out=call.fan_out(connected, x.shape[len(axes) :]),
-            dense_fan_out=call.fan_out(jnp.ones_like(connected), x.shape[len(axes) :]),
-            least=jnp.min(magnitude, where=x != 0, initial=jnp.inf),
-            greatest=jnp.max(magnitude),
-        )
-    for name, y in outputs.items():
-        activations[name] = jnp.sum(y != 0, axes, dtype=jnp.int32)
-    return layers, activations
+    return jax.jit(functools.partial(synaptic_counts, network), compiler_options=compile_options())
 
 
 def summary(cost: Cost, mac_pj: float = MAC_PJ, ac_pj: float = AC_PJ) -> str:
@@ -271,7 +240,8 @@ def summary(cost: Cost, mac_pj: float = MAC_PJ, ac_pj: float = AC_PJ) -> str:
         rows.append([*first, *cells(layer, cost.layer_estimate(name))])
     rows.append(["all", "", "", "", *cells(cost, cost.estimate)])
     zeros = f"{100 * cost.connection_sparsity:.2f} % of weights, {100 * cost.activation_sparsity:.2f} % of activations"
-    totals = f"mean of {cost.images} images; {cost.footprint:,} bytes; zero: {zeros}"
+    images = next(iter(cost.layers.values())).images
+    totals = f"mean of {images} images; {cost.footprint:,} bytes; zero: {zeros}"
     return "\n".join([*aligned(rows, left=2), totals])
 
 

@@ -230,20 +230,20 @@ def test_numbers_are_those_of_the_run(run):
 def test_confusions_spikes_noise_and_energy_are_those_of_their_files(run):
     document = report_of(run)
     file = np.load(run / "student" / "observation.npz")
-    matrix = document.tables["Test images by class (rows) and answer (columns)"]
+    matrix = document.tables["Test images by class (rows) and prediction (columns)"]
     assert [[int(n) for n in row[1:]] for row in matrix[1:]] == file["confusion"].tolist()
-    spikes = [row[3] for row in document.tables["Neurons and spikes of this image, of the recorded ones"][1:]]
+    spikes = [row[3] for row in document.tables["Recorded neurons and their spikes for this image"][1:]]
     assert spikes == [str(file[f"spikes_{i}"].sum()) for i in range(3)]
-    answers = document.tables["The answer by the first steps"]
+    answers = document.tables["Prediction by time steps"]
     z = file["logits"].astype(float).mean(axis=0)
     p = np.exp(z) / np.exp(z).sum()
     assert answers[2] == ["2", str(p.argmax()), f"{p.max():.3f}", f"{p[3]:.3f}"]
     noise = json.loads((run / "noise.json").read_text())["networks"]
-    rows = document.tables["Test accuracy in %, each kind's mean over its levels"]
+    rows = document.tables["Test accuracy in %, mean over the levels of each kind"]
     mean = noise["student"]["kinds"]["blur"]["mean"]
     assert {row[0]: row[3] for row in rows}["blur"] == f"{100 * mean['mean']:.2f} ± {100 * mean['std']:.2f}"
     energy = json.loads((run / "energy.json").read_text())["networks"]
-    cells = document.tables["Operations and energy of an image"]
+    cells = document.tables["Operations and energy per image"]
     assert float(cells[1][3]) == pytest.approx(energy["teacher"]["macs"] / 1e6, rel=0.01)
     assert len(cells) == 1 + len(energy)
     file.close()
