@@ -68,8 +68,7 @@ def corrupt(kind: str, level: int, key: Array, images: ArrayLike, index: ArrayLi
             index, not on the rest of its batch or on the devices.
         index: int32 `[B]`, positions of the images in the test set; None counts from 0.
 
-    Raises `InputError` for an unknown kind or level, or images of another shape, dtype or range (the range is not
-    checked at level 0 and under tracing).
+    Raises `InputError` for other arguments; the range of images is not checked at level 0 and under tracing.
     """
     check_choice("kind", kind, IMAGE_LEVELS)
     check_level(level)
@@ -153,11 +152,6 @@ def _occlusion(share: Array, key: Array, x: Array) -> Array:
     return jnp.where((rows[:, None] & columns[None, :])[..., None], 0.5, x)
 
 
-def _contrast(c: Array, _: Array, x: Array) -> Array:
-    m = x.mean(axis=(0, 1), keepdims=True)
-    return m + c * (x - m)
-
-
 _KINDS: dict[str, Callable[[Array, Array, Array], Array]] = {
     "gaussian": lambda sigma, key, x: x + sigma * jax.random.normal(key, x.shape),
     "uniform": lambda a, key, x: x + a * jax.random.uniform(key, x.shape, minval=-1, maxval=1),
@@ -166,7 +160,7 @@ _KINDS: dict[str, Callable[[Array, Array, Array], Array]] = {
     "speckle": lambda sigma, key, x: x + sigma * x * jax.random.normal(key, x.shape),
     "blur": _blur,
     "occlusion": _occlusion,
-    "contrast": _contrast,
+    "contrast": lambda c, _, x: (m := x.mean(axis=(0, 1), keepdims=True)) + c * (x - m),
     "brightness": lambda b, _, x: x + b,
 }
 """Functions of `(strength, key, image [H, W, C])` that return the noisy image before clipping; JPEG is none of them."""

@@ -31,10 +31,9 @@ def cost_entry(trained: Trained, cost: Cost) -> dict[str, Any]:
         | {"effective": layer.macs + layer.acs, "dense": layer.dense, "estimate": cost.layer_estimate(layer.name)}
         for layer in cost.layers.values()
     ]
-    operations = ("macs", "acs", "dense", "dense_pass", "estimate")
-    of_network = ("footprint", "connection_sparsity", "activation_sparsity")
+    sizes = ("footprint", "connection_sparsity", "activation_sparsity")
     return {
         **{name: getattr(trained.network, name) for name in ("model", "width", "num_steps")},
-        **{name: getattr(cost, name) for name in (*operations, *of_network)},
+        **{name: getattr(cost, name) for name in ("macs", "acs", "dense", "dense_pass", "estimate", *sizes)},
         "layers": layers,
     }

@@ -24,7 +24,7 @@ converted by QCFS) are refused. f is at least `LEAST_FACTOR`: a neuron with its 
 fire without input.
 
 The draws depend only on the key, the layer's name and, for deleted and inserted spikes, the image's index in the test
-set, not on the batch or the devices. Two networks of one architecture get the same draws.
+set. Two networks of one architecture get the same draws.
 """
 
 import contextlib
@@ -89,10 +89,9 @@ def noisy_weights(variables: Variables, strength: ArrayLike, key: Array) -> Vari
 
 @contextlib.contextmanager
 def disturbed_neurons(kind: str, strength: ArrayLike, key: Array, index: Array) -> Iterator[None]:
-    """A context in which every layer of neurons that is applied or traced is disturbed; arguments as `apply_disturbed`.
+    """A context that disturbs every layer of neurons applied or traced in it; arguments as for `apply_disturbed`.
 
-    Raises `InputError` for a kind that is not in `NEURON_KINDS`; a layer raises it for another number of images, or
-    neurons for which the kind is not defined.
+    Raises `InputError` for other kinds than `NEURON_KINDS`, numbers of images, or neurons.
     """
     check_choice("kind", kind, NEURON_KINDS)
 

@@ -33,7 +33,7 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from snnkd_jax.analysis.joules import AC_PJ, MAC_PJ, joules
-from snnkd_jax.analysis.synapses import Kind, synaptic_counts
+from snnkd_jax.analysis.synapses import synaptic_counts
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.parallel.compiler import compile_options
@@ -53,30 +53,29 @@ class Activity(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LayerCost:
-    """Operations of one convolution or dense layer: fields are sums over `images` and steps, properties per image.
+    """Operations of one convolution or dense layer; counts are sums over `images` and steps, properties per image.
 
     `name` is the path in the parameter tree, `steps` how often the layer is computed per image (1 or T), `source` the
-    activation layer before it, if any; `effective` are the synaptic operations, `possible` the dense ones; `least` and
-    `greatest` are the extreme magnitudes of the non-zero inputs (infinity and 0 if there are none).
+    activation layer before it, if any, `dense` the dense operations per image, `effective` the synaptic operations;
+    `least` and `greatest` are the extreme magnitudes of the non-zero inputs (infinity and 0 if there are none).
     """
 
     name: str
-    kind: Kind
+    kind: Literal["conv", "dense"]
     steps: int
     source: str | None
     weights: int
     nonzero_weights: int
+    dense: float
     images: int
     inputs: int
     nonzero_inputs: int
     effective: int
-    possible: int
     least: float
     greatest: float
 
     def __add__(self, other: "LayerCost") -> "LayerCost":
-        names = ("images", "inputs", "nonzero_inputs", "effective", "possible")
-        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        sums = {n: getattr(self, n) + getattr(other, n) for n in ("images", "inputs", "nonzero_inputs", "effective")}
         least, greatest = min(self.least, other.least), max(self.greatest, other.greatest)
         return dataclasses.replace(self, least=least, greatest=greatest, **sums)
 
@@ -95,11 +94,6 @@ class LayerCost:
     def acs(self) -> float:
         """Effective ACs per image."""
         return self.effective / self.images if self.operations == "AC" else 0.0
-
-    @property
-    def dense(self) -> float:
-        """Dense operations per image over all steps."""
-        return self.possible / self.images
 
     @property
     def input_rate(self) -> float:
@@ -217,7 +211,7 @@ def _layer_cost(
         inputs=images * steps * nonzero.size,
         nonzero_inputs=int(nonzero.sum()),
         effective=int((nonzero * fan_out).sum()),
-        possible=images * steps * int(dense_fan_out.sum(dtype=np.int64)),
+        dense=float(steps * int(dense_fan_out.sum(dtype=np.int64))),
         **{name: x.item() if isinstance(x, np.ndarray | np.generic) else x for name, x in same.items()},
     )
 
@@ -240,7 +234,7 @@ def summary(cost: Cost, mac_pj: float = MAC_PJ, ac_pj: float = AC_PJ) -> str:
         rows.append([*first, *cells(layer, cost.layer_estimate(name))])
     rows.append(["all", "", "", "", *cells(cost, cost.estimate)])
     zeros = f"{100 * cost.connection_sparsity:.2f} % of weights, {100 * cost.activation_sparsity:.2f} % of activations"
-    images = next(iter(cost.layers.values())).images
+    images = next(layer.images for layer in cost.layers.values())
     totals = f"mean of {images} images; {cost.footprint:,} bytes; zero: {zeros}"
     return "\n".join([*aligned(rows, left=2), totals])
 

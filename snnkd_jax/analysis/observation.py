@@ -68,10 +68,7 @@ def observe(
     network: Network, variables: Variables, normalisation: Normalisation, batches: Iterable[Batch]
 ) -> Observation:
     """Applies a spiking network to all images of at least one batch."""
-    run = jax.jit(
-        lambda variables, images: record(network, variables, normalisation(images)),
-        compiler_options=compile_options(),
-    )
+    run = jax.jit(lambda v, images: record(network, v, normalisation(images)), compiler_options=compile_options())
     pairs, first = [], None
     for batch in batches:
         logits, layers = jax.device_get(run(variables, batch["images"]))

@@ -53,8 +53,7 @@ def evaluate_noise(
         trained: the network.
         images, labels: uint8 `[N, H, W, C]`, not normalised, and `[N]`.
         seed: seed of the noise, in [0, 2^32).
-        kinds: some of `KINDS`.
-        levels: some of 0 (no noise) to 5, at least one above 0.
+        kinds, levels: some of `KINDS`, and some of 0 (no noise) to 5, at least one above 0.
         batch_size: images per batch; a multiple of the number of devices.
         index: `[N]`, positions of the images in the test set, on which their noise depends; None counts from 0.
         mesh: the devices; None: all.
@@ -104,20 +103,16 @@ def evaluate_noise(
 
 
 def _defined(kind: str, trained: Trained) -> bool:
-    if kind == "threshold_mismatch":
-        found = neurons(trained.network, trained.variables, trained.image_shape).values()
-        if not all(type(neuron) in SCALED_NEURONS for neuron in found):
-            return False
-    return kind not in NEURON_KINDS or trained.network.num_steps is not None
+    if trained.network.num_steps is None:
+        return kind not in NEURON_KINDS
+    network = trained.network, trained.variables, trained.image_shape
+    return kind != "threshold_mismatch" or all(type(n) in SCALED_NEURONS for n in neurons(*network).values())
 
 
 def _evaluation(
     trained: Trained, data: dict[str, NDArray], seed: int, batch_size: int, mesh: Mesh
 ) -> Callable[[str | None, int], float]:
-    """Returns the accuracy as a function of kind and level.
-
-    The network is compiled once for all kinds of image noise, and once for each kind of hardware noise.
-    """
+    """The accuracy by kind and level, compiled once for all image noise and once per kind of hardware noise."""
     network, key = trained.network, jax.random.key(seed)
     variables = put_replicated(mesh, trained.variables)
 

@@ -4,7 +4,7 @@ import functools
 import operator
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,8 +14,6 @@ from jax import Array
 from snnkd_jax.errors import InputError
 from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.network import Network, Variables
-
-Kind = Literal["conv", "dense"]
 
 
 def synaptic_counts(
@@ -34,7 +32,7 @@ def synaptic_counts(
         if not isinstance(module, nn.Conv | nn.Dense):
             activations[name] = jnp.sum(call.output != 0, axes, dtype=jnp.int32)
             continue
-        kind: Kind = "conv" if isinstance(module, nn.Conv) else "dense"
+        kind = "conv" if isinstance(module, nn.Conv) else "dense"
         if x.ndim < (4 if kind == "conv" else 2) + spiking:
             raise InputError(
                 f"{call.name} reads {x.shape}, one time step per call; operations can be counted only for layers that "

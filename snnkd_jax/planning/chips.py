@@ -91,8 +91,8 @@ def devices(topology: str) -> tuple[Chip, Sequence[Any]]:
         raise InputError(f"topology={topology!r} must name the chips, such as {name}:{example}")
     try:
         if chip.target:
-            options = {"target_config": chip.target, "topology": f"1x1x{shape}"}
-            return chip, topologies.get_topology_desc(name, "cuda", **options).devices
+            description = topologies.get_topology_desc(name, "cuda", target_config=chip.target, topology=f"1x1x{shape}")
+            return chip, description.devices
         for variable, value in _TPU_ENVIRONMENT.items():
             os.environ.setdefault(variable, value)
         # The two cores of a v4 chip are one device, as on the hardware.

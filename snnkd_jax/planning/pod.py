@@ -55,9 +55,8 @@ class Plan:
 
     def bounds(self, chip: Chip) -> dict[str, float]:
         """Lower bounds of the step time in s, by the formula above."""
-        reduced = total_bytes(self.collectives).get("all-reduce", 0)
-        links = 2 * (self.chips - 1) / self.chips * reduced / chip.links
-        bounds = {"compute": self.flops / chip.flops, "links": links}
+        reduced = 2 * (self.chips - 1) / self.chips * total_bytes(self.collectives).get("all-reduce", 0)
+        bounds = {"compute": self.flops / chip.flops, "links": reduced / chip.links}
         return bounds if self.bytes is None else bounds | {"memory": self.bytes / chip.bandwidth}
 
 
@@ -85,8 +84,7 @@ def planned_trainer(config: Config) -> tuple[Trainer, Variables]:
 def plan(config: Config, topology: str, per_chip_batch: int) -> Plan:
     """Compiles the student's training step for a topology of `chips.devices`; the batch size of `config` is not used.
 
-    Raises `InputError` as a run and `chips.devices` do, and `MemoryError` if the compiler finds that the step does not
-    fit.
+    Raises `InputError` as a run and `chips.devices` do, and `MemoryError` if the compiler refuses the size.
     """
     accumulate = config.optimisation.accumulate
     if per_chip_batch < 1 or per_chip_batch % accumulate:
@@ -133,8 +131,8 @@ def largest_batch(memory: Callable[[int], float], first: int, capacity: float, m
     the line through the last two sizes that fit reaches 15/16 of the remaining capacity, but at most eight times the
     last one, and at most its geometric mean with the smallest size that did not fit.
 
-    `memory` returns the bytes of a batch, or raises `MemoryError`. The search starts at `first` and continues with
-    multiples of `multiple`. Raises `MemoryError` if `first` does not fit.
+    `memory` returns the bytes of a batch, or raises `MemoryError`. The search starts at `first`, which must fit (else
+    `MemoryError`), and continues with multiples of `multiple`.
     """
     fits, held = first, memory(first)
     if held > capacity:

@@ -11,8 +11,7 @@ from snnkd_jax.report.statistics import mean_and_std
 from snnkd_jax.runs.recipe import BOOKKEEPING, SEED
 from snnkd_jax.runs.roles import NETWORKS
 
-_Recipes = dict[str, list[Run]]
-"""Runs by the title of their recipe."""
+_Recipes = dict[str, list[Run]]  # by title
 
 
 def comparison_page(runs: list[Run]) -> str:
@@ -22,8 +21,8 @@ def comparison_page(runs: list[Run]) -> str:
         same = (group for group in recipes.values() if not _differences(group[0], run))
         (next(same, None) or recipes.setdefault(f"recipe {len(recipes) + 1}", [])).append(run)
     number = "one recipe" if len(recipes) == 1 else f"{len(recipes)} recipes"
-    names = ", ".join(run.name for run in runs)
-    introduction = f"{len(runs)} runs of {number}: {names}. Runs of one recipe differ in their seed only."
+    introduction = f"{len(runs)} runs of {number}: {', '.join(run.name for run in runs)}. "
+    introduction += "Runs of one recipe differ in their seed only."
     sections = {
         "result": ("Result", _result(recipes)),
         "training": ("Training", _training(recipes)),
@@ -46,12 +45,14 @@ def _result(recipes: _Recipes) -> page.Html:
     rows, means = [], []
     for title, runs in recipes.items():
         results = [run.result for run in runs if run.result is not None]
-        accuracies = [_mean([p[role] for recipe, _, p in by_run if recipe == title and role in p], 2) for role in roles]
+        accuracies = [
+            mean_and_std([p[role] for recipe, _, p in by_run if recipe == title and role in p], 2) for role in roles
+        ]
         means += [f"{title}, {NETWORKS[r]} {a} %" for r, a in zip(roles, accuracies, strict=True) if a != "–"]
         rates = [rate for result in results if (rate := result["firing_rate"]["student"]) is not None]
         minutes = [result["seconds"] / 60 for result in results if "seconds" in result]
         values = [page.as_text(runs[0].options.get(name)) for name in options]
-        rows.append([title, *values, len(runs), *accuracies, _mean(rates, 3), _mean(minutes, 1)])
+        rows.append([title, *values, len(runs), *accuracies, mean_and_std(rates, 3), mean_and_std(minutes, 1)])
     columns = [f"{NETWORKS[role]}, %" for role in roles]
     heading = ["recipe", *options, "runs", *columns, "firing rate", "minutes"]
     run_rows = []
@@ -74,20 +75,12 @@ def _result(recipes: _Recipes) -> page.Html:
     caption = f"Test accuracy of every network of every run, by recipe: {'; '.join(means)}."
     drawn = page.figure(lines("accuracy", curves, "recipe", "test accuracy, %"), caption)
     by_step = {
-        title: [
-            [100 * accuracy for accuracy in by_step]
-            for run in runs
-            if run.result is not None and (by_step := run.result["test_accuracy_by_step"]["student"]) is not None
-        ]
+        title: [[100 * a for a in r.result["test_accuracy_by_step"]["student"] or ()] for r in runs if r.result]
         for title, runs in recipes.items()
     }
     caption = "Test accuracy of the student after 1, 2, ... time steps, mean and standard deviation"
     axes = ("time steps T", "test accuracy, %")
     return page.join([*parts, page.figures(drawn, *_bands("by-step", by_step, *axes, caption, ".2f", " % at T = {}"))])
-
-
-def _mean(values: list[float], digits: int) -> str:
-    return mean_and_std(values, digits) if values else "–"
 
 
 def _percents(run: Run) -> dict[str, float]:
@@ -126,7 +119,7 @@ def _bands(
             values = np.array([run[:length] for run in runs])
             mean, std = values.mean(axis=0), values.std(axis=0, ddof=1) if len(runs) > 1 else np.zeros(length)
             marker = marker if length < 20 else ""
-            curves.append(Curve(title, range(1, length + 1), mean, colour, "-", marker, mean - std, mean + std))
+            curves.append(Curve(title, range(1, length + 1), mean, colour, "-", marker, (mean - std, mean + std)))
             ends.append(f"{title} {mean[-1]:{form}}{end.format(length)}")
     return [page.figure(lines(name, curves, x, y), f"{caption}: {'; '.join(ends)}.")] if curves else []
 

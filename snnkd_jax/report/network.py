@@ -73,7 +73,11 @@ def _spikes(layers: Sequence[Layer]) -> page.Html:
 
 
 def _membrane_potentials(layers: Sequence[Layer]) -> page.Html:
-    chosen = [_various(layers[i]) for i in _spread(len(layers), _TRACED_LAYERS)]
+    chosen = []
+    for layer in (layers[i] for i in _spread(len(layers), _TRACED_LAYERS)):
+        order = np.lexsort((layer.v.mean(axis=0), layer.spikes.sum(axis=0)))[::-1]
+        few = order[_spread(len(order), _TRACED_NEURONS)]
+        chosen.append(dataclasses.replace(layer, spikes=layer.spikes[:, few], v=layer.v[:, few]))
     ends = np.concatenate([layer.v[-1] for layer in chosen])
     caption = (
         f"Membrane potentials after each step and its reset, of {_TRACED_NEURONS} neurons per layer, from the one with "
@@ -82,13 +86,6 @@ def _membrane_potentials(layers: Sequence[Layer]) -> page.Html:
     thresholds = [f"{v:g}" for v in dict.fromkeys(layer.v_threshold for layer in chosen) if np.isfinite(v)]
     caption += f"; the threshold (dashed) is {' or '.join(thresholds)}." if thresholds else "."
     return page.figure(potentials("potentials", chosen), caption)
-
-
-def _various(layer: Layer) -> Layer:
-    """A few neurons, evenly spaced in the order of their numbers of spikes and mean potentials."""
-    order = np.lexsort((layer.v.mean(axis=0), layer.spikes.sum(axis=0)))[::-1]
-    few = order[_spread(len(order), _TRACED_NEURONS)]
-    return dataclasses.replace(layer, spikes=layer.spikes[:, few], v=layer.v[:, few])
 
 
 def _spread(n: int, most: int) -> NDArray:
@@ -126,37 +123,31 @@ def confusion_section(run: Run) -> page.Html:
 
 def _matrix(counts: NDArray, names: list[str]) -> page.Html:
     """The confusion matrix as a table, its cells coloured by their share of the row."""
-    head = [page.element("th", title, scope="col") for title in ("class \\ prediction", *names)]
     rows = []
     for name, row in zip(names, counts, strict=True):
-        cells = [page.element("th", name, scope="row")]
+        rows.append([name])
         for n, share in zip(row, row / max(row.sum(), 1), strict=True):
             kind = "heat hot" if share > 0.87 else "heat"
-            cells.append(page.element("td", n, class_=kind, style=f"--share: {share:.2f}"))
-        rows.append(page.element("tr", *cells))
-    caption = "Test images by class (rows) and prediction (columns)"
-    body = page.element("thead", page.element("tr", *head)), page.element("tbody", *rows)
-    return page.scrollable(caption, page.element("table", page.element("caption", caption), *body))
+            rows[-1].append(page.element("td", n, class_=kind, style=f"--share: {share:.2f}"))
+    return page.table("Test images by class (rows) and prediction (columns)", ["class \\ prediction", *names], rows)
 
 
 def noise_section(run: Run) -> page.Html:
     """Accuracy under noise, if it was measured."""
     if run.noise is None:
         return page.note("Not measured; run ", page.element("code", "snnkd noise RUN"), ".")
-    networks = run.noise["networks"]
     kinds: dict[str, list[Curve]] = {}
-    for role, network in networks.items():
+    means = []
+    for role, network in run.noise["networks"].items():
         for kind, entry in network["kinds"].items():
             curves = kinds.setdefault(kind.replace("_", " "), [])
             if entry is not None:
                 y = [100 * level["mean"] for level in entry["accuracy"]]
                 curves.append(Curve(run.titles[role], range(len(y)), y, page.NETWORK_COLOURS[role], marker="."))
-    heading, *rows = noise_rows(run.noise)
-    means = []
-    for role, network in networks.items():
         group, over = ("all", "all kinds") if network["mean"]["all"] else ("image", "the kinds of image noise")
         mean, clean = network["mean"][group]["mean"], network["clean"]["mean"]
         means.append(f"{run.titles[role]} {percent([clean])} % without noise, {percent([mean])} % over {over}")
+    heading, *rows = noise_rows(run.noise)
     caption = f"Test accuracy at levels 0 to 5 of each kind of noise, on {run.noise['images']} images: "
     caption += f"{'; '.join(means)}. {in_words(run.noise)}"
     numbers = page.table("Test accuracy in %, mean over the levels of each kind", heading, rows)

@@ -8,27 +8,22 @@ from snnkd_jax.report.markdown import markdown_table
 from snnkd_jax.report.statistics import gain, over_seeds, percent, points
 from snnkd_jax.runs.roles import NETWORKS
 
-Accuracies = dict[str, Any]
-"""The accuracies of a network under noise, as from `evaluate_noise`."""
 
+def summarise(by_role: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Statistics over runs, given what `evaluate_noise` returns by role and run; a shared teacher has one entry.
 
-def summarise(by_role: dict[str, list[Accuracies]]) -> dict[str, Any]:
-    """Statistics over runs, given each role's accuracies by run; a teacher that all runs share has one entry.
-
-    Returns:
-        `networks`: for each role `clean`, `kinds` and `mean` as from `evaluate_noise`, each number by `over_seeds`.
-        `comparison` of the student with the one without KD, None unless there are both: `kinds` that both have,
-        `better`, those with a higher mean accuracy with KD, `gain`, the mean difference over `kinds`, and `clean_gain`,
-        the difference without noise.
+    Returns `networks`, by role the entries `clean`, `kinds` and `mean` with each number replaced by `over_seeds`, and
+    `comparison` of the students with and without KD, or None: `kinds` that both have, `better`, those with a higher
+    mean accuracy with KD, `gain`, the mean difference over `kinds`, and `clean_gain`, the difference without noise.
     """
     comparison = None
     if "student" in by_role and "student_baseline" in by_role:
         comparison = _comparison(by_role["student"], by_role["student_baseline"])
-    networks = {r: {name: _merged([run[name] for run in runs]) for name in _MERGED} for r, runs in by_role.items()}
+    networks = {
+        role: {name: _merged([run[name] for run in runs]) for name in ("clean", "kinds", "mean")}
+        for role, runs in by_role.items()
+    }
     return {"networks": networks, "comparison": comparison}
-
-
-_MERGED = ("clean", "kinds", "mean")
 
 
 def _merged(values: list[Any]) -> Any:
@@ -41,7 +36,7 @@ def _merged(values: list[Any]) -> Any:
     return None if first is None else over_seeds(values)
 
 
-def _comparison(students: list[Accuracies], baselines: list[Accuracies]) -> dict[str, Any]:
+def _comparison(students: list[dict[str, Any]], baselines: list[dict[str, Any]]) -> dict[str, Any]:
     kinds = [kind for kind in students[0]["kinds"] if students[0]["kinds"][kind] and baselines[0]["kinds"].get(kind)]
     pairs = list(zip(students, baselines, strict=True))
     gains = {kind: [s["kinds"][kind]["mean"] - b["kinds"][kind]["mean"] for s, b in pairs] for kind in kinds}

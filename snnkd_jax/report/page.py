@@ -39,22 +39,18 @@ def note(*content: Any) -> Html:
 
 
 def table(caption: str, heading: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Html:
-    """A scrollable table whose first column holds the row headers; columns of numbers are right-aligned."""
+    """A scrollable table with row headers in its first column; an `Html` value is a whole cell."""
     cells = [list(row) for row in rows]
     classes = [_class(*column) for column in zip(*cells, strict=True)] or [None] * len(heading)
     columns = zip(heading, [None, *classes[1:]], strict=True)
     head = element("tr", *(element("th", title, scope="col", class_=class_) for title, class_ in columns))
-    body = join(
-        element("tr", element("th", first, scope="row"), *(element("td", cell, class_=_class(cell)) for cell in others))
-        for first, *others in cells
-    )
+    body = join(element("tr", element("th", first, scope="row"), *map(_cell, others)) for first, *others in cells)
     inside = element("table", element("caption", caption), element("thead", head), element("tbody", body))
-    return scrollable(caption, inside)
+    return element("div", inside, class_="scroll", role="region", aria_label=caption, tabindex="0")
 
 
-def scrollable(label: str, content: Html) -> Html:
-    """A frame, reachable by keyboard, for content that may be wider than the page."""
-    return element("div", content, class_="scroll", role="region", aria_label=label, tabindex="0")
+def _cell(value: Any) -> Html:
+    return value if isinstance(value, Html) else element("td", value, class_=_class(value))
 
 
 _NUMBER = re.compile(r"[+-]?[\d.,]+( ?%)?( ± [\d.,]+)?|–|-|nan|inf")

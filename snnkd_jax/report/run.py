@@ -62,8 +62,8 @@ class Run:
         elif config.teacher.teacher_only:
             trained = f"An ANN, {config.teacher.teacher} of width {config.teacher_width:g}"
         else:
-            trained = f"A spiking {options['student']} of width {options['width']:g}, T = {options['num_steps']}"
-            trained += f", preset {config.method}"
+            size = f"width {options['width']:g}, T = {options['num_steps']}"
+            trained = f"A spiking {options['student']} of {size}, preset {config.method}"
         return f"{trained}, on {options['dataset']}, seed {options['seed']}."
 
     @property
@@ -130,8 +130,7 @@ def result_rows(result: dict[str, Any]) -> list[list[str]]:
         num_steps = network["num_steps"] if "title" in network else (network["spiking"] or {}).get("num_steps")
         titles = dict.fromkeys(NETWORKS, fit_title(result["fit"]))
     else:
-        config = result["config"]
-        num_steps = config["num_steps"]
+        config, num_steps = result["config"], result["config"]["num_steps"]
         titles = {
             "teacher": f"teacher ({shown(config['teacher'])})",
             "student_baseline": f"student without KD ({config['student']})",

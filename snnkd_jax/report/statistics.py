@@ -13,7 +13,9 @@ def over_seeds(values: Iterable[float]) -> dict[str, Any]:
 
 
 def mean_and_std(values: list[float], digits: int) -> str:
-    """Mean ± sample standard deviation, or the mean alone for one value."""
+    """Mean ± sample standard deviation, the mean alone for one value, "–" for none."""
+    if not values:
+        return "–"
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.{digits}f}{spread}"
 

@@ -40,14 +40,12 @@ def training_section(run: Run) -> page.Html:
     last = "; ".join(f"{term} {_series(entries, term)[-1]:.4g}" for term in terms)
     caption = f"The loss of the {run.titles[role]} and its unweighted terms. At the end: {last}."
     drawn.append(page.figure(lines("terms", curves, "epoch", "mean over the epoch"), caption))
-    return page.join(
-        [page.figures(*drawn), *(_epoch_table(run.titles[role], entries) for role, entries in trained.items())]
-    )
+    tables = [_epoch_table(run.titles[role], entries) for role, entries in trained.items()]
+    return page.join([page.figures(*drawn), *tables])
 
 
 def _epoch_table(title: str, entries: list[dict[str, Any]]) -> page.Html:
-    terms = _terms(entries)
-    columns = [(name,) for name in ("loss", *terms, "accuracy")]
+    columns = [(name,) for name in ("loss", *_terms(entries), "accuracy")]
     columns += [("validation", "loss"), ("validation", "accuracy"), ("firing_rate",), ("seconds",)]
     values = zip(*(_series(entries, *column) for column in columns), strict=True)
     rows = [[epoch, *(f"{v:.4g}" for v in row)] for epoch, row in zip(_epochs(entries), values, strict=True)]
@@ -86,7 +84,7 @@ def _rates(role: str, title: str, names: list[str], entries: list[dict[str, Any]
     least, most = min(last, key=last.__getitem__), max(last, key=last.__getitem__)
     caption = (
         f"Firing rates of the {title}, spikes per neuron and time step on the validation split, first layer blue, last "
-        f"red. At the end they go from {last[least]:.3f} in {least} to {last[most]:.3f} in {most}."
+        f"red. At the end they range from {last[least]:.3f} in {least} to {last[most]:.3f} in {most}."
     )
     return page.figure(lines(f"rates-{role}", curves, "epoch", "firing rate"), caption)
 

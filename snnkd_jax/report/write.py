@@ -58,9 +58,8 @@ def result_section(run: Run) -> page.Html:
     accuracies = run.accuracies()
     parts = [page.table("Test set, after the last epoch", heading, rows)]
     if "seconds" in run.result:
-        parts.append(
-            page.element("p", f"Trained in {run.result['seconds'] / 60:.1f} min on {run.result.get('hardware')}.")
-        )
+        duration = f"Trained in {run.result['seconds'] / 60:.1f} min on {run.result.get('hardware')}."
+        parts.append(page.element("p", duration))
     if {"student", "student_baseline"} <= accuracies.keys():
         gain = 100 * (accuracies["student"] - accuracies["student_baseline"])
         parts.append(page.element("p", f"Distillation changes the student's accuracy by {gain:+.2f} points."))
@@ -92,9 +91,7 @@ def configuration_section(run: Run) -> page.Html:
     """All of config.json."""
     options = [[name, page.as_text(value)] for name, value in run.options.items()]
     origin = [[name, page.as_text(run.started.get(name))] for name in ("command", "hardware", "commit")]
-    tables = [
-        page.table("Options of the run", ["option", "value"], options),
-        page.table("Where it ran", ["origin", "value"], origin),
-        page.table("Versions", ["package", "version"], run.versions.items()),
-    ]
-    return page.join([page.details("Options", tables[0]), page.details("Versions", *tables[1:])])
+    where = page.table("Where it ran", ["origin", "value"], origin)
+    versions = page.table("Versions", ["package", "version"], run.versions.items())
+    settings = page.details("Options", page.table("Options of the run", ["option", "value"], options))
+    return page.join([settings, page.details("Versions", where, versions)])
