@@ -7,14 +7,12 @@ By the definition of NeuroBench (Yik et al., Nature Communications 2025, arXiv 2
 
 Zeros of the padding are not inputs; biases, norms, pooling and the neurons themselves are not counted. The operations
 of a layer are accumulates (AC) if its inputs are all in {-1, 0, 1}, and multiply-accumulates (MAC) otherwise. So a
-convolution of average-pooled spikes costs MACs, one of max-pooled spikes ACs.
+convolution of average-pooled spikes costs MACs, one of max-pooled spikes ACs. Three departures from the harness:
 
-Three departures from the harness:
 - Inputs in {-a, 0, a} with one a > 0 for the whole layer are ACs as well if they come from an activation layer: a can
   be folded into the weights exactly. An image counts as spikes only if a = 1.
 - A layer is AC or MAC by all images and steps that were counted; the harness decides for each step of each batch.
-- A static image is constant in time and convolved once by this library, so it is counted once, not at every step. The
-  `steps` of a layer, 1 or T, are how often it is counted.
+- A static image is convolved once by this library, so it is counted once and not at every step (`LayerCost.steps`).
 
 `estimate` is what most papers report: firing rate x dense operations of all T steps as ACs, but dense MACs for the
 layer that reads the images and for ANNs. The rate is that of the spikes that a layer reads, or of the neurons before an
@@ -127,6 +125,11 @@ class Cost:
         return dataclasses.replace(self, layers=layers, activations=activations)
 
     @property
+    def images(self) -> int:
+        """Number of images."""
+        return next(layer.images for layer in self.layers.values())
+
+    @property
     def macs(self) -> float:
         """Effective MACs per image."""
         return sum(layer.macs for layer in self.layers.values())
@@ -234,8 +237,7 @@ def summary(cost: Cost, mac_pj: float = MAC_PJ, ac_pj: float = AC_PJ) -> str:
         rows.append([*first, *cells(layer, cost.layer_estimate(name))])
     rows.append(["all", "", "", "", *cells(cost, cost.estimate)])
     zeros = f"{100 * cost.connection_sparsity:.2f} % of weights, {100 * cost.activation_sparsity:.2f} % of activations"
-    images = next(layer.images for layer in cost.layers.values())
-    totals = f"mean of {images} images; {cost.footprint:,} bytes; zero: {zeros}"
+    totals = f"mean of {cost.images} images; {cost.footprint:,} bytes; zero: {zeros}"
     return "\n".join([*aligned(rows, left=2), totals])
 
 
