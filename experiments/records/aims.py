@@ -7,6 +7,7 @@ from typing import Any
 from records.trainings import without_kd
 from snnkd_jax.errors import InputError
 from snnkd_jax.report.energy import of_ann
+from snnkd_jax.report.markdown import markdown_table
 from snnkd_jax.report.statistics import percent, points, standard_error
 
 Records = list[dict[str, Any]]
@@ -30,9 +31,8 @@ def aims_section(records: Records, steps: Records, noise: Records, energy: Recor
         *_noise(noise),
         *_energy(energy),
     ]
-    lines = ["| aim | found | reached |", "| --- | --- | --- |"]
-    lines += [f"| {aim} | {found} | {'yes' if reached else '**no**'} |" for aim, found, reached in aims]
-    return "\n".join(lines) + "\n"
+    rows = ((aim, found, "yes" if reached else "**no**") for aim, found, reached in aims)
+    return markdown_table(("aim", "found", "reached"), rows)
 
 
 def _accuracies(steps: Records) -> list[Aim]:

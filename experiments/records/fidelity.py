@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from records.docstrings import is_block, is_table, markdown, paragraphs
 from snnkd_jax.errors import InputError
+from snnkd_jax.report.markdown import markdown_table
 
 LOOP = "a loop in float64"
 BY_HAND = "values worked out by hand"
@@ -188,10 +189,7 @@ ROWS: dict[str, dict[str, Check]] = {
 def fidelity_section(records: list[dict[str, Any]], section: str) -> str:
     """The equations of a section as their docstrings have them, and the table of its rows; the worst of all records."""
     names = dict.fromkeys(name for check in ROWS[section].values() for name in check.of.split())
-    table = [
-        "| what | of | against | tolerance | largest error | comparisons |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for name, check in ROWS[section].items():
         found = [record["rows"][name] for record in records if name in record["rows"]]
         if not found:
@@ -200,8 +198,9 @@ def fidelity_section(records: list[dict[str, Any]], section: str) -> str:
         limit = "exact" if found[0]["kind"] == "exact" else f"{found[0]['tolerance']:g}, {found[0]['kind']}"
         of = ", ".join(f"`{name}`" for name in check.of.split())
         shown = "0" if error == 0 else f"{error:.1e}"
-        table.append(f"| {name} | {of} | {check.against} | {limit} | {shown} | {number} |")
-    return "\n\n".join([*(quoted(name) for name in names), "\n".join(table)]) + "\n"
+        rows.append((name, of, check.against, limit, shown, number))
+    table = markdown_table(("what", "of", "against", "tolerance", "largest error", "comparisons"), rows)
+    return "\n\n".join([*(quoted(name) for name in names), table])
 
 
 def quoted(name: str) -> str:

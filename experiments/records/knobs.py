@@ -6,6 +6,7 @@ The records, in `experiments/results/knobs/`, are written by `experiments/knobs.
 import statistics
 from typing import Any
 
+from snnkd_jax.report.markdown import markdown_table
 from snnkd_jax.report.statistics import gain, mean_and_std, percent
 
 
@@ -19,17 +20,13 @@ def knob_table(records: list[dict[str, Any]], group: str) -> str:
 
 def _table(record: dict[str, Any], group: str) -> str:
     recipe, *others = record["entries"]
-    lines = [
-        "| option | recipe | tried | accuracy, % | change, points | spikes per neuron and step |",
-        "| --- | --- | --- | --- | --- | --- |",
-        f"| | | | {percent(recipe['accuracy'])} | | {mean_and_std(recipe['firing_rate'], 3)} |",
-    ]
+    heading = ("option", "recipe", "tried", "accuracy, %", "change, points", "spikes per neuron and step")
+    rows = [["", "", "", percent(recipe["accuracy"]), "", mean_and_std(recipe["firing_rate"], 3)]]
     for entry in others:
         if entry["group"] == group:
-            cells = [f"`{entry['option']}`", str(entry["recipe"]), str(entry["value"]), percent(entry["accuracy"])]
-            cells += [gain(entry["accuracy"], recipe["accuracy"]), mean_and_std(entry["firing_rate"], 3)]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            cells = [f"`{entry['option']}`", entry["recipe"], entry["value"], percent(entry["accuracy"])]
+            rows.append([*cells, gain(entry["accuracy"], recipe["accuracy"]), mean_and_std(entry["firing_rate"], 3)])
+    return markdown_table(heading, rows)
 
 
 def loss_section(records: list[dict[str, Any]]) -> str:
@@ -37,20 +34,19 @@ def loss_section(records: list[dict[str, Any]]) -> str:
 
     The gain is the mean of the differences between students of one seed ± its standard error.
     """
-    lines: list[str] = []
+    heading = ("preset", "accuracy, %", "gain over `none`, points", "spikes per neuron and step")
+    tables = []
     for record in records:
         tried = [entry for entry in record["entries"] if entry.get("group") == "loss"]
         students = {entry["value"]: entry for entry in tried} | {tried[0]["recipe"]: record["entries"][0]}
-        lines += [
-            "| preset | accuracy, % | gain over `none`, points | spikes per neuron and step |",
-            "| --- | --- | --- | --- |",
-        ]
+        rows = []
         for name, student in sorted(students.items(), key=lambda item: -statistics.fmean(item[1]["accuracy"])):
             accuracy, rate = percent(student["accuracy"]), mean_and_std(student["firing_rate"], 3)
             gained = "–" if name == "none" else gain(student["accuracy"], students["none"]["accuracy"])
-            lines.append(f"| `{name}` | {accuracy} | {gained} | {rate} |")
-    lines += ["", "Accuracy on images that are held out, ± standard deviation over seeds; gain ± standard error.", ""]
-    return "\n".join([*lines, knob_source(records, "experiments/results")])
+            rows.append((f"`{name}`", accuracy, gained, rate))
+        tables.append(markdown_table(heading, rows))
+    terms = "Accuracy on images that are held out, ± standard deviation over seeds; gain ± standard error.\n"
+    return "\n".join(["".join(tables), terms, knob_source(records, "experiments/results")])
 
 
 def knob_source(records: list[dict[str, Any]], results: str = "../experiments/results") -> str:

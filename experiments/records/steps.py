@@ -6,6 +6,7 @@ Records are written by `snnkd steps` (students) and `snnkd convert` (converted n
 from typing import Any
 
 from records.trainings import folded
+from snnkd_jax.report.markdown import markdown_table
 from snnkd_jax.report.statistics import mean_and_std, percent
 
 SHOWN = (1, 2, 4, 8, 16, 32, 64)
@@ -25,10 +26,7 @@ def steps_section(records: list[dict[str, Any]]) -> str:
 def _accuracies(dataset: str, records: list[dict[str, Any]]) -> str:
     longest = max(len(entry["accuracy"][0]) for record in records for entry in record["entries"])
     shown = [t for t in SHOWN if t <= longest]
-    lines = [
-        f"| {dataset} | seeds | {' | '.join(f'T = {t}' for t in shown)} | ordinary network |",
-        f"| --- | --- | {' | '.join('---' for _ in shown)} | --- |",
-    ]
+    rows = []
     for record in records:
         for entry in record["entries"]:
             cells = [
@@ -36,33 +34,29 @@ def _accuracies(dataset: str, records: list[dict[str, Any]]) -> str:
                 for t in shown
             ]
             ordinary = percent(entry["ordinary"]) if "ordinary" in entry else "–"
-            name = f"{entry['method']}, {entry['network']}"
-            lines.append(f"| {name} | {len(record['seeds'])} | {' | '.join(cells)} | {ordinary} |")
-    return "\n".join(lines) + "\n"
+            rows.append((f"{entry['method']}, {entry['network']}", len(record["seeds"]), *cells, ordinary))
+    return markdown_table((dataset, "seeds", *(f"T = {t}" for t in shown), "ordinary network"), rows)
 
 
 def _exits(records: list[dict[str, Any]]) -> str:
     """Accuracy at the mean number of steps of each tolerance."""
-    rows = [entry for record in records for entry in record["entries"] if entry.get("exits")]
-    if not rows:
+    entries = [entry for record in records for entry in record["entries"] if entry.get("exits")]
+    if not entries:
         return ""
-    tolerances = [exit["tolerance"] for exit in rows[0]["exits"][0]]
-    lines = [
-        f"| early exit, accuracy at mean steps | {' | '.join(_points(100 * t) for t in tolerances)} |",
-        f"| --- | {' | '.join('---' for _ in tolerances)} |",
-    ]
-    for entry in rows:
+    tolerances = [exit["tolerance"] for exit in entries[0]["exits"][0]]
+    rows = []
+    for entry in entries:
         cells = [
             " at ".join(mean_and_std([f * e[k] for e in exits], 2) for k, f in (("accuracy", 100), ("mean_steps", 1)))
             for exits in zip(*entry["exits"], strict=True)
         ]
-        lines.append(f"| {entry['method']}, {entry['network']} | {' | '.join(cells)} |")
-    lines += [
-        "",
+        rows.append((f"{entry['method']}, {entry['network']}", *cells))
+    terms = (
         "Columns: what the threshold, chosen on the validation split, may lose there against the T of training. A "
-        "teacher of another seed has seen images of that split.",
-    ]
-    return "\n".join(lines) + "\n"
+        "teacher of another seed has seen images of that split.\n"
+    )
+    heading = ("early exit, accuracy at mean steps", *(_points(100 * t) for t in tolerances))
+    return f"{markdown_table(heading, rows)}\n{terms}"
 
 
 def _points(number: float) -> str:

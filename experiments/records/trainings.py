@@ -15,6 +15,7 @@ from typing import Any
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_json
+from snnkd_jax.report.markdown import markdown_table
 from snnkd_jax.report.statistics import gain, over_seeds, percent
 from snnkd_jax.runs.command import command
 from snnkd_jax.runs.config import Config, config_of
@@ -82,30 +83,30 @@ def tables(records: list[dict[str, Any]]) -> str:
     """The README's result section: a row for each record, and below it the commands."""
     what = ("data", "student", "preset", "T", "epochs", "backprop", "seeds")
     columns = (*what, "teacher", "student without KD", "with the preset", "gain")
-    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    rows = []
     for record in records:
         config = record["config"]
         without = without_kd(record, records)
-        cells = [
-            record["dataset"],
-            f"{config['student']}, width {config['width']:g} ({_millions(record)})",
-            _config(record).method,
-            str(config["num_steps"]),
-            str(config["epochs"]),
-            _backprop(config),
-            str(len(record["seeds"])),
-            _teacher(record),
-            "–" if without is None else percent(without),
-            *_with_the_preset(record, records),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
+        rows.append(
+            [
+                record["dataset"],
+                f"{config['student']}, width {config['width']:g} ({_millions(record)})",
+                _config(record).method,
+                config["num_steps"],
+                config["epochs"],
+                _backprop(config),
+                len(record["seeds"]),
+                _teacher(record),
+                "–" if without is None else percent(without),
+                *_with_the_preset(record, records),
+            ]
+        )
+    terms = (
         "Test accuracy in % after the last epoch, mean ± standard deviation over seeds. The gain is in points, "
         "the mean of the differences between networks of one seed ± its standard error. Where the student begins with "
-        "its teacher's weights, they are a part of it; `the loss` is the gain over these weights without distillation.",
-        "",
-    ]
+        "its teacher's weights, they are a part of it; `the loss` is the gain over these weights without "
+        "distillation.\n"
+    )
     commands = []
     for record in records:
         minutes = record["metrics"]["seconds"]["mean"] / 60
@@ -115,7 +116,7 @@ def tables(records: list[dict[str, Any]]) -> str:
             f"- [{record['name']}](experiments/results/{record['name']}.json): `{record['command']}`; seeds {seeds}, "
             f"{minutes:.1f} min each on {machine}. {record['notes']}".rstrip()
         )
-    return "\n".join(lines) + "\n" + folded(commands)
+    return "\n".join([markdown_table(columns, rows), terms, folded(commands)])
 
 
 def folded(commands: list[str]) -> str:

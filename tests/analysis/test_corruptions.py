@@ -11,8 +11,8 @@ from comparison import agrees
 from PIL import Image
 
 from snnkd_jax.analysis.corruptions import IMAGE_LEVELS, corrupt, noise_key
-from snnkd_jax.analysis.disturbance import DISTURBANCES
-from snnkd_jax.analysis.robustness import LAYER_LEVELS, LEVELS
+from snnkd_jax.analysis.disturbance import LAYER_LEVELS
+from snnkd_jax.analysis.robustness import LEVELS
 from snnkd_jax.errors import InputError
 from snnkd_jax.parallel.mesh import split
 
@@ -31,7 +31,6 @@ def noisy(kind, level, images, index=None):
 def test_there_are_fourteen_kinds_of_five_levels_that_grow():
     assert len(IMAGE_LEVELS) == 10
     assert tuple(LAYER_LEVELS) == ("spike_deletion", "spike_insertion", "threshold_mismatch", "weight_noise")
-    assert set(LAYER_LEVELS) == set(DISTURBANCES)
     for kind, strengths in LEVELS.items():
         assert len(strengths) == 5
         falling = kind in ("shot", "contrast", "jpeg")

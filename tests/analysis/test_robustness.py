@@ -12,7 +12,6 @@ from comparison import agrees
 
 from snnkd_jax.analysis.corruptions import IMAGE_LEVELS, corrupt, noise_key
 from snnkd_jax.analysis.disturbance import (
-    DISTURBANCES,
     LEAST_FACTOR,
     NEURON_KINDS,
     apply_disturbed,
@@ -95,7 +94,7 @@ def test_the_spikes_of_an_image_are_disturbed_by_its_index(kind):
     np.testing.assert_array_equal(spikes_of(kind, 0.3, spread[0], index=spread[1]), whole)
 
 
-def test_spikes_are_lost_and_inserted_at_their_rates():
+def test_spikes_are_deleted_and_inserted_at_their_rates():
     """Half of 51,200 neuron-steps fire, so that a rate is known to 0.003."""
     spikes = np.asarray(Spike(NEURON, T).apply({}, CURRENT))
     assert 0.45 < spikes.mean() < 0.55
@@ -199,8 +198,8 @@ def test_noisy_weights_are_multiplied_kernels():
 
 
 def test_wrong_disturbances_are_refused():
-    for kind in DISTURBANCES[:3]:
-        with pytest.raises(InputError, match=f"kind='{kind}' disturbs spiking neurons; an ordinary network has none"):
+    for kind in NEURON_KINDS:
+        with pytest.raises(InputError, match=rf"kind='{kind}'.*ANN.*use 'weight_noise'"):
             disturbed(kind, 0.1, network=ANN)
     with pytest.raises(InputError, match=r"'spike_delation' is unknown \(did you mean spike_deletion\?\)"):
         disturbed("spike_delation", 0.1)
@@ -262,8 +261,8 @@ def test_report_is_of_the_networks_own_answers(monkeypatch):
     assert measure(BYTES[order], answers_of(SNN)[order], batch_size=16, mesh=MESH, index=order) == report
 
 
-def test_an_ordinary_network_has_no_spikes_to_lose(monkeypatch):
-    """Of the groups of kinds, it has the mean over those on images only."""
+def test_an_ann_has_no_spikes_to_delete(monkeypatch):
+    """Only the mean over image noise is defined for it."""
 
     def darker(kind, _level, _key, images, _index):
         return images * list(IMAGE_LEVELS).index(kind) / 10
