@@ -35,10 +35,7 @@ USAGE = "\n".join(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a subcommand and returns the exit status: 2, after one line on stderr, for wrong input."""
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if name in ("-h", "--help"):
-        print(USAGE)
-        return 0
-    return exit_status(lambda: parsed(name, rest)())
+    return exit_status(lambda: print(USAGE) if name in ("-h", "--help") else parsed(name, rest)())
 
 
 def parsed(name: str, arguments: Sequence[str]) -> Callable[[], int | None]:

@@ -73,11 +73,7 @@ def _measured(config: Config, topology: str, per_chip_batch: int, largest: bool)
     except MemoryError as error:
         raise InputError(f"per_chip_batch={per_chip_batch}: {error}; make it smaller, or use remat") from error
     entry = {"topology": topology, **vars(found), "memory": found.memory, "capacity": chip.memory}
-    return entry | {
-        "collectives": total_bytes(found.collectives),
-        "bounds": found.bounds(chip),
-        "largest_batch": batch,
-    }
+    return entry | {"collectives": total_bytes(found.collectives), "bounds": found.bounds(chip), "largest_batch": batch}
 
 
 def _in_words(entry: dict[str, Any]) -> str:

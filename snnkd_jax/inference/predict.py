@@ -51,11 +51,7 @@ def classify(
 
 
 def at_once(
-    network: Network,
-    variables: Variables,
-    normalisation: Normalisation,
-    class_names: tuple[str, ...],
-    images: NDArray,
+    network: Network, variables: Variables, normalisation: Normalisation, class_names: tuple[str, ...], images: NDArray
 ) -> Prediction:
     """As `classify`, of a spiking network that makes all of its `num_steps` in one call."""
 
