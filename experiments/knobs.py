@@ -20,7 +20,7 @@ from snnkd_jax.dynamics.surrogate import SURROGATES
 from snnkd_jax.experiment import run
 from snnkd_jax.runs.command import command
 from snnkd_jax.runs.config import Config, default_config
-from snnkd_jax.runs.recipe import SEED, check_same, read_config
+from snnkd_jax.runs.recipe import SEED, check_same_recipe, read_config
 from snnkd_jax.runs.record import write_record
 
 RESULTS = Path(__file__).parent / "results" / "knobs"
@@ -115,7 +115,7 @@ def validated(recipe: Config, change: dict[str, Any], runs: Path, seed: int) -> 
         config = config.replace(teacher_checkpoint=str(runs / f"teacher-{seed}"))
     if not (directory / "result.json").is_file():
         run(config)
-    check_same("runs", [read_config(directory), config], ("run_dir", "teacher_checkpoint"))
+    check_same_recipe("runs", [read_config(directory), config], ("run_dir", "teacher_checkpoint"))
     last = json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])
     return {name: last["validation"][name] for name in ("accuracy", "firing_rate")}
 

@@ -17,7 +17,7 @@ from snnkd_jax.cli.arguments import call
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_json
 from snnkd_jax.runs.command import command
-from snnkd_jax.runs.recipe import BOOKKEEPING, SEED, check_same, read_config
+from snnkd_jax.runs.recipe import BOOKKEEPING, SEED, check_same_recipe, read_config
 from snnkd_jax.runs.record import write_record
 
 RESULTS = Path(__file__).parent / "results" / "speed"
@@ -66,7 +66,7 @@ def main(
     runs = {"snnkd_jax": bptt, "snnkd_jax, rate-based": rate, "SpikingJelly": spikingjelly}
     started = {run: read_json(run / "config.json") for group in runs.values() for run in group}
     first = next(iter(started.values()))
-    check_same("runs", [read_config(run) for run in started], MAY_DIFFER)
+    check_same_recipe("runs", [read_config(run) for run in started], MAY_DIFFER)
     for name in ("versions", "hardware", "commit"):
         if len({json.dumps(other[name]) for other in started.values()}) > 1:
             raise InputError(f"runs differ in {name}: their times cannot be compared")

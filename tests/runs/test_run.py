@@ -196,7 +196,7 @@ def test_a_teacher_that_saw_what_is_held_out_is_told(finished, tmp_path, capsys,
     """The validation split of a seed begins with that of a smaller fraction."""
     arguments = [*TINY, "--epochs", "1", "--no-baseline", "--teacher-checkpoint", str(finished), *options]
     assert main([*arguments, "--run-dir", str(tmp_path / "run")]) == 0
-    words = "the teacher was trained with seed=0, validation_fraction=0.1, so on images that this run holds out"
+    words = "the teacher was trained with seed=0, validation_fraction=0.1, so on images of this run's validation split"
     assert (words in capsys.readouterr().out) == told
 
 
