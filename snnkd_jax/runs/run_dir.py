@@ -85,10 +85,9 @@ def open_run_dir(directory: Path, what: dict[str, Any], contents: dict[str, Any]
         # Older runs have no digests, and other versions may trace the same function differently.
         if (old := started.get(name, new)) == new or (name == "digests" and traced_otherwise):
             continue
-        reason = {"data_sha256": "other images or labels", "teacher_sha256": "another teacher"}.get(name)
-        reason = (
-            reason or f"another {' and '.join(part for part in new if old.get(part) != new[part])} of the same name"
-        )
+        changed = [part for part in new if old.get(part) != new[part]] if name == "digests" else []
+        reasons = {"data_sha256": "other images or labels", "teacher_sha256": "another teacher"}
+        reason = reasons.get(name, f"another {' and '.join(changed)} of the same name")
         raise InputError(f"run_dir {directory} was started with {reason}; name another run_dir")
     if differing:
         warnings.warn(f"run_dir {directory} was started with other {' and '.join(differing)}", stacklevel=2)
@@ -116,9 +115,7 @@ def _check_same_options(directory: Path, old: dict[str, Any], new: dict[str, Any
     names = sorted((old.keys() | new.keys()) - set(_MAY_CHANGE))
     if differing := [name for name in names if old.get(name) != new.get(name)]:
         changes = ", ".join(f"{name} (was {old.get(name)!r}, is {new.get(name)!r})" for name in differing)
-        raise InputError(
-            f"run_dir {directory} holds another run; {changes}: name another run_dir, or give the same values"
-        )
+        raise InputError(f"run_dir {directory} holds another run; {changes}: name another, or give the same values")
 
 
 def teacher_directory(path: Path) -> Path:

@@ -81,8 +81,8 @@ class RunTeacher:
         if is_near_chance(accuracy, chance):
             raise InputError(
                 f"teacher {self.config.teacher.teacher}: validation accuracy {accuracy:.4f} is near chance, "
-                f"{chance:.4f}; give the normalisation that it was trained with (teacher_normalisation), and check that "
-                f"its classes are in the order {', '.join(self.data.class_names[:3])}, ..."
+                f"{chance:.4f}; give the normalisation that it was trained with (teacher_normalisation), and check "
+                f"that its classes are in the order {', '.join(self.data.class_names[:3])}, ..."
             )
 
     def keep(self, variables: Variables, run: Path) -> None:
