@@ -1,4 +1,4 @@
-"""A network in text: its layers in the order in which they are computed."""
+"""A text summary of a network: its layers in the order of computation."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -29,7 +29,7 @@ _KINDS = {
 
 
 def summary(network: Network, variables: Variables, image_shape: tuple[int, int, int]) -> str:
-    """The neurons with their constants; a line per layer, with its output for one image and step; all parameters."""
+    """Neurons with their constants, a line per layer with its output shape per image and step, and total parameters."""
     params: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables["params"])
     rows = [("layer", "kind", "output", "parameters")]
     neurons: list[Neuron] = []
@@ -38,7 +38,7 @@ def summary(network: Network, variables: Variables, image_shape: tuple[int, int,
         kind = "neurons" if isinstance(module, Spike) else _KINDS.get(type(module))
         if kind is None:
             continue
-        # The names inside `layers.Conv` and `converted.ConvertedSpike`, the same for all.
+        # Without the names inside `layers.Conv` and `converted.ConvertedSpike`.
         path = module.path[:-1] if module.path[-1] in ("conv", "spike") else module.path
         own = {key[len(path) :]: x for key, x in params.items() if key[: len(path)] == path}
         if isinstance(module, Spike):
@@ -54,7 +54,7 @@ def summary(network: Network, variables: Variables, image_shape: tuple[int, int,
 
 
 def _learned(neuron: Neuron, params: dict[tuple[str, ...], Any], path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """What a layer of neurons has learnt: of `PLIF`, the time constant."""
+    """Learned constants of a layer of neurons, such as the time constant of `PLIF`."""
     learned = {name: params[*path, name] for name in neuron.parameters}
     if isinstance(neuron, PLIF):
         learned = neuron.constants(learned)

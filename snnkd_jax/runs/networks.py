@@ -44,7 +44,7 @@ def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config],
         if all(present):
             networks[role] = [place.resolve() for place in places]
     if not networks:
-        raise InputError(f"runs {where} have no network that was trained to its end")
+        raise InputError(f"runs {where} have no network that finished training")
     return configs, networks
 
 

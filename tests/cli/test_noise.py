@@ -85,7 +85,7 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path):
         "differ in epochs": ([a], [make_run(tmp_path / "f", ["student"], preset="none", epochs=1)]),
         "is not trained by the cross-entropy alone": ([a], [make_run(tmp_path / "g", ["student"])]),
         "leave baseline out": ([alone], [a]),
-        "no network that was trained to its end": ([make_run(tmp_path / "h", [".hidden"])], []),
+        "no network that finished training": ([make_run(tmp_path / "h", [".hidden"])], []),
     }
     for message, arguments in cases.items():
         with pytest.raises(InputError, match=message):

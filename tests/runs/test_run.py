@@ -221,7 +221,7 @@ def test_a_teacher_alone_is_trained_quantised_and_converted(tmp_path):
     teacher = load(run_dir, "teacher")
     converted = convert(teacher, data.load("digits").train_images, 1)
     assert converted.logits_by_step(data.load("digits").test_images, 2).shape == (360, 2, 10)
-    with pytest.raises(InputError, match=r"no student that was trained to its end"):
+    with pytest.raises(InputError, match=r"no student that finished training"):
         load(run_dir)
 
 
