@@ -1,4 +1,4 @@
-"""From the words of a command line to a function and its arguments, by tyro."""
+"""Parsing of command lines into a function and its arguments, by tyro."""
 
 import contextlib
 import functools
@@ -8,7 +8,8 @@ import itertools
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import tyro
 
@@ -17,37 +18,42 @@ from snnkd_jax.errors import InputError
 
 Command = Callable[..., int | None]
 
+Run = tyro.conf.Positional[Path]
+Runs = tyro.conf.Positional[
+    Annotated[list[Path], tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")]
+]
 
-def call(command: Command, arguments: Sequence[str] | None = None) -> int:
-    """Calls a script's main function with `arguments`, None for the process's, and returns the exit status."""
-    return exit_status(lambda: bound(command, sys.argv[1:] if arguments is None else arguments)())
+
+def call(command: Command, arguments: Sequence[str] | None = None, dataset: str | None = None) -> int:
+    """Calls `command` and returns the exit status; `arguments` None are the process's, `dataset` is that of `parse`."""
+    return exit_status(lambda: parse(command, sys.argv[1:] if arguments is None else arguments, dataset=dataset)())
 
 
-def bound(
+def parse(
     command: Command, arguments: Sequence[str], prog: str | None = None, dataset: str | None = None
 ) -> functools.partial:
-    """`command` with its arguments, not yet called.
+    """`command` with its arguments bound, not yet called.
 
     Args:
-        command: takes options by their names; its docstring explains them. A parameter `config` is a run's `Config`.
+        command: takes options by name; its docstring explains them. A parameter `config` is a run's `Config`.
         arguments: the words of the command line.
-        prog: what the help calls the program; None: the process's name.
-        dataset: whose defaults `config` has if the arguments do not name one; None: CIFAR-10's.
+        prog: name of the program in the help; None: the process's.
+        dataset: data set whose defaults `config` has if the arguments do not name one; None: CIFAR-10.
 
     Raises:
-        InputError: for wrong arguments, in the place of tyro's box; tyro has no other public way to what is in it.
+        InputError: for wrong arguments, with the text of tyro's box; tyro has no public way to it.
     """
     if "config" in inspect.signature(command).parameters:
         command = _with_defaults(command, arguments, dataset)
 
     @functools.wraps(command)
-    def later(**options):
+    def bind(**options):
         return functools.partial(command, **options)
 
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(later, args=arguments, prog=prog, config=(tyro.conf.PositionalMetavarFromFieldName,))
+            return tyro.cli(bind, args=arguments, prog=prog, config=(tyro.conf.PositionalMetavarFromFieldName,))
     except SystemExit as stop:
         if not stop.code:
             raise  # --help
@@ -57,22 +63,18 @@ def bound(
 
 
 def _with_defaults(command: Command, arguments: Sequence[str], dataset: str | None) -> Command:
-    """`command` with the defaults of the data set that `arguments` name; the parser proper comes later."""
+    """`command` with the defaults of the data set in `arguments`, found before they are parsed."""
     from snnkd_jax.runs.config import default_config
     from snnkd_jax.runs.data import DataConfig
 
-    name = dataset or DataConfig.dataset
-    for i, argument in enumerate(arguments):
-        if argument == "--dataset" and i + 1 < len(arguments):
-            name = arguments[i + 1]
-        elif argument.startswith("--dataset="):
-            name = argument.removeprefix("--dataset=")
-    found = functools.partial(command, config=default_config(name))
+    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--dataset=") else [word])]
+    named = [value for flag, value in itertools.pairwise(words) if flag == "--dataset"]
+    found = functools.partial(command, config=default_config([dataset or DataConfig.dataset, *named][-1]))
     found.__doc__ = command.__doc__
     return found
 
 
 def command_line(*words: str, **options: Any) -> str:
-    """What a record says of a command: its words, and those options that are not None."""
+    """The command in a record: its words, and the options that are not None."""
     given = [(f"--{name.replace('_', '-')}", str(value)) for name, value in options.items() if value is not None]
     return shlex.join(["snnkd", *words, *itertools.chain(*given)])

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-import tyro
+from snnkd_jax.cli.arguments import Runs
 
 
-def report(runs: tyro.conf.Positional[list[Path]], out: Path | None = None) -> None:
-    """Write the report of a run, or compare several.
+def report(runs: Runs, out: Path | None = None) -> None:
+    """Write the HTML report of a run, or compare several runs.
 
     Args:
         runs: Run directories, finished or not.
-        out: The file to write; None: report.html in the directory of the only run.
+        out: HTML file to write; None: report.html in the directory of the only run.
     """
     from snnkd_jax.report.write import write_report
 

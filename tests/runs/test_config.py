@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from snnkd_jax.cli.arguments import bound
+from snnkd_jax.cli.arguments import parse
 from snnkd_jax.cli.train import train
 from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.dynamics.neurons import NEURONS
@@ -45,5 +45,5 @@ def test_every_option_is_a_flag():
             continue
         flag = f"--{name.replace('_', '-')}"
         words = [flag if value else flag.replace("--", "--no-", 1)] if isinstance(value, bool) else [flag, str(value)]
-        found = bound(train, ["--dataset", "cifar10", *words]).keywords["config"]
+        found = parse(train, ["--dataset", "cifar10", *words]).keywords["config"]
         assert found == default_config("cifar10"), name
