@@ -32,16 +32,10 @@ def call(command: Command, arguments: Sequence[str] | None = None, dataset: str 
 def parse(
     command: Command, arguments: Sequence[str], prog: str | None = None, dataset: str | None = None
 ) -> functools.partial:
-    """`command` with its arguments bound, not yet called.
+    """`command` with its arguments bound, not yet called; raises `InputError` for wrong arguments.
 
-    Args:
-        command: takes options by name; its docstring explains them. A parameter `config` is a run's `Config`.
-        arguments: the words of the command line.
-        prog: name of the program in the help; None: the process's.
-        dataset: data set whose defaults `config` has if the arguments do not name one; None: CIFAR-10.
-
-    Raises:
-        InputError: for wrong arguments, with the text of tyro's box; tyro has no public way to it.
+    `command` takes options by name, which its docstring explains. A parameter `config` is a run's `Config`, with the
+    defaults of the data set in the arguments, else of `dataset`, else of CIFAR-10. `prog` is the name in the help.
     """
     if "config" in inspect.signature(command).parameters:
         command = _with_defaults(command, arguments, dataset)
@@ -57,6 +51,7 @@ def parse(
     except SystemExit as stop:
         if not stop.code:
             raise  # --help
+        # tyro has no other public way to its message.
         lines = [line.strip("│ ") for line in box.getvalue().splitlines() if line.startswith("│")]
         message = " ".join(itertools.takewhile(lambda line: not line.startswith("─"), lines))
         raise InputError(f"{message or box.getvalue()}; --help explains every argument") from None

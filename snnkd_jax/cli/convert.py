@@ -9,14 +9,9 @@ STEPS_PER_CALL = 4
 
 
 def convert(
-    runs: Runs,
-    dataset: str,
-    num_steps: int = 64,
-    percentile: float = 99.9,
-    record: Path | None = None,
-    notes: str = "",
+    runs: Runs, dataset: str, num_steps: int = 64, percentile: float = 99.9, record: Path | None = None, notes: str = ""
 ) -> None:
-    """Convert the teachers of runs into spiking networks, without training, and evaluate them at every T.
+    """Convert trained teachers into spiking networks, without training, and evaluate them.
 
     A teacher with ReLU is converted with thresholds from percentiles of its activations on training images, one with
     quantised activations (`snnkd train --teacher-levels 8`) by QCFS.

@@ -23,10 +23,11 @@ def energy(
     ac_pj: float = AC_PJ,
     record: Path | None = None,
 ) -> None:
-    """Operations and energy per image of every network of a run, layer by layer, as NeuroBench defines them.
+    """Count operations and energy per image, layer by layer.
 
-    A student is compared with an ANN of its architecture: the teacher of the run if it is one, or that of --against.
-    The result is also written to RUN/energy.json, for the report.
+    Operations of all networks of the run are counted as NeuroBench defines them. A student is compared with an ANN of
+    its architecture: the teacher of the run if it is one, or that of --against. The result is also written to
+    RUN/energy.json, for the report.
 
     Args:
         run: Directory of a finished run.

@@ -14,7 +14,9 @@ def export_nir(
     dt: float = 1e-4,
     old_readers: bool = False,
 ) -> None:
-    """Export a student to NIR, for neuromorphic tools. Needs the extra `nir`: pip install 'snnkd-jax[nir]'.
+    """Export a student to NIR, for neuromorphic tools.
+
+    Needs the extra `nir`: pip install 'snnkd-jax[nir]'.
 
     Args:
         run: Directory of a finished run.

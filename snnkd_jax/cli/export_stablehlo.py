@@ -7,7 +7,9 @@ from snnkd_jax.runs.roles import Role
 
 
 def export_stablehlo(run: Run, out: Path, role: Role = "student", num_steps: int | None = None) -> None:
-    """Export a network as <out>/<role>.stablehlo, which JAX runs without this package, described in <out>/<role>.json.
+    """Export a network to StableHLO, which JAX runs without this package.
+
+    Writes <out>/<role>.stablehlo, and <out>/<role>.json, which describes it.
 
     Args:
         run: Directory of a finished run.

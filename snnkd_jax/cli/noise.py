@@ -5,6 +5,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from snnkd_jax.cli.arguments import Runs, command_line
 from snnkd_jax.errors import InputError
 from snnkd_jax.runs.roles import NETWORKS
@@ -20,9 +22,10 @@ def noise(
     notes: str = "",
     record: Path | None = None,
 ) -> None:
-    """Accuracy of teacher, student without KD and student with KD under 14 kinds of noise, the same for all.
+    """Evaluate the accuracy under 14 kinds of noise.
 
-    The result of each run is also written to RUN/noise.json, for its report.
+    Teacher, student without KD and student with KD get the same noise. The result of each run is also written to
+    RUN/noise.json, for its report.
 
     Args:
         runs: Directories of finished runs that differ only in their seed.
@@ -34,8 +37,6 @@ def noise(
         notes: Remarks for the record.
         record: JSON file to write the result record to.
     """
-    import numpy as np
-
     from snnkd_jax.analysis.robustness import LEVELS, evaluate_noise
     from snnkd_jax.inference.trained import load
     from snnkd_jax.parallel.compiler import compilation_cache

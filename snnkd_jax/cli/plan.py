@@ -22,10 +22,10 @@ def plan(
     largest: bool = True,
     record: Path | None = None,
 ) -> None:
-    """Plan a training on accelerators that you do not have: time and memory of a step, and the largest batch that fits.
+    """Plan a training on accelerators that you do not have.
 
-    The training step is compiled on the CPU for these accelerators, which takes minutes and needs the extra `plan`:
-    pip install 'snnkd-jax[plan]'.
+    Prints time and memory of a training step on them, and the largest batch that fits. The step is compiled for them on
+    the CPU, which takes minutes and needs the extra `plan`: pip install 'snnkd-jax[plan]'.
 
     Args:
         config: As for `snnkd train`; --batch-size is ignored.

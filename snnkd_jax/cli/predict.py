@@ -3,33 +3,35 @@
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import numpy as np
 import tyro
+from numpy.typing import NDArray
 
 from snnkd_jax.cli.arguments import Run
 from snnkd_jax.errors import InputError
 from snnkd_jax.runs.roles import Role
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 # Modes with eight bits per channel, or a palette of such colours; converting any other would clip values.
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+
+Images = tyro.conf.Positional[
+    Annotated[list[Path], tyro.conf.arg(metavar="IMAGE [IMAGE ...]", help_behavior_hint="(required)")]
+]
 
 
 def predict(
     run: Run,
-    images: tyro.conf.Positional[
-        Annotated[list[Path], tyro.conf.arg(metavar="IMAGE [IMAGE ...]", help_behavior_hint="(required)")]
-    ],
+    images: Images,
     num_steps: int | None = None,
     threshold: float | None = None,
     resize: bool = False,
     role: Role | None = None,
 ) -> None:
-    """Classify image files with a trained network: print class, confidence, time steps and firing rates.
+    """Classify image files with a trained network.
+
+    Prints class, confidence, time steps and firing rates of each.
 
     Args:
         run: Directory of a finished run, or of one network in it.
@@ -41,8 +43,6 @@ def predict(
     """
     if not images:
         raise InputError("images are missing; give at least one file")
-    import numpy as np
-
     from snnkd_jax.inference.trained import load
 
     network = load(run, role)
@@ -54,12 +54,11 @@ def predict(
             print(f"  spikes per neuron and step: {', '.join(rates)}")
 
 
-def read(path: Path, image_shape: tuple[int, int, int], resize: bool) -> "NDArray[np.uint8]":
+def read(path: Path, image_shape: tuple[int, int, int], resize: bool) -> NDArray[np.uint8]:
     """The pixels `[H, W, C]` of an image file in the network's format; changes are printed on stderr.
 
     Raises `InputError` for a file that is not an image, or not of eight bits per channel, or of another size.
     """
-    import numpy as np
     from PIL import Image
 
     height, width, channels = image_shape

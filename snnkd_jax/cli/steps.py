@@ -9,7 +9,7 @@ from snnkd_jax.runs.roles import Role, title_of
 
 
 def steps(runs: Runs, dataset: str, num_steps: int = 8, record: Path | None = None, notes: str = "") -> None:
-    """Evaluate the students of runs at every T, by their first 1, 2, ... time steps, and with early exit.
+    """Evaluate students after 1, 2, ... time steps, and with early exit.
 
     T may exceed that of training. Thresholds of early exit are chosen on the validation split, for several tolerated
     losses of accuracy; everything else is measured on the test set.

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None, dataset: str | None = None) -> 
 
 
 def train(config: tyro.conf.OmitArgPrefixes[Config]) -> int:
-    """Distil a spiking student from an ANN teacher, or resume a run that was interrupted.
+    """Distil a spiking student from an ANN teacher, or resume an interrupted run.
 
     To resume, give the same command again. The defaults depend on --dataset; those below are CIFAR-10's unless
     --dataset is given with --help. The exit status is 0 after a complete run or SIGTERM, 130 after SIGINT, 2 for wrong
@@ -46,14 +46,12 @@ def _run(config: Config) -> int:
     try:
         join(config.run.distributed)
         result = run(config)
-    except InputError:
-        raise
     except Interrupted as stop:
         if is_first():
             print(stop, file=sys.stderr)
         return stop.exit_status
-    except Exception:
-        if not several():
+    except Exception as error:
+        if isinstance(error, InputError) or not several():
             raise
         wait_if_lost()
         traceback.print_exc()

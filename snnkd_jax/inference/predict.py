@@ -134,16 +134,9 @@ def accuracy_with_exit(logits: NDArray, labels: NDArray, threshold: float | None
 def choose_threshold(logits: NDArray, labels: NDArray, tolerance: float) -> tuple[float | None, float]:
     """The lowest threshold in 0, 0.001, ..., 1 whose early exit loses at most `tolerance` of the accuracy at T steps.
 
-    Args:
-        logits: of each step, `[N, T, K]`, on images outside the test set.
-        labels: `[N]`.
-        tolerance: accuracy that may be lost, in [0, 1].
-
-    Returns:
-        The threshold, None if all of them lose more, and its mean number of steps on these images.
-
-    Raises:
-        InputError: for arrays of other shapes, or a tolerance out of range.
+    `logits` are `[N, T, K]` and `labels` `[N]`, from images outside the test set; `tolerance` is in [0, 1]. Returns
+    the threshold, None if all of them lose more, and its mean number of steps on these images. Raises `InputError` for
+    arrays of other shapes, or a tolerance out of range.
     """
     if not 0 <= tolerance <= 1:
         raise InputError(f"tolerance={tolerance!r} must be in [0, 1], such as 0.01 for one point")

@@ -167,10 +167,8 @@ class Trained:
     def _stepper(self) -> Stepper:
         """The stepper of the folded network; raises `InputError` if it has a state outside `Spike` layers."""
         if self.network.num_steps is not None and not self.streams:
-            raise InputError(
-                f"{self.network.title} cannot compute one time step per call, as its steps do not depend on each other "
-                "through `Spike` layers alone; predict without a threshold"
-            )
+            advice = "its steps depend on each other outside `Spike` layers; predict without a threshold"
+            raise InputError(f"{self.network.title} cannot compute one time step per call: {advice}")
         with jax.ensure_compile_time_eval():  # cached, so not a tracer of the user's jit that makes the first call
             folded = self.folded()
             variables = jax.device_put(folded.variables, jax.local_devices()[0])
@@ -200,10 +198,8 @@ def load(path: str | Path, role: Role | None = None, *, network: Network | None 
     if network is not None:
         check_network_is(network, description, directory)
     elif not can_be_built(description):
-        raise InputError(
-            f"{directory} has a module or neurons of your own, which no file holds; give the network that was trained, "
-            "as load(path, network=snnkd_jax.Network(module, num_steps=4)) or network=snnkd_jax.build(..., neuron=...)"
-        )
+        advice = "network=snnkd_jax.Network(module, num_steps=4) or network=snnkd_jax.build(..., neuron=...)"
+        raise InputError(f"{directory} has a module or neurons of your own, which no file holds; give {advice}")
     try:
         network = built(description) if network is None else network
         normalisation = Normalisation(**{name: tuple(v) for name, v in description["normalisation"].items()})

@@ -64,15 +64,11 @@ class RunTeacher:
         found, normalisation = self._converted, parse_normalisation(config.teacher_normalisation)
         channels, num_classes = self.data.image_shape[-1], len(self.data.class_names)
         if (found.num_classes, found.image_channels) != (num_classes, channels):
-            raise InputError(
-                f"teacher {config.teacher}: a {found.model} for {found.num_classes} classes and {found.image_channels} "
-                f"image channels; {self.data.name} has {num_classes} and {channels}"
-            )
+            has = f"{found.model} for {found.num_classes} classes and {found.image_channels} image channels"
+            raise InputError(f"teacher {config.teacher}: a {has}; {self.data.name} has {num_classes} and {channels}")
         if normalisation is not None and len(normalisation.mean) not in (1, channels):
-            raise InputError(
-                f"teacher_normalisation={config.teacher_normalisation!r} has {len(normalisation.mean)} channels; "
-                f"{self.data.name} has {channels}"
-            )
+            has = f"{config.teacher_normalisation!r} has {len(normalisation.mean)} channels"
+            raise InputError(f"teacher_normalisation={has}; {self.data.name} has {channels}")
         return Teacher(network.apply, put_replicated(self.mesh, found.variables), normalisation)
 
     def check_accuracy(self, accuracy: float) -> None:

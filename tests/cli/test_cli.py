@@ -1,6 +1,7 @@
 """The command `snnkd`: what it explains, how it refuses, and what it does not import for either."""
 
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -22,9 +23,8 @@ def process(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_subcommands_are_listed(arguments, capsys):
     assert snnkd(arguments) == 0
     shown = capsys.readouterr().out
-    for name, text in SUBCOMMANDS.items():
-        assert f"  {name} " in shown
-        assert text in shown
+    for name in SUBCOMMANDS:
+        assert re.search(f"^  {name} +[A-Z][^.]+[.]$", shown, re.MULTILINE), name
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
