@@ -18,10 +18,20 @@ from snnkd_jax.errors import InputError
 
 Command = Callable[..., int | None]
 
-Run = tyro.conf.Positional[Path]
-Runs = tyro.conf.Positional[
-    Annotated[list[Path], tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")]
-]
+
+def one_or_more(name: str, help: str | None = None) -> Any:
+    """How the help shows a positional list; the command itself raises `InputError` for an empty one."""
+    return tyro.conf.arg(metavar=f"{name} [{name} ...]", help=help, help_behavior_hint="(required)")
+
+
+_SEEDS = one_or_more("RUN", "Directories of finished runs that differ only in their seed.")
+_DATASET = 'Name of the data set in the record, such as "CIFAR-10 (JPEG copy)"; None: that of the run.'
+Run = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(help="Directory of a finished run.")]]
+Runs = tyro.conf.Positional[Annotated[list[Path], _SEEDS]]
+Dataset = Annotated[str | None, tyro.conf.arg(help=_DATASET)]
+Notes = Annotated[str, tyro.conf.arg(help="Remarks for the record.")]
+Record = Annotated[Path | None, tyro.conf.arg(help="JSON file to write the result record to.")]
+"""Arguments that several subcommands have, with their help."""
 
 
 def call(command: Command, arguments: Sequence[str] | None = None, dataset: str | None = None) -> int:

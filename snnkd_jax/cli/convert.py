@@ -1,15 +1,14 @@
 """`snnkd convert RUN [RUN ...] --dataset "CIFAR-10 (JPEG copy)" --record FILE.json`."""
 
 import sys
-from pathlib import Path
 
-from snnkd_jax.cli.arguments import Runs, command_line
+from snnkd_jax.cli.arguments import Notes, Record, Runs, command_line
 
 STEPS_PER_CALL = 4
 
 
 def convert(
-    runs: Runs, dataset: str, num_steps: int = 64, percentile: float = 99.9, record: Path | None = None, notes: str = ""
+    runs: Runs, dataset: str, num_steps: int = 64, percentile: float = 99.9, record: Record = None, notes: Notes = ""
 ) -> None:
     """Convert trained teachers into spiking networks, without training, and evaluate them.
 
@@ -17,12 +16,9 @@ def convert(
     quantised activations (`snnkd train --teacher-levels 8`) by QCFS.
 
     Args:
-        runs: Directories of finished runs that differ only in their seed.
         dataset: Name of the data set in the record, such as "CIFAR-10 (JPEG copy)".
         num_steps: Largest T.
         percentile: Percentile of the activations, for teachers with ReLU.
-        record: JSON file to write the result record to.
-        notes: Remarks for the record.
     """
     from snnkd_jax.inference.convert import convert as convert_network
     from snnkd_jax.inference.predict import accuracy_by_step

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from snnkd_jax.analysis.joules import AC_PJ, MAC_PJ, joules
-from snnkd_jax.cli.arguments import Run, command_line
+from snnkd_jax.cli.arguments import Dataset, Record, Run, command_line
 from snnkd_jax.errors import InputError, check_count
 from snnkd_jax.runs.roles import Role
 
@@ -18,10 +18,10 @@ def energy(
     num_steps: int | None = None,
     images: int = 1000,
     batch_size: int = 100,
-    dataset: str | None = None,
+    dataset: Dataset = None,
     mac_pj: float = MAC_PJ,
     ac_pj: float = AC_PJ,
-    record: Path | None = None,
+    record: Record = None,
 ) -> None:
     """Count operations and energy per image, layer by layer.
 
@@ -30,16 +30,13 @@ def energy(
     RUN/energy.json, for the report.
 
     Args:
-        run: Directory of a finished run.
         against: Directory of a run on the same data whose teacher is an ANN of the student's architecture.
         converted: Also count the run's teacher converted into a spiking network, at this T.
         num_steps: T of the students; None: as in training.
         images: Number of test images to count, from the first.
         batch_size: Images per batch.
-        dataset: Name of the data set in the record, such as "CIFAR-10 (JPEG copy)"; None: that of the run.
         mac_pj: Energy of a multiply-accumulate operation, in pJ.
         ac_pj: Energy of an accumulate operation, in pJ.
-        record: JSON file to write the result record to.
     """
     for name, value in (("images", images), ("batch_size", batch_size), ("num_steps", num_steps)):
         if value is not None:

@@ -19,7 +19,6 @@ def export_nir(
     Needs the extra `nir`: pip install 'snnkd-jax[nir]'.
 
     Args:
-        run: Directory of a finished run.
         out: NIR file to write.
         role: Network of the run.
         dt: Duration of a time step in seconds.

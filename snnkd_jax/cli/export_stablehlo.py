@@ -12,7 +12,6 @@ def export_stablehlo(run: Run, out: Path, role: Role = "student", num_steps: int
     Writes <out>/<role>.stablehlo, and <out>/<role>.json, which describes it.
 
     Args:
-        run: Directory of a finished run.
         out: Folder for the files.
         role: Network of the run.
         num_steps: Time steps; None: as in training.

@@ -1,5 +1,6 @@
 """`snnkd noise RUN [RUN ...] [--baseline RUN ...] --record FILE.json`; see `snnkd_jax.analysis.robustness`."""
 
+import functools
 import sys
 import tempfile
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from snnkd_jax.cli.arguments import Runs, command_line
+from snnkd_jax.cli.arguments import Dataset, Notes, Record, Runs, command_line
 from snnkd_jax.errors import InputError
 from snnkd_jax.runs.roles import NETWORKS
 
@@ -18,9 +19,9 @@ def noise(
     images: int | None = None,
     seed: int = 0,
     batch_size: int = 128,
-    dataset: str | None = None,
-    notes: str = "",
-    record: Path | None = None,
+    dataset: Dataset = None,
+    notes: Notes = "",
+    record: Record = None,
 ) -> None:
     """Evaluate the accuracy under 14 kinds of noise.
 
@@ -28,14 +29,10 @@ def noise(
     RUN/noise.json, for its report.
 
     Args:
-        runs: Directories of finished runs that differ only in their seed.
         baseline: Runs of the same seeds without distillation, whose student is the student without KD.
         images: Number of test images, evenly spaced; None: all.
         seed: Random seed of the noise.
         batch_size: Images per batch, a multiple of the number of devices.
-        dataset: Name of the data set in the record, such as "CIFAR-10 (JPEG copy)"; None: that of the runs.
-        notes: Remarks for the record.
-        record: JSON file to write the result record to.
     """
     from snnkd_jax.analysis.robustness import LEVELS, evaluate_noise
     from snnkd_jax.inference.trained import load
@@ -52,18 +49,17 @@ def noise(
     if images is not None and not 1 <= images <= n:
         raise InputError(f"images={images!r} must be 1 to {n}, the number of test images")
     index = np.arange(n) if images is None else np.arange(images) * n // images
-    reports: dict[str, list[Any]] = {}
-    measured: dict[Path, Any] = {}  # a teacher shared by several runs is measured once
+    data = test.test_images[index], test.test_labels[index]
+
+    @functools.cache  # a teacher shared by several runs is measured once
+    def measure(role: str, directory: Path) -> Any:
+        print(f"{NETWORKS[role]}: {directory}", file=sys.stderr)
+        network = load(directory.parent, directory.name)  # pyright: ignore[reportArgumentType] a role
+        return evaluate_noise(network, *data, seed, batch_size=batch_size, index=index)
+
     # Networks of a role are the same program, but each is loaded as a module of its own and compiled again.
     with tempfile.TemporaryDirectory() as cache, compilation_cache(Path(cache)):
-        for role, directories in networks.items():
-            for directory in directories:
-                if directory not in measured:
-                    print(f"{NETWORKS[role]}: {directory}", file=sys.stderr)
-                    network = load(directory.parent, directory.name)  # pyright: ignore[reportArgumentType] a role
-                    data = test.test_images[index], test.test_labels[index]
-                    measured[directory] = evaluate_noise(network, *data, seed, batch_size=batch_size, index=index)
-                reports.setdefault(role, []).append(measured[directory])
+        reports = {role: [measure(role, found) for found in directories] for role, directories in networks.items()}
     shared = {role for role, directories in networks.items() if len(set(directories)) == 1}
     result = summarise({role: found[:1] if role in shared else found for role, found in reports.items()})
     print(noise_table(result), in_words(result), sep="\n")

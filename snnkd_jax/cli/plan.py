@@ -3,11 +3,11 @@
 import functools
 import itertools
 import math
-from pathlib import Path
 from typing import Any
 
 import tyro
 
+from snnkd_jax.cli.arguments import Record
 from snnkd_jax.errors import InputError
 from snnkd_jax.runs.config import Config
 
@@ -20,7 +20,7 @@ def plan(
     each_num_steps: tuple[int, ...] = (),
     each_remat: tuple[str, ...] = (),
     largest: bool = True,
-    record: Path | None = None,
+    record: Record = None,
 ) -> None:
     """Plan a training on accelerators that you do not have.
 
@@ -35,7 +35,6 @@ def plan(
         each_num_steps: Several T, instead of --num-steps.
         each_remat: Several of none, stage and block, instead of --remat.
         largest: Search for the largest batch that fits, which takes three to eight times longer.
-        record: JSON file to write the result record to.
     """
     import jax
 
@@ -52,21 +51,21 @@ def plan(
         print(f"{name}, {changed.student.student}, T = {num_steps}, remat {remat}\n{_in_words(entry)}\n", flush=True)
     if record is not None:
         settings = config.flat() | {"run_dir": None, "teacher_checkpoint": None, "student": student}
-        content = {"config": settings, "entries": entries}
-        write_record(record, "memory" if each_num_steps else "topologies", content, ("libtpu",))
+        kind = "memory" if each_num_steps else "topologies"
+        write_record(record, kind, {"config": settings, "entries": entries}, ["libtpu"])
 
 
 def _measured(config: Config, topology: str, per_chip_batch: int, largest: bool) -> dict[str, Any]:
     """The entry of one plan in a record."""
     from snnkd_jax.planning.chips import devices
     from snnkd_jax.planning.collectives import total_bytes
-    from snnkd_jax.planning.pod import Plan, largest_batch
+    from snnkd_jax.planning.pod import largest_batch
     from snnkd_jax.planning.pod import plan as planned
 
     chip, _ = devices(topology)
     compiled = functools.cache(functools.partial(planned, config, topology))
     try:
-        found: Plan = compiled(per_chip_batch)
+        found = compiled(per_chip_batch)
         batch = None
         if largest:
             multiple = math.lcm(8, config.optimisation.accumulate)
@@ -79,9 +78,7 @@ def _measured(config: Config, topology: str, per_chip_batch: int, largest: bool)
 
 def _in_words(entry: dict[str, Any]) -> str:
     """The entry as text."""
-    bound = max(entry["bounds"], key=entry["bounds"].get)
-    seconds = entry["bounds"][bound]
-    images = entry["batch_size"] * entry["chips"]
+    seconds, images = max(entry["bounds"].values()), entry["batch_size"] * entry["chips"]
     gib = {name: entry[name] / 2**30 for name in ("memory", "capacity", "arguments", "temporary")}
     lines = {
         "chips and images": f"{entry['chips']} with {entry['batch_size']} images each, {images} per step",

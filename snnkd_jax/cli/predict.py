@@ -9,21 +9,17 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from snnkd_jax.cli.arguments import Run
+from snnkd_jax.cli.arguments import one_or_more
 from snnkd_jax.errors import InputError
 from snnkd_jax.runs.roles import Role
 
 # Modes with eight bits per channel, or a palette of such colours; converting any other would clip values.
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
-Images = tyro.conf.Positional[
-    Annotated[list[Path], tyro.conf.arg(metavar="IMAGE [IMAGE ...]", help_behavior_hint="(required)")]
-]
-
 
 def predict(
-    run: Run,
-    images: Images,
+    run: tyro.conf.Positional[Path],
+    images: tyro.conf.Positional[Annotated[list[Path], one_or_more("IMAGE")]],
     num_steps: int | None = None,
     threshold: float | None = None,
     resize: bool = False,
@@ -55,10 +51,7 @@ def predict(
 
 
 def read(path: Path, image_shape: tuple[int, int, int], resize: bool) -> NDArray[np.uint8]:
-    """The pixels `[H, W, C]` of an image file in the network's format; changes are printed on stderr.
-
-    Raises `InputError` for a file that is not an image, or not of eight bits per channel, or of another size.
-    """
+    """The pixels `[H, W, C]` of an image file in the network's format; prints changes, raises `InputError` if unfit."""
     from PIL import Image
 
     height, width, channels = image_shape

@@ -1,11 +1,14 @@
 """`snnkd report RUN`, and `snnkd report RUN RUN ... --out FILE.html` for seeds or recipes side by side."""
 
 from pathlib import Path
+from typing import Annotated
 
-from snnkd_jax.cli.arguments import Runs
+import tyro
+
+from snnkd_jax.cli.arguments import one_or_more
 
 
-def report(runs: Runs, out: Path | None = None) -> None:
+def report(runs: tyro.conf.Positional[Annotated[list[Path], one_or_more("RUN")]], out: Path | None = None) -> None:
     """Write the HTML report of a run, or compare several runs.
 
     Args:

@@ -1,25 +1,21 @@
 """`snnkd steps RUN [RUN ...] --dataset "CIFAR-10 (JPEG copy)" --record FILE.json`: one student, every T."""
 
 import sys
-from pathlib import Path
 
-from snnkd_jax.cli.arguments import Runs, command_line
+from snnkd_jax.cli.arguments import Notes, Record, Runs, command_line
 from snnkd_jax.errors import InputError, check_count
 from snnkd_jax.runs.roles import Role, title_of
 
 
-def steps(runs: Runs, dataset: str, num_steps: int = 8, record: Path | None = None, notes: str = "") -> None:
+def steps(runs: Runs, dataset: str, num_steps: int = 8, record: Record = None, notes: Notes = "") -> None:
     """Evaluate students after 1, 2, ... time steps, and with early exit.
 
     T may exceed that of training. Thresholds of early exit are chosen on the validation split, for several tolerated
     losses of accuracy; everything else is measured on the test set.
 
     Args:
-        runs: Directories of finished runs that differ only in their seed.
         dataset: Name of the data set in the record, such as "CIFAR-10 (JPEG copy)".
         num_steps: Largest T.
-        record: JSON file to write the result record to.
-        notes: Remarks for the record.
     """
     check_count("num_steps", num_steps)
     from snnkd_jax.analysis.steps import evaluate_steps

@@ -8,6 +8,7 @@ Source: Li et al., "SEENN", NeurIPS 2023, arXiv 2304.01230 (the criterion).
 """
 
 import functools
+import math
 from collections.abc import Iterator
 
 import jax
@@ -16,7 +17,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import InputError, check_count
 from snnkd_jax.inference.stepper import Prediction, Stepper
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.parallel.compiler import compile_options
@@ -65,44 +66,38 @@ def predict_at_once(
         mean = logits.mean(axis=1)
         return mean, jax.nn.softmax(mean).max(-1), features["firing_rates"]
 
-    found = []
-    for batch, real in _batches(images, PREDICTION_BATCH_SIZE):
-        found.append(jax.tree.map(lambda x, real=real: x[:real], jax.device_get(run(variables, batch))))
-    logits, confidence, rates = jax.tree.map(lambda *x: np.concatenate(x), *found)
+    found = [jax.device_get(run(variables, batch)) for batch in _batches(images, PREDICTION_BATCH_SIZE)]
+    logits, confidence, rates = jax.tree.map(lambda *x: np.concatenate(x)[: len(images)], *found)
     return Prediction(logits, confidence, np.full(len(images), network.num_steps, np.int32), rates, class_names)
 
 
-def _batches(images: NDArray, batch_size: int) -> Iterator[tuple[NDArray, int]]:
-    """Batches of the same size, the last one filled up, and how many of their images are real; at least one batch."""
+def _batches(images: NDArray, batch_size: int) -> Iterator[NDArray]:
+    """Batches of the same size, at least one; the last is filled up with repetitions, or with zeros without images."""
     for start in range(0, max(len(images), 1), batch_size):
-        batch = images[start : start + batch_size]
-        yield np.resize(batch, (batch_size, *images.shape[1:])), len(batch)
+        yield np.resize(images[start : start + batch_size], (batch_size, *images.shape[1:]))
 
 
 def logits_by_step(
     network: Network, variables: Variables, normalisation: Normalisation, images: NDArray, num_steps: int
 ) -> NDArray:
-    """Logits float32 `[N, num_steps, K]` of each time step, for images `[N, H, W, C]` as from `as_pixels`, N >= 1.
-
-    The network computes its own number of steps at a time. Raises `InputError` for an ANN, a number of steps that is
-    not a multiple of the network's, or no images.
-    """
+    """`Trained.logits_by_step` for images `[N, H, W, C]` as from `as_pixels`."""
     if not len(images):
         raise InputError(f"images have shape {images.shape}; at least one is needed")
-    if network.num_steps is None or num_steps < 1 or num_steps % network.num_steps:
-        raise InputError(f"num_steps={num_steps!r} must be a multiple of the spiking network's, {network.num_steps}")
+    check_count("num_steps", num_steps)
+    steps_per_call = math.gcd(num_steps, network.num_steps or 1)
+    network = network.with_steps(steps_per_call)
     run = jax.jit(
         lambda variables, images, state: network.apply_from(variables, normalisation(images), state),
         compiler_options=compile_options(),
     )
     found = []
-    for batch, real in _batches(images, EVALUATION_BATCH_SIZE):
+    for batch in _batches(images, EVALUATION_BATCH_SIZE):
         state, parts = None, []
-        for _ in range(num_steps // network.num_steps):
+        for _ in range(num_steps // steps_per_call):
             (logits, _), state = run(variables, batch, state)
             parts.append(np.asarray(logits))
-        found.append(np.concatenate(parts, axis=1)[:real])
-    return np.concatenate(found)
+        found.append(np.concatenate(parts, axis=1))
+    return np.concatenate(found)[: len(images)]
 
 
 def accuracy_by_step(logits: NDArray, labels: NDArray) -> NDArray:

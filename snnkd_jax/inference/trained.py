@@ -6,7 +6,6 @@ prediction = student.predict(images)
 
 import dataclasses
 import functools
-import math
 import numbers
 from pathlib import Path
 from typing import Any, get_args
@@ -92,8 +91,7 @@ class Trained:
         an ANN, a number of steps below 1, or images that do not fit the network.
         """
         pixels = jax.device_get(as_pixels("images", images, self.image_shape))
-        at_a_time = self.with_steps(math.gcd(num_steps, self.network.num_steps or 1))
-        return logits_by_step(at_a_time, self.variables, self.normalisation, pixels, num_steps)
+        return logits_by_step(self.network, self.variables, self.normalisation, pixels, num_steps)
 
     def folded(self) -> "Trained":
         """The same function with its batch norms folded into the layers before them (`models.folding`)."""
@@ -110,19 +108,15 @@ class Trained:
             threshold: confidence threshold of the early exit, in [0, 1], such as from `predict.choose_threshold`;
                 None: no early exit.
 
-        Returns:
-            NumPy arrays. Up to 128 images without a threshold give, bit for bit, the same as `step` frame by frame.
-
-        Raises:
-            InputError: for images that do not fit or have values out of range, a number of steps below 1 or different
-                from that of the frames, a threshold out of range, or either of the two for an ANN.
+        Returns NumPy arrays. Up to 128 images without a threshold give, bit for bit, the same as `step` frame by frame.
+        Raises `InputError` for images that do not fit or have values out of range, a number of steps below 1 or
+        different from that of the frames, a threshold out of range, or either of the two for an ANN.
         """
         spiking = self.network.num_steps is not None
         pixels = jax.device_get(as_pixels("images", images, self.image_shape, sequences=spiking))
         frames = pixels if pixels.ndim == 5 else pixels[:, None]
         if not spiking and not (num_steps is None and threshold is None):
-            given = f"num_steps={num_steps!r}, threshold={threshold!r}"
-            raise InputError(f"{given}: an ANN has no time steps; leave them out")
+            raise InputError(f"num_steps={num_steps!r}, threshold={threshold!r}: an ANN has no time steps; omit them")
         if num_steps is None:
             num_steps = frames.shape[1] if pixels.ndim == 5 else self.network.num_steps or 1
         check_count("num_steps", num_steps)

@@ -148,15 +148,10 @@ class Config:
 
 _SMALL = {"teacher": "convnet", "student": "convnet", "warmup_epochs": 1, "flip": False, "cutout": 0}
 _DIGITS = _SMALL | {"width": 0.25, "teacher_width": 1.0, "preset": "temporal", "num_steps": 2, "baseline": True}
+_DIGITS |= {"epochs": 60, "batch_size": 64, "crop_padding": 1}
 _MNIST = _SMALL | {"epochs": 20, "crop_padding": 2}
-
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "digits": _DIGITS | {"epochs": 60, "batch_size": 64, "crop_padding": 1},
-    "mnist": _MNIST,
-    "fashion_mnist": _MNIST | {"flip": True},
-    "cifar10": {},
-    "cifar100": {},
-}
+_DEFAULTS: dict[str, dict[str, Any]] = {"digits": _DIGITS, "mnist": _MNIST, "fashion_mnist": _MNIST | {"flip": True}}
+_DEFAULTS |= {"cifar10": {}, "cifar100": {}}
 
 # The student as in Fang et al. 2021, but for the weight decay, which is 0 there. The teacher as in torchvision, but for
 # the schedule. The validation fraction is a guess.

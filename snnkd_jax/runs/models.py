@@ -13,12 +13,10 @@ if TYPE_CHECKING:
 TORCH, GIVEN = "torch:", "given:"
 """Prefixes of a teacher's name: read from a PyTorch file, or passed to `experiment.run` as a function."""
 
-MODELS = (
-    *("convnet", "vgg11", "vgg13", "vgg16", "resnet18", "resnet34", "resnet20", "resnet19", "wrn-16-2", "wrn-28-4"),
-    *("pyramidnet18", "airbench94", "airbench95", "resnet18-imagenet", "resnet34-imagenet"),
-    *("sew-resnet18", "sew-resnet34"),
-)
-"""The keys of `models.MODELS`, known without JAX."""
+MODELS = ("convnet", "vgg11", "vgg13", "vgg16", "resnet18", "resnet34", "resnet20", "resnet19", "wrn-16-2", "wrn-28-4")
+MODELS += ("pyramidnet18", "airbench94", "airbench95")
+MODELS += ("resnet18-imagenet", "resnet34-imagenet", "sew-resnet18", "sew-resnet34")
+"""The keys of `models.MODELS`, without importing JAX."""
 
 
 @dataclasses.dataclass(frozen=True)

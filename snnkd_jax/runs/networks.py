@@ -14,7 +14,7 @@ def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config],
     distillation, or if only some of the runs have a network.
     """
     found = seeds_of_one_recipe("runs", runs)
-    configs, seeds = [config for config, _ in found], [config.run.seed for config, _ in found]
+    configs, where = [config for config, _ in found], ", ".join(str(run) for _, run in found)
     candidates = {
         "teacher": [_teacher(config, run) for config, run in found],
         "student_baseline": [run / "student_baseline" for _, run in found],
@@ -28,6 +28,7 @@ def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config],
         if any((directory / "network.json").is_file() for directory in candidates["student_baseline"]):
             raise InputError(f"baseline {baseline[0]}: the runs have a student_baseline of their own; leave it out")
         others = seeds_of_one_recipe("baseline", baseline)
+        seeds = [config.run.seed for config in configs]
         if [config.run.seed for config, _ in others] != seeds:
             raise InputError(f"baseline runs must have the seeds of the runs, {seeds}")
         both = [*configs, *(config for config, _ in others)]
@@ -35,7 +36,6 @@ def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config],
         if distilled := [str(run) for config, run in others if not config.is_plain]:
             raise InputError(f"baseline {', '.join(distilled)} is not trained by the cross-entropy alone; give others")
         candidates["student_baseline"] = [run / "student" for _, run in others]
-    where = ", ".join(str(run) for _, run in found)
     networks = {}
     for role, places in candidates.items():
         present = [(place / "network.json").is_file() for place in places]

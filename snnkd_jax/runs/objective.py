@@ -9,11 +9,9 @@ from snnkd_jax.errors import InputError, check_choice
 if TYPE_CHECKING:
     from snnkd_jax.distill.objective import Objective
 
-PRESETS = (
-    *("none", "kdsnn-response", "kdsnn-feature", "kdsnn", "kdsnn-last", "lasnn", "sakd", "bkdsnn", "enof"),
-    *("tet", "temporal", "tks", "tser", "hta-kl", "dist", "strong2weak"),
-)
-"""The keys of `distill.presets.PRESETS`, known without JAX."""
+PRESETS = ("none", "kdsnn-response", "kdsnn-feature", "kdsnn", "kdsnn-last", "lasnn", "sakd", "bkdsnn", "enof")
+PRESETS += ("tet", "temporal", "tks", "tser", "hta-kl", "dist", "strong2weak")
+"""The keys of `distill.presets.PRESETS`, without importing JAX."""
 
 WEIGHTS = ("ce_weight", "kd_weight", "steps_weight", "feature_weight")
 
@@ -63,9 +61,7 @@ class ObjectiveConfig:
 
     def cross_entropy(self) -> "Objective":
         """The cross-entropy alone, the objective of the teacher and the baseline."""
-        from snnkd_jax.distill.presets import PRESETS
-
-        return PRESETS["none"].with_constants(label_smoothing=self.label_smoothing)
+        return ObjectiveConfig("none", label_smoothing=self.label_smoothing).build()
 
     @property
     def is_cross_entropy(self) -> bool:

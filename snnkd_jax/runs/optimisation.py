@@ -52,12 +52,7 @@ class OptimisationConfig:
         """The optimiser for a training of this many epochs."""
         from snnkd_jax.training.optim import make_optimizer
 
-        return make_optimizer(
-            self.optimizer,
-            learning_rate=self.peak_learning_rate,
-            num_steps=epochs * steps_per_epoch,
-            warmup_steps=min(self.warmup_epochs, epochs - 1) * steps_per_epoch,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            clip_norm=self.clip_norm,
-        )
+        rate, warmup_epochs = self.peak_learning_rate, min(self.warmup_epochs, epochs - 1)
+        steps, warmup_steps = epochs * steps_per_epoch, warmup_epochs * steps_per_epoch
+        options = {name: getattr(self, name) for name in ("momentum", "weight_decay", "clip_norm")}
+        return make_optimizer(self.optimizer, learning_rate=rate, num_steps=steps, warmup_steps=warmup_steps, **options)

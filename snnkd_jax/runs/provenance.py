@@ -19,8 +19,7 @@ _PACKAGES += ["scikit-learn"]
 
 def versions(others: Iterable[str] = ()) -> dict[str, str]:
     """Installed versions by name: Python, the dependencies of this project, and the packages `others`."""
-    found = {name: importlib.metadata.version(name) for name in (*_PACKAGES, *others)}
-    return {"python": platform.python_version()} | found
+    return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in (*_PACKAGES, *others)}
 
 
 def commit() -> str | None:

@@ -47,8 +47,8 @@ def run_directory(config: Config) -> Path:
         return Path(config.run.run_dir)
     options = config.flat()
     default = default_config(config.data.dataset).flat()
-    left_out = (*_IN_NAME, *_MAY_CHANGE)
-    rest = {name: value for name, value in options.items() if value != default[name] and name not in left_out}
+    others = [name for name in options if name not in (*_IN_NAME, *_MAY_CHANGE)]
+    rest = {name: options[name] for name in others if options[name] != default[name]}
     name = "{dataset}-{student}-{preset}-t{num_steps}-seed{seed}".format(**options)
     digest = f"-{sha256(json.dumps(rest, sort_keys=True).encode())[:6]}" if rest else ""
     return Path("runs") / f"{name}{digest}"

@@ -123,9 +123,9 @@ def test_a_loss_of_just_the_tolerance_is_allowed():
     assert choose_threshold(logits, np.zeros(10, int), 0.1) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("at_a_time", [1, 2])
+@pytest.mark.parametrize("at_a_time", [1, 2, 4])
 def test_any_number_of_steps_and_of_images(at_a_time):
-    """Six steps, beyond the four that others are made of, and a last batch that is not full."""
+    """Six steps, computed one or two at a time, and a last batch that is not full."""
     images = np.random.default_rng(0).integers(0, 256, (103, 8, 8, 1), np.uint8)
     normalisation = Normalisation((0.5,), (0.1,))
     network = build("convnet", 5, neuron=NEURON, num_steps=at_a_time, width=0.25)
@@ -148,8 +148,9 @@ def test_accuracies_worked_out_by_hand():
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(InputError, match="num_steps=6 must be a multiple of the spiking network's, 4"):
-        logits_by_step(WHOLE, variables(), Normalisation((0.5,), (1.0,)), np.zeros((1, 8, 8, 1), np.uint8), 6)
+    for num_steps in (0, 1.5):
+        with pytest.raises(InputError, match=f"num_steps={num_steps} must be a whole number of at least 1"):
+            student().logits_by_step(IMAGES, num_steps)
     with pytest.raises(InputError, match=r"images have shape \(0, 8, 8, 1\); at least one is needed"):
         student().logits_by_step(IMAGES[:0], T)
     with pytest.raises(InputError, match=r"images are from .*; floats must be in"):
