@@ -27,7 +27,7 @@ def steps(runs: Runs, dataset: str, num_steps: int = 8, record: Record = None, n
     found = seeds_of_one_recipe("runs", runs)
     config = found[0][0]
     students: tuple[Role, ...] = ("student_baseline", "student")
-    roles = [role for role in students if any((run / role).is_dir() for run in runs)]
+    roles: list[Role] = [role for role in students if any((run / role).is_dir() for run in runs)]
     if "student" not in roles:
         raise InputError(f"runs {', '.join(map(str, runs))} have no student")
     images = config.data.load()

@@ -117,17 +117,16 @@ class Trained:
         frames = pixels if pixels.ndim == 5 else pixels[:, None]
         if not spiking and not (num_steps is None and threshold is None):
             raise InputError(f"num_steps={num_steps!r}, threshold={threshold!r}: an ANN has no time steps; omit them")
-        if num_steps is None:
-            num_steps = frames.shape[1] if pixels.ndim == 5 else self.network.num_steps or 1
-        check_count("num_steps", num_steps)
-        if pixels.ndim == 5 and num_steps != frames.shape[1]:
+        default: int = frames.shape[1] if pixels.ndim == 5 else self.network.num_steps or 1
+        steps = default if num_steps is None else num_steps
+        check_count("num_steps", steps)
+        if pixels.ndim == 5 and steps != frames.shape[1]:
             raise InputError(f"num_steps={num_steps!r}, but images have {frames.shape[1]} frames; leave num_steps out")
         if threshold is not None and not (isinstance(threshold, numbers.Real) and 0 <= threshold <= 1):
             raise InputError(f"threshold={threshold!r} must be a probability in [0, 1], or None for no early exit")
         if not spiking or self.streams or threshold is not None:
-            return predict_by_step(self._stepper, frames, num_steps, threshold)
-        network = self.with_steps(num_steps)
-        return predict_at_once(network, self.variables, self.normalisation, self.class_names, pixels)
+            return predict_by_step(self._stepper, frames, steps, threshold)
+        return predict_at_once(self.with_steps(steps), self.variables, self.normalisation, self.class_names, pixels)
 
     def start(self, batch: int) -> State:
         """The state of `batch` streams before their first frames; raises `InputError` below 0, and for an ANN."""
