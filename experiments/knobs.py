@@ -8,7 +8,6 @@ these. The teachers, one a seed, know no image that is held out for that seed. T
 interrupted; a student takes about ten seconds of one core.
 """
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -82,7 +81,7 @@ def main(runs: Path = Path("runs/knobs"), seeds: tuple[int, ...] = (0, 1, 2), re
             "dataset": "scikit-learn digits",
             "seeds": list(seeds),
             "entries": entries,
-            "config": {name: value for name, value in dataclasses.asdict(recipe).items() if name not in SEED},
+            "config": {name: value for name, value in recipe.flat().items() if name not in SEED},
         }
         write_record(RESULTS / f"{record}.json", "knobs", content)
 

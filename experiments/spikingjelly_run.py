@@ -68,9 +68,10 @@ def main(config: tyro.conf.OmitArgPrefixes[Config]) -> int:
     config = config.checked()
     if config.run.run_dir is None:
         raise InputError("run_dir=None: name a directory")
+    options = config.flat()
     for name, value in ONLY.items():
-        if getattr(config, name) != value:
-            raise InputError(f"{name}={getattr(config, name)!r}: this script has only {value!r}")
+        if options[name] != value:
+            raise InputError(f"{name}={options[name]!r}: this script has only {value!r}")
     check_choice("student", config.student.student, ("vgg11", "resnet18"))
     directory = Path(config.run.run_dir)
     if (directory / "metrics.jsonl").exists():
