@@ -39,6 +39,14 @@ def test_options_have_one_name_each_and_are_the_same_flat_and_nested():
         config_of({"dataset": "digits", "colour": "red"}, "here")
 
 
+def test_what_is_published_has_no_path_of_this_machine():
+    paths = {"data_dir": "/here/data", "run_dir": "/here/run", "store_teacher": "/here/store"}
+    names = {"teacher": "torch:/here/net.pt", "teacher_checkpoint": "/here/teacher"}
+    published = default_config("mnist").replace(**paths, **names).published()
+    assert "here" not in str(published.flat())
+    assert (published.teacher.teacher, published.teacher.teacher_checkpoint) == ("torch:net.pt", "teacher")
+
+
 def test_every_option_is_a_flag():
     for name, value in Config().flat().items():
         if name in ("dataset", "distributed") or value is None:
