@@ -38,12 +38,8 @@ def convert(
         accuracies.append(accuracy_by_step(logits, images.test_labels).tolist())
     network = teachers[0].network
     method = f"QCFS, L = {levels_of(network)}" if is_quantised(network) else f"percentile {percentile:g}"
-    entry = {
-        "method": f"conversion, {method}",
-        "network": network.title,
-        "accuracy": accuracies,
-        "ordinary": [teacher.test_accuracy for teacher in teachers],
-    }
+    entry = {"method": f"conversion, {method}", "network": network.title, "accuracy": accuracies}
+    entry |= {"ordinary": [teacher.test_accuracy for teacher in teachers]}
     print(step_lines(entry))
     if record is not None:
         options = {"num_steps": num_steps, "percentile": f"{percentile:g}", "dataset": dataset}

@@ -25,9 +25,9 @@ def main(arguments: Sequence[str] | None = None, dataset: str | None = None) -> 
 def train(config: tyro.conf.OmitArgPrefixes[Config]) -> int:
     """Distil a spiking student from an ANN teacher, or resume an interrupted run.
 
-    To resume, give the same command again. The defaults depend on --dataset; those below are CIFAR-10's unless
-    --dataset is given with --help. The exit status is 0 after a complete run or SIGTERM, 130 after SIGINT, 2 for wrong
-    input, and 1 if another process of the run is lost.
+    Run the same command to resume. The defaults depend on --dataset; those below are CIFAR-10's unless it is given
+    with --help. The exit status is 0 after a complete run or SIGTERM, 130 after SIGINT, 2 for wrong input, and 1 if
+    another process of the run is lost.
 
     Args:
         config: Configuration of the run.

@@ -105,9 +105,8 @@ class Config:
     def published(self) -> "Config":
         """A copy without the paths of this machine: files and folders by name only."""
         teacher, checkpoint = teacher_label(self.teacher.teacher), self.teacher.teacher_checkpoint
-        checkpoint = checkpoint and Path(checkpoint).name
         paths = {"data_dir": None, "run_dir": None, "store_teacher": None}
-        return self.replace(teacher=teacher, teacher_checkpoint=checkpoint, **paths)
+        return self.replace(teacher=teacher, teacher_checkpoint=checkpoint and Path(checkpoint).name, **paths)
 
     def check(self) -> None:
         """Raises `InputError` for whatever can be found to be wrong without JAX."""

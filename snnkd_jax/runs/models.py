@@ -38,13 +38,13 @@ class TeacherConfig:
     teacher_pool: str = "avg"
     """Pooling in the teacher, avg or max (convnet, vgg and airbench)."""
     teacher_normalisation: str = "dataset"
-    """Normalisation of pixels in [0, 1] that the teacher of torch:FILE was trained with: dataset (mean and std of the
-    training set), cifar (mean 0.4914 0.4822 0.4465, std 0.2023 0.1994 0.2010), imagenet, half (mean and std 0.5),
-    or MEAN/STD, such as 0.49,0.48,0.45/0.25,0.24,0.26."""
+    """Normalisation of pixels in [0, 1] that the teacher of torch:FILE was trained with:
+    dataset (mean and std of the training set), cifar (mean 0.4914 0.4822 0.4465, std 0.2023 0.1994 0.2010), imagenet,
+    half (mean and std 0.5), or MEAN/STD, such as 0.49,0.48,0.45/0.25,0.24,0.26."""
     store_teacher: str | None = None
-    """Folder that caches the teacher's outputs of every training step. Other students with the same teacher, data,
-    seed, batch size and augmentation read them instead of running the teacher. Logits take 4 bytes per class, image
-    and epoch; features, which some presets compare, take far more, and the size is printed first."""
+    """Folder that caches the teacher's outputs of every training step; their size is printed first.
+    Students with the same teacher, data, seed, batch size and augmentation read them instead of running it.
+    Logits take 4 bytes per class, image and epoch; features, which some presets compare, take far more."""
     teacher_only: bool = False
     """Train the teacher and stop; other runs can use it as --teacher-checkpoint."""
 
@@ -109,8 +109,8 @@ class StudentConfig:
     bptt_epochs: int = 0
     """With --backprop rate: use bptt, with its memory, in this many epochs at the end."""
     remat: str = "none"
-    """Rematerialisation in student and teacher: stage or block keeps only the input of each for the backward pass and
-    recomputes the rest, for less memory and more time; none keeps everything."""
+    """Rematerialisation in student and teacher, for less memory and more time: none, stage or block.
+    Only the input of each stage or block is kept for the backward pass; the rest is recomputed."""
     dtype: str = "float32"
     """float32 or bfloat16 for convolutions and dense layers; potentials and parameters are always float32."""
 

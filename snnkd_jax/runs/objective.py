@@ -21,8 +21,8 @@ class ObjectiveConfig:
     """The distillation objective: a preset, and weights and constants that override its own."""
 
     preset: str = "kdsnn-feature"
-    """none, kdsnn-response, kdsnn-feature, kdsnn (both), kdsnn-last, lasnn, sakd, bkdsnn, enof, tet, temporal, tks,
-    tser, hta-kl, dist or strong2weak."""
+    """none, kdsnn-response, kdsnn-feature, kdsnn (both), kdsnn-last, lasnn, sakd, bkdsnn, enof,
+    tet, temporal, tks, tser, hta-kl, dist or strong2weak."""
     ce_weight: float | None = None
     """Weight of the cross-entropy; None: the preset's."""
     kd_weight: float | None = None
