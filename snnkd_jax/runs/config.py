@@ -81,6 +81,11 @@ class Config:
         return self.objective.is_cross_entropy and self.student.initial_weights == "random"
 
     @property
+    def teacher_width(self) -> float:
+        """Width multiplier of the teacher's channels."""
+        return self.student.width if self.teacher.teacher_width is None else self.teacher.teacher_width
+
+    @property
     def teacher_epochs(self) -> int:
         """Training epochs of the teacher."""
         return self.optimisation.epochs if self.teacher.teacher_epochs is None else self.teacher.teacher_epochs
@@ -91,9 +96,8 @@ class Config:
 
     def build_teacher(self, num_classes: int) -> Any:
         """The teacher's `Network`."""
-        student, width = self.student, self.teacher.teacher_width
-        width = student.width if width is None else width
-        return self.teacher.build(num_classes, width=width, dtype=student.dtype, remat=student.remat)
+        student = self.student
+        return self.teacher.build(num_classes, width=self.teacher_width, dtype=student.dtype, remat=student.remat)
 
     @property
     def method(self) -> str:

@@ -175,7 +175,7 @@ def test_what_is_measured_after_a_run_takes_its_data_folder(monkeypatch):
     loaded = default_config("mnist").replace(data_dir="/elsewhere", validation_fraction=0.3).data.load()
     assert loaded.validation_fraction == 0.3
     assert found == [("mnist", "/elsewhere")]
-    with pytest.raises(InputError, match=r"dataset 'imagenet2012' is read from disk .* works with digits"):
+    with pytest.raises(InputError, match=r"dataset 'imagenet2012' is read from disk.* works with digits"):
         default_config("imagenet2012").data.load()
 
 
