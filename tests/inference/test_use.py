@@ -211,7 +211,7 @@ def test_a_whole_stream_is_traced(student):
     np.testing.assert_allclose(logits_of(frames), fresh.predict(frames).logits, rtol=1e-5, atol=1e-5)
 
 
-def test_an_ordinary_network_predicts_and_takes_no_streams():
+def test_an_ann_predicts_and_takes_no_streams():
     teacher = made(ReLU)
     logits, _ = jax.jit(teacher.network.apply)(teacher.variables, teacher.normalisation(IMAGES[:30]))
     found = teacher.folded().predict(IMAGES[:30])
