@@ -17,12 +17,12 @@ OF_ALL = {"energy": energy.draw, "speed": speed.draw, "steps": steps.draw}
 
 
 def main() -> None:
-    """Draws them all."""
+    """Draws all figures."""
     mpl.use("svg")
     for name, draw in OF_ALL.items():
         if records := read_records(HERE / "results" / name):
             draw(records, FIGURES / f"{name}.svg")
-    # Of the data set that may be shown anywhere.
+    # The data set whose images may be published.
     noise.draw_levels(data.load("digits"), FIGURES / "noise-levels.png")
     for record in read_records(HERE / "results" / "noise"):
         noise.draw_curves(record, FIGURES / f"noise-{record['name']}.svg")

@@ -30,9 +30,9 @@ from snnkd_jax.models import Network
 from snnkd_jax.parallel.hosts import check_same, first_then_others, say
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh
 from snnkd_jax.runs.config import Config
-from snnkd_jax.runs.models import GIVEN, shown
+from snnkd_jax.runs.models import GIVEN, teacher_label
 from snnkd_jax.runs.run_dir import content_digests, report_disk_full, run_directory
-from snnkd_jax.runs.teacher import RunTeacher, seen_of_held_out
+from snnkd_jax.runs.teacher import RunTeacher, split_warning
 from snnkd_jax.training.compiled import Evaluation, compile_evaluation
 from snnkd_jax.training.interrupt import StopRequest
 from snnkd_jax.training.loop import Place, evaluate
@@ -160,7 +160,7 @@ class _Run:
         if given is not None and config.teacher.is_foreign and not is_finished(self.directory):
             batches = self.inputs.validation()
             accuracy = evaluate(self.evaluation(given), given.variables, batches, self.mesh)["accuracy"]
-            say(f"teacher {shown(config.teacher.teacher)}: val accuracy {accuracy:.4f}")
+            say(f"teacher {teacher_label(config.teacher.teacher)}: val accuracy {accuracy:.4f}")
             self.run_teacher.check_accuracy(accuracy)
         if config.student.initial_weights != "teacher":
             return
@@ -169,8 +169,8 @@ class _Run:
             jax.eval_shape(lambda key: trainer.init(teacher.init(key, self.data.image_shape)), jax.random.key(0))
         except InputError as error:
             raise InputError(
-                f"initial_weights='teacher': {error}; the teacher ({shown(config.teacher.teacher)}) must have the "
-                f"architecture, width and image channels of the student ({config.student.student})"
+                f"initial_weights='teacher': {error}; the teacher ({teacher_label(config.teacher.teacher)}) must have "
+                f"the architecture, width and image channels of the student ({config.student.student})"
             ) from error
 
     def trainer(self, role: str, network: Network, teacher: TeacherNetwork | None = None) -> Trainer:
@@ -195,6 +195,6 @@ class _Run:
             f"{mesh.size} {mesh.devices.flat[0].platform} device(s) in {jax.process_count()} process(es){sharded}; "
             f"batch {config.batch_size}, {config.batch_size // mesh.size} per device; "
             f"peak learning rate {config.peak_learning_rate:g}{scaled}",
-            seen_of_held_out(self.config),
+            split_warning(self.config),
         )
         return "\n".join(line for line in lines if line is not None)

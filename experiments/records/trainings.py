@@ -19,8 +19,8 @@ from snnkd_jax.report.markdown import markdown_table
 from snnkd_jax.report.statistics import gain, over_seeds, percent
 from snnkd_jax.runs.command import command
 from snnkd_jax.runs.config import Config, config_of
-from snnkd_jax.runs.models import shown
-from snnkd_jax.runs.recipe import BOOKKEEPING, OF_DISTILLATION, OF_LOSS, SEED, differences
+from snnkd_jax.runs.models import teacher_label
+from snnkd_jax.runs.recipe import BOOKKEEPING, DISTILLATION, OBJECTIVE, SEED, differences
 from snnkd_jax.runs.roles import NETWORKS
 
 
@@ -70,7 +70,7 @@ def make_record(name: str, runs: list[Path], dataset: str, notes: str = "") -> d
         "dataset": dataset,
         "seeds": seeds,
         "metrics": {key: over_seeds(values) for key, values in metrics.items()},
-        "config": _without_seed(first["config"] | {"teacher": shown(first["config"]["teacher"])}),
+        "config": _without_seed(first["config"] | {"teacher": teacher_label(first["config"]["teacher"])}),
         "versions": first["versions"],
         "hardware": first["hardware"],
         "commit": first["commit"],
@@ -150,7 +150,7 @@ def without_kd(record: dict[str, Any], records: list[dict[str, Any]]) -> list[fl
     """The accuracies of the same student without KD: the record's own, or another one's."""
     if "student_baseline/test_accuracy" in record["metrics"]:
         return record["metrics"]["student_baseline/test_accuracy"]["values"]
-    return _by_cross_entropy(record, records, "random", OF_DISTILLATION)
+    return _by_cross_entropy(record, records, "random", DISTILLATION)
 
 
 def _by_cross_entropy(
@@ -175,7 +175,7 @@ def _with_the_preset(record: dict[str, Any], records: list[dict[str, Any]]) -> t
     gains = []
     if (without := without_kd(record, records)) is not None:
         gains.append(gain(values, without))
-    begun = _by_cross_entropy(record, records, "teacher", OF_LOSS)
+    begun = _by_cross_entropy(record, records, "teacher", OBJECTIVE)
     if begun is not None and not config.objective.is_cross_entropy:
         gains.append(f"the loss: {gain(values, begun)}")
     return percent(values), "; ".join(gains) or "–"

@@ -8,7 +8,7 @@ from snnkd_jax.analysis.observation import Observation, load_observation
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_json
 from snnkd_jax.runs.config import Config, config_of
-from snnkd_jax.runs.models import shown
+from snnkd_jax.runs.models import teacher_label
 from snnkd_jax.runs.recipe import read_config
 from snnkd_jax.runs.roles import NETWORKS, title_of
 from snnkd_jax.training.metrics import read_log
@@ -132,7 +132,7 @@ def result_rows(result: dict[str, Any]) -> list[list[str]]:
     else:
         config, num_steps = result["config"], result["config"]["num_steps"]
         titles = {
-            "teacher": f"teacher ({shown(config['teacher'])})",
+            "teacher": f"teacher ({teacher_label(config['teacher'])})",
             "student_baseline": f"student without KD ({config['student']})",
             "student": f"{title_of(config_of(config, 'the result'), 'student')} ({config['student']})",
         }

@@ -83,9 +83,9 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path):
         "a student_baseline of their own": ([make_run(tmp_path / "d", ["student", "student_baseline"])], [alone]),
         "must have the seeds of the runs": ([a], [make_run(tmp_path / "e", ["student"], preset="none", seed=1)]),
         "differ in epochs": ([a], [make_run(tmp_path / "f", ["student"], preset="none", epochs=1)]),
-        "has more than the labels": ([a], [make_run(tmp_path / "g", ["student"])]),
+        "is not trained by the cross-entropy alone": ([a], [make_run(tmp_path / "g", ["student"])]),
         "leave baseline out": ([alone], [a]),
-        "no network that was trained to its end": ([make_run(tmp_path / "h", [".hidden"])], []),
+        "no network that finished training": ([make_run(tmp_path / "h", [".hidden"])], []),
     }
     for message, arguments in cases.items():
         with pytest.raises(InputError, match=message):

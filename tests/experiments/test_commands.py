@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from snnkd_jax.cli import parsed
-from snnkd_jax.cli.arguments import bound
+from snnkd_jax.cli import parse_subcommand
+from snnkd_jax.cli.arguments import parse
 from snnkd_jax.cli.train import train
 from snnkd_jax.errors import InputError
 
@@ -28,7 +28,7 @@ def understand(command: str) -> None:
     """Parses a command line without doing what it says; raises `InputError`, or an error of what is not there."""
     program, *words = [word for word in shlex.split(command) if word != "--help"]
     if program == "snnkd":
-        parsed(words[0], words[1:])
+        parse_subcommand(words[0], words[1:])
         return
     assert program == "python"
     script = re.fullmatch(r"experiments/(\w+)\.py", words[0])
@@ -37,7 +37,7 @@ def understand(command: str) -> None:
     if script[1] in NO_ARGUMENTS:
         assert not words[1:]
     else:
-        bound(train if script[1] in TRAINING else importlib.import_module(script[1]).main, words[1:])
+        parse(train if script[1] in TRAINING else importlib.import_module(script[1]).main, words[1:])
 
 
 def of_record(value: Any) -> Iterator[str]:

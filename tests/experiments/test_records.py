@@ -14,7 +14,7 @@ from records.speed import benchmark_tables, early_exit_table, gradient_table, ti
 from records.trainings import make_record, tables, with_sections
 from time_to_accuracy import reached
 
-from snnkd_jax.cli.arguments import bound
+from snnkd_jax.cli.arguments import parse
 from snnkd_jax.cli.train import train
 from snnkd_jax.errors import InputError
 from snnkd_jax.runs.command import command
@@ -163,7 +163,7 @@ def test_command_of_a_taught_student_begins_with_its_teachers(tmp_path):
 def parsed(command: str) -> Config:
     words = shlex.split(command)
     assert words[:2] == ["snnkd", "train"]
-    return bound(train, words[2:]).keywords["config"]
+    return parse(train, words[2:]).keywords["config"]
 
 
 def commands(record: Any) -> list[str]:

@@ -212,7 +212,7 @@ def test_a_whole_stream_is_traced(student):
     np.testing.assert_allclose(logits_of(frames), fresh.predict(frames).logits, rtol=1e-5, atol=1e-5)
 
 
-def test_an_ordinary_network_predicts_and_takes_no_streams():
+def test_an_ann_predicts_and_takes_no_streams():
     teacher = made(ReLU)
     logits, _ = jax.jit(teacher.network.apply)(teacher.variables, teacher.normalisation(IMAGES[:30]))
     found = teacher.folded().predict(IMAGES[:30])
@@ -221,7 +221,7 @@ def test_an_ordinary_network_predicts_and_takes_no_streams():
     assert "ReLU" in teacher.summary()
     with pytest.raises(InputError, match="no time steps and takes no streams"):
         teacher.start(1)
-    with pytest.raises(InputError, match=r"num_steps=3.*an ordinary network has no time steps"):
+    with pytest.raises(InputError, match=r"num_steps=3.*an ANN has no time steps"):
         teacher.predict(IMAGES, 3)
 
 
@@ -295,7 +295,7 @@ def test_images_that_do_not_fit_are_refused(student):
         student.predict(np.where(np.arange(2)[:, None, None, None] == 1, np.nan, image / 255))
     with pytest.raises(InputError, match="NaN or infinite"):
         student.predict(np.full((2, 8, 8, 1), np.inf, np.float32))
-    with pytest.raises(InputError, match=r"frame has 1 images, but the state is of 2; start\(1\)"):
+    with pytest.raises(InputError, match=r"frame has 1 images, the state 2; use start\(1\)"):
         student.step(state, IMAGES[:1])
     with pytest.raises(InputError, match="frame have NaN"):
         student.step(state, np.full((2, 8, 8, 1), np.nan))
@@ -322,7 +322,9 @@ def test_runs_that_hold_no_such_network_are_refused(run, tmp_path):
         snnkd_jax.load("")
     with pytest.raises(InputError, match="is not a directory"):
         snnkd_jax.load(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"to its end .no student_baseline/network.json.; it has student"):
+    with pytest.raises(
+        InputError, match=r"student_baseline that finished training .no student_baseline/network.json.; it has student"
+    ):
         snnkd_jax.load(run, "student_baseline")
     with pytest.raises(InputError, match=r"role 'students' is unknown \(did you mean student"):
         snnkd_jax.load(run, "students")  # pyright: ignore[reportArgumentType]
