@@ -25,7 +25,7 @@ from snnkd_jax.dynamics.neurons import Neuron
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import write_whole
 from snnkd_jax.models import Network, Variables
-from snnkd_jax.models.recorder import neurons
+from snnkd_jax.models.recorder import spiking_layers
 from snnkd_jax.parallel.compiler import compile_options
 
 # Of a layer at most, and of all layers times all steps, which is about half a megabyte.
@@ -84,7 +84,7 @@ def observe(
     images, label, logits, layers = seen
     confusion = np.zeros((logits.shape[-1],) * 2, np.int32)
     np.add.at(confusion, (np.concatenate(classes), np.concatenate(answers)), 1)
-    made_of = neurons(network, variables, images.shape[-3:])
+    made_of = spiking_layers(network, variables, images.shape[-3:])
     most = max(1, min(MAX_NEURONS, MAX_VALUES // (max(1, len(layers)) * len(logits))))
     sampled = tuple(_sampled(name, made_of[name], spikes, v, most) for name, (spikes, v) in layers.items())
     return Observation(confusion, _picture(images[0]), label, logits, sampled)

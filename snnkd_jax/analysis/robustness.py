@@ -24,7 +24,7 @@ from snnkd_jax.analysis.disturbance import NEURON_KINDS, apply_disturbed, check_
 from snnkd_jax.data.batches import eval_batches
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.inference.trained import Trained
-from snnkd_jax.models.recorder import neurons
+from snnkd_jax.models.recorder import spiking_layers
 from snnkd_jax.parallel.compiler import compile_options
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh, put_batch, put_replicated
 
@@ -118,7 +118,7 @@ def evaluate_noise(
 def _defined(kind: str, trained: Trained) -> bool:
     if kind == "threshold_mismatch":
         try:
-            for neuron in neurons(trained.network, trained.variables, trained.image_shape).values():
+            for neuron in spiking_layers(trained.network, trained.variables, trained.image_shape).values():
                 check_scales(neuron)
         except InputError:
             return False

@@ -61,7 +61,7 @@ class Recording:
 def recorded_synapses(network: Network, variables: Variables, images: Array) -> Recording:
     """Applies a network in evaluation, and records it; arguments as in `Network.apply`."""
     recording = Recording()
-    for call in network.recorded(variables, images, ReLU, QCFS, Spike, nn.Conv, nn.Dense)[1]:
+    for call in network.capture_calls(variables, images, ReLU, QCFS, Spike, nn.Conv, nn.Dense)[1]:
         module = call.module
         if not isinstance(module, nn.Conv | nn.Dense):
             recording.activations[call.name] = call.output

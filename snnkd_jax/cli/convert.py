@@ -34,7 +34,7 @@ def convert(
     from snnkd_jax.inference.convert import convert as converted
     from snnkd_jax.inference.predict import accuracy_by_step
     from snnkd_jax.inference.trained import load
-    from snnkd_jax.models.converted import is_quantised, levels_of
+    from snnkd_jax.models.converted import quantisation_levels
     from snnkd_jax.report.steps import step_lines
     from snnkd_jax.runs.recipe import seeds_of_one_recipe
     from snnkd_jax.runs.record import recipe_of, write_record
@@ -44,8 +44,8 @@ def convert(
     accuracies, ordinary, method, network = [], [], "", ""
     for _, run in found:
         teacher = load(run, "teacher")
-        quantised = is_quantised(teacher.network)
-        method = f"QCFS, L = {levels_of(teacher.network)}" if quantised else f"percentile {percentile:g}"
+        levels = quantisation_levels(teacher.network)
+        method = f"percentile {percentile:g}" if levels is None else f"QCFS, L = {levels}"
         spiking = converted(teacher, images.train_images, AT_A_TIME, percentile)
         logits = spiking.logits_by_step(images.test_images, num_steps)
         accuracies.append(accuracy_by_step(logits, images.test_labels).tolist())

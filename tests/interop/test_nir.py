@@ -30,7 +30,7 @@ from snnkd_jax.inference.trained import Trained
 from snnkd_jax.interop.nir import read_nir, write_nir
 from snnkd_jax.models import Network, build
 from snnkd_jax.models.activation import Spike
-from snnkd_jax.models.converted import spiking
+from snnkd_jax.models.converted import convert_to_spiking
 from snnkd_jax.models.layers import BatchNorm
 
 T = 4
@@ -80,7 +80,7 @@ CASES = {
     "wrn-16-2": ("wrn-16-2", (8, 16, 2), IF(V_THRESHOLD), 1),
     "airbench94": ("airbench94", (16, 8, 3), PLIF(v_threshold=V_THRESHOLD), T),
 }
-"""Every body, by the model, `[H, W, C]`, the neurons, and the number of frames: 1 for a static image."""
+"""Every architecture, by the model, `[H, W, C]`, the neurons, and the number of frames: 1 for a static image."""
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_learnt_time_constant_and_dt_are_written(tmp_path):
 
 
 def neurons_of(read) -> dict[str, Any]:
-    return {name: step for name, step, _ in read.network.body.steps if isinstance(step, LIF | IF)}
+    return {name: step for name, step, _ in read.network.module.steps if isinstance(step, LIF | IF)}
 
 
 def test_old_readers_find_no_v_reset(tmp_path):
@@ -205,7 +205,7 @@ def test_what_nir_cannot_say_is_refused(tmp_path):
     refused(convnet(neuron=LIF(), pool="max"), r"pool1: maxima.*pool='avg'")
     refused(convnet(neuron=LIF(), dtype=jnp.bfloat16), "dtype=bfloat16")
     refused(ordinary, "export a student")
-    converted = spiking(ordinary, good, shape, dict.fromkeys(("act1", "act2", "act_hidden"), 1.0), T, 0.5)
+    converted = convert_to_spiking(ordinary, good, shape, dict.fromkeys(("act1", "act2", "act_hidden"), 1.0), T, 0.5)
     refused(converted[0], "subtract the threshold", converted[1])
     refused(network, r"dt=0", dt=0.0)
     pyramid = build("pyramidnet18", 5, neuron=LIF(), num_steps=T, width=0.1)

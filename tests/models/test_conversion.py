@@ -17,7 +17,7 @@ from snnkd_jax.inference.predict import logits_by_step
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.models import Network, build
 from snnkd_jax.models.activation import QCFS
-from snnkd_jax.models.converted import ConvertedMaxPool, ConvertedSpike, activations
+from snnkd_jax.models.converted import ConvertedMaxPool, ConvertedSpike, relu_outputs
 from snnkd_jax.models.folding import fold_norms
 from snnkd_jax.models.layers import BatchNorm
 
@@ -49,7 +49,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (20, *SHAPE), np.uint8)
 
 @pytest.mark.parametrize("name", ["convnet", "vgg11", "resnet19", "wrn-16-2", "pyramidnet18", "airbench94"])
 def test_folded_norms_change_nothing(name):
-    """Every body (deeper ones and those of test_imagenet_models.py left out), half of them spiking, with tdBN."""
+    """Every architecture but deeper ones and those of test_imagenet_models.py, half of them spiking, with tdBN."""
     neuron = LIF(tau=4.0) if name in ("convnet", "resnet19", "airbench94") else None
     network = build(name, 5, neuron=neuron, num_steps=2, width=0.1, tdbn=True)
     variables = as_if_trained(network)
@@ -88,7 +88,7 @@ def test_a_stem_of_one_channel_is_not_read_by_a_sum():
 
 
 class BiasedDense(nn.Module):
-    """A body whose layer has a bias of its own before the norm."""
+    """A module whose layer has a bias of its own before the norm."""
 
     norm: Any = BatchNorm
 
@@ -141,7 +141,7 @@ def test_rate_of_converted_neurons_is_the_quantised_activation(v_init, num_steps
 def test_activations_are_all_that_leave_a_relu():
     network = build("convnet", 5, width=0.1)
     variables = as_if_trained(network)
-    found = activations(network, variables, IMAGES)
+    found = relu_outputs(network, variables, IMAGES)
     _, features = network.apply(variables, IMAGES)
     assert found.keys() == {"act1", "act2", "act_hidden"}
     np.testing.assert_array_equal(found["act1"], features["stages"]["stage1"])
@@ -200,7 +200,7 @@ def test_percentile_is_the_threshold():
     network = build("convnet", 5, width=0.1)
     ordinary = trained(network, as_if_trained(network))
     pixels = ordinary.normalisation(jnp.asarray(PIXELS))
-    expected = np.percentile(np.asarray(activations(network, ordinary.variables, pixels)["act2"]), 99.0)
+    expected = np.percentile(np.asarray(relu_outputs(network, ordinary.variables, pixels)["act2"]), 99.0)
     assert percentiles(network, ordinary.variables, np.asarray(pixels), 99.0)["act2"] == pytest.approx(expected)
     for images in (PIXELS, PIXELS.astype(np.float32) / 255):
         threshold = convert(ordinary, images, 1, 99.0).variables["params"]["act2"]["threshold"]

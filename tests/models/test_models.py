@@ -1,4 +1,4 @@
-"""Bodies and networks: parameter counts, shapes, the injected activation, and what time does to them."""
+"""Architectures and networks: parameter counts, shapes, the injected activation, and what time does to them."""
 
 import itertools
 from typing import Any, cast
@@ -262,15 +262,15 @@ def test_batch_norm_agrees_with_flax():
 
 def test_tdbn_counts_the_threshold_from_rest():
     neuron = LIF(v_reset=-1.0, v_threshold=-0.5)
-    assert build("convnet", 4, neuron=neuron, tdbn=True).body.norm.keywords["v_threshold"] == 0.5  # pyright: ignore
+    assert build("convnet", 4, neuron=neuron, tdbn=True).module.norm.keywords["v_threshold"] == 0.5  # pyright: ignore
 
 
-def test_batch_norm_of_one_value_a_channel_is_refused():
+def test_batch_norm_of_one_value_per_channel_is_refused():
     """It would be beta, whatever x is."""
     norm = BatchNorm(train=True, name="norm_hidden")
     variables = BatchNorm(train=False).init(jax.random.key(0), jnp.zeros((1, 5)))
     with pytest.raises(
-        InputError, match=r"batch norm 'norm_hidden' is trained on one value a channel \(shape \(1, 5\)\)"
+        InputError, match=r"batch norm 'norm_hidden' is trained on one value per channel \(shape \(1, 5\)\)"
     ):
         norm.apply(variables, jnp.ones((1, 5)), mutable=["batch_stats"])
     norm.apply(variables, jnp.ones((1, 2, 5)), mutable=["batch_stats"])
@@ -386,7 +386,7 @@ def test_bfloat16_computes_in_bfloat16_and_answers_in_float32():
         ({"num_steps": 4.0}, r"num_steps=4\.0 must be a whole number"),
         ({"num_steps": float("nan")}, "num_steps=nan"),
         ({"neuron": None, "levels": 2.5}, r"levels=2\.5"),
-        ({"levels": 4}, "levels=4 is of an ordinary network"),
+        ({"levels": 4}, "levels=4 is for ANNs"),
         ({"neuron": "lif"}, "neuron='lif' must have parameters, init and step"),
         ({"neuron": LIF}, "LIF.* must have parameters"),
     ],

@@ -26,7 +26,7 @@ def without_batch_statistics():
     def norm(**options):
         return BatchNorm(**(options | {"train": False, "v_threshold": 5.0}))
 
-    return dataclasses.replace(STUDENT, body=STUDENT.body.clone(norm=norm))
+    return dataclasses.replace(STUDENT, module=STUDENT.module.clone(norm=norm))
 
 
 def test_without_batch_statistics_the_parts_make_the_whole_batch():
