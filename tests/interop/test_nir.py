@@ -169,7 +169,7 @@ def test_learnt_time_constant_and_dt_are_written(tmp_path):
 
 
 def neurons_of(read) -> dict[str, Any]:
-    return {name: step for name, step, _ in read.network.module.steps if isinstance(step, LIF | IF)}
+    return {name: make for name, make, _ in read.network.module.layers if isinstance(make, LIF | IF)}
 
 
 def test_old_readers_find_no_v_reset(tmp_path):
@@ -202,7 +202,7 @@ def test_what_nir_cannot_say_is_refused(tmp_path):
         assert not path.exists()
 
     refused(convnet(neuron=LIF(v_reset=None)), r"act1: v_reset=None.*train with a number")
-    refused(convnet(neuron=LIF(), pool="max"), r"pool1: maxima.*pool='avg'")
+    refused(convnet(neuron=LIF(), pool="max"), r"pool1: max pooling.*pool='avg'")
     refused(convnet(neuron=LIF(), dtype=jnp.bfloat16), "dtype=bfloat16")
     refused(ordinary, "export a student")
     converted = convert_to_spiking(ordinary, good, shape, dict.fromkeys(("act1", "act2", "act_hidden"), 1.0), T, 0.5)
