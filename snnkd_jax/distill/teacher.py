@@ -98,7 +98,7 @@ def flax_teacher(
 
     def function(variables: Any, images: Array) -> tuple[Array, dict[str, dict[str, Array]]]:
         apply = functools.partial(module.apply, variables, images, **arguments)
-        logits, calls, _ = capture_calls(apply, lambda submodule: "/".join(submodule.path) in paths)
+        logits, calls = capture_calls(apply, lambda submodule: "/".join(submodule.path) in paths)
         found = {call.name: call.output for call in calls}
         if missing := paths - found.keys():
             raise InputError(f"teacher {name!r} has no submodule {min(missing)!r} that is called")

@@ -83,7 +83,7 @@ def write_nir(
     dt: float = DT,
     old_readers: bool = False,
 ) -> nir.NIRGraph:
-    """Writes a trained spiking network atomically.
+    """Writes a trained spiking network atomically, and returns the graph.
 
     Args:
         path: of the file, usually `*.nir`.
@@ -92,9 +92,6 @@ def write_nir(
         dt: seconds per time step.
         old_readers: leave out `v_reset`, which must be 0, for tools that depend on nir <= 1.0.4 (sinabs, Rockpool) and
             cannot read it. In that version neurons subtract the threshold: set the reset to 0 there.
-
-    Returns:
-        The graph that was written.
 
     Raises:
         InputError: for a network that NIR cannot express, with what to use instead, weights that are not finite, or a

@@ -16,7 +16,7 @@ from snnkd_jax.dynamics.neurons import IF, LIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.interop.graph import INPUT, OUTPUT, Convolution, Dense, Flatten, Graph, Layer, Node, Pool, Shape
 
-_READABLE = ("Input", "Output", "Conv2d", "Affine", "Linear", "LIF", "IF", "AvgPool2d", "Flatten")
+_KINDS = ("Input", "Output", "Conv2d", "Affine", "Linear", "LIF", "IF", "AvgPool2d", "Flatten")
 
 
 def to_nir(graph: Graph, dt: float, metadata: dict[str, Any]) -> nir.NIRGraph:
@@ -64,8 +64,8 @@ def from_nir(tree: dict[str, Any], dt: float) -> Graph:
     for name, fields in tree["nodes"].items():
         with _naming(name):
             kind = fields.get("type") if isinstance(fields, dict) else fields
-            if not isinstance(fields, dict) or kind not in _READABLE:
-                raise InputError(f"type {kind!r} is unknown; known are {', '.join(_READABLE)}")
+            if not isinstance(fields, dict) or kind not in _KINDS:
+                raise InputError(f"type {kind!r} is unknown; known are {', '.join(_KINDS)}")
             nodes[name] = nir.dict2NIRNode(fields)
             _check_finite(nodes[name])
     first, last = _single(nodes, nir.Input), _single(nodes, nir.Output)

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -111,13 +111,12 @@ def build(
             except AttributeError:
                 kind = type(neuron).__name__
                 raise InputError(f"tdbn=True needs v_threshold and v_rest of the neuron; {kind} lacks one") from None
-    constants: dict[str, Any] = {"num_classes": num_classes, "width": width, "dtype": jnp.dtype(dtype)}
     pools = fields.keys() & ({"pool", "max_pool"} if pool == "max" else {"max_pool"})
 
     def module(activation, norm, max_pool, remat: Remat = "none") -> nn.Module:
         norm = functools.partial(norm, v_threshold=v_threshold)
         layers = {"activation": activation, "norm": norm} | dict.fromkeys(pools, max_pool)
-        return MODELS[name](**layers, **constants, remat=remat)
+        return MODELS[name](num_classes=num_classes, width=width, dtype=jnp.dtype(dtype), remat=remat, **layers)
 
     arguments = Arguments(name, neuron, width, tdbn, pool, levels, jnp.dtype(dtype).name)
     if neuron is None:

@@ -5,7 +5,7 @@ Layers take `[..., H, W, C]`. With `remat`, norms and activations are recomputed
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +14,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from snnkd_jax.models.activation import Activation
-from snnkd_jax.models.layers import BatchNorm, Conv, Norm, Pooling, channels
+from snnkd_jax.models.layers import BatchNorm, Conv, Norm, channels
 from snnkd_jax.models.remat import Remat, rematerialised
 from snnkd_jax.models.stages import Features, stage_features
 
@@ -46,12 +46,10 @@ class Architecture(nn.Module):
         return norm_act(self, self.conv(x, base, "stem", **options), "norm_stem", "act_stem", train=train)[1]
 
     @nn.nowrap
-    def stage(
-        self, x: Array, base: int, suffixes: Sequence[str], train: bool, pool: Pooling | None = None
-    ) -> StageOutput:
+    def stage(self, x: Array, base: int, suffixes: Sequence[str], train: bool, pool: Any = None) -> StageOutput:
         """3x3 convolutions, each followed by a norm and an activation.
 
-        Layers are called "conv", "norm" and "act" with a suffix; `pool` follows the first convolution.
+        Layers are called "conv", "norm" and "act" with a suffix; `pool`, if given, follows the first convolution.
         """
         remat = train and self.remat != "none"
 
@@ -65,13 +63,6 @@ class Architecture(nn.Module):
             return current, x
 
         return rematerialised(layers, remat)(self, x)
-
-    @nn.nowrap
-    def blocks(self, block: type["Block"], train: bool) -> Callable[..., "Block"]:
-        """The constructor of this architecture's blocks."""
-        norm, remat = functools.partial(self.norm, train=train), train and self.remat != "none"
-        make = rematerialised(block, train and self.remat == "block")
-        return functools.partial(make, activation=self.activation, norm=norm, dtype=self.dtype, remat=remat)
 
     @nn.nowrap
     def read_out(self, x: Array) -> Array:
@@ -115,42 +106,44 @@ def residual_stages(
 ) -> tuple[Array, Features]:
     """`sizes[i]` blocks of `bases[i]` channels times the width; every stage but the first halves the map.
 
-    A block returns the pre-activation and the output of its last activation.
+    A block returns the output and the pre-activation of its last activation.
     """
-    make, outputs = module.blocks(block, train), []
-
-    def stage(_: nn.Module, x: Array, i: int, size: int, features: int) -> StageOutput:
-        current = x
-        for j in range(1, size + 1):
-            current, x = make(features, 2 if i > 1 and j == 1 else 1, name=f"block{i}_{j}")(x)
-        return current, x
-
-    for i, (size, base) in enumerate(zip(sizes, bases, strict=True), start=1):
-        layers = functools.partial(stage, i=i, size=size, features=channels(base, module.width))
-        outputs.append(rematerialised(layers, train and module.remat == "stage")(module, x))
-        x = outputs[-1][1]
-    return x, stage_features(outputs)
+    widths = [[channels(base, module.width)] * size for size, base in zip(sizes, bases, strict=True)]
+    outputs = _stages(module, x, block, widths, train, entry=False)
+    return outputs[-1][0], stage_features([(current, x) for x, current in outputs])
 
 
 def pre_activation_stages(
-    module: Architecture, x: Array, block: type[Block], widths: Sequence[Sequence[int]], train: bool, **first: Any
+    module: Architecture, x: Array, block: type[Block], widths: list[list[int]], train: bool, **first: Any
 ) -> tuple[Array, Features]:
     """Stages of blocks of `widths[i]` channels; the first block of a stage has the fields `first`.
 
     A block returns its sum, and the pre-activation and output of its first activation, or its first norm's output
     alone. Those of the next stage's first block are the outputs of a stage; a norm and an activation follow the last.
     """
-    make, outputs = module.blocks(block, train), []
+    outputs = _stages(module, x, block, widths, train, entry=True, **first)
+    final = norm_act(module, outputs[-1][0], "norm_final", "act_final", train=train)
+    return final[1], stage_features([*((entry[0], entry[-1]) for _, *entry in outputs[1:]), final])
 
-    def stage(_: nn.Module, x: Array, i: int, features: Sequence[int]) -> tuple[Array, ...]:
-        x, *entry = make(features[0], 1 if i == 1 else 2, name=f"block{i}_1", **first)(x)
-        for j, width in enumerate(features[1:], start=2):
-            x = make(width, 1, name=f"block{i}_{j}")(x)[0]
-        return x, *entry
 
-    for i, features in enumerate(widths, start=1):
-        layers = functools.partial(stage, i=i, features=features)
-        x, *entry = rematerialised(layers, train and module.remat == "stage")(module, x)
-        outputs.append((entry[0], entry[-1]))
-    outputs.append(norm_act(module, x, "norm_final", "act_final", train=train))
-    return outputs[-1][1], stage_features(outputs[1:])
+def _stages(
+    module: Architecture, x: Array, block: type[Block], widths: list[list[int]], train: bool, entry: bool, **first: Any
+) -> list[tuple[Array, ...]]:
+    """The output of each stage, and what else its first (`entry`) or its last block returns."""
+    norm, remat = functools.partial(module.norm, train=train), module.remat if train else "none"
+    fields = {"activation": module.activation, "norm": norm, "dtype": module.dtype, "remat": remat != "none"}
+    make: Any = functools.partial(rematerialised(block, remat == "block"), **fields)
+
+    def stage(_: nn.Module, x: Array, i: int) -> tuple[Array, ...]:
+        found = []
+        for j, features in enumerate(widths[i - 1], start=1):
+            stride, options = (2 if i > 1 else 1, first) if j == 1 else (1, {})
+            x, *others = make(features, stride, name=f"block{i}_{j}", **options)(x)
+            found.append(others)
+        return x, *found[0 if entry else -1]
+
+    outputs = []
+    for i in range(1, len(widths) + 1):
+        outputs.append(rematerialised(functools.partial(stage, i=i), remat == "stage")(module, x))
+        x = outputs[-1][0]
+    return outputs

@@ -108,14 +108,9 @@ def convert_to_spiking(
 ) -> tuple[Network, Variables]:
     """Replaces the activations of an ANN by integrate-and-fire neurons, and max pooling by the cumulative one.
 
-    Args:
-        network: an ANN for images `[H, W, C]`.
-        thresholds: theta of each activation layer by path, in units of its output.
-        num_steps: T of one call.
-        v_init: the initial potential, as a fraction of theta.
-
-    Raises:
-        InputError: for a threshold that is not positive, or `num_steps` below 1.
+    Images are `[H, W, C]`; `thresholds` has theta of each activation layer by path, in units of its output, `num_steps`
+    is T of one call, and `v_init` the initial potential as a fraction of theta. Raises `InputError` for a threshold
+    that is not positive, or `num_steps` below 1.
     """
     check_count("num_steps", num_steps)
     for name, theta in thresholds.items():

@@ -41,7 +41,16 @@ def fold_norms(network: Network, variables: Variables, image_shape: tuple[int, i
     """
     if not hasattr(network.module, "norm"):
         return network, variables  # a module that does not take its norm as an argument is left as it is
-    sources = _sources(network, variables, image_shape)
+    sources: dict[Path, tuple[Path | None, float, float]] = {}  # of each norm: the layer before, gain and eps
+    outputs: dict[int, Path] = {}  # by the array's identity
+    for call in trace_calls(network, variables, image_shape):
+        module, source = call.module, outputs.get(id(call.inputs))
+        if isinstance(module, nn.Conv | nn.Dense):
+            outputs[id(call.output)] = module.path
+        elif isinstance(module, AvgPool) and source is not None:
+            outputs[id(call.output)] = source
+        elif isinstance(module, BatchNorm):
+            sources[module.path] = (source, module.gain, module.eps)
     params: dict[Path, Any] = traverse_util.flatten_dict(variables["params"])
     statistics: dict[Path, Any] = traverse_util.flatten_dict(variables["batch_stats"])
     for norm, (source, gain, eps) in sources.items():
@@ -56,21 +65,3 @@ def fold_norms(network: Network, variables: Variables, image_shape: tuple[int, i
     module = network.module.clone(norm=FoldedNorm) if sources else network.module
     folded = dataclasses.replace(network, module=module, rate_module=None)
     return folded, {"params": traverse_util.unflatten_dict(params), "batch_stats": {}}
-
-
-def _sources(
-    network: Network, variables: Variables, image_shape: tuple[int, int, int]
-) -> dict[Path, tuple[Path | None, float, float]]:
-    """The path of each norm to that of the layer whose output it normalises, its gain, and its eps."""
-    sources: dict[Path, tuple[Path | None, float, float]] = {}
-    outputs: dict[int, Path] = {}  # by the array's identity
-    for call in trace_calls(network, variables, image_shape):
-        module, source = call.module, outputs.get(id(call.inputs))
-        if isinstance(module, nn.Conv | nn.Dense):
-            outputs[id(call.output)] = module.path
-        elif isinstance(module, AvgPool) and source is not None:
-            outputs[id(call.output)] = source
-        elif isinstance(module, BatchNorm):
-            gain = 1.0 if module.v_threshold is None else module.v_threshold / module.branches**0.5
-            sources[module.path] = (source, gain, module.eps)
-    return sources

@@ -15,7 +15,7 @@ References: He et al. 2016; Fang et al., NeurIPS 2021, arXiv 2102.04159, element
 import flax.linen as nn
 from jax import Array
 
-from snnkd_jax.models.body import Architecture, Block, StageOutput, norm_act, residual_stages
+from snnkd_jax.models.body import Architecture, Block, norm_act, residual_stages
 from snnkd_jax.models.layers import MaxPool, Pooling, global_avg_pool
 from snnkd_jax.models.resnet import BasicBlock
 from snnkd_jax.models.stages import Features
@@ -25,7 +25,7 @@ class SEWBlock(Block):
     """Two 3x3 convolutions, each with an activation, and the sum of the spikes; fields and names of `BasicBlock`."""
 
     @nn.compact
-    def __call__(self, x: Array) -> StageOutput:
+    def __call__(self, x: Array) -> tuple[Array, Array]:
         """`[..., H, W, C]` to the sum, twice, as no activation follows: `[..., H / stride, W / stride, features]`."""
         _, h = norm_act(self, self.conv(x, "conv1", stride=self.stride), "norm1", "act1", self.remat)
         _, h = norm_act(self, self.conv(h, "conv2"), "norm2", "act2", self.remat)

@@ -6,6 +6,7 @@ Padding is explicit: "same" with a stride pads even sizes unevenly, which neurom
 import functools
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -38,17 +39,10 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[..., H, W, C]` to `[..., ceil(H / stride), ceil(W / stride), features]` for odd kernels."""
-        return nn.Conv(
-            self.features,
-            (self.kernel, self.kernel),
-            strides=self.stride,
-            padding=self.kernel // 2,
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-            conv_general_dilated=convolve,
-            name="conv",
-        )(x)
+        init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        options: dict[str, Any] = {"use_bias": False, "kernel_init": init, "conv_general_dilated": convolve}
+        window, padding = (self.kernel, self.kernel), self.kernel // 2
+        return nn.Conv(self.features, window, self.stride, padding, dtype=self.dtype, name="conv", **options)(x)
 
 
 def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], **options) -> Array:
@@ -99,10 +93,8 @@ class BatchNorm(nn.Module):
         y = lax.stop_gradient(x.astype(jnp.float32)) if self.train else x.astype(jnp.float32)
         if self.train:
             if x.size == x.shape[-1]:
-                raise InputError(
-                    f"batch norm {self.name!r} is trained on one value per channel (shape {x.shape}); "
-                    "train on more images at a time (batch_size, accumulate)"
-                )
+                found = f"one value per channel (shape {x.shape}); train on more images at a time"
+                raise InputError(f"batch norm {self.name!r} is trained on {found} (batch_size, accumulate)")
             axes = tuple(range(x.ndim - 1))
             mu = checkpoint_name(y.mean(axes), MOMENTS)
             var = checkpoint_name(jnp.square(y - mu).mean(axes), MOMENTS)
@@ -116,11 +108,15 @@ class BatchNorm(nn.Module):
         mu, var = running_mean.value, running_var.value
         return ((y - mu) * (gamma * lax.rsqrt(var + self.eps)) + beta).astype(x.dtype)
 
+    @property
+    def gain(self) -> float:
+        """The constant factor of gamma."""
+        return 1.0 if self.v_threshold is None else self.v_threshold / self.branches**0.5
+
     def affine(self, size: tuple[int, ...]) -> tuple[Array, Array]:
         """The parameters `gain gamma` and `beta`."""
-        gain = 1.0 if self.v_threshold is None else self.v_threshold / self.branches**0.5
         gamma = self.param("scale", nn.initializers.ones, size, jnp.float32)
-        return gain * gamma, self.param("bias", nn.initializers.zeros, size, jnp.float32)
+        return self.gain * gamma, self.param("bias", nn.initializers.zeros, size, jnp.float32)
 
 
 @jax.custom_vjp

@@ -31,6 +31,7 @@ from snnkd_jax.models.recorder import Call, capture_calls
 from snnkd_jax.models.stages import Features, check_outputs
 
 Variables = dict[str, Any]
+Outputs = tuple[Array, Features]
 
 _TEMPORARY = ("intermediates", "calls", "firing_rates", "state", "initial_state", "rates")
 """Collections of intermediate values, which are not variables of a network."""
@@ -130,7 +131,7 @@ class Network:
         """The same network, trained by backpropagation through time."""
         return dataclasses.replace(self, rate_module=None)
 
-    def apply(self, variables: Variables, images: Array) -> tuple[Array, Features]:
+    def apply(self, variables: Variables, images: Array) -> Outputs:
         """Evaluates the network with the running statistics of batch norm: `(logits, features)` as in the table above.
 
         Args:
@@ -140,9 +141,7 @@ class Network:
         outputs, _ = self._run(variables, images, train=False)
         return outputs
 
-    def apply_from(
-        self, variables: Variables, images: Array, state: Variables | None
-    ) -> tuple[tuple[Array, Features], Variables]:
+    def apply_from(self, variables: Variables, images: Array, state: Variables | None) -> tuple[Outputs, Variables]:
         """`apply` for the next `num_steps` steps of a spiking network, and its neurons' states after them, `[B, ...]`.
 
         `state` is that of the previous call; None is the initial state.
@@ -159,35 +158,29 @@ class Network:
     def capture_calls(self, variables: Variables, images: Array, *kinds: type[nn.Module]) -> tuple[Array, list[Call]]:
         """The logits of `apply`, and the calls of all modules of these kinds."""
         apply = functools.partial(self._run, variables, images, train=False)
-        (logits, _), calls, _ = capture_calls(apply, lambda module: isinstance(module, kinds))
+        (logits, _), calls = capture_calls(apply, lambda module: isinstance(module, kinds))
         return logits, calls
 
-    def apply_train(
-        self, variables: Variables, images: Array, dropout: Array | None = None
-    ) -> tuple[tuple[Array, Features], Variables]:
+    def apply_train(self, variables: Variables, images: Array, dropout: Any = None) -> tuple[Outputs, Variables]:
         """Applies the network in training, with the batch's statistics: `((logits, features), new batch_stats)`.
 
         `dropout` is the key of modules with dropout; the architectures of this library have none.
         """
         if self.rate_module is None:
             rngs = None if dropout is None else {"dropout": dropout}
-            outputs, updates = self._run(variables, images, train=True, mutable=("batch_stats",), rngs=rngs)
+            outputs, updates = self._run(variables, images, ("batch_stats",), train=True, rngs=rngs)
             return outputs, updates.get("batch_stats", {})
-        (logits, features), updates = self._run(
-            *jax.lax.stop_gradient((variables, images)), train=True, mutable=("batch_stats", "rates")
-        )
+        inputs = jax.lax.stop_gradient((variables, images))
+        (logits, features), updates = self._run(*inputs, ("batch_stats", "rates"), train=True)
         means = self._with_time(images).mean(axis=1, keepdims=True)
         variables = {"params": variables["params"], "rates": jax.lax.stop_gradient(updates["rates"])}
         outputs: Any = self.rate_module.apply(variables, means, train=True)
         mean_logits = jnp.broadcast_to(outputs[0].astype(jnp.float32), logits.shape)
         return (linearise(logits, mean_logits, 1.0), features | outputs[1]), updates["batch_stats"]
 
-    def _run(
-        self, variables: Variables, images: Array, train: bool, mutable: tuple[str, ...] = (), rngs: Any = None
-    ) -> tuple[tuple[Array, Features], Any]:
+    def _run(self, variables: Variables, images: Array, mutable: Any = (), **options: Any) -> tuple[Outputs, Any]:
         images = self._with_time(images)
-        mutable = ("firing_rates", *mutable)
-        outputs, updates = self.module.apply(variables, images, train=train, mutable=list(mutable), rngs=rngs)
+        outputs, updates = self.module.apply(variables, images, mutable=["firing_rates", *mutable], **options)
         logits, stages = outputs if self.repeats else self._checked(outputs, images.shape)
         rates: dict[str, Any] = traverse_util.flatten_dict(updates.get("firing_rates", {}), sep="/")
         firing_rates = {name.removesuffix("/rate"): rate for name, rate in rates.items()}
@@ -202,7 +195,7 @@ class Network:
         expected = "[B, H, W, C]" if self.num_steps is None else "[B, H, W, C] or [B, T, H, W, C]"
         raise InputError(f"images have shape {images.shape}; this network takes {expected}")
 
-    def _checked(self, outputs: Any, shape: tuple[int, ...]) -> tuple[Array, Features]:
+    def _checked(self, outputs: Any, shape: tuple[int, ...]) -> Outputs:
         """`check_outputs`, where features may be the maps of the stages directly."""
         if isinstance(outputs, tuple) and len(outputs) == 2 and isinstance(outputs[1], dict):
             features = outputs[1]
@@ -228,8 +221,7 @@ def with_weights_of(other: Variables, variables: Variables) -> Variables:
     mine: dict[str, Any] = traverse_util.flatten_dict(variables, sep="/")
     theirs: dict[str, Any] = traverse_util.flatten_dict(other, sep="/")
     for path in sorted(mine.keys() | theirs.keys()):
-        shapes = [getattr(part.get(path), "shape", ()) for part in (mine, theirs)]
+        shapes = [getattr(part.get(path), "shape", ()) or "missing" for part in (mine, theirs)]
         if shapes[0] != shapes[1]:
-            sizes = [shape or "missing" for shape in shapes]
-            raise InputError(f"{path} is {sizes[0]} in one network and {sizes[1]} in the other")
+            raise InputError(f"{path} is {shapes[0]} in one network and {shapes[1]} in the other")
     return traverse_util.unflatten_dict({p: jnp.copy(theirs[p]) if x.shape else x for p, x in mine.items()}, sep="/")

@@ -17,13 +17,11 @@ its mean output by a shift of its input that is the same at all steps.
 
 So there are two modules with the same parameters. The spiking one runs with its gradients stopped, and collects in
 "rates" one value per element instead of one per element and step. The other one, of the layers in this file, runs on
-arrays `[B, 1, ...]`, takes the values of its layers from "rates", and is differentiated. For T = 1 the gradient is that
-of backpropagation through time. A loss on single steps `z[t]` has the gradient of the mean logits at every step: the
-sum over t of its derivatives with respect to `z[t]`. That weakens such losses (`per_step` and terms `steps`, as in
-`temporal`, `tet`, `tks`, `tser` and `strong2weak`): per-step cross-entropies and divergences act nearly as those on the
-mean logits, and terms by which the steps teach each other hardly at all.
-
-Costs T + 2 forward passes of one step; backpropagation through time costs 3 T.
+arrays `[B, 1, ...]`, takes its values from "rates", and is differentiated. That costs T + 2 forward passes of one step,
+backpropagation through time 3 T. For T = 1 the gradients are the same. A loss on single steps `z[t]` has the gradient
+of the mean logits at every step, the sum over t of its derivatives with respect to `z[t]`, which weakens such losses
+(`per_step` and terms `steps`, as in `temporal`, `tet`, `tks`, `tser` and `strong2weak`): per-step cross-entropies and
+divergences act nearly as those on the mean logits, and terms by which the steps teach each other hardly at all.
 """
 
 import flax.linen as nn

@@ -33,32 +33,26 @@ class Call:
 def trace_calls(network: Any, variables: Any, image_shape: tuple[int, int, int]) -> list[Call]:
     """The calls of all modules in evaluation, in the order in which they return, with the tracers of `jax.eval_shape`.
 
-    Args:
-        network: anything with `apply(variables, images)`.
-        variables: of the network, or their shapes.
-        image_shape: `[H, W, C]` of its images.
+    `network` is anything with `apply(variables, images)`; images are `[H, W, C]`, and variables may be shapes.
     """
     with _capture(lambda _: True) as calls:
         jax.eval_shape(lambda v: network.apply(v, jnp.zeros((1, *image_shape))), variables)
     return calls
 
 
-def capture_calls(
-    apply: Callable[..., tuple[Any, Any]], where: Callable[[nn.Module], bool], mutable: tuple[str, ...] = ()
-) -> tuple[Any, list[Call], Any]:
-    """The outputs of `apply`, the calls of the modules inside for which `where` holds, and the updates of collections.
+def capture_calls(apply: Callable[..., tuple[Any, Any]], where: Callable[[nn.Module], bool]) -> tuple[Any, list[Call]]:
+    """The outputs of `apply`, and the calls of the modules inside for which `where` holds.
 
     `apply` is `module.apply` with all of its arguments but `mutable`. Calls are in the order in which they return;
     their arrays may be returned by a transformed function, also those from within lifted transformations such as
     `nn.remat`.
     """
     with _capture(where) as calls:
-        outputs, updates = apply(mutable=[_COLLECTION, *mutable])
-    sown: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(updates.pop(_COLLECTION, {}))
+        outputs, updates = apply(mutable=[_COLLECTION])
+    sown: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(updates.get(_COLLECTION, {}))
     arrays = {path[:-1]: list(values) for path, values in sown.items()}
     # A lifted transformation may trace a call more than once.
-    found = [Call(call.module, *arrays[path].pop(0)) for call in calls if arrays.get(path := call.module.path)]
-    return outputs, found, updates
+    return outputs, [Call(call.module, *arrays[path].pop(0)) for call in calls if arrays.get(path := call.module.path)]
 
 
 def spiking_layers(network: Any, variables: Any, image_shape: tuple[int, int, int]) -> dict[str, Neuron]:

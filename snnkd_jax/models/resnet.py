@@ -10,7 +10,7 @@ channels and a hidden layer of 256). ResNet-20 has projection shortcuts here whe
 import flax.linen as nn
 from jax import Array
 
-from snnkd_jax.models.body import Architecture, Block, StageOutput, norm_act, residual_stages
+from snnkd_jax.models.body import Architecture, Block, norm_act, residual_stages
 from snnkd_jax.models.layers import channels, global_avg_pool
 from snnkd_jax.models.stages import Features
 
@@ -19,13 +19,14 @@ class BasicBlock(Block):
     """Two 3x3 convolutions and a shortcut, which is a 1x1 projection where the shape changes."""
 
     @nn.compact
-    def __call__(self, x: Array) -> StageOutput:
-        """`[..., H, W, C]` to the summed current and its activation, `[..., H / stride, W / stride, features]`."""
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        """`[..., H, W, C]` to the activation and its input, the sum, `[..., H / stride, W / stride, features]`."""
         _, h = norm_act(self, self.conv(x, "conv1", stride=self.stride), "norm1", "act1", self.remat)
         h = self.conv(h, "conv2")
         if self.stride != 1 or x.shape[-1] != self.features:
             x = self.norm(name="norm_shortcut", branches=2)(self.conv(x, "conv_shortcut", 1, self.stride))
-        return norm_act(self, h, "norm2", "act2", self.remat, x)
+        current, y = norm_act(self, h, "norm2", "act2", self.remat, x)
+        return y, current
 
 
 class ResNet(Architecture):

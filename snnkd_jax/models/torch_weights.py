@@ -116,6 +116,8 @@ def convert_weights(weights: Weights) -> Converted:
             raise InputError(f"{model}: {name} holds {x.dtype}, not floating-point numbers")
         if not np.isfinite(x := x.astype(np.float32)).all():
             raise InputError(f"{model}: {name} has values that are not finite")
+        if name.endswith("running_var") and (x < 0).any():
+            raise InputError(f"{model}: the running variance {name} is negative")
         return x
 
     bias: NDArray | float = 0.0
@@ -154,13 +156,9 @@ def _checked(model: str, stem: str, found: dict[tuple[str, ...], NDArray]) -> Co
         raise InputError(f"{model}: {num_classes} classes and a stem of {kernel.shape[-1]} channels; {_SUPPORTED}")
     shapes = _shapes(model, width, num_classes, kernel.shape[2])
     for path in sorted(shapes.keys() | found.keys()):
-        shape = found[path].shape if path in found else None
-        if shape != shapes.get(path):
+        if (shape := getattr(found.get(path), "shape", None)) != shapes.get(path):
             where = f"{model} of width {width:g}: {'/'.join(path)}"
             raise InputError(f"{where} has shape {shape}, not {shapes.get(path)}; {_SUPPORTED}")
-    for path, x in found.items():
-        if path[-1] == "var" and (x < 0).any():
-            raise InputError(f"{model}: the running variance of {'/'.join(path[1:-1])} is negative")
     return Converted(model, width, pool, num_classes, kernel.shape[2], traverse_util.unflatten_dict(found))
 
 
