@@ -15,7 +15,7 @@ from snnkd_jax.distill.connector import Connectors
 from snnkd_jax.distill.losses import mask_channels
 from snnkd_jax.dynamics.neurons import LIF, neuron_of
 from snnkd_jax.errors import InputError
-from snnkd_jax.models import MODELS, build
+from snnkd_jax.models import MODELS, Network, build
 from snnkd_jax.models.layers import BatchNorm, avg_pool
 
 # Weights and biases for 10 classes and 32x32x3 images, convolutions without bias; derived by hand below.
@@ -424,3 +424,37 @@ def test_images_of_a_wrong_rank_and_length_are_refused():
         teacher.apply(teacher.init(jax.random.key(0), (8, 8, 1)), jnp.zeros((1, 4, 8, 8, 1)))
     with pytest.raises(InputError, match="5 steps"):
         student.apply(student.init(jax.random.key(0), (8, 8, 1)), jnp.zeros((1, 5, 8, 8, 1)))
+
+
+class Raising(nn.Module):
+    """Raises `error` for one of these numbers of time steps."""
+
+    error: Exception
+    steps: tuple[int, ...]
+
+    def __call__(self, images, train):
+        del train
+        if images.shape[1] in self.steps:
+            raise self.error
+        return images.mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "error", "steps", "shown"),
+    [
+        (3, ValueError("mine"), (3,), True),
+        (1, ValueError("mine"), (1,), True),
+        (3, RuntimeError("mine"), (1,), True),
+        (3, ValueError("mine"), (1,), False),
+        (1, AssertionError("mine"), (2,), False),
+        (3, ValueError("mine"), (), None),
+    ],
+)
+def test_streaming_check_shows_errors_of_the_module(num_steps, error, steps, shown):
+    """Those of the whole sequence, and others than for a number of steps that does not fit."""
+    network = Network(Raising(error, steps), num_steps)
+    if shown:
+        with pytest.raises(type(error), match="mine"):
+            network.streams({}, (4, 4, 3))
+    else:
+        assert network.streams({}, (4, 4, 3)) == (shown is None)
