@@ -83,10 +83,9 @@ def write_nir(
     dt: float = DT,
     old_readers: bool = False,
 ) -> nir.NIRGraph:
-    """Writes a trained spiking network atomically, and returns the graph.
+    """Writes a trained spiking network atomically to a file, usually `*.nir`, and returns the graph.
 
     Args:
-        path: of the file, usually `*.nir`.
         network, variables, image_shape: trained, and `[H, W, C]` of its images; batch norms are folded.
         normalisation: of the pixels; the network takes normalised images.
         dt: seconds per time step.
@@ -120,7 +119,6 @@ def read_nir(path: str | Path, *, dt: float | None = None, num_steps: int | None
     """Reads a network of the nodes in the table above, written by this or another program.
 
     Args:
-        path: of the file.
         dt, num_steps: seconds per time step, and T; None takes those of the file, for dt otherwise `DT`.
 
     Raises:

@@ -79,9 +79,8 @@ def from_nir(tree: dict[str, Any], dt: float) -> Graph:
     graph = Graph((h, w, c), found, ())
     if len(shape) == 1:
         names[first], found["vector"] = "vector", Node.of(Flatten(), (INPUT,), graph.image_shape)
-    for name in graphlib.TopologicalSorter(sources).static_order():
-        if name == first:
-            continue
+    _, *order = graphlib.TopologicalSorter(sources).static_order()
+    for name in order:
         with _naming(name):
             inputs = tuple(names[source] for source in sources[name])
             shapes = [graph.shape(source) for source in inputs]

@@ -82,7 +82,7 @@ class Signal:
     def read(self) -> tuple[str, ...]:
         """The nodes, of which one more reader is counted."""
         if self.stale:
-            raise InputError(f"{self.inputs[0]} is read before its norm and behind it; a graph has one of the two")
+            raise InputError(f"{self.inputs[0]} is read before its norm and after it; a graph has one of the two")
         if self.interleaved is not None:
             raise InputError(f"{self.inputs[0]} is a flattened map; only a dense layer may read it")
         self.tracer.readers.update(self.inputs)
@@ -173,13 +173,14 @@ class _Tracer:
 def _layer(module: nn.Module, values: dict[str, NDArray], x: Signal) -> Layer | None:
     """The layer of a module, or None if it consists of others."""
     match module:
-        case nn.Conv():
-            return Convolution(values["kernel"], _bias(values), *_strides_and_padding(module))
-        case nn.Dense():
+        case nn.Conv() | nn.Dense():
             kernel = values["kernel"]
+            bias = values.get("bias", np.zeros(kernel.shape[-1], np.float32))
+            if isinstance(module, nn.Conv):
+                return Convolution(kernel, bias, *_strides_and_padding(module))
             if x.interleaved is not None:
                 kernel = kernel[np.arange(len(kernel)).reshape(x.interleaved).transpose(2, 0, 1).ravel()]
-            return Dense(kernel, _bias(values))
+            return Dense(kernel, bias)
         case FoldedNorm() if "scale" in values:
             return Convolution(np.diag(values["scale"])[None, None], values["bias"])
         case AvgPool():
@@ -189,10 +190,6 @@ def _layer(module: nn.Module, values: dict[str, NDArray], x: Signal) -> Layer | 
         case Spike():
             return _neuron(module, values)
     return None
-
-
-def _bias(values: dict[str, NDArray]) -> NDArray:
-    return values.get("bias", np.zeros(values["kernel"].shape[-1], np.float32))
 
 
 def _strides_and_padding(conv: nn.Conv) -> tuple[Pair, Pair]:

@@ -95,8 +95,8 @@ class Network:
         images = self._with_time(jnp.zeros((1, *image_shape)))
         variables = jax.jit(functools.partial(self.module.init, train=False))(key, images)
         if others := variables.keys() - {"params", "batch_stats", *_TEMPORARY}:
-            names = ", ".join(sorted(others))
-            raise InputError(f"{self.title} has variables in {names}; only params and batch_stats are trained and kept")
+            found = f"{self.title} has variables in {', '.join(sorted(others))}"
+            raise InputError(f"{found}; only params and batch_stats are trained and kept")
         return {name: variables.get(name, {}) for name in ("params", "batch_stats")}
 
     def streams(self, variables: Variables, image_shape: tuple[int, int, int]) -> bool:
@@ -126,10 +126,6 @@ class Network:
         if self.repeats:
             module = module.clone(activation=functools.partial(module.activation, num_steps=num_steps))
         return dataclasses.replace(self, module=module, num_steps=num_steps)
-
-    def through_time(self) -> "Network":
-        """The same network, trained by backpropagation through time."""
-        return dataclasses.replace(self, rate_module=None)
 
     def apply(self, variables: Variables, images: Array) -> Outputs:
         """Evaluates the network with the running statistics of batch norm: `(logits, features)` as in the table above.
@@ -203,10 +199,8 @@ class Network:
                 outputs = outputs[0], {"stages": features}
             elif unknown := ", ".join(sorted(features.keys() - {"stages", "pre_activations"})):
                 raise InputError(f"{self.title}: its features {unknown} should be in 'stages' or 'pre_activations'")
-        axes, hint = shape[:2], ""
-        if self.num_steps is None:
-            axes, hint = shape[:1], "; a spiking network needs Network(module, num_steps=T)"
-        logits, stages = check_outputs(self.title, outputs, axes, hint)
+        hint = "; a spiking network needs Network(module, num_steps=T)" if self.num_steps is None else ""
+        logits, stages = check_outputs(self.title, outputs, shape[: 1 if hint else 2], hint)
         if not jnp.issubdtype(logits.dtype, jnp.floating):
             raise InputError(f"{self.title}: its logits are {logits.dtype}; make them floats")
         return logits, stages

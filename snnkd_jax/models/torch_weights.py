@@ -32,7 +32,6 @@ from snnkd_jax.models import MAX_WIDTH, MODELS, Pool, Variables, build
 _RESNETS: dict[tuple[int, ...], str] = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34", (3, 3, 3): "resnet20"}
 _VGGS: dict[tuple[int, ...], str] = {(1, 1, 2, 2, 2): "vgg11", (2, 2, 2, 2, 2): "vgg13", (2, 2, 3, 3, 3): "vgg16"}
 _SUPPORTED = "supported are resnet18/20/34 with a 3x3 stem, vgg11/13/16 with batch norm and one linear layer, and WRN"
-
 _SAVE = "save it by torch.save(model.state_dict(), FILE)"
 
 Weights = Mapping[str, Any]
@@ -148,7 +147,6 @@ def convert_weights(weights: Weights) -> Converted:
 
 def _checked(model: str, stem: str, found: dict[tuple[str, ...], NDArray]) -> Converted:
     """The converted network with the width of its stem; raises `InputError` unless all layers have this width."""
-    pool: Pool = "max" if model.startswith("vgg") else "avg"
     kernel, head = found["params", stem, "conv", "kernel"], found["params", "head", "kernel"]
     num_classes, base = head.shape[-1], _shapes(model, 1.0, 2, kernel.shape[2])["params", stem, "conv", "kernel"][-1]
     width = kernel.shape[-1] / base
@@ -159,6 +157,7 @@ def _checked(model: str, stem: str, found: dict[tuple[str, ...], NDArray]) -> Co
         if (shape := getattr(found.get(path), "shape", None)) != shapes.get(path):
             where = f"{model} of width {width:g}: {'/'.join(path)}"
             raise InputError(f"{where} has shape {shape}, not {shapes.get(path)}; {_SUPPORTED}")
+    pool = "max" if model.startswith("vgg") else "avg"
     return Converted(model, width, pool, num_classes, kernel.shape[2], traverse_util.unflatten_dict(found))
 
 

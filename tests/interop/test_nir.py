@@ -193,7 +193,7 @@ def test_old_readers_find_no_v_reset(tmp_path):
 def test_what_nir_cannot_say_is_refused(tmp_path):
     shape, path = (16, 16, 3), tmp_path / "net.nir"
     convnet = functools.partial(build, "convnet", 5, num_steps=T, width=0.1)
-    network, ordinary = convnet(neuron=LIF()), convnet()
+    network, ann = convnet(neuron=LIF()), convnet()
     good = dyadic_variables(network, shape)  # of all of them, spiking or not
 
     def refused(network, match, variables=good, **options):
@@ -204,8 +204,8 @@ def test_what_nir_cannot_say_is_refused(tmp_path):
     refused(convnet(neuron=LIF(v_reset=None)), r"act1: v_reset=None.*train with a number")
     refused(convnet(neuron=LIF(), pool="max"), r"pool1: max pooling.*pool='avg'")
     refused(convnet(neuron=LIF(), dtype=jnp.bfloat16), "dtype=bfloat16")
-    refused(ordinary, "export a student")
-    converted = convert_to_spiking(ordinary, good, shape, dict.fromkeys(("act1", "act2", "act_hidden"), 1.0), T, 0.5)
+    refused(ann, "export a student")
+    converted = convert_to_spiking(ann, good, shape, dict.fromkeys(("act1", "act2", "act_hidden"), 1.0), T, 0.5)
     refused(converted[0], "subtract the threshold", converted[1])
     refused(network, r"dt=0", dt=0.0)
     pyramid = build("pyramidnet18", 5, neuron=LIF(), num_steps=T, width=0.1)
@@ -230,9 +230,9 @@ class ReadBeforeItsNorm(nn.Module):
         return self.activation(name="act1")(y + x), {}
 
 
-def test_a_layer_read_before_and_behind_its_norm_is_refused(tmp_path):
+def test_a_layer_read_before_and_after_its_norm_is_refused(tmp_path):
     network = Network(ReadBeforeItsNorm(functools.partial(Spike, LIF(), num_steps=T), BatchNorm), T)
-    with pytest.raises(InputError, match="conv1 is read before its norm and behind it"):
+    with pytest.raises(InputError, match="conv1 is read before its norm and after it"):
         write_nir(tmp_path / "net.nir", network, dyadic_variables(network, (4, 4, 2)), (4, 4, 2))
 
 

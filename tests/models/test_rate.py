@@ -20,10 +20,10 @@ from snnkd_jax.models.rate import Rate, RateBatchNorm, RateMaxPool, linearise
 from snnkd_jax.models.vgg import VGG
 
 
-def both(neuron: Neuron, num_steps: int, pools=(MaxPool, RateMaxPool), **body) -> tuple[Network, Network]:
+def both(neuron: Neuron, num_steps: int, pools=(MaxPool, RateMaxPool), **options) -> tuple[Network, Network]:
     """One VGG, differentiated through time and through rates."""
-    spiking = VGG(5, functools.partial(Spike, neuron, num_steps), BatchNorm, pool=pools[0], **body)
-    rates = VGG(5, functools.partial(Rate, neuron), RateBatchNorm, pool=pools[1], **body)
+    spiking = VGG(5, functools.partial(Spike, neuron, num_steps), BatchNorm, pool=pools[0], **options)
+    rates = VGG(5, functools.partial(Rate, neuron), RateBatchNorm, pool=pools[1], **options)
     return Network(spiking, num_steps), Network(spiking, num_steps, rates)
 
 
