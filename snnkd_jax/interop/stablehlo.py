@@ -21,8 +21,6 @@ from snnkd_jax.files import write_json
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.runs import provenance
 
-PLATFORMS = ("cpu", "cuda", "tpu")
-
 
 def write_artifact(trained: Trained, directory: Path, name: str = "student", num_steps: int | None = None) -> None:
     """Writes the two files to a directory, which is created if needed; `num_steps=None` takes as many as in training.
@@ -38,7 +36,7 @@ def write_artifact(trained: Trained, directory: Path, name: str = "student", num
         return logits if logits.ndim == 3 else logits[:, None]
 
     images = jax.ShapeDtypeStruct((*export.symbolic_shape("b"), *trained.image_shape), jnp.uint8)
-    exported = export.export(jax.jit(logits_of), platforms=PLATFORMS)(images)
+    exported = export.export(jax.jit(logits_of), platforms=("cpu", "cuda", "tpu"))(images)
     artifact = bytes(exported.serialize())
     description: dict[str, Any] = {
         "input": {"shape": ["b", *trained.image_shape], "dtype": "uint8", "axes": "batch, height, width, channel"},

@@ -28,10 +28,8 @@ from snnkd_jax.models.folding import FoldedNorm, fold_norms
 from snnkd_jax.models.layers import AvgPool, MaxPool
 from snnkd_jax.models.network import Network, Variables
 
-_NO_SPIKES = "an ANN does not spike; take a spiking student"
 _REFUSED: dict[type[nn.Module], str] = {
-    ReLU: _NO_SPIKES,
-    QCFS: _NO_SPIKES,
+    **dict.fromkeys((ReLU, QCFS), "an ANN does not spike; take a spiking student"),
     MaxPool: "max pooling is not among the layers of a graph; train with pool='avg'",
     ConvertedSpike: "converted neurons subtract the threshold (soft reset); train a student with v_reset=0",
 }

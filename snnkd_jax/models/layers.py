@@ -195,18 +195,22 @@ def avg_pool(x: Array, window: int = 2) -> Array:
     return x.mean(axis=(-4, -2))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def max_pool(x: Array, window: int = 2, stride: int = 2, padding: int = 0) -> Array:
     """Maxima over `windows`, padding excluded; shapes and errors as there.
 
     The gradient goes to the first maximum of each window, row by row, as in PyTorch and in XLA's `reduce_window`:
     spikes tie often, and `jnp.maximum` would split it.
     """
+    return _max_pool(window, stride, padding, x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _max_pool(window: int, stride: int, padding: int, x: Array) -> Array:
     return functools.reduce(jnp.maximum, windows(x, window, stride, padding, -jnp.inf))
 
 
-def _max_pool_forward(x, window, stride, padding):
-    y = max_pool(x, window, stride, padding)
+def _max_pool_forward(window, stride, padding, x):
+    y = _max_pool(window, stride, padding, x)
     return y, (x, y)
 
 
@@ -216,7 +220,7 @@ def _max_pool_backward(window, stride, padding, residuals, dy):
     return scatter([jnp.where(first, dy, 0) for first in first_maxima(parts, y)])
 
 
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def windows(x: Array, window: int, stride: int, padding: int, fill: float = 0.0) -> list[Array]:
