@@ -132,8 +132,8 @@ class Counts:
 
 def in_float64(network: Network, variables: Variables) -> Reader:
     """The network with convolutions, sums and potentials in float64; its weights are those of float32."""
-    body: Any = network.body.clone(dtype=jnp.float64)
-    reader = library_reader(dataclasses.replace(network, body=body), variables)
+    module: Any = network.module.clone(dtype=jnp.float64)
+    reader = library_reader(dataclasses.replace(network, module=module), variables)
 
     def run(frames: NDArray) -> dict[str, NDArray]:
         with jax.enable_x64(True):

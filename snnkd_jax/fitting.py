@@ -130,7 +130,7 @@ def fit(
         )
     if not 0 <= bptt_epochs <= epochs:
         raise InputError(f"bptt_epochs={bptt_epochs!r} must be in 0 to epochs={epochs}")
-    if bptt_epochs and network.rate_body is None:
+    if bptt_epochs and network.rate_module is None:
         raise InputError(f"bptt_epochs={bptt_epochs!r} goes with a network of backprop='rate'")
     mesh = data_mesh(fsdp)
     check_batch_size(batch_size, mesh, accumulate)

@@ -96,7 +96,7 @@ def library_reader(network: Network, variables: Variables, jit: Callable[..., An
 
     @jit
     def outputs(frames):
-        logits, found = network.recorded(variables, frames, Spike)
+        logits, found = network.capture_calls(variables, frames, Spike)
         return {call.name.replace("/", "_"): call.output for call in found} | {"output": logits}
 
     def run(frames: NDArray) -> dict[str, NDArray]:

@@ -25,7 +25,7 @@ from snnkd_jax.dynamics.neurons import Neuron
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import write_whole
 from snnkd_jax.models import Network, Variables
-from snnkd_jax.models.recorder import neurons
+from snnkd_jax.models.recorder import spiking_layers
 from snnkd_jax.parallel.compiler import compile_options
 
 # Recorded neurons per layer, and neurons x steps over all layers (about half a megabyte).
@@ -78,7 +78,7 @@ def observe(
     batch, logits, layers = first
     confusion = np.zeros((logits.shape[-1],) * 2, np.int32)
     np.add.at(confusion, tuple(np.concatenate(pairs, axis=1)), 1)
-    neuron = neurons(network, variables, batch["images"].shape[-3:])
+    neuron = spiking_layers(network, variables, batch["images"].shape[-3:])
     most = max(1, min(MAX_NEURONS, MAX_VALUES // (max(1, len(layers)) * len(logits))))
     sampled = tuple(_sampled(name, neuron[name], spikes, v, most) for name, (spikes, v) in layers.items())
     return Observation(confusion, _picture(batch["images"][0]), int(batch["labels"][0]), logits, sampled)

@@ -24,7 +24,7 @@ def record(network: Network, variables: Variables, images: Array) -> tuple[Array
     """
     if network.num_steps is None:
         raise InputError("an ANN has no time steps")
-    logits, calls = network.recorded(variables, images, Spike)
+    logits, calls = network.capture_calls(variables, images, Spike)
     # JAX would sort the keys of a plain dict.
     return logits, OrderedDict((call.name, (call.output[0], _potentials(call, variables))) for call in calls)
 

@@ -23,7 +23,7 @@ from snnkd_jax.analysis.disturbance import LAYER_LEVELS, NEURON_KINDS, SCALED_NE
 from snnkd_jax.data.batches import eval_batches
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.inference.trained import Trained
-from snnkd_jax.models.recorder import neurons
+from snnkd_jax.models.recorder import spiking_layers
 from snnkd_jax.parallel.compiler import compile_options
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh, put_batch, put_replicated
 
@@ -106,7 +106,7 @@ def _defined(kind: str, trained: Trained) -> bool:
     if trained.network.num_steps is None:
         return kind not in NEURON_KINDS
     network = trained.network, trained.variables, trained.image_shape
-    return kind != "threshold_mismatch" or all(type(n) in SCALED_NEURONS for n in neurons(*network).values())
+    return kind != "threshold_mismatch" or all(type(n) in SCALED_NEURONS for n in spiking_layers(*network).values())
 
 
 def _evaluation(

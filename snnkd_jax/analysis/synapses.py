@@ -27,7 +27,7 @@ def synaptic_counts(
     spiking = network.num_steps is not None
     axes = (0, 1) if spiking else (0,)
     layers, activations = OrderedDict(), OrderedDict()  # JAX would sort the keys of a plain dict
-    for call in network.recorded(variables, images, ReLU, QCFS, Spike, nn.Conv, nn.Dense)[1]:
+    for call in network.capture_calls(variables, images, ReLU, QCFS, Spike, nn.Conv, nn.Dense)[1]:
         module, x, name = call.module, call.inputs, call.name.removesuffix("/conv")  # of `layers.Conv`
         if not isinstance(module, nn.Conv | nn.Dense):
             activations[name] = jnp.sum(call.output != 0, axes, dtype=jnp.int32)

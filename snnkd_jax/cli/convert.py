@@ -23,7 +23,7 @@ def convert(
     from snnkd_jax.inference.convert import convert as convert_network
     from snnkd_jax.inference.predict import accuracy_by_step
     from snnkd_jax.inference.trained import load
-    from snnkd_jax.models.converted import is_quantised, levels_of
+    from snnkd_jax.models.converted import quantisation_levels
     from snnkd_jax.report.steps import step_lines
     from snnkd_jax.runs.recipe import seeds_of_one_recipe
     from snnkd_jax.runs.record import recipe_of, write_record
@@ -37,7 +37,8 @@ def convert(
         logits = converted.logits_by_step(images.test_images, num_steps)
         accuracies.append(accuracy_by_step(logits, images.test_labels).tolist())
     network = teachers[0].network
-    method = f"QCFS, L = {levels_of(network)}" if is_quantised(network) else f"percentile {percentile:g}"
+    levels = quantisation_levels(network)
+    method = f"percentile {percentile:g}" if levels is None else f"QCFS, L = {levels}"
     entry = {"method": f"conversion, {method}", "network": network.title, "accuracy": accuracies}
     entry |= {"ordinary": [teacher.test_accuracy for teacher in teachers]}
     print(step_lines(entry))

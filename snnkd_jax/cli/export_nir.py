@@ -32,9 +32,9 @@ def export_nir(
 
     trained = load(run, role)
     network, normalisation = trained.network, trained.normalisation
-    if network.body.dtype != jnp.float32:  # pyright: ignore[reportAttributeAccessIssue]
+    if network.module.dtype != jnp.float32:  # pyright: ignore[reportAttributeAccessIssue]
         print("this student computes in bfloat16, the file in float32: some spikes will differ")
-        network = dataclasses.replace(network, body=network.body.clone(dtype=jnp.float32))
+        network = dataclasses.replace(network, module=network.module.clone(dtype=jnp.float32))
     options: dict[str, Any] = {"normalisation": normalisation, "dt": dt, "old_readers": old_readers}
     graph = write_nir(out, network, trained.variables, trained.image_shape, **options)
     for name, node in graph.nodes.items():

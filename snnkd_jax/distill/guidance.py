@@ -17,7 +17,7 @@ from snnkd_jax.distill.teacher import TeacherNetwork
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.layers import MaxPool
-from snnkd_jax.models.recorder import calls
+from snnkd_jax.models.recorder import trace_calls
 
 # Of the batch in which the terms are checked: unlike any usual number of steps, classes or channels.
 _PROBE = 61
@@ -184,7 +184,7 @@ class Guidance:
             reads = f"the {role}'s classifier reads"
             if kernel.shape[0] != last[-1]:
                 raise InputError(f"{reads} a hidden layer, not its last stage; use another preset")
-            seen = calls(network, variables, self.image_shape) if stages else ()
+            seen = trace_calls(network, variables, self.image_shape) if stages else ()
             if any(isinstance(call.module, MaxPool) and call.inputs.shape[-3:] == last for call in seen):
                 raise InputError(f"{reads} maxima of its last stage, not the mean; use pool='avg', or another preset")
         if len(set(channels.values())) > 1:

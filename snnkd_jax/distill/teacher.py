@@ -23,8 +23,8 @@ from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.digest import fingerprint
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Features
-from snnkd_jax.models.recorder import recorded
-from snnkd_jax.models.stages import checked
+from snnkd_jax.models.recorder import capture_calls
+from snnkd_jax.models.stages import check_outputs
 
 
 class TeacherNetwork(Protocol):
@@ -65,7 +65,7 @@ class Teacher:
     def apply(self, variables: Any, images: Array) -> tuple[Array, Features]:
         """`(logits, features)` as in the table above; raises `InputError` if the function returns anything else."""
         found = self.function(variables, images)
-        logits, features = checked(f"teacher {self.name!r}", found, images.shape[:1])
+        logits, features = check_outputs(f"teacher {self.name!r}", found, images.shape[:1])
         return logits, features | {"firing_rates": {}}
 
 
@@ -98,7 +98,7 @@ def flax_teacher(
 
     def function(variables: Any, images: Array) -> tuple[Array, dict[str, dict[str, Array]]]:
         apply = functools.partial(module.apply, variables, images, **arguments)
-        logits, calls, _ = recorded(apply, lambda submodule: "/".join(submodule.path) in paths)
+        logits, calls = capture_calls(apply, lambda submodule: "/".join(submodule.path) in paths)
         found = {call.name: call.output for call in calls}
         if missing := paths - found.keys():
             raise InputError(f"teacher {name!r} has no submodule {min(missing)!r} that is called")

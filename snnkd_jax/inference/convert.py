@@ -21,9 +21,9 @@ from snnkd_jax.data.pixels import as_pixels
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.models import Network, Variables
-from snnkd_jax.models.converted import activations, is_quantised, learned_thresholds, spiking
+from snnkd_jax.models.converted import convert_to_spiking, learned_thresholds, quantisation_levels, relu_outputs
 from snnkd_jax.models.folding import fold_norms
-from snnkd_jax.models.recorder import neurons
+from snnkd_jax.models.recorder import spiking_layers
 
 BATCH_SIZE, MEASURED_IMAGES = 100, 500  # few, since all activations are kept for the percentiles
 
@@ -43,12 +43,12 @@ def convert(teacher: Trained, train_images: NDArray, num_steps: int, percentile:
             not positive.
     """
     if teacher.network.num_steps is not None:
-        found = neurons(teacher.network, teacher.variables, teacher.image_shape).values()
+        found = spiking_layers(teacher.network, teacher.variables, teacher.image_shape).values()
         names = ", ".join(dict.fromkeys(type(neuron).__name__ for neuron in found))
         raise InputError(f"this network is spiking already, with {names} neurons; convert an ANN")
-    if not hasattr(teacher.network.body, "activation"):
+    if not hasattr(teacher.network.module, "activation"):
         raise InputError(f"{teacher.network.title} has no `activation` to replace; convert a network of `build`")
-    if is_quantised(teacher.network):
+    if quantisation_levels(teacher.network) is not None:
         thresholds, v_init = learned_thresholds(teacher.variables), 0.5
     else:
         images = as_pixels("train_images", train_images, teacher.image_shape)
@@ -56,7 +56,7 @@ def convert(teacher: Trained, train_images: NDArray, num_steps: int, percentile:
         pixels = np.asarray(teacher.normalisation(images[rows]))
         thresholds, v_init = percentiles(teacher.network, teacher.variables, pixels, percentile), 0.0
     folded = fold_norms(teacher.network, teacher.variables, teacher.image_shape)
-    network, variables = spiking(*folded, teacher.image_shape, thresholds, num_steps, v_init)
+    network, variables = convert_to_spiking(*folded, teacher.image_shape, thresholds, num_steps, v_init)
     return dataclasses.replace(teacher, network=network, variables=variables, history=(), result={})
 
 
@@ -69,7 +69,7 @@ def percentiles(network: Network, variables: Variables, images: NDArray, percent
         raise InputError("there are no images to measure activations on; give at least one, better 500")
     if not 0 < percentile <= 100:
         raise InputError(f"percentile={percentile!r} must be in (0, 100]")
-    measure = jax.jit(lambda variables, images: activations(network, variables, images))
+    measure = jax.jit(lambda variables, images: relu_outputs(network, variables, images))
     batches = (jnp.asarray(images[i : i + BATCH_SIZE]) for i in range(0, len(images), BATCH_SIZE))
     measured = [jax.device_get(measure(variables, batch)) for batch in batches]
     return {

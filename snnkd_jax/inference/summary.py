@@ -11,7 +11,7 @@ from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.converted import ConvertedMaxPool
 from snnkd_jax.models.folding import FoldedNorm
 from snnkd_jax.models.layers import AvgPool, BatchNorm, MaxPool
-from snnkd_jax.models.recorder import calls
+from snnkd_jax.models.recorder import trace_calls
 
 _KINDS = {
     nn.Conv: "convolution",
@@ -32,7 +32,7 @@ def summary(network: Network, variables: Variables, image_shape: tuple[int, int,
     params: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables["params"])
     rows = [("layer", "kind", "output", "parameters")]
     neurons: list[Neuron] = []
-    for call in calls(network, variables, image_shape):
+    for call in trace_calls(network, variables, image_shape):
         module = call.module
         kind = "neurons" if isinstance(module, Spike) else _KINDS.get(type(module))
         if kind is None:

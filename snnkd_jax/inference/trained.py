@@ -24,9 +24,8 @@ from snnkd_jax.inference.predict import logits_by_step, predict_at_once, predict
 from snnkd_jax.inference.stepper import Prediction, State, Stepper
 from snnkd_jax.inference.summary import summary
 from snnkd_jax.models import Network, Variables
-from snnkd_jax.models.description import built, can_be_built, check_network_is
+from snnkd_jax.models.description import can_be_built, check_same_network, network_from
 from snnkd_jax.models.folding import fold_norms
-from snnkd_jax.models.network import mean_over_time
 from snnkd_jax.parallel.mesh import data_mesh
 from snnkd_jax.runs.result import result_in
 from snnkd_jax.runs.roles import Role
@@ -76,7 +75,8 @@ class Trained:
         def function(variables: Variables, images: Array) -> Any:
             logits, features = self.network.apply(variables, images)
             features = {kind: features.get(kind, {}) for kind in ("stages", "pre_activations")}
-            return (logits, features) if self.network.num_steps is None else mean_over_time((logits, features))
+            outputs = logits, features
+            return outputs if self.network.num_steps is None else jax.tree.map(lambda x: x.mean(axis=1), outputs)
 
         return Teacher(function, self.variables, self.normalisation, self.title)
 
@@ -189,12 +189,12 @@ def load(path: str | Path, role: Role | None = None, *, network: Network | None 
     directory = _directory(Path(path), role)
     description = read_network(directory)
     if network is not None:
-        check_network_is(network, description, directory)
+        check_same_network(network, description, directory)
     elif not can_be_built(description):
         advice = "network=snnkd_jax.Network(module, num_steps=4) or network=snnkd_jax.build(..., neuron=...)"
         raise InputError(f"{directory} has a module or neurons of your own, which no file holds; give {advice}")
     try:
-        network = built(description) if network is None else network
+        network = network_from(description) if network is None else network
         normalisation = Normalisation(**{name: tuple(v) for name, v in description["normalisation"].items()})
         image_shape, classes = tuple(description["image_shape"]), tuple(description["class_names"])
         dataset = description["dataset"]

@@ -1,29 +1,28 @@
-"""Trained spiking networks as files of NIR, the format that neuromorphic tools exchange, and such files as networks.
+"""Trained spiking networks to and from files of NIR, the exchange format of neuromorphic tools.
 
 | layer           | node        | what is written                                                                    |
 | --------------- | ----------- | ---------------------------------------------------------------------------------- |
-| the image       | `Input`     | `[C, H, W]`, normalised; of a static image, the same at every step                 |
+| the image       | `Input`     | `[C, H, W]`, normalised; a static image is the same at every step                  |
 | convolution     | `Conv2d`    | weights `[C_out, C_in, kh, kw]` and bias, batch norm folded in                     |
-| dense           | `Affine`    | weights `[N_out, N_in]` and bias; `N_in` in the order C, H, W behind `Flatten`     |
+| dense           | `Affine`    | weights `[N_out, N_in]` and bias; `N_in` in the order C, H, W after `Flatten`      |
 | LIF and PLIF    | `LIF`       | tau_NIR = tau dt, v_leak = v_reset, R = 1, or R = tau with `decay_input=False`     |
 | IF              | `IF`        | R = 1 / dt                                                                         |
-| 2x2 means       | `AvgPool2d` |                                                                                    |
-| global mean     | `AvgPool2d` | of the whole map, then `Flatten`                                                   |
+| average pooling | `AvgPool2d` | global pooling over the whole map, then `Flatten`                                  |
 | flattening      | `Flatten`   |                                                                                    |
 | a sum           |             | edges of several nodes into one                                                    |
-| logits          | `Output`    | one read-out per step; the answer is their mean over T steps                       |
+| logits          | `Output`    | one read-out per step; the prediction is their mean over T steps                   |
 
-One Euler step dt of tau_NIR dv/dt = (v_leak - v) + R x is the charge of `snnkd_jax.dynamics.neurons`. What NIR does not
-say, and these files mean: the potentials start from v_leak (of `IF` from v_reset), and h = v_threshold fires, as in
-SpikingJelly (NIR writes h > v_threshold). NIR has neither soft reset nor maxima; networks with those are refused.
+One Euler step dt of tau_NIR dv/dt = (v_leak - v) + R x is the charge of `snnkd_jax.dynamics.neurons`. Where NIR leaves
+it open, potentials start from v_leak (for `IF` from v_reset), and h = v_threshold fires, as in SpikingJelly (NIR writes
+h > v_threshold). NIR has neither soft reset nor max pooling; networks with those are refused.
 
-The metadata of the graph have `dt` in seconds, `num_steps`, and, if it was given, the normalisation of the pixels in
-[0, 1], `pixel_mean` and `pixel_std`, `[C]`. It cannot be folded into the first convolution: its padding is 0 behind
+The metadata of the graph are `dt` in seconds, `num_steps`, and, if given, the normalisation of the pixels in [0, 1],
+`pixel_mean` and `pixel_std`, `[C]`, which cannot be folded into the first convolution: its padding of zeros comes after
 the normalisation.
 
-HDF5 does not notice a changed weight, and on other damage it may read nonsense or never return. So a file begins with a
-block of 512 bytes, which HDF5 skips as a "user block", with the SHA-256 of the rest, and that is compared before
-anything else is read. Files without it, of other programs, are read as they are.
+HDF5 does not detect a changed weight, and may not return from a damaged file. So a file starts with a block of 512
+bytes, which HDF5 skips as a "user block", with the SHA-256 of the rest, which is checked before anything else is read.
+Files of other programs, which lack it, are read without the check.
 
 Source: Pedersen et al., Nature Communications 2024, 15:8122; the package `nir` 1.0.8.
 """
@@ -40,8 +39,8 @@ from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.digest import sha256
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import write_whole
-from snnkd_jax.interop.graph import network_of
-from snnkd_jax.interop.tracing import graph_of
+from snnkd_jax.interop.graph import to_network
+from snnkd_jax.interop.tracing import trace_graph
 from snnkd_jax.models import Network, Variables
 
 try:
@@ -54,7 +53,7 @@ except ModuleNotFoundError as error:
     raise InputError("files of NIR need the package nir: pip install 'snnkd-jax[nir]'") from error
 
 DT = 1e-4
-"""Seconds of a time step where a file does not say it, as most tools take for granted."""
+"""Seconds per time step if a file does not have it, the default of most tools."""
 
 _BLOCK = 512
 _HEADER = b"snnkd_jax NIR file; SHA-256 of what follows these 512 bytes: "
@@ -63,9 +62,9 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 @dataclasses.dataclass(frozen=True)
 class NirNetwork:
-    """What a file holds: a network and its variables, the `[H, W, C]` of its images, and how pixels are normalised.
+    """The content of a file: a network and its variables, the `[H, W, C]` of its images, and their normalisation.
 
-    A graph on vectors `(N,)` takes images `[1, 1, N]`. `normalisation` is None if the file does not say it.
+    A graph on vectors `(N,)` takes images `[1, 1, N]`. `normalisation` is None if the file has none.
     """
 
     network: Network
@@ -84,27 +83,23 @@ def write_nir(
     dt: float = DT,
     old_readers: bool = False,
 ) -> nir.NIRGraph:
-    """Writes a trained spiking network, in one step, so that a crash leaves the old file or the whole one.
+    """Writes a trained spiking network atomically to a file, usually `*.nir`, and returns the graph.
 
     Args:
-        path: of the file, usually `*.nir`.
         network, variables, image_shape: trained, and `[H, W, C]` of its images; batch norms are folded.
         normalisation: of the pixels; the network takes normalised images.
-        dt: seconds of a time step.
-        old_readers: leave `v_reset` out where it is 0. Tools that rest on nir <= 1.0.4 (sinabs, Rockpool) cannot read
-            files that have it. That version says that neurons subtract the threshold: set the reset to 0 there.
-
-    Returns:
-        The graph that was written.
+        dt: seconds per time step.
+        old_readers: leave out `v_reset`, which must be 0, for tools that depend on nir <= 1.0.4 (sinabs, Rockpool) and
+            cannot read it. In that version neurons subtract the threshold: set the reset to 0 there.
 
     Raises:
-        InputError: for a network that NIR cannot say, with what to use instead, weights that are not finite, or a path
-            that cannot be written.
+        InputError: for a network that NIR cannot express, with what to use instead, weights that are not finite, or a
+            path that cannot be written.
     """
-    _checked(dt)
+    _check_dt(dt)
     if network.num_steps is None:
-        raise InputError("NIR is for spiking networks; this one has no time steps: export a student")
-    graph = graph_of(network, variables, image_shape)
+        raise InputError("NIR is for spiking networks, and this is an ANN; export a student")
+    graph = trace_graph(network, variables, image_shape)
     metadata: dict[str, Any] = {"dt": dt, "num_steps": network.num_steps}
     if normalisation is not None:
         metadata |= {f"pixel_{name}": np.array(x) for name, x in dataclasses.asdict(normalisation).items()}
@@ -121,15 +116,14 @@ def write_nir(
 
 
 def read_nir(path: str | Path, *, dt: float | None = None, num_steps: int | None = None) -> NirNetwork:
-    """Reads a network of the nodes in the table above, of this or another program.
+    """Reads a network of the nodes in the table above, written by this or another program.
 
     Args:
-        path: of the file.
-        dt, num_steps: seconds of a time step, and T; None takes what the file says, for dt `DT` if it does not.
+        dt, num_steps: seconds per time step, and T; None takes those of the file, for dt otherwise `DT`.
 
     Raises:
-        InputError: naming the file and the node, for a file that is damaged or no NIR, an unknown node, shapes that do
-            not fit, edges that lead nowhere, a cycle, weights that are not finite, neurons that are not those of
+        InputError: naming the file and the node, for a file that is damaged or not NIR, an unknown node, shapes that do
+            not fit, edges without a node, a cycle, weights that are not finite, neurons that are not those of
             `snnkd_jax.dynamics.neurons`, or a T that is neither given nor in the file.
     """
     content = _read(Path(path))
@@ -140,28 +134,26 @@ def read_nir(path: str | Path, *, dt: float | None = None, num_steps: int | None
         num_steps = metadata.get("num_steps") if num_steps is None else num_steps
         if num_steps is None:
             raise InputError("it does not say how many time steps the network makes; give num_steps")
-        graph = from_nir(tree, _checked(metadata.get("dt", DT) if dt is None else dt))
-        network, variables = network_of(graph, num_steps)
+        graph = from_nir(tree, _check_dt(metadata.get("dt", DT) if dt is None else dt))
+        network, variables = to_network(graph, num_steps)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except Exception as error:  # whatever HDF5 and the package stumble upon
+    except Exception as error:  # HDF5 and the package have their own
         raise InputError(f"{path} is damaged, or no file of NIR ({type(error).__name__}: {error})") from error
     return NirNetwork(network, variables, graph.image_shape, metadata.get("normalisation"))
 
 
-def _checked(dt: float) -> float:
-    """dt; raises `InputError` unless it is a time."""
+def _check_dt(dt: float) -> float:
     if not 0 < dt < math.inf:
-        raise InputError(f"dt={dt!r} must be the seconds of a time step, such as {DT:g}")
+        raise InputError(f"dt={dt!r} must be the seconds per time step, such as {DT:g}")
     return dt
 
 
 def _metadata(found: Any) -> dict[str, Any]:
-    """`dt`, `num_steps` and `normalisation`, those that a file has."""
+    """`dt`, `num_steps` and `normalisation`, as far as a file has them."""
+    kinds = {"dt": float, "num_steps": int}
     try:
-        metadata: dict[str, Any] = {
-            name: kind(found[name]) for name, kind in (("dt", float), ("num_steps", int)) if name in found
-        }
+        metadata: dict[str, Any] = {name: kind(found[name]) for name, kind in kinds.items() if name in found}
         if "pixel_mean" in found:
             mean, std = (tuple(map(float, found[name])) for name in ("pixel_mean", "pixel_std"))
             metadata["normalisation"] = Normalisation(mean, std)
@@ -171,7 +163,7 @@ def _metadata(found: Any) -> dict[str, Any]:
 
 
 def _without_v_reset(file: io.BytesIO) -> None:
-    """Deletes the data sets `v_reset`; raises `InputError` if one is not 0."""
+    """Deletes the datasets `v_reset`; raises `InputError` if one is not 0."""
     with h5py.File(file, "r+") as opened:
         for name, node in opened["node/nodes"].items():  # pyright: ignore[reportAttributeAccessIssue]
             if "v_reset" in node:
@@ -181,12 +173,12 @@ def _without_v_reset(file: io.BytesIO) -> None:
 
 
 def _block(content: bytes) -> bytes:
-    """What goes before the content."""
+    """The user block of a file with this content."""
     return (_HEADER + sha256(content).encode() + b"\n").ljust(_BLOCK, b"\0")
 
 
 def _read(path: Path) -> bytes:
-    """The HDF5 in a file; raises `InputError` if it is not what was written."""
+    """The HDF5 content of a file; raises `InputError` if its checksum is wrong."""
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -1,8 +1,8 @@
-"""A trained network as StableHLO, to be run without this package: two files, read by nothing but JAX and JSON.
+"""Trained networks as StableHLO, to be run without this package: two files, which need only JAX and JSON.
 
-`<name>.stablehlo` is what `jax.export` serialises: the folded network with its weights, for cpu, cuda and tpu. It takes
-bytes `[b, H, W, C]`, b >= 1 left free, normalises them, and returns the logits of each time step, float32 `[b, T, K]`;
-the mean over T is what is classified by. An ordinary network has T = 1.
+`<name>.stablehlo` is serialised by `jax.export`: the folded network with its weights, for cpu, cuda and tpu. It takes
+bytes `[b, H, W, C]` for any b >= 1, normalises them, and returns the logits of each time step, float32 `[b, T, K]`; the
+predicted class has the largest mean over T. An ANN has T = 1.
 
 `<name>.json` describes it: `input` and `output` with shapes and dtypes, the names of the `classes`, `model`, `dataset`,
 `num_steps`, `platforms`, `versions`, and the `sha256` of the other file.
@@ -21,13 +21,11 @@ from snnkd_jax.files import write_json
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.runs import provenance
 
-PLATFORMS = ("cpu", "cuda", "tpu")
-
 
 def write_artifact(trained: Trained, directory: Path, name: str = "student", num_steps: int | None = None) -> None:
-    """Writes the two files, in a directory that is made if it is not there; `num_steps` None: as many as in training.
+    """Writes the two files to a directory, which is created if needed; `num_steps=None` takes as many as in training.
 
-    Raises `InputError` for a number of steps below 1, or any of an ordinary network; if the files cannot be written.
+    Raises `InputError` for `num_steps` below 1 or given for an ANN, or if the files cannot be written.
     """
     trained = trained.folded()
     network = trained.network if num_steps is None else trained.with_steps(num_steps)
@@ -38,7 +36,7 @@ def write_artifact(trained: Trained, directory: Path, name: str = "student", num
         return logits if logits.ndim == 3 else logits[:, None]
 
     images = jax.ShapeDtypeStruct((*export.symbolic_shape("b"), *trained.image_shape), jnp.uint8)
-    exported = export.export(jax.jit(logits_of), platforms=PLATFORMS)(images)
+    exported = export.export(jax.jit(logits_of), platforms=("cpu", "cuda", "tpu"))(images)
     artifact = bytes(exported.serialize())
     description: dict[str, Any] = {
         "input": {"shape": ["b", *trained.image_shape], "dtype": "uint8", "axes": "batch, height, width, channel"},

@@ -1,11 +1,11 @@
-"""The graph of layers of a trained spiking network, found by applying its body.
+"""The graph of layers of a trained spiking network, traced by applying its module.
 
-The body is given a `Signal` in the place of the image, which notes through which layers it goes. A `Signal` can be
-added to another, averaged over its map and flattened; whatever else a body does to it raises, so that no operation is
-lost on the way, and every parameter must end in exactly one layer.
+The module is applied to a `Signal` in place of the image, which records the layers that it passes. A `Signal` can be
+added to another, averaged over its map and flattened; any other operation raises, so that none is lost, and every
+parameter must end up in exactly one layer.
 
-Norms are folded (`snnkd_jax.models.converted`). A bias goes into the layer before it, also through means over windows;
-the norm of a sum becomes a 1x1 convolution with a diagonal kernel, which is exact.
+Norms are folded (`snnkd_jax.models.folding`). A bias goes into the layer before it, also through average pooling; the
+norm of a sum becomes a 1x1 convolution with a diagonal kernel, which is exact.
 """
 
 import dataclasses
@@ -20,72 +20,57 @@ from numpy.typing import NDArray
 
 from snnkd_jax.dynamics.neurons import IF, LIF, PLIF
 from snnkd_jax.errors import InputError
-from snnkd_jax.interop.graph import (
-    INPUT,
-    OUTPUT,
-    Convolution,
-    Dense,
-    Flatten,
-    Graph,
-    Layer,
-    Node,
-    Pair,
-    Pool,
-    Shape,
-    Spiking,
-    Weightless,
-)
+from snnkd_jax.interop import graph
+from snnkd_jax.interop.graph import Convolution, Dense, Flatten, Graph, Layer, Node, Pair, Pool, Shape
 from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.converted import ConvertedSpike, Path
 from snnkd_jax.models.folding import FoldedNorm, fold_norms
 from snnkd_jax.models.layers import AvgPool, MaxPool
 from snnkd_jax.models.network import Network, Variables
 
-_NO_SPIKES = "an ordinary network does not spike; take a spiking student"
 _REFUSED: dict[type[nn.Module], str] = {
-    ReLU: _NO_SPIKES,
-    QCFS: _NO_SPIKES,
-    MaxPool: "maxima are not among the layers of a graph; train with pool='avg'",
+    **dict.fromkeys((ReLU, QCFS), "an ANN does not spike; take a spiking student"),
+    MaxPool: "max pooling is not among the layers of a graph; train with pool='avg'",
     ConvertedSpike: "converted neurons subtract the threshold (soft reset); train a student with v_reset=0",
 }
 
 
-def graph_of(network: Network, variables: Variables, image_shape: tuple[int, int, int]) -> Graph:
+def trace_graph(network: Network, variables: Variables, image_shape: tuple[int, int, int]) -> Graph:
     """The graph of a trained spiking network in evaluation, its norms folded, for images `[H, W, C]`.
 
-    Raises `InputError` for what a graph cannot say, with what to use instead.
+    Raises `InputError` for what a graph cannot express, with what to use instead.
     """
-    dtype = jnp.dtype(getattr(network.body, "dtype", jnp.float32))
+    dtype = jnp.dtype(getattr(network.module, "dtype", jnp.float32))
     if dtype != jnp.float32:
-        raise InputError(f"dtype={dtype.name} rounds between the layers; give the network a body of dtype float32")
+        raise InputError(f"dtype={dtype.name} rounds between the layers; give the network a module of dtype float32")
     network, variables = fold_norms(network, variables, image_shape)
     tracer = _Tracer()
     with nn.intercept_methods(tracer.intercept):
-        outputs: Any = network.body.apply(variables, Signal(tracer, (INPUT,), image_shape), train=False)
+        outputs: Any = network.module.apply(variables, Signal(tracer, (graph.INPUT,), image_shape), train=False)
     lost = {path[:-1] for path in traverse_util.flatten_dict(variables["params"])} ^ tracer.parameters
-    assert not lost, f"layers that the body does not call: {lost}"
+    assert not lost, f"layers that the module does not call: {lost}"
     logits = outputs[0] if isinstance(outputs, tuple) else outputs
     return Graph(image_shape, tracer.nodes, logits.read())
 
 
 @dataclasses.dataclass(eq=False)
 class Signal:
-    """The value on its way through a body: the sum of the outputs of some nodes at one image and time step.
+    """A traced value: the sum of the outputs of the nodes `inputs`, of shape `step_shape` for one image and time step.
 
-    `interleaved` is the map `(H, W, C)` whose values a vector has in that order in the body, and in the order C, H, W
-    in the graph; only a dense layer may read it.
+    A vector that the module flattened in the order H, W, C has the map's shape as `interleaved`; only a dense layer may
+    read it, as the graph flattens in the order C, H, W.
     """
 
     tracer: "_Tracer"
     inputs: tuple[str, ...]
-    of_step: Shape
+    step_shape: Shape
     interleaved: Shape | None = None
     stale: bool = False
 
     @property
     def shape(self) -> Shape:
         """`[B, T, H, W, C]` or `[B, T, N]` with B = T = 1."""
-        return (1, 1, *self.of_step)
+        return (1, 1, *self.step_shape)
 
     @property
     def ndim(self) -> int:
@@ -93,9 +78,9 @@ class Signal:
         return len(self.shape)
 
     def read(self) -> tuple[str, ...]:
-        """The nodes, which have one more reader."""
+        """The nodes, of which one more reader is counted."""
         if self.stale:
-            raise InputError(f"{self.inputs[0]} is read before its norm and behind it; a graph has one of the two")
+            raise InputError(f"{self.inputs[0]} is read before its norm and after it; a graph has one of the two")
         if self.interleaved is not None:
             raise InputError(f"{self.inputs[0]} is a flattened map; only a dense layer may read it")
         self.tracer.readers.update(self.inputs)
@@ -103,24 +88,24 @@ class Signal:
 
     def __add__(self, other: "Signal") -> "Signal":
         inputs = self.read() + other.read()
-        if self.of_step != other.of_step or len(set(inputs)) < len(inputs):
+        if self.step_shape != other.step_shape or len(set(inputs)) < len(inputs):
             raise InputError(f"{' + '.join(inputs)}: only different nodes of one shape can be summed")
-        return Signal(self.tracer, inputs, self.of_step)
+        return Signal(self.tracer, inputs, self.step_shape)
 
     def mean(self, axis: tuple[int, ...]) -> "Signal":
         """The mean over the whole map."""
         if axis != (-3, -2):
             raise InputError(f"a mean over the axes {axis} is not among the layers of a graph")
-        window = self.of_step[0], self.of_step[1]
+        window = self.step_shape[0], self.step_shape[1]
         pooled = self.tracer.add("global_pool", Pool(window, window), self)
         return self.tracer.add("flatten", Flatten(), pooled)
 
     def reshape(self, *shape: int) -> "Signal":
         """The map as a vector."""
-        if shape != (1, 1, -1) or len(self.of_step) != 3:
+        if shape != (1, 1, -1) or len(self.step_shape) != 3:
             raise InputError(f"a reshape of {self.shape} to {shape} is not among the layers of a graph")
-        interleaved, flat = self.of_step, self.tracer.add("flatten", Flatten(), self)
-        return Signal(self.tracer, flat.inputs, flat.of_step, interleaved)
+        flat = self.tracer.add("flatten", Flatten(), self)
+        return dataclasses.replace(flat, interleaved=self.step_shape)
 
     def __jax_array__(self) -> Any:
         found = "what is not among the layers of a graph, such as the zero-padded shortcuts of pyramidnet18"
@@ -128,16 +113,16 @@ class Signal:
 
 
 class _Tracer:
-    """Takes down the nodes of a body."""
+    """The nodes of a module that is being traced."""
 
     def __init__(self):
         self.nodes: dict[str, Node] = {}
         self.signals: dict[str, Signal] = {}  # the output of each node
-        self.readers: Counter[str] = Counter()  # how many nodes and sums read a node
+        self.readers: Counter[str] = Counter()  # the number of nodes and sums that read a node
         self.parameters: set[Path] = set()  # the modules whose parameters are in a node
 
     def intercept(self, call: Any, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
-        """An interceptor of `nn.intercept_methods`: the layers compute nothing and become nodes."""
+        """An interceptor of `nn.intercept_methods`: layers become nodes instead of being computed."""
         module = context.module
         if context.method_name != "__call__" or not isinstance(args[0], Signal):
             return call(*args, **kwargs)
@@ -152,22 +137,22 @@ class _Tracer:
         if values:
             self.parameters.add(module.path)
         if layer is None:
-            return self.biased(x, values["bias"])
-        if isinstance(layer, Dense) and x.interleaved is not None:
-            x = Signal(self, x.inputs, x.of_step)  # in the order of the graph, as the rows of the layer
+            return self.add_bias(x, values["bias"])
+        if isinstance(layer, Dense):
+            x = dataclasses.replace(x, interleaved=None)  # the rows of the layer are in the order of the graph
         name = "/".join(module.path).removesuffix("/conv")  # the name inside `layers.Conv`, the same for all
         return self.add(name.replace("/", "_"), layer, x)
 
     def add(self, name: str, layer: Layer, x: Signal) -> Signal:
-        """The output of a node that reads x."""
-        if name in (*self.nodes, INPUT, OUTPUT):
+        """The output of a new node that reads x."""
+        if name in (*self.nodes, graph.INPUT, graph.OUTPUT):
             raise InputError(f"two layers are called {name!r}; give one of them another name")
-        self.nodes[name] = Node(layer, x.read(), layer.out(x.of_step))
+        self.nodes[name] = Node.of(layer, x.read(), x.step_shape)
         self.signals[name] = Signal(self, (name,), self.nodes[name].shape)
         return self.signals[name]
 
-    def biased(self, x: Signal, bias: NDArray) -> Signal:
-        """x plus a bias, which goes into the layer that x comes from; nothing else may read that layer."""
+    def add_bias(self, x: Signal, bias: NDArray) -> Signal:
+        """x plus a bias, which is added to that of the layer before; nothing else may read that layer."""
         (name,) = path = x.read()
         while isinstance(self.nodes[name].layer, Pool):
             (name,) = self.nodes[name].inputs
@@ -179,35 +164,34 @@ class _Tracer:
         for n in path:
             self.signals[n].stale = True
         self.readers[x.inputs[0]] -= 1
-        self.signals[x.inputs[0]] = Signal(self, x.inputs, x.of_step)
+        self.signals[x.inputs[0]] = Signal(self, x.inputs, x.step_shape)
         return self.signals[x.inputs[0]]
 
 
 def _layer(module: nn.Module, values: dict[str, NDArray], x: Signal) -> Layer | None:
-    """What a module is in a graph, None if it is no layer of its own."""
-    if isinstance(module, nn.Conv):
-        return Convolution(values["kernel"], _bias(values), *_strides_and_padding(module))
-    if isinstance(module, nn.Dense):
-        kernel = values["kernel"]
-        if x.interleaved is not None:
-            rows = np.arange(len(kernel)).reshape(x.interleaved).transpose(2, 0, 1)
-            kernel = kernel[rows.ravel()]
-        return Dense(kernel, _bias(values))
-    if isinstance(module, FoldedNorm) and "scale" in values:
-        return Convolution(np.diag(values["scale"])[None, None], values["bias"])
-    if isinstance(module, AvgPool):
-        return Pool((2, 2), (2, 2))
-    if isinstance(module, Weightless):
-        return module.layer
-    return _spiking(module, values) if isinstance(module, Spike) else None
-
-
-def _bias(values: dict[str, NDArray]) -> NDArray:
-    return values.get("bias", np.zeros(values["kernel"].shape[-1], np.float32))
+    """The layer of a module, or None if it consists of others."""
+    match module:
+        case nn.Conv() | nn.Dense():
+            kernel = values["kernel"]
+            bias = values.get("bias", np.zeros(kernel.shape[-1], np.float32))
+            if isinstance(module, nn.Conv):
+                return Convolution(kernel, bias, *_strides_and_padding(module))
+            if x.interleaved is not None:
+                kernel = kernel[np.arange(len(kernel)).reshape(x.interleaved).transpose(2, 0, 1).ravel()]
+            return Dense(kernel, bias)
+        case FoldedNorm() if "scale" in values:
+            return Convolution(np.diag(values["scale"])[None, None], values["bias"])
+        case AvgPool():
+            return Pool((2, 2), (2, 2))
+        case graph.Weightless():
+            return module.layer
+        case Spike():
+            return _neuron(module, values)
+    return None
 
 
 def _strides_and_padding(conv: nn.Conv) -> tuple[Pair, Pair]:
-    """Of a convolution that has an integer padding, and neither groups nor dilation."""
+    """The strides and the padding of a convolution with integer padding, without groups and dilation."""
     strides: Any = conv.strides or 1
     padding: Any = conv.padding
     sides = [(padding, padding)] * 2 if isinstance(padding, int) else padding
@@ -218,7 +202,7 @@ def _strides_and_padding(conv: nn.Conv) -> tuple[Pair, Pair]:
     return (h, w), (sides[0][0], sides[1][0])
 
 
-def _spiking(spike: Spike, values: dict[str, NDArray]) -> Spiking:
+def _neuron(spike: Spike, values: dict[str, NDArray]) -> LIF | IF:
     neuron, name = spike.neuron, "/".join(spike.path)
     if type(neuron) not in (LIF, PLIF, IF):
         raise InputError(f"{name}: {type(neuron).__name__} is no neuron of a graph; train with LIF, PLIF or IF")
@@ -226,6 +210,6 @@ def _spiking(spike: Spike, values: dict[str, NDArray]) -> Spiking:
     if neuron.v_reset is None:
         raise InputError(f"{name}: v_reset=None subtracts the threshold (soft reset); train with a number, such as 0")
     if isinstance(neuron, IF):
-        return Spiking(IF(neuron.v_threshold, neuron.v_reset))
+        return IF(neuron.v_threshold, neuron.v_reset)
     tau = float(neuron.time_constant({name: jnp.asarray(value) for name, value in values.items()}))
-    return Spiking(LIF(tau, neuron.v_threshold, neuron.v_reset, neuron.decay_input))
+    return LIF(tau, neuron.v_threshold, neuron.v_reset, neuron.decay_input)

@@ -1,9 +1,9 @@
-"""Network bodies by name. ReLU as the activation makes a teacher, a neuron a spiking student."""
+"""Networks by name: an architecture with ReLU is an ANN (a teacher), with neurons a spiking network (a student)."""
 
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -66,26 +66,26 @@ def build(
     dtype: DTypeLike = jnp.float32,
     remat: Remat = "none",
 ) -> Network:
-    """The network of that name.
+    """Builds a network by name.
 
     Args:
         name: a key of `MODELS`; case, "-" and "_" do not matter.
         num_classes: K, the number of logits.
-        neuron: the neurons of a spiking network, such as `LIF(tau=2.0)`; None makes an ordinary one with ReLU.
+        neuron: the neurons of a spiking network, such as `LIF(tau=2.0)`; None builds an ANN with ReLU.
         num_steps: T of a spiking network.
         width: multiplier of all channels but the logits, in (0, 8].
         tdbn: threshold-dependent batch norm, for spiking networks whose neurons have `v_threshold` and `v_rest`.
-        pool: means or maxima, in the bodies that leave it open (convnet, vgg and airbench).
-        backprop: how a spiking network is differentiated in training: exactly through time, or through firing rates
-            (`snnkd_jax.models.rate`), in less time and memory.
-        levels: L of the quantised activation `QCFS` in the place of ReLU, for an ordinary network that is to be
-            converted into a spiking one; None keeps ReLU.
+        pool: average or max pooling, in the architectures that support both (convnet, vgg and airbench).
+        backprop: how a spiking network is differentiated in training: exactly, through time, or through firing rates
+            (`snnkd_jax.models.rate`), which takes less time and memory.
+        levels: L of the quantised activation `QCFS` instead of ReLU, for an ANN that will be converted into a spiking
+            network; None keeps ReLU.
         dtype: of convolutions and dense layers; parameters, norms, potentials and logits are float32.
-        remat: what training through time computes again instead of keeping it (`snnkd_jax.models.remat`); through rates
-            there is nothing to keep.
+        remat: what backpropagation through time recomputes instead of storing it (`snnkd_jax.models.remat`); through
+            rates nothing is stored.
 
     Raises:
-        InputError: for an unknown name, a number out of its range, or neurons that do not fit.
+        InputError: for an unknown name, a number out of range, or neurons that do not fit.
     """
     if not 0 < width <= MAX_WIDTH:
         raise InputError(f"width={width!r} must be a multiplier of the channels in (0, {MAX_WIDTH:g}], such as 0.25")
@@ -94,40 +94,34 @@ def build(
     if levels is not None:
         check_count("levels", levels)
         if neuron is not None:
-            raise InputError(f"levels={levels!r} is of an ordinary network; leave it out")
+            raise InputError(f"levels={levels!r} is for ANNs, and neuron is given; leave one of them out")
     name = spelled_choice("model", name, MODELS)
     check_choice("pool", pool, get_args(Pool))
     fields = inspect.signature(MODELS[name]).parameters
     if pool == "max" and "pool" not in fields:
-        raise InputError(f"pool={pool!r}: {name!r} leaves no choice of pooling; use pool='avg', or a VGG")
+        raise InputError(f"pool={pool!r}: {name!r} has a fixed pooling; use pool='avg', or a VGG")
     check_choice("backprop", backprop, get_args(Backprop))
     check_choice("remat", remat, get_args(Remat))
-    constants: dict[str, Any] = {"num_classes": num_classes, "width": width, "dtype": jnp.dtype(dtype)}
+    v_threshold = None
     if neuron is not None:
         check_neuron(neuron)
-    v_threshold = _height(neuron) if tdbn and neuron is not None else None
+        if tdbn:
+            try:  # counted from the resting potential
+                v_threshold = neuron.v_threshold - neuron.v_rest  # pyright: ignore[reportAttributeAccessIssue]
+            except AttributeError:
+                kind = type(neuron).__name__
+                raise InputError(f"tdbn=True needs v_threshold and v_rest of the neuron; {kind} lacks one") from None
+    pools = fields.keys() & ({"pool", "max_pool"} if pool == "max" else {"max_pool"})
 
-    def body(activation, norm, max_pool, remat: Remat = "none"):
-        layers = {"activation": activation, "norm": functools.partial(norm, v_threshold=v_threshold)}
-        if pool == "max":
-            layers["pool"] = max_pool
-        if "max_pool" in fields:
-            layers["max_pool"] = max_pool
-        return MODELS[name](**layers, **constants, remat=remat)
+    def module(activation, norm, max_pool, remat: Remat = "none") -> nn.Module:
+        norm = functools.partial(norm, v_threshold=v_threshold)
+        layers = {"activation": activation, "norm": norm} | dict.fromkeys(pools, max_pool)
+        return MODELS[name](num_classes=num_classes, width=width, dtype=jnp.dtype(dtype), remat=remat, **layers)
 
     arguments = Arguments(name, neuron, width, tdbn, pool, levels, jnp.dtype(dtype).name)
     if neuron is None:
         activation = ReLU if levels is None else functools.partial(QCFS, levels)
-        return Network(body(activation, BatchNorm, MaxPool, remat), arguments=arguments)
-    rate_body = body(functools.partial(Rate, neuron), RateBatchNorm, RateMaxPool) if backprop == "rate" else None
-    spiking = body(functools.partial(Spike, neuron, num_steps=num_steps), BatchNorm, MaxPool, remat)
-    return Network(spiking, num_steps, rate_body, arguments)
-
-
-def _height(neuron: Neuron) -> float:
-    """The threshold, counted from the resting potential."""
-    try:
-        return neuron.v_threshold - neuron.v_rest  # pyright: ignore[reportAttributeAccessIssue]
-    except AttributeError:
-        name = type(neuron).__name__
-        raise InputError(f"tdbn=True needs v_threshold and v_rest of the neuron, and {name} has not both") from None
+        return Network(module(activation, BatchNorm, MaxPool, remat), arguments=arguments)
+    spiking = module(functools.partial(Spike, neuron, num_steps=num_steps), BatchNorm, MaxPool, remat)
+    rates = module(functools.partial(Rate, neuron), RateBatchNorm, RateMaxPool) if backprop == "rate" else None
+    return Network(spiking, num_steps, rates, arguments)

@@ -1,9 +1,9 @@
-"""The activation that is injected into a body: ReLU makes it an ordinary network, a neuron a spiking one.
+"""The activation that an architecture takes as an argument: ReLU makes it an ANN, a neuron a spiking network.
 
-Ordinary networks carry arrays `[B, H, W, C]`, spiking ones `[B, T, H, W, C]`; convolution, norm and pooling treat all
-axes before `H` alike, so one body serves both. A time axis of length 1 stands for a signal that is constant in time:
-a static image enters as `[B, 1, H, W, C]`, its first convolution and norm are computed once, and the first neuron
-makes T steps of it.
+ANNs carry arrays `[B, H, W, C]`, spiking networks `[B, T, H, W, C]`; convolution, norm and pooling treat all axes
+before `H` alike, so that one architecture serves both. A time axis of length 1 is a signal constant in time: a static
+image enters as `[B, 1, H, W, C]`, its first convolution and norm are computed once, and the first neurons broadcast
+the result to T steps.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from jax import Array
 
 from snnkd_jax.dynamics.neurons import Neuron, check_neuron, initial_state, integrate, integrate_with_slopes
 from snnkd_jax.errors import InputError
-from snnkd_jax.models.stages import records
+from snnkd_jax.models.stages import is_collected
 
 Activation = Callable[..., nn.Module]
-"""Makes the module of one activation layer: `activation(name="act1")(x)`."""
+"""The constructor of an activation layer: `activation(name="act1")(x)`."""
 
 
 class ReLU(nn.Module):
@@ -31,14 +31,14 @@ class ReLU(nn.Module):
 
 
 class QCFS(nn.Module):
-    """Quantised clip-floor-shift, of any shape: a ReLU that an integrate-and-fire neuron can follow in few steps.
+    """Quantised clip-floor-shift, of any shape: a ReLU that an integrate-and-fire neuron approximates in few steps.
 
         y = theta / L floor(L clip(x / theta, 0, 1) + 1/2)
 
     L is `levels`, theta a learnable threshold; floor has the derivative 1. The firing rate of an integrate-and-fire
     neuron of threshold theta that starts from theta / 2 is y / theta after L steps of the constant current x.
 
-    Source: Bu et al., ICLR 2022, arXiv 2303.04347, theta = 8 at first.
+    Source: Bu et al., ICLR 2022, arXiv 2303.04347, theta initialised to 8.
     """
 
     levels: int
@@ -62,12 +62,12 @@ _floor.defjvp(lambda primals, tangents: (_floor(*primals), *tangents))
 class Spike(nn.Module):
     """A layer of neurons: currents `[B, T, ...]`, or `[B, 1, ...]` if constant, to spikes `[B, num_steps, ...]`.
 
-    `num_steps=None` makes as many steps as the input has. What the neuron learns are parameters of the layer, under
-    their own names.
+    `num_steps=None` takes as many steps as the input has. The neuron's learnable parameters are parameters of the
+    layer, under their own names.
 
-    Of the collections that are mutable, "firing_rates" takes up `[B]`, spikes per neuron and step, "state" the state
-    after the last step, from which the next call starts, "initial_state" that before the first one, and "rates" what
-    `snnkd_jax.models.rate` needs.
+    Written to the collections that are mutable: "firing_rates", spikes per neuron and step `[B]`; "state", the state
+    after the last step, from which the next call starts; "initial_state", that before the first step; and "rates", for
+    `snnkd_jax.models.rate`.
     """
 
     neuron: Neuron
@@ -81,28 +81,27 @@ class Spike(nn.Module):
             raise InputError(f"num_steps={num_steps}, but the input has {current.shape[1]} steps")
         current = jnp.broadcast_to(current, (current.shape[0], num_steps, *current.shape[2:]))
         parameters = neuron_parameters(self)
-        if records(self, "rates"):
+        if is_collected(self, "rates"):
             spikes, kappa, slopes = integrate_with_slopes(self.neuron, current, parameters)
             self.put_variable("rates", "rate", spikes.mean(axis=1, keepdims=True))
             self.put_variable("rates", "kappa", kappa[:, None])
             self.put_variable("rates", "slopes", {name: slope[:, None] for name, slope in slopes.items()})
         else:
             state = initial_state(self.neuron, current)
-            if records(self, "initial_state"):
+            if is_collected(self, "initial_state"):
                 self.put_variable("initial_state", "neurons", state)
-            # Flax may have frozen dictionaries.
-            leaves = jax.tree.leaves(self.get_variable("state", "neurons", state))
+            leaves = jax.tree.leaves(self.get_variable("state", "neurons", state))  # Flax may have frozen dictionaries
             spikes, state = integrate(self.neuron, current, jax.tree.structure(state).unflatten(leaves), parameters)
-            if records(self, "state"):
+            if is_collected(self, "state"):
                 self.put_variable("state", "neurons", state)
-        if records(self, "firing_rates"):
+        if is_collected(self, "firing_rates"):
             rate = spikes.astype(jnp.float32).mean(axis=tuple(range(1, spikes.ndim)))
             self.put_variable("firing_rates", "rate", rate)
         return spikes
 
 
 def neuron_parameters(module: nn.Module) -> dict[str, Array]:
-    """The parameters of `module.neuron`, float32, kept by `module`; raises `InputError` for what is not a neuron."""
+    """The parameters of `module.neuron`, float32, created in `module`; raises `InputError` if it is not a neuron."""
     neuron: Neuron = module.neuron  # pyright: ignore[reportAttributeAccessIssue]
     check_neuron(neuron)
     return {

@@ -1,14 +1,14 @@
-"""An ordinary network made spiking without training: batch norm folded away, integrate-and-fire in place of ReLU.
+"""ANNs converted into spiking networks without training: batch norms folded, ReLU replaced by integrate-and-fire.
 
-Every body takes its activation and its norm from outside, so the converted network is the same body with other ones.
-A layer of integrate-and-fire neurons with soft reset whose threshold and whose spikes have the height theta answers a
-current x, from the potential v_init theta on, with a mean over T steps of
+An architecture takes its activation and its norm as arguments, so that the converted network is the same architecture
+with others. For a constant current x, a layer of integrate-and-fire neurons with soft reset, threshold theta, spikes of
+height theta and initial potential v_init theta has the output, averaged over T steps,
 
     theta / T clip(floor(T x / theta + v_init), 0, T)
 
-if the current is constant: a ReLU, clipped at theta and quantised. Spikes of the height theta are spikes of the height
-1 with theta folded into the weights behind them. The maximum of such means is not the mean of the maxima of each step,
-so max pooling is replaced as well, by `ConvertedMaxPool`.
+a ReLU, clipped at theta and quantised. Spikes of height theta are spikes of height 1 with theta folded into the weights
+that follow. The maximum of such averages is not the average of the maxima at each step, so that max pooling is replaced
+as well, by `ConvertedMaxPool`.
 """
 
 import dataclasses
@@ -27,13 +27,13 @@ from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.folding import Path
 from snnkd_jax.models.layers import MaxPool, max_pool
 from snnkd_jax.models.network import Network, Variables
-from snnkd_jax.models.recorder import calls
-from snnkd_jax.models.stages import records
+from snnkd_jax.models.recorder import trace_calls
+from snnkd_jax.models.stages import is_collected
 
 
 @dataclasses.dataclass(frozen=True)
 class ConvertedIF(IF):
-    """`IF` that starts from the potential `v_init`."""
+    """`IF` with the initial potential `v_init`."""
 
     v_init: float = 0.0
 
@@ -43,7 +43,7 @@ class ConvertedIF(IF):
 
 
 class ConvertedSpike(nn.Module):
-    """Integrate-and-fire neurons with soft reset: currents to spikes of the height theta, the layer's threshold."""
+    """Integrate-and-fire neurons with soft reset: currents to spikes of height theta, the layer's threshold."""
 
     num_steps: int
     v_init: float
@@ -57,12 +57,12 @@ class ConvertedSpike(nn.Module):
 
 
 class ConvertedMaxPool(nn.Module):
-    """The maxima of what came so far, in the place of `MaxPool`, whose fields it has.
+    """Cumulative max pooling, which replaces `MaxPool`, whose fields it has.
 
         y[1] + ... + y[t] = max over a window of x[1] + ... + x[t]
 
     With `spikes`, x is 0 or the height of the layer's spikes, and so is y: a spike where the largest count of a window
-    rises. After Rueckauer et al. 2017, who let through the spikes of the neuron that has fired most.
+    rises. After Rueckauer et al. 2017, who pass on the spikes of the neuron that has fired most.
     """
 
     spikes: bool
@@ -72,34 +72,33 @@ class ConvertedMaxPool(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """`[B, T, H, W, C]` to `[B, T, h, w, C]`; "state" and "initial_state" take up the sums, as in `Spike`."""
+        """`[B, T, H, W, C]` to `[B, T, h, w, C]`; "state" and "initial_state" receive the sums, as in `Spike`."""
         pool = functools.partial(max_pool, window=self.window, stride=self.stride, padding=self.padding)
         sums = jnp.cumsum(x > 0 if self.spikes else x, axis=1, dtype=jnp.float32)
         before = jnp.zeros_like(sums[:, 0])
-        if records(self, "initial_state"):
+        if is_collected(self, "initial_state"):
             self.put_variable("initial_state", "sums", before)
         before = self.get_variable("state", "sums", before)
         sums = before[:, None] + sums
-        if records(self, "state"):
+        if is_collected(self, "state"):
             self.put_variable("state", "sums", sums[:, -1])
         peaks = pool(jnp.concatenate([before[:, None], sums], axis=1))
         rise = peaks[:, 1:] - peaks[:, :-1]
         return jnp.where(rise > 0, pool(x), 0) if self.spikes else rise.astype(x.dtype)
 
 
-def activations(network: Network, variables: Variables, images: Array) -> dict[str, Array]:
-    """The outputs of an ordinary network's ReLU layers by their path ("block1_1/act1"), `[B, ...]` each."""
-    _, found = network.recorded(variables, images, ReLU)
-    return {call.name: call.output for call in found}
+def relu_outputs(network: Network, variables: Variables, images: Array) -> dict[str, Array]:
+    """The outputs of an ANN's ReLU layers by path, such as "block1_1/act1", `[B, ...]` each."""
+    return {call.name: call.output for call in network.capture_calls(variables, images, ReLU)[1]}
 
 
 def learned_thresholds(variables: Variables) -> dict[str, float]:
-    """theta of each layer of a network that was trained with `QCFS`."""
+    """The thresholds theta of the layers of an ANN that was trained with `QCFS`, by path."""
     flat: dict[Path, Any] = traverse_util.flatten_dict(variables["params"])
     return {"/".join(path[:-1]): float(x) for path, x in flat.items() if path[-1] == "threshold"}
 
 
-def spiking(
+def convert_to_spiking(
     network: Network,
     variables: Variables,
     image_shape: tuple[int, int, int],
@@ -107,15 +106,11 @@ def spiking(
     num_steps: int,
     v_init: float,
 ) -> tuple[Network, Variables]:
-    """An ordinary network, for images `[H, W, C]`, with integrate-and-fire neurons and maxima over the steps so far.
+    """Replaces the activations of an ANN by integrate-and-fire neurons, and max pooling by the cumulative one.
 
-    Args:
-        thresholds: theta of each activation layer by its path, in units of its output.
-        num_steps: T of one call.
-        v_init: the first potential, as a share of theta.
-
-    Raises:
-        InputError: for a threshold that is not positive, or a num_steps below 1.
+    Images are `[H, W, C]`; `thresholds` has theta of each activation layer by path, in units of its output, `num_steps`
+    is T of one call, and `v_init` the initial potential as a fraction of theta. Raises `InputError` for a threshold
+    that is not positive, or `num_steps` below 1.
     """
     check_count("num_steps", num_steps)
     for name, theta in thresholds.items():
@@ -123,23 +118,18 @@ def spiking(
             raise InputError(f"the threshold of {name} is {theta}, not positive; raise the percentile, or train longer")
     flat = traverse_util.flatten_dict(variables["params"])
     flat |= {(*name.split("/"), "threshold"): jnp.float32(theta) for name, theta in thresholds.items()}
-    seen = calls(network, variables, image_shape)
-    fired = {id(call.output) for call in seen if isinstance(call.module, ReLU | QCFS)}
-    pool = functools.partial(
-        ConvertedMaxPool, spikes=all(id(call.inputs) in fired for call in seen if isinstance(call.module, MaxPool))
-    )
-    pools: dict[str, Any] = {n: pool for n in ("pool", "max_pool") if getattr(network.body, n, None) is MaxPool}
+    calls = trace_calls(network, variables, image_shape)
+    spikes = {id(call.output) for call in calls if isinstance(call.module, ReLU | QCFS)}
+    pooled = all(id(call.inputs) in spikes for call in calls if isinstance(call.module, MaxPool))
+    pool = functools.partial(ConvertedMaxPool, spikes=pooled)
+    pools: dict[str, Any] = {n: pool for n in ("pool", "max_pool") if getattr(network.module, n, None) is MaxPool}
     activation = functools.partial(ConvertedSpike, num_steps=num_steps, v_init=v_init)
-    body = network.body.clone(activation=activation, **pools)
-    converted = dataclasses.replace(network, body=body, num_steps=num_steps)
+    module = network.module.clone(activation=activation, **pools)
+    converted = dataclasses.replace(network, module=module, num_steps=num_steps)
     return converted, variables | {"params": traverse_util.unflatten_dict(flat)}
 
 
-def is_quantised(network: Network) -> bool:
-    """Whether an ordinary network has `QCFS` in the place of ReLU."""
-    return getattr(getattr(network.body, "activation", None), "func", None) is QCFS
-
-
-def levels_of(network: Network) -> int:
-    """L of an ANN with `QCFS`."""
-    return network.body.activation.args[0]  # pyright: ignore[reportAttributeAccessIssue]
+def quantisation_levels(network: Network) -> int | None:
+    """L of an ANN with `QCFS`, None of one with ReLU."""
+    activation = getattr(network.module, "activation", None)
+    return activation.args[0] if getattr(activation, "func", None) is QCFS else None  # pyright: ignore

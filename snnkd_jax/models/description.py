@@ -1,4 +1,4 @@
-"""Networks as JSON values, and networks from them."""
+"""Networks as JSON values, and networks built from them."""
 
 from typing import Any
 
@@ -12,16 +12,15 @@ from snnkd_jax.models import Network, build
 
 
 def describe_network(network: Network, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-    """What `built` needs; of a module or neurons of one's own, a title, and a digest of what they compute."""
-    if (of := network.arguments) is not None:
-        spiking = None
-        if of.neuron is not None:
-            neuron = describe_neuron(of.neuron) or {"neuron": title(of.neuron)}
-            spiking = {"num_steps": network.num_steps, **neuron, "tdbn": of.tdbn, "pool": of.pool}
-        pool = of.pool if spiking is None else None
-        described = {"model": of.name, "width": of.width, "levels": of.levels, "pool": pool, "dtype": of.dtype}
-        described |= {"spiking": spiking}
-        if of.neuron is None or describe_neuron(of.neuron) is not None:
+    """The arguments of `network_from`; of your own module or neurons, a title, and a digest of the computation."""
+    if (found := network.arguments) is not None:
+        spiking, pool = None, found.pool
+        if found.neuron is not None:
+            neuron = describe_neuron(found.neuron) or {"neuron": title(found.neuron)}
+            spiking, pool = {"num_steps": network.num_steps, **neuron, "tdbn": found.tdbn, "pool": pool}, None
+        described = {"model": found.name, "width": found.width, "levels": found.levels, "pool": pool}
+        described |= {"dtype": found.dtype, "spiking": spiking}
+        if found.neuron is None or describe_neuron(found.neuron) is not None:
             return described
     else:
         described = {"title": network.title, "num_steps": network.num_steps}
@@ -31,13 +30,13 @@ def describe_network(network: Network, image_shape: tuple[int, int, int]) -> dic
 
 
 def can_be_built(description: dict[str, Any]) -> bool:
-    """Whether the network is one of this library's, its neurons included."""
+    """Whether the architecture and its neurons are of this library."""
     spiking = description.get("spiking")
     return "digest" not in description and (not isinstance(spiking, dict) or spiking.get("neuron") in list(NEURONS))
 
 
-def built(description: dict[str, Any]) -> Network:
-    """The network of a description that can be built."""
+def network_from(description: dict[str, Any]) -> Network:
+    """Builds the network of a description for which `can_be_built` holds."""
     spiking = description["spiking"]
     options = {"width": description["width"], "dtype": description.get("dtype", "float32")}
     if spiking is None:
@@ -48,8 +47,8 @@ def built(description: dict[str, Any]) -> Network:
     return build(description["model"], description["num_classes"], **options)
 
 
-def check_network_is(network: Network, description: dict[str, Any], where: Any) -> None:
-    """Raises `InputError`, which names `where`, unless the network is the one that is described."""
+def check_same_network(network: Network, description: dict[str, Any], where: Any) -> None:
+    """Raises `InputError`, which names `where`, if the network has another description."""
     if not isinstance(network, Network):
         raise InputError(f"network is a {type(network).__name__}; give Network(module, num_steps) or build(...)")
     try:

@@ -10,14 +10,14 @@ from jax import Array
 
 from snnkd_jax.models.layers import AvgPool, BatchNorm
 from snnkd_jax.models.network import Network, Variables
-from snnkd_jax.models.recorder import calls
+from snnkd_jax.models.recorder import trace_calls
 
 Path = tuple[str, ...]
-"""Of a module or a parameter in the tree of variables."""
+"""The path of a module or a parameter in the tree of variables."""
 
 
 class FoldedNorm(nn.Module):
-    """What is left of a `BatchNorm`, whose fields it has: a bias, and a scale where no convolution could take it."""
+    """Replaces a `BatchNorm`, whose fields it has, by a bias, and a scale where no convolution could take it."""
 
     train: bool = False
     v_threshold: float | None = None
@@ -32,16 +32,25 @@ class FoldedNorm(nn.Module):
 
 
 def fold_norms(network: Network, variables: Variables, image_shape: tuple[int, int, int]) -> tuple[Network, Variables]:
-    """The same function in evaluation, with the batch norms in the convolutions and dense layers before them.
+    """The same function in evaluation, with the batch norms folded into the convolutions and dense layers before them.
 
         norm(W x) = (g W) x + (beta - g mu),   g = gain gamma / sqrt(sigma^2 + eps)
 
-    Means over windows may lie between the two. A norm of something else, such as a residual sum, keeps its scale.
-    Nothing but the norm may read the layer before it, as is so in every body here. Images are `[H, W, C]`.
+    Average pooling may lie between the two. The norm of anything else, such as a residual sum, keeps its scale. No
+    other layer may read the output of the layer before a norm, as in all architectures here. Images are `[H, W, C]`.
     """
-    if not hasattr(network.body, "norm"):
-        return network, variables  # a module that does not take its norm from outside stays as it is
-    sources = _sources(network, variables, image_shape)
+    if not hasattr(network.module, "norm"):
+        return network, variables  # a module that does not take its norm as an argument is left as it is
+    sources: dict[Path, tuple[Path | None, float, float]] = {}  # of each norm: the layer before, gain and eps
+    outputs: dict[int, Path] = {}  # by the array's identity
+    for call in trace_calls(network, variables, image_shape):
+        module, source = call.module, outputs.get(id(call.inputs))
+        if isinstance(module, nn.Conv | nn.Dense):
+            outputs[id(call.output)] = module.path
+        elif isinstance(module, AvgPool) and source is not None:
+            outputs[id(call.output)] = source
+        elif isinstance(module, BatchNorm):
+            sources[module.path] = (source, module.gain, module.eps)
     params: dict[Path, Any] = traverse_util.flatten_dict(variables["params"])
     statistics: dict[Path, Any] = traverse_util.flatten_dict(variables["batch_stats"])
     for norm, (source, gain, eps) in sources.items():
@@ -51,27 +60,8 @@ def fold_norms(network: Network, variables: Variables, image_shape: tuple[int, i
         if source is None:
             params[*norm, "scale"] = scale
         else:
-            for name in ("kernel", "bias"):
-                if (*source, name) in params:
-                    params[*source, name] = params[*source, name] * scale
-    body = network.body.clone(norm=FoldedNorm) if sources else network.body
-    folded = dataclasses.replace(network, body=body, rate_body=None)
+            for path in {(*source, "kernel"), (*source, "bias")} & params.keys():
+                params[path] = params[path] * scale
+    module = network.module.clone(norm=FoldedNorm) if sources else network.module
+    folded = dataclasses.replace(network, module=module, rate_module=None)
     return folded, {"params": traverse_util.unflatten_dict(params), "batch_stats": {}}
-
-
-def _sources(
-    network: Network, variables: Variables, image_shape: tuple[int, int, int]
-) -> dict[Path, tuple[Path | None, float, float]]:
-    """Each norm's path to the path of the layer whose output it normalises, its gain, and its eps."""
-    sources: dict[Path, tuple[Path | None, float, float]] = {}
-    outputs: dict[int, Path] = {}  # by the array's identity
-    for call in calls(network, variables, image_shape):
-        module, made_by = call.module, outputs.get(id(call.inputs))
-        if isinstance(module, nn.Conv | nn.Dense):
-            outputs[id(call.output)] = module.path
-        elif isinstance(module, AvgPool) and made_by is not None:
-            outputs[id(call.output)] = made_by
-        elif isinstance(module, BatchNorm):
-            gain = 1.0 if module.v_threshold is None else module.v_threshold / module.branches**0.5
-            sources[module.path] = (made_by, gain, module.eps)
-    return sources

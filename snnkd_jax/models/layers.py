@@ -1,11 +1,12 @@
-"""The layers that every body is made of; the axes before `[H, W, C]`, batch or batch and time, are all alike to them.
+"""The layers of the architectures; they treat all axes before `[H, W, C]`, batch or batch and time, alike.
 
-Paddings are explicit integers: "same" with a stride pads unevenly on even sizes, which neuromorphic formats cannot say.
+Padding is explicit: "same" with a stride pads even sizes unevenly, which neuromorphic formats cannot express.
 """
 
 import functools
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,10 +17,10 @@ from jax.typing import DTypeLike
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.models.remat import MOMENTS
-from snnkd_jax.models.stages import records
+from snnkd_jax.models.stages import is_collected
 
 Norm = Callable[..., nn.Module]
-"""Makes one normalisation layer: `norm(name="norm1", branches=2)(x)`."""
+"""The constructor of a normalisation layer: `norm(name="norm1", branches=2)(x)`."""
 
 
 def channels(base: int, width: float) -> int:
@@ -38,31 +39,22 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[..., H, W, C]` to `[..., ceil(H / stride), ceil(W / stride), features]` for odd kernels."""
-        return nn.Conv(
-            self.features,
-            (self.kernel, self.kernel),
-            strides=self.stride,
-            padding=self.kernel // 2,
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-            conv_general_dilated=convolve,
-            name="conv",
-        )(x)
+        init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        options: dict[str, Any] = {"use_bias": False, "kernel_init": init, "conv_general_dilated": convolve}
+        window, padding = (self.kernel, self.kernel), self.kernel // 2
+        return nn.Conv(self.features, window, self.stride, padding, dtype=self.dtype, name="conv", **options)(x)
 
 
 def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], **options) -> Array:
     """`lax.conv_general_dilated` in NHWC and HWIO, but a matrix product where the map is smaller than the kernel.
 
-    XLA's CPU backend takes 100 times longer for a 3x3 kernel on a 2x2 map with 512 channels. `options` are the others
-    of `lax.conv_general_dilated`; with dilations or groups it is called for every map.
+    For a 3x3 kernel on a 2x2 map with 512 channels, that is 100 times faster in XLA's CPU backend. `options` are
+    passed to `lax.conv_general_dilated`, which is called for every map if they include dilations or groups.
     """
     h, w = x.shape[1:3]
     kh, kw = kernel.shape[:2]
-    plain = kernel.shape[2] == x.shape[3] and all(
-        set(options.get(name) or (1,)) == {1} for name in ("lhs_dilation", "rhs_dilation")
-    )
-    if not plain or (h >= kh and w >= kw):
+    dilated = any(set(options.get(f"{side}_dilation") or (1,)) != {1} for side in ("lhs", "rhs"))
+    if dilated or kernel.shape[2] != x.shape[3] or (h >= kh and w >= kw):
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     rows = [slice(i, x.shape[1] - kh + 1 + i, strides[0]) for i in range(kh)]
@@ -78,11 +70,11 @@ class BatchNorm(nn.Module):
         gain = 1                               batch norm (Ioffe & Szegedy 2015)
         gain = v_threshold / sqrt(branches)    threshold-dependent BN (Zheng et al., AAAI 2021, arXiv 2011.05280)
 
-    v_threshold is counted from the resting potential, which is 0 there: with tdBN, currents reach the neurons with the
-    scale of their threshold. `branches` is the number of normalised signals that are summed before the neuron. In
-    training mu and sigma^2 (biased) are those of the whole batch, sharded or not, and their running means, of decay
-    `momentum`, are kept for evaluation; one value a channel raises `InputError`. Computed in float32 whatever the dtype
-    of x. If the collection "rates" is mutable, it takes up what `snnkd_jax.models.rate` needs.
+    v_threshold is counted from the resting potential, which is 0 there: tdBN scales currents to the neurons' threshold.
+    `branches` is the number of normalised signals that are summed before the neuron. In training, mu and sigma^2
+    (biased) are those of the whole batch, sharded or not, and their running means with decay `momentum` are kept for
+    evaluation; one value per channel raises `InputError`. Computed in float32 whatever the dtype of x. The collection
+    "rates", if it is mutable, receives what `snnkd_jax.models.rate` needs.
     """
 
     train: bool
@@ -101,28 +93,30 @@ class BatchNorm(nn.Module):
         y = lax.stop_gradient(x.astype(jnp.float32)) if self.train else x.astype(jnp.float32)
         if self.train:
             if x.size == x.shape[-1]:
-                raise InputError(
-                    f"batch norm {self.name!r} is trained on one value a channel (shape {x.shape}), which it makes 0; "
-                    "train on more images at a time (batch_size, accumulate)"
-                )
+                found = f"one value per channel (shape {x.shape}); train on more images at a time"
+                raise InputError(f"batch norm {self.name!r} is trained on {found} (batch_size, accumulate)")
             axes = tuple(range(x.ndim - 1))
             mu = checkpoint_name(y.mean(axes), MOMENTS)
             var = checkpoint_name(jnp.square(y - mu).mean(axes), MOMENTS)
             if not self.is_initializing():
                 running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mu
                 running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
-            if records(self, "rates"):
+            if is_collected(self, "rates"):
                 for name, value in (("input", y.mean(axis=1, keepdims=True)), ("mean", mu), ("var", var)):
                     self.put_variable("rates", name, value)
             return normalise(x, mu, var + self.eps, gamma, beta)
         mu, var = running_mean.value, running_var.value
         return ((y - mu) * (gamma * lax.rsqrt(var + self.eps)) + beta).astype(x.dtype)
 
+    @property
+    def gain(self) -> float:
+        """The constant factor of gamma."""
+        return 1.0 if self.v_threshold is None else self.v_threshold / self.branches**0.5
+
     def affine(self, size: tuple[int, ...]) -> tuple[Array, Array]:
-        """`gain gamma` and `beta`."""
-        gain = 1.0 if self.v_threshold is None else self.v_threshold / self.branches**0.5
+        """The parameters `gain gamma` and `beta`."""
         gamma = self.param("scale", nn.initializers.ones, size, jnp.float32)
-        return gain * gamma, self.param("bias", nn.initializers.zeros, size, jnp.float32)
+        return self.gain * gamma, self.param("bias", nn.initializers.zeros, size, jnp.float32)
 
 
 @jax.custom_vjp
@@ -131,9 +125,9 @@ def normalise(x: Array, mu: Array, var: Array, gamma: Array, beta: Array) -> Arr
 
         dx = gamma / sqrt(var) (dy - mean dy - x' mean(dy x')),  x' = (x - mu) / sqrt(var)
 
-    is the gradient with the dependence of the moments on x in it, for which only x is kept; that with respect to `mu`
-    and `var` is 0. A constant may have been added to the variance. x is `[..., C]` of any floating dtype, which y has
-    too; the others are float32 `[C]`, and so is the arithmetic.
+    is the gradient with the dependence of the moments on x included, for which only x is kept; that with respect to
+    `mu` and `var` is 0. `var` may include a constant. x is `[..., C]` of any floating dtype, and so is the result; the
+    other arguments are float32 `[C]`, as is the arithmetic.
 
     Source: Ioffe & Szegedy 2015, section 3.
     """
@@ -159,11 +153,11 @@ normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 Pooling = Callable[..., nn.Module]
-"""Makes one pooling layer, of 2x2 windows if nothing else is said: `pool(name="pool1")(x)`."""
+"""The constructor of a pooling layer, over 2x2 windows by default: `pool(name="pool1")(x)`."""
 
 
 class AvgPool(nn.Module):
-    """`avg_pool` of 2x2 windows."""
+    """`avg_pool` over 2x2 windows."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -172,7 +166,7 @@ class AvgPool(nn.Module):
 
 
 class MaxPool(nn.Module):
-    """`max_pool`; if the collection "rates" is mutable, records what `snnkd_jax.models.rate` needs."""
+    """`max_pool`; the collection "rates", if it is mutable, receives what `snnkd_jax.models.rate` needs."""
 
     window: int = 2
     stride: int = 2
@@ -180,9 +174,9 @@ class MaxPool(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """`[..., H, W, C]` to `[..., h, w, C]`, as in `windows`."""
+        """`[..., H, W, C]` to `[..., h, w, C]`; see `windows`."""
         y = max_pool(x, self.window, self.stride, self.padding)
-        if records(self, "rates"):
+        if is_collected(self, "rates"):
             firsts = first_maxima(windows(x, self.window, self.stride, self.padding, -jnp.inf), y)
             routes = jnp.stack([first.mean(axis=1, keepdims=True) for first in firsts])
             self.put_variable("rates", "output", y.mean(axis=1, keepdims=True))
@@ -191,7 +185,7 @@ class MaxPool(nn.Module):
 
 
 def avg_pool(x: Array, window: int = 2) -> Array:
-    """Means over windows that do not overlap: `[..., H, W, C]` to `[..., H // window, W // window, C]`.
+    """Averages over windows that do not overlap: `[..., H, W, C]` to `[..., H // window, W // window, C]`.
 
     Raises `InputError` if the map is smaller than the window.
     """
@@ -202,10 +196,10 @@ def avg_pool(x: Array, window: int = 2) -> Array:
 
 
 def max_pool(x: Array, window: int = 2, stride: int = 2, padding: int = 0) -> Array:
-    """Maxima over `windows`, of what lies in the map; shapes and errors as there.
+    """Maxima over `windows`, padding excluded; shapes and errors as there.
 
-    The gradient goes to the first maximum of each window, row by row, as in torch and in XLA's `reduce_window`: spikes
-    tie constantly, and `jnp.maximum` would split it.
+    The gradient goes to the first maximum of each window, row by row, as in PyTorch and in XLA's `reduce_window`:
+    spikes tie often, and `jnp.maximum` would split it.
     """
     return _max_pool(window, stride, padding, x)
 
@@ -232,14 +226,14 @@ _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 def windows(x: Array, window: int, stride: int, padding: int, fill: float = 0.0) -> list[Array]:
     """The first, second, ... element of every window, row by row: `window^2` arrays `[..., h, w, C]`.
 
-    Windows begin every `stride` pixels, and h = (H + 2 padding - window) // stride + 1; `fill` lies outside the map.
+    h = (H + 2 padding - window) // stride + 1, and padding has the value `fill`.
     Raises `InputError` if the padded map `[..., H, W, C]` is smaller than the window.
     """
     if padding:
         edges = [(0, 0)] * (x.ndim - 3) + [(padding, padding), (padding, padding), (0, 0)]
         x = jnp.pad(x, edges, constant_values=fill)
     _check_pooled(x, window)
-    h, w = ((n - window) // stride for n in x.shape[-3:-1])  # where the last one begins, in strides
+    h, w = ((n - window) // stride for n in x.shape[-3:-1])  # the index of the last window
     return [
         x[..., i : i + stride * h + 1 : stride, j : j + stride * w + 1 : stride, :]
         for i, j in itertools.product(range(window), repeat=2)
@@ -247,7 +241,7 @@ def windows(x: Array, window: int, stride: int, padding: int, fill: float = 0.0)
 
 
 def first_maxima(parts: list[Array], y: Array) -> list[Array]:
-    """Of the elements of windows with the maxima y: whether each is the first that equals it."""
+    """Whether each element of a window is the first to equal the window's maximum, y."""
     firsts, taken = [], jnp.zeros(y.shape, bool)
     for part in parts:
         firsts.append((part == y) & ~taken)
@@ -262,5 +256,5 @@ def _check_pooled(x: Array, window: int) -> None:
 
 
 def global_avg_pool(x: Array) -> Array:
-    """Mean over the map: `[..., H, W, C]` to `[..., C]`."""
+    """The mean over the map: `[..., H, W, C]` to `[..., C]`."""
     return x.mean(axis=(-3, -2))

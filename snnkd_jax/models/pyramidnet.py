@@ -3,9 +3,9 @@
     y = norm(conv(act(norm(conv(norm(x)))))) + shortcut(x)
 
 The shortcut averages over 2x2 where the map shrinks and pads with zero channels. KDSNN's teacher is a "PyramidNet18"
-that the paper does not describe; four stages of two basic blocks from 64 to 512 channels, as wide as ResNet-18 at its
-end, are a guess. Blocks begin without an activation, so in a spiking PyramidNet the first convolution of a block sees
-real values: it is meant as a teacher.
+that the paper does not describe; four stages of two basic blocks from 64 to 512 channels, in the end as wide as
+ResNet-18, are a guess. Blocks start without an activation, so that in a spiking PyramidNet their first convolution
+reads real values: it is meant as a teacher.
 
 Reference: Han, Kim & Kim, CVPR 2017, arXiv 1610.02915.
 """
@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from snnkd_jax.models.body import Block, Body, pre_activation_stages
+from snnkd_jax.models.body import Architecture, Block, norm_act, pre_activation_stages
 from snnkd_jax.models.layers import avg_pool, channels, global_avg_pool
 from snnkd_jax.models.stages import Features
 
@@ -26,19 +26,20 @@ class PyramidBlock(Block):
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """`[..., H, W, C]` to the sum `[..., H / stride, W / stride, features]` and the norm of `x`."""
         entry = self.norm(name="norm1")(x)
-        _, h = self.fire(self.conv(entry, "conv1", stride=self.stride), "norm2", "act")
-        h = self.norm(name="norm3", branches=2)(self.conv(h, "conv2"))
-        # The convolution rounds odd maps up; repeating the last row makes the mean over the pixels that exist.
+        h = self.conv(entry, "conv1", stride=self.stride)
+        h = self.conv(norm_act(self, h, "norm2", "act", self.remat)[1], "conv2")
+        h = self.norm(name="norm3", branches=2)(h)
+        # The convolution rounds odd maps up; with the last row repeated, the mean is over the pixels that exist.
         edge = [(0, 0)] * (x.ndim - 3) + [(0, -x.shape[-3] % self.stride), (0, -x.shape[-2] % self.stride), (0, 0)]
         x = avg_pool(jnp.pad(x, edge, mode="edge"), self.stride)
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, self.features - x.shape[-1])])
         return h + x, entry
 
 
-class PyramidNet(Body):
-    """`stage_sizes[i]` blocks a stage; block k of n in all has `start + (end - start) k / n` channels.
+class PyramidNet(Architecture):
+    """`stage_sizes[i]` blocks per stage; block k of n in all has `start + (end - start) k / n` channels.
 
-    A stage ends at the norm behind it, where this architecture has no activation (the last stage has one).
+    The output of a stage is the norm after it, where this architecture has no activation (the last stage has one).
     """
 
     stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
@@ -47,7 +48,7 @@ class PyramidNet(Body):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Features]:
-        """Images to logits and the stage ends, as of `Body`."""
+        """Returns logits and features; see `Architecture`."""
         x = self.norm(train=train, name="norm_stem")(self.conv(x, self.start, "stem"))
         n = sum(self.stage_sizes)
         growing = iter(channels(self.start + (self.end - self.start) * k // n, self.width) for k in range(1, n + 1))

@@ -1,7 +1,6 @@
-"""Records the calls of a network's modules, seen from outside: what each read, and what it returned."""
+"""Captures the inputs and outputs of a network's modules, from outside of them."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +18,7 @@ _COLLECTION = "calls"
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One call of a module: what it read first, and what it returned."""
+    """One call of a module: its first argument and its output."""
 
     module: nn.Module
     inputs: Any
@@ -27,63 +26,53 @@ class Call:
 
     @property
     def name(self) -> str:
-        """The place of the module in the tree of variables, such as "block1_1/act1"."""
+        """The path of the module, such as "block1_1/act1"."""
         return "/".join(self.module.path)
 
 
-def calls(network: Any, variables: Any, image_shape: tuple[int, int, int]) -> list[Call]:
-    """Each call of a module in evaluation, in the order of their ends, with the arrays of a trace.
+def trace_calls(network: Any, variables: Any, image_shape: tuple[int, int, int]) -> list[Call]:
+    """The calls of all modules in evaluation, in the order in which they return, with the tracers of `jax.eval_shape`.
 
-    Args:
-        network: anything with `apply(variables, images)`.
-        variables: of the network, or their shapes.
-        image_shape: `[H, W, C]` of its images.
+    `network` is anything with `apply(variables, images)`; images are `[H, W, C]`, and variables may be shapes.
     """
-    with _seen(lambda _: True) as found:
+    with _capture(lambda _: True) as calls:
         jax.eval_shape(lambda v: network.apply(v, jnp.zeros((1, *image_shape))), variables)
-    return found
+    return calls
 
 
-def recorded(
-    apply: Callable[..., tuple[Any, Any]], where: Callable[[nn.Module], bool], mutable: tuple[str, ...] = ()
-) -> tuple[Any, list[Call], Any]:
-    """The outputs of `apply`, the calls of the modules inside for which `where` holds, and the updates of collections.
+def capture_calls(apply: Callable[..., tuple[Any, Any]], where: Callable[[nn.Module], bool]) -> tuple[Any, list[Call]]:
+    """The outputs of `apply`, and the calls of the modules inside for which `where` holds.
 
-    `apply` is `module.apply` with all of its arguments but `mutable`. Calls are in the order of their ends; their
-    arrays may be used as the outputs, also those from within lifted transformations such as `nn.remat`.
+    `apply` is `module.apply` with all of its arguments but `mutable`. Calls are in the order in which they return;
+    their arrays may be returned by a transformed function, also those from within lifted transformations such as
+    `nn.remat`.
     """
-    with _seen(where) as found:
-        outputs, updates = apply(mutable=[_COLLECTION, *mutable])
-    sown: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(updates.pop(_COLLECTION, {}))
-    number: Counter[tuple[str, ...]] = Counter()
-    kept = []
-    for call in found:
-        path = (*call.module.path, "call")
-        number[path] += 1
-        if number[path] <= len(sown.get(path, ())):  # a lifted transformation may trace a call more than once
-            inputs, output = sown[path][number[path] - 1]
-            kept.append(Call(call.module, inputs, output))
-    return outputs, kept, updates
+    with _capture(where) as calls:
+        outputs, updates = apply(mutable=[_COLLECTION])
+    sown: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(updates.get(_COLLECTION, {}))
+    arrays = {path[:-1]: list(values) for path, values in sown.items()}
+    # A lifted transformation may trace a call more than once.
+    return outputs, [Call(call.module, *arrays[path].pop(0)) for call in calls if arrays.get(path := call.module.path)]
 
 
-def neurons(network: Any, variables: Any, image_shape: tuple[int, int, int]) -> dict[str, Neuron]:
-    """The layers of neurons by name, in the order in which an image passes them; arguments as `calls`."""
-    found = calls(network, variables, image_shape)
-    return {call.name: call.module.neuron for call in found if isinstance(call.module, Spike)}
+def spiking_layers(network: Any, variables: Any, image_shape: tuple[int, int, int]) -> dict[str, Neuron]:
+    """The neurons of the `Spike` layers by path, in the order in which an image passes them; see `trace_calls`."""
+    calls = trace_calls(network, variables, image_shape)
+    return {call.name: call.module.neuron for call in calls if isinstance(call.module, Spike)}
 
 
 @contextmanager
-def _seen(where: Callable[[nn.Module], bool]) -> Iterator[list[Call]]:
-    """The calls while it lasts; their arrays go to a collection as well, if it is mutable."""
-    found: list[Call] = []
+def _capture(where: Callable[[nn.Module], bool]) -> Iterator[list[Call]]:
+    """Captures calls in the context, and sows their arrays in a collection, if it is mutable."""
+    calls: list[Call] = []
 
     def interceptor(call: Any, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
         output = call(*args, **kwargs)
         module = context.module
         if context.method_name == "__call__" and where(module):
-            found.append(Call(module, next(iter((*args, *kwargs.values())), None), output))
-            module.sow(_COLLECTION, "call", (found[-1].inputs, output))
+            calls.append(Call(module, next(iter((*args, *kwargs.values())), None), output))
+            module.sow(_COLLECTION, "call", (calls[-1].inputs, output))
         return output
 
     with nn.intercept_methods(interceptor):
-        yield found
+        yield calls

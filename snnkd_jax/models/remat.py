@@ -1,18 +1,17 @@
-"""Rematerialisation: what is computed again in the backward pass instead of being kept for it.
+"""Rematerialisation: intermediate values that are recomputed in the backward pass instead of stored for it.
 
-Every layer keeps its input for the backward pass, `[B, T, ...]` of each, so memory grows with T times depth.
+Every layer stores its input for the backward pass, `[B, T, ...]`, so memory grows with T times depth.
 
-| remat   | kept between the passes  | computed again and held, one at a time        |
-| ------- | ------------------------ | --------------------------------------------- |
-| `none`  | the inputs of all layers | nothing but the potentials                    |
-| `stage` | what enters a stage      | what enters and leaves a stage's convolutions |
-| `block` | what enters a block      | what enters and leaves a block's convolutions |
+| remat   | stored between the passes | recomputed, one at a time                              |
+| ------- | ------------------------- | ------------------------------------------------------ |
+| `none`  | the inputs of all layers  | nothing but the potentials                             |
+| `stage` | the inputs of the stages  | inputs and outputs of the convolutions within a stage  |
+| `block` | the inputs of the blocks  | inputs and outputs of the convolutions within a block  |
 
-A convolution is computed twice then, a norm and its neurons three times: the current between them would take as much
-memory as the convolution's output, and costs next to no arithmetic. Values and gradients are the same, but for
-rounding. Batch norm's moments are kept in any case: they are small, and to compute them again the devices would have to
-exchange them again. A residual block is a block; the bodies without them (convnet, vgg and airbench) have stages of one
-to three convolutions, which are their blocks. Evaluation keeps nothing in any case.
+A convolution is computed twice then, a norm and its neurons three times: the current between them takes as much memory
+as the convolution's output, and next to no arithmetic. Values and gradients are the same, up to rounding. The moments
+of batch norm are always stored: they are small, and to recompute them the devices would have to exchange them again. In
+architectures without residual blocks (convnet, vgg and airbench), a stage of one to three convolutions is a block.
 
 Reference: Chen et al. 2016, arXiv 1604.06174.
 """
@@ -26,16 +25,14 @@ import jax
 Remat = Literal["none", "stage", "block"]
 
 MOMENTS = "moments"
-"""The name, in the sense of `jax.ad_checkpoint.checkpoint_name`, of what is kept although it is inside."""
+"""The `jax.ad_checkpoint.checkpoint_name` of values that are stored all the same."""
 
 
 def rematerialised(layers: Callable[..., Any], enabled: bool) -> Callable[..., Any]:
-    """The same layers, of whose forward pass only the input and batch norm's moments are kept.
+    """The same layers, which store only their input and batch norm's moments for the backward pass, if `enabled`.
 
-    Args:
-        layers: a module class, or a function of the module that owns the layers and of their input. Variables that they
-            write, such as batch statistics, are written once.
-        enabled: False returns `layers` as they are.
+    `layers` is a module class, or a function of the module that owns the layers and of their input. Variables that they
+    write, such as batch statistics, are written once.
     """
     if not enabled:
         return layers

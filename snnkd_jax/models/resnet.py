@@ -2,7 +2,7 @@
 
     y = act(norm(conv(act(norm(conv(x))))) + shortcut(x))
 
-With neurons for `act` this is the spiking ResNet: the sum is an input current, every convolution but the stem sees
+With neurons for `act` this is the spiking ResNet: the sum is an input current, every convolution but the stem reads
 spikes. References: He et al. 2016 (18, 20, 34); Zheng et al., AAAI 2021 (19, the SNN literature's: 128-256-512
 channels and a hidden layer of 256). ResNet-20 has projection shortcuts here where the original pads with zeros.
 """
@@ -10,26 +10,26 @@ channels and a hidden layer of 256). ResNet-20 has projection shortcuts here whe
 import flax.linen as nn
 from jax import Array
 
-from snnkd_jax.models.body import Block, Body, residual_stages
+from snnkd_jax.models.body import Architecture, Block, norm_act, residual_stages
 from snnkd_jax.models.layers import channels, global_avg_pool
 from snnkd_jax.models.stages import Features
 
 
 class BasicBlock(Block):
-    """Two 3x3 convolutions and a shortcut; a 1x1 projection where the shape changes."""
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 projection where the shape changes."""
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """`[..., H, W, C]` to the summed current and its activation, `[..., H / stride, W / stride, features]`."""
-        _, h = self.fire(self.conv(x, "conv1", stride=self.stride), "norm1", "act1")
+        """`[..., H, W, C]` to the activation and its input, the sum, `[..., H / stride, W / stride, features]`."""
+        _, h = norm_act(self, self.conv(x, "conv1", stride=self.stride), "norm1", "act1", self.remat)
         h = self.conv(h, "conv2")
         if self.stride != 1 or x.shape[-1] != self.features:
-            x = self.conv(x, "conv_shortcut", 1, self.stride)
-            x = self.norm(name="norm_shortcut", branches=2)(x)
-        return self.fire(h, "norm2", "act2", shortcut=x)
+            x = self.norm(name="norm_shortcut", branches=2)(self.conv(x, "conv_shortcut", 1, self.stride))
+        current, y = norm_act(self, h, "norm2", "act2", self.remat, x)
+        return y, current
 
 
-class ResNet(Body):
+class ResNet(Architecture):
     """`stage_sizes[i]` blocks of `stage_channels[i]` channels; every stage but the first halves the map."""
 
     stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
@@ -38,8 +38,8 @@ class ResNet(Body):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Features]:
-        """Images to logits and the stage ends, as of `Body`."""
-        x = self.begin(x, self.stage_channels[0], train)
+        """Returns logits and features; see `Architecture`."""
+        x = self.apply_stem(x, self.stage_channels[0], train)
         x, stages = residual_stages(self, x, BasicBlock, self.stage_sizes, self.stage_channels, train)
         x = global_avg_pool(x)
         if self.hidden is not None:

@@ -1,4 +1,4 @@
-"""State dicts of networks that were trained in PyTorch, converted into the variables of this library's bodies.
+"""State dicts of networks that were trained in PyTorch, converted into variables of this library's architectures.
 
 | family | names of the entries                                                    | as in                            |
 | ------ | ----------------------------------------------------------------------- | -------------------------------- |
@@ -7,9 +7,9 @@
 | VGG    | `features.0`, ..., `classifier`, one linear layer                       | torchvision (BN), pytorch-cifar  |
 | WRN    | `conv1`, `block1.layer.0.bn1`, `.conv1`, `.convShortcut`, `bn1`, `fc`   | WideResNet-pytorch               |
 
-Architecture and width follow from the names and the shapes. What the entries do not say is taken to be as in those
-codes: batch norms have eps = 1e-5, VGG pools by maxima. Kernels go from OIHW to HWIO. VGG's convolutions have a bias b,
-which has no place here and needs none: mu - b in the place of the running mean mu behind it is the same function.
+Architecture and width follow from the names and the shapes. The rest is assumed to be as in those codes: batch norms
+have eps = 1e-5, VGG has max pooling. Kernels are transposed from OIHW to HWIO. The bias b of VGG's convolutions is
+folded into the running mean mu of the batch norm that follows, mu - b, which is the same function.
 """
 
 import dataclasses
@@ -32,20 +32,19 @@ from snnkd_jax.models import MAX_WIDTH, MODELS, Pool, Variables, build
 _RESNETS: dict[tuple[int, ...], str] = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34", (3, 3, 3): "resnet20"}
 _VGGS: dict[tuple[int, ...], str] = {(1, 1, 2, 2, 2): "vgg11", (2, 2, 2, 2, 2): "vgg13", (2, 2, 3, 3, 3): "vgg16"}
 _SUPPORTED = "supported are resnet18/20/34 with a 3x3 stem, vgg11/13/16 with batch norm and one linear layer, and WRN"
-
 _SAVE = "save it by torch.save(model.state_dict(), FILE)"
 
 Weights = Mapping[str, Any]
 Layers = list[tuple[str, str, str]]
-"""Kind of a layer (a key of `_AXES`), the beginning of its entries' names, and its path here, from the stem on."""
+"""The kind of each layer (a key of `_NDIM`), the prefix of its entries, and its path here, from the stem on."""
 
-_AXES = {"conv": 4, "biased conv": 4, "norm": 1, "dense": 2}
-"""Of a layer's entry `weight`."""
+_NDIM = {"conv": 4, "biased conv": 4, "norm": 1, "dense": 2}
+"""The number of axes of the entry `weight` of each kind of layer."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """A network of this library and the variables that were converted; `image_channels` is what its stem reads."""
+    """The arguments of `build` for a converted network, the channels of its images, and its variables."""
 
     model: str
     width: float
@@ -56,11 +55,11 @@ class Converted:
 
 
 def read_weights(file: Path) -> dict[str, NDArray]:
-    """The arrays of a file that `torch.save` wrote: a state dict, or a checkpoint with one.
+    """The arrays of a file written by `torch.save`: a state dict, or a checkpoint with one.
 
-    That is the file's entry `state_dict`, `model_state_dict`, `model` or `net`, if it has one of these. What
-    data-parallel and compiled modules put before the names is taken away. Nothing of the file is executed. Raises
-    `InputError` if PyTorch is not installed, or the file is damaged or holds anything else.
+    In a checkpoint, that is the entry `state_dict`, `model_state_dict`, `model` or `net`. The prefixes of data-parallel
+    and compiled modules are removed. No code of the file is executed. Raises `InputError` if PyTorch is not installed,
+    or the file is damaged or holds anything else.
     """
     teacher = f"teacher torch:{file}"
     if not file.is_file():
@@ -91,10 +90,10 @@ def read_weights(file: Path) -> dict[str, NDArray]:
 
 
 def convert_weights(weights: Weights) -> Converted:
-    """The network and the variables that a state dict, of arrays that NumPy takes, means.
+    """The network and its variables of a state dict of arrays.
 
-    Raises `InputError` for a network that is none of the table above; if an entry is missing or is not used, or has
-    another shape than its network's, or a value that is not finite.
+    Raises `InputError` for a network that is not in the table above, or if an entry is missing, is not used, has
+    another shape than in its network, or has a value that is not finite.
     """
     if "layer1.0.conv1.weight" in weights:
         model, layers = _resnet(weights)
@@ -116,14 +115,16 @@ def convert_weights(weights: Weights) -> Converted:
             raise InputError(f"{model}: {name} holds {x.dtype}, not floating-point numbers")
         if not np.isfinite(x := x.astype(np.float32)).all():
             raise InputError(f"{model}: {name} has values that are not finite")
+        if name.endswith("running_var") and (x < 0).any():
+            raise InputError(f"{model}: the running variance {name} is negative")
         return x
 
     bias: NDArray | float = 0.0
     for kind, prefix, name in layers:
         path = name.split("/")
         weight = take(f"{prefix}.weight")
-        if weight.ndim != _AXES[kind]:
-            raise InputError(f"{model}: {prefix}.weight has shape {weight.shape}, not {_AXES[kind]} axes")
+        if weight.ndim != _NDIM[kind]:
+            raise InputError(f"{model}: {prefix}.weight has shape {weight.shape}, not {_NDIM[kind]} axes")
         if "conv" in kind:
             found["params", *path, "conv", "kernel"] = weight.transpose(2, 3, 1, 0)
             if kind == "biased conv" and f"{prefix}.bias" in weights:
@@ -145,24 +146,18 @@ def convert_weights(weights: Weights) -> Converted:
 
 
 def _checked(model: str, stem: str, found: dict[tuple[str, ...], NDArray]) -> Converted:
-    """With the width that the stem has, if all other layers have it too."""
-    pool: Pool = "max" if model.startswith("vgg") else "avg"
+    """The converted network with the width of its stem; raises `InputError` unless all layers have this width."""
     kernel, head = found["params", stem, "conv", "kernel"], found["params", "head", "kernel"]
     num_classes, base = head.shape[-1], _shapes(model, 1.0, 2, kernel.shape[2])["params", stem, "conv", "kernel"][-1]
     width = kernel.shape[-1] / base
     if num_classes < 2 or not 0 < width <= MAX_WIDTH:
-        raise InputError(
-            f"{model}: {num_classes} classes and {kernel.shape[-1]} channels behind the stem; {_SUPPORTED}"
-        )
+        raise InputError(f"{model}: {num_classes} classes and a stem of {kernel.shape[-1]} channels; {_SUPPORTED}")
     shapes = _shapes(model, width, num_classes, kernel.shape[2])
     for path in sorted(shapes.keys() | found.keys()):
-        shape = found[path].shape if path in found else None
-        if shape != shapes.get(path):
+        if (shape := getattr(found.get(path), "shape", None)) != shapes.get(path):
             where = f"{model} of width {width:g}: {'/'.join(path)}"
             raise InputError(f"{where} has shape {shape}, not {shapes.get(path)}; {_SUPPORTED}")
-    for path, x in found.items():
-        if path[-1] == "var" and (x < 0).any():
-            raise InputError(f"{model}: the running variance of {'/'.join(path[1:-1])} is negative")
+    pool = "max" if model.startswith("vgg") else "avg"
     return Converted(model, width, pool, num_classes, kernel.shape[2], traverse_util.unflatten_dict(found))
 
 
@@ -184,15 +179,12 @@ def _resnet(weights: Weights) -> tuple[str, Layers]:
     for i, size in enumerate(sizes, start=1):
         for j in range(size):
             torch, ours = f"layer{i}.{j}", f"block{i}_{j + 1}"
-            for n in (1, 2):
-                layers += [
-                    ("conv", f"{torch}.conv{n}", f"{ours}/conv{n}"),
-                    ("norm", f"{torch}.bn{n}", f"{ours}/norm{n}"),
-                ]
-            for shortcut in (f"{torch}.shortcut", f"{torch}.downsample"):
-                if f"{shortcut}.0.weight" in weights:
-                    layers.append(("conv", f"{shortcut}.0", f"{ours}/conv_shortcut"))
-                    layers.append(("norm", f"{shortcut}.1", f"{ours}/norm_shortcut"))
+            pairs = [(f"conv{n}", f"bn{n}", n) for n in (1, 2)]
+            names = (name for name in ("shortcut", "downsample") if f"{torch}.{name}.0.weight" in weights)
+            pairs += [(f"{name}.0", f"{name}.1", "_shortcut") for name in names]
+            for conv, norm, n in pairs:
+                layers.append(("conv", f"{torch}.{conv}", f"{ours}/conv{n}"))
+                layers.append(("norm", f"{torch}.{norm}", f"{ours}/norm{n}"))
     return _RESNETS[sizes], [*layers, ("dense", "linear" if "linear.weight" in weights else "fc", "head")]
 
 
@@ -202,16 +194,16 @@ def _vgg(weights: Weights) -> tuple[str, Layers]:
     gaps = [b - a for a, b in itertools.pairwise(convolutions)]  # 3 to the next one, 4 with a pooling between
     if not convolutions or not set(gaps) <= {3, 4} or f"features.{convolutions[0] + 1}.running_mean" not in weights:
         raise InputError(f"a VGG without batch norm; {_SUPPORTED}")
-    places, i, j = [(1, 1)], 1, 1
+    places = [(1, 1)]
     for gap in gaps:
-        i, j = (i, j + 1) if gap == 3 else (i + 1, 1)
-        places.append((i, j))
+        i, j = places[-1]
+        places.append((i, j + 1) if gap == 3 else (i + 1, 1))
     sizes = tuple(Counter(i for i, _ in places).values())
     if sizes not in _VGGS:
         raise InputError(f"a VGG with {sizes} convolutions in its stages; {_SUPPORTED}")
     heads = sorted({name.rpartition(".")[0] for name in weights if not name.startswith("features.")})
     if len(heads) != 1:
-        raise InputError(f"a VGG with the layers {_some(heads)} behind its convolutions; {_SUPPORTED}")
+        raise InputError(f"a VGG with the layers {_some(heads)} after its convolutions; {_SUPPORTED}")
 
     layers = []
     for (i, j), n in zip(places, convolutions, strict=True):
@@ -239,10 +231,9 @@ def _wide_resnet(weights: Weights) -> tuple[str, Layers]:
 
 
 def _counts(weights: Weights, pattern: str) -> tuple[int, ...]:
-    """How many blocks each stage has, by the numbers of stage and block in the names."""
+    """The number of blocks per stage, by the numbers of stage and block in the names."""
     blocks = {m.groups() for name in weights if (m := re.match(pattern, name)) is not None}
-    stages = Counter(int(stage) for stage, _ in blocks)
-    return tuple(stages[i] for i in sorted(stages))
+    return tuple(size for _, size in sorted(Counter(int(stage) for stage, _ in blocks).items()))
 
 
 def _some(names: Any) -> str:

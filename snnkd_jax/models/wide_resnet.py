@@ -2,8 +2,8 @@
 
     y = conv(act(norm(conv(act(norm(x)))))) + shortcut
 
-where the shortcut is x, and in the first block of a stage a 1x1 projection of act(norm(x)). With neurons for `act` the
-sum passes on as a real-valued signal and every convolution but the stem sees spikes.
+The shortcut is x, or in the first block of a stage a 1x1 projection of act(norm(x)). With neurons for `act`, the sum is
+passed on as a real-valued signal, and every convolution but the stem reads spikes.
 
 Reference: Zagoruyko & Komodakis 2016, arXiv 1605.07146; without dropout.
 """
@@ -11,31 +11,31 @@ Reference: Zagoruyko & Komodakis 2016, arXiv 1605.07146; without dropout.
 import flax.linen as nn
 from jax import Array
 
-from snnkd_jax.models.body import Block, Body, pre_activation_stages
+from snnkd_jax.models.body import Architecture, Block, norm_act, pre_activation_stages
 from snnkd_jax.models.layers import channels, global_avg_pool
 from snnkd_jax.models.stages import Features
 
 
 class PreActivationBlock(Block):
-    """norm-act-conv twice, and a shortcut, through a convolution if `project`."""
+    """norm-act-conv twice and a shortcut, which is a convolution if `project`."""
 
     project: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array, Array]:
         """`[..., H, W, C]` to `(y, current, output)`: the sum, and its first activation's input and output."""
-        current, output = self.fire(x, "norm1", "act1")
-        _, h = self.fire(self.conv(output, "conv1", stride=self.stride), "norm2", "act2")
-        h = self.conv(h, "conv2")
+        current, output = norm_act(self, x, "norm1", "act1", self.remat)
+        h = self.conv(output, "conv1", stride=self.stride)
+        h = self.conv(norm_act(self, h, "norm2", "act2", self.remat)[1], "conv2")
         if self.project:
             x = self.conv(output, "conv_shortcut", 1, self.stride)
         return h + x, current, output
 
 
-class WideResNet(Body):
+class WideResNet(Architecture):
     """Three stages of `(depth - 4) / 6` blocks with 16, 32, 64 times `widen` channels.
 
-    A stage ends at the first activation behind it: that of the next stage's first block, or the last of the network.
+    The output of a stage is the first activation after it: that of the next stage's first block, or the final one.
     """
 
     depth: int = 16
@@ -43,7 +43,7 @@ class WideResNet(Body):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Features]:
-        """Images to logits and the stage ends, as of `Body`."""
+        """Returns logits and features; see `Architecture`."""
         x = self.conv(x, 16, "stem")
         widths = [[channels(16 * self.widen * 2**i, self.width)] * ((self.depth - 4) // 6) for i in range(3)]
         x, stages = pre_activation_stages(self, x, PreActivationBlock, widths, train, project=True)

@@ -81,7 +81,8 @@ def train(
     steps = compile_steps(trainer, mesh)
     exact = steps
     if bptt_epochs:
-        exact = compile_steps(dataclasses.replace(trainer, network=trainer.network.through_time()), mesh)
+        through_time = dataclasses.replace(trainer.network, rate_module=None)
+        exact = compile_steps(dataclasses.replace(trainer, network=through_time), mesh)
     batch_size, steps_per_epoch = training.batch_size, training.steps_per_epoch
     num_steps = epochs * steps_per_epoch
     role, checkpoints, state, history = "network", None, None, []

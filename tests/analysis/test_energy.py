@@ -242,7 +242,7 @@ def test_whole_networks_against_loops(name):
         network, variables = made(name, spiking)
         cost = costs[spiking] = count(network, variables, IMAGES)
         images = IMAGES[:, None] if spiking else IMAGES
-        kept = jax.jit(functools.partial(captured, network.body))(variables, images)
+        kept = jax.jit(functools.partial(captured, network.module))(variables, images)
         flat = {
             "/".join(key.key for key in path[1:-2]): np.asarray(leaf)
             for path, leaf in jax.tree_util.tree_leaves_with_path(kept)

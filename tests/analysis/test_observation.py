@@ -18,7 +18,7 @@ from snnkd_jax.analysis.recording import record
 from snnkd_jax.data.batches import eval_batches
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.errors import InputError
-from snnkd_jax.models.recorder import neurons
+from snnkd_jax.models.recorder import spiking_layers
 from snnkd_jax.runs.config import Config, default_config
 
 SHAPE = (8, 8, 1)
@@ -61,7 +61,7 @@ def test_layers_are_named_in_the_order_of_the_network():
     """In the order of the alphabet, the last activation would come first."""
     network = Config().replace(student="pyramidnet18", width=0.1).build_student(10)
     variables = jax.eval_shape(lambda: network.init(jax.random.key(0), (32, 32, 3)))
-    names = list(neurons(network, variables, (32, 32, 3)))
+    names = list(spiking_layers(network, variables, (32, 32, 3)))
     assert names[0] == "block1_1/act"
     assert names[-1] == "act_final"
     with pytest.raises(InputError, match="no time steps"):

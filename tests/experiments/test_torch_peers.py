@@ -225,7 +225,7 @@ def test_a_file_guides_a_student_as_the_run_does_that_trained_it(tmp_path, capsy
             del entry["seconds"], entry["images_per_second"]
         assert entries[0] == entries[1]
     kept = load(runs["file"], "teacher")
-    assert (kept.network.model, kept.network.width) == ("resnet20", 0.25)
+    assert kept.network.title == "resnet20, width 0.25"
     jax.tree.map(np.testing.assert_array_equal, kept.variables, trained.variables)
 
     wrong = [*small, *file, "--teacher-normalisation", "100/0.01", "--run-dir", str(runs["wrong"])]

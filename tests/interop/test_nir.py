@@ -31,7 +31,7 @@ from snnkd_jax.inference.trained import Trained
 from snnkd_jax.interop.nir import read_nir, write_nir
 from snnkd_jax.models import Network, build
 from snnkd_jax.models.activation import Spike
-from snnkd_jax.models.converted import spiking
+from snnkd_jax.models.converted import convert_to_spiking
 from snnkd_jax.models.layers import BatchNorm
 
 T = 4
@@ -81,7 +81,7 @@ CASES = {
     "wrn-16-2": ("wrn-16-2", (8, 16, 2), IF(V_THRESHOLD), 1),
     "airbench94": ("airbench94", (16, 8, 3), PLIF(v_threshold=V_THRESHOLD), T),
 }
-"""Every body, by the model, `[H, W, C]`, the neurons, and the number of frames: 1 for a static image."""
+"""Every architecture, by the model, `[H, W, C]`, the neurons, and the number of frames: 1 for a static image."""
 QUICK = {"convnet", "convnet-reset", "wrn-16-2"}
 
 
@@ -171,7 +171,7 @@ def test_learnt_time_constant_and_dt_are_written(tmp_path):
 
 
 def neurons_of(read) -> dict[str, Any]:
-    return {name: step for name, step, _ in read.network.body.steps if isinstance(step, LIF | IF)}
+    return {name: make for name, make, _ in read.network.module.layers if isinstance(make, LIF | IF)}
 
 
 def test_old_readers_find_no_v_reset(tmp_path):
@@ -195,7 +195,7 @@ def test_old_readers_find_no_v_reset(tmp_path):
 def test_what_nir_cannot_say_is_refused(tmp_path):
     shape, path = (16, 16, 3), tmp_path / "net.nir"
     convnet = functools.partial(build, "convnet", 5, num_steps=T, width=0.1)
-    network, ordinary = convnet(neuron=LIF()), convnet()
+    network, ann = convnet(neuron=LIF()), convnet()
     good = dyadic_variables(network, shape)  # of all of them, spiking or not
 
     def refused(network, match, variables=good, **options):
@@ -204,10 +204,10 @@ def test_what_nir_cannot_say_is_refused(tmp_path):
         assert not path.exists()
 
     refused(convnet(neuron=LIF(v_reset=None)), r"act1: v_reset=None.*train with a number")
-    refused(convnet(neuron=LIF(), pool="max"), r"pool1: maxima.*pool='avg'")
+    refused(convnet(neuron=LIF(), pool="max"), r"pool1: max pooling.*pool='avg'")
     refused(convnet(neuron=LIF(), dtype=jnp.bfloat16), "dtype=bfloat16")
-    refused(ordinary, "export a student")
-    converted = spiking(ordinary, good, shape, dict.fromkeys(("act1", "act2", "act_hidden"), 1.0), T, 0.5)
+    refused(ann, "export a student")
+    converted = convert_to_spiking(ann, good, shape, dict.fromkeys(("act1", "act2", "act_hidden"), 1.0), T, 0.5)
     refused(converted[0], "subtract the threshold", converted[1])
     refused(network, r"dt=0", dt=0.0)
     pyramid = build("pyramidnet18", 5, neuron=LIF(), num_steps=T, width=0.1)
@@ -232,9 +232,9 @@ class ReadBeforeItsNorm(nn.Module):
         return self.activation(name="act1")(y + x), {}
 
 
-def test_a_layer_read_before_and_behind_its_norm_is_refused(tmp_path):
+def test_a_layer_read_before_and_after_its_norm_is_refused(tmp_path):
     network = Network(ReadBeforeItsNorm(functools.partial(Spike, LIF(), num_steps=T), BatchNorm), T)
-    with pytest.raises(InputError, match="conv1 is read before its norm and behind it"):
+    with pytest.raises(InputError, match="conv1 is read before its norm and after it"):
         write_nir(tmp_path / "net.nir", network, dyadic_variables(network, (4, 4, 2)), (4, 4, 2))
 
 

@@ -18,7 +18,7 @@ from snnkd_jax.inference.predict import logits_by_step
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.models import Network, build
 from snnkd_jax.models.activation import QCFS
-from snnkd_jax.models.converted import ConvertedMaxPool, ConvertedSpike, activations
+from snnkd_jax.models.converted import ConvertedMaxPool, ConvertedSpike, relu_outputs
 from snnkd_jax.models.folding import fold_norms
 from snnkd_jax.models.layers import BatchNorm
 
@@ -53,7 +53,7 @@ BODIES = ["convnet", "vgg11", "resnet19", "wrn-16-2", "pyramidnet18", "airbench9
 
 @pytest.mark.parametrize("name", representatives(BODIES, {"convnet", "wrn-16-2"}.__contains__))
 def test_folded_norms_change_nothing(name):
-    """Every body (deeper ones and those of test_imagenet_models.py left out), half of them spiking, with tdBN."""
+    """Every architecture but deeper ones and those of test_imagenet_models.py, half of them spiking, with tdBN."""
     neuron = LIF(tau=4.0) if name in ("convnet", "resnet19", "airbench94") else None
     network = build(name, 5, neuron=neuron, num_steps=2, width=0.1, tdbn=True)
     variables = as_if_trained(network)
@@ -93,7 +93,7 @@ def test_a_stem_of_one_channel_is_not_read_by_a_sum():
 
 
 class BiasedDense(nn.Module):
-    """A body whose layer has a bias of its own before the norm."""
+    """A module whose layer has a bias of its own before the norm."""
 
     norm: Any = BatchNorm
 
@@ -146,7 +146,7 @@ def test_rate_of_converted_neurons_is_the_quantised_activation(v_init, num_steps
 def test_activations_are_all_that_leave_a_relu():
     network = build("convnet", 5, width=0.1)
     variables = as_if_trained(network)
-    found = activations(network, variables, IMAGES)
+    found = relu_outputs(network, variables, IMAGES)
     _, features = network.apply(variables, IMAGES)
     assert found.keys() == {"act1", "act2", "act_hidden"}
     np.testing.assert_array_equal(found["act1"], features["stages"]["stage1"])
@@ -156,17 +156,17 @@ def test_activations_are_all_that_leave_a_relu():
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), [("resnet20", {}), ("convnet", POOLED), ("airbench94", POOLED)])
 def test_error_of_percentile_conversion_falls_with_the_number_of_steps(name, options):
-    """With the maximum as threshold nothing is clipped, so that the logits go to the ordinary network's as 1 / T.
+    """With the maximum as threshold nothing is clipped, so that the logits go to the ANN's as 1 / T.
 
     Of a convnet, maxima are taken over spikes, of airbench94 over currents.
     """
     network = build(name, 5, **{"width": 0.25} | options)
     variables = as_if_trained(network)
-    ordinary = trained(network, variables)
-    expected = np.asarray(jax.jit(network.apply)(variables, ordinary.normalisation(jnp.asarray(PIXELS)))[0])
-    converted = convert(ordinary, PIXELS, 2, 100.0)
+    ann = trained(network, variables)
+    expected = np.asarray(jax.jit(network.apply)(variables, ann.normalisation(jnp.asarray(PIXELS)))[0])
+    converted = convert(ann, PIXELS, 2, 100.0)
     assert converted.with_steps(4).num_steps == 4
-    logits = logits_by_step(converted.with_steps(4), converted.variables, ordinary.normalisation, PIXELS, 256)
+    logits = logits_by_step(converted.with_steps(4), converted.variables, ann.normalisation, PIXELS, 256)
     means = np.cumsum(logits, axis=1) / np.arange(1, 257)[:, None]
     error = np.abs(means - expected[:, None]).mean(axis=(0, 2)) / np.abs(expected).mean()
     # 1 / T is a quarter each time; half of the way is asked for.
@@ -203,12 +203,12 @@ def test_maxima_are_of_what_came_so_far(spikes):
 
 def test_percentile_is_the_threshold():
     network = build("convnet", 5, width=0.1)
-    ordinary = trained(network, as_if_trained(network))
-    pixels = ordinary.normalisation(jnp.asarray(PIXELS))
-    expected = np.percentile(np.asarray(activations(network, ordinary.variables, pixels)["act2"]), 99.0)
-    assert percentiles(network, ordinary.variables, np.asarray(pixels), 99.0)["act2"] == pytest.approx(expected)
+    ann = trained(network, as_if_trained(network))
+    pixels = ann.normalisation(jnp.asarray(PIXELS))
+    expected = np.percentile(np.asarray(relu_outputs(network, ann.variables, pixels)["act2"]), 99.0)
+    assert percentiles(network, ann.variables, np.asarray(pixels), 99.0)["act2"] == pytest.approx(expected)
     for images in (PIXELS, PIXELS.astype(np.float32) / 255):
-        threshold = convert(ordinary, images, 1, 99.0).variables["params"]["act2"]["threshold"]
+        threshold = convert(ann, images, 1, 99.0).variables["params"]["act2"]["threshold"]
         assert float(threshold) == pytest.approx(expected, rel=1e-5)
 
 
@@ -231,18 +231,18 @@ def test_qcfs_conversion_is_the_quantised_network_where_currents_are_constant():
 
 def test_what_cannot_be_converted_is_refused():
     network, spiking = build("convnet", 5, width=0.1), build("convnet", 5, neuron=LIF(), width=0.1)
-    ordinary = trained(network, network.init(jax.random.key(0), SHAPE))
+    ann = trained(network, network.init(jax.random.key(0), SHAPE))
     with pytest.raises(InputError, match="spiking already"):
-        convert(trained(spiking, ordinary.variables), PIXELS, 1)
+        convert(trained(spiking, ann.variables), PIXELS, 1)
     with pytest.raises(InputError, match=r"percentile=0\.0"):
-        convert(ordinary, PIXELS, 1, 0.0)
+        convert(ann, PIXELS, 1, 0.0)
     with pytest.raises(InputError, match=r"act1.*not positive; raise the percentile"):
-        convert(ordinary, PIXELS, 1, 1e-6)
+        convert(ann, PIXELS, 1, 1e-6)
     with pytest.raises(InputError, match=r"num_steps=0"):
-        convert(ordinary, PIXELS, 0)
+        convert(ann, PIXELS, 0)
     with pytest.raises(InputError, match="no images to measure"):
-        convert(ordinary, PIXELS[:0], 1)
+        convert(ann, PIXELS[:0], 1)
     with pytest.raises(InputError, match=r"train_images have shape \(20, 8, 16, 3\)"):
-        convert(ordinary, PIXELS[:, :8], 1)
+        convert(ann, PIXELS[:, :8], 1)
     with pytest.raises(InputError, match="levels=4"):
         build("convnet", 5, neuron=LIF(), levels=4)

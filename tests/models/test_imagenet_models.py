@@ -78,14 +78,14 @@ def test_sums_of_spikes_multiply_and_spikes_accumulate():
 def test_rates_and_folded_norms():
     """A SEW-ResNet of two blocks with the gains of tdBN: gradients for T = 1, through windows that share maxima."""
     fields = {"block": SEWBlock, "stage_sizes": (1, 1), "width": 0.1}
-    bodies = [
+    modules = [
         ImageNetResNet(5, activation, functools.partial(norm, v_threshold=0.5), max_pool=pool, **fields)
         for activation, norm, pool in (
             (functools.partial(Spike, LIF(v_threshold=0.5), num_steps=1), BatchNorm, MaxPool),
             (functools.partial(Rate, LIF(v_threshold=0.5)), RateBatchNorm, RateMaxPool),
         )
     ]
-    through_time, by_rates = Network(bodies[0], 1), Network(bodies[0], 1, bodies[1])
+    through_time, by_rates = Network(modules[0], 1), Network(modules[0], 1, modules[1])
     variables = moved(through_time.init(jax.random.key(0), (16, 16, 3)))
     expected, found = (train_outputs(network, variables) for network in (through_time, by_rates))
     np.testing.assert_array_equal(found[0], expected[0])
@@ -102,8 +102,8 @@ def test_rates_and_folded_norms():
 
 def test_registered_networks_pool_by_the_layer_of_their_gradient():
     network = build("sew-resnet18", 10, neuron=LIF(), backprop="rate")
-    assert (network.body.max_pool, network.rate_body.max_pool) == (MaxPool, RateMaxPool)  # pyright: ignore
-    with pytest.raises(InputError, match="pool='max': 'sew-resnet18' leaves no choice of pooling"):
+    assert (network.module.max_pool, network.rate_module.max_pool) == (MaxPool, RateMaxPool)  # pyright: ignore
+    with pytest.raises(InputError, match="pool='max': 'sew-resnet18' has a fixed pooling"):
         build("sew-resnet18", 10, pool="max")
 
 

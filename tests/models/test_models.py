@@ -1,4 +1,4 @@
-"""Bodies and networks: parameter counts, shapes, the injected activation, and what time does to them."""
+"""Architectures and networks: parameter counts, shapes, the injected activation, and what time does to them."""
 
 import itertools
 from typing import Any, cast
@@ -16,7 +16,7 @@ from snnkd_jax.distill.connector import Connectors
 from snnkd_jax.distill.losses import mask_channels
 from snnkd_jax.dynamics.neurons import LIF, neuron_of
 from snnkd_jax.errors import InputError
-from snnkd_jax.models import MODELS, build
+from snnkd_jax.models import MODELS, Network, build
 from snnkd_jax.models.layers import BatchNorm, avg_pool
 
 # Weights and biases for 10 classes and 32x32x3 images, convolutions without bias; derived by hand below.
@@ -267,15 +267,15 @@ def test_batch_norm_agrees_with_flax():
 
 def test_tdbn_counts_the_threshold_from_rest():
     neuron = LIF(v_reset=-1.0, v_threshold=-0.5)
-    assert build("convnet", 4, neuron=neuron, tdbn=True).body.norm.keywords["v_threshold"] == 0.5  # pyright: ignore
+    assert build("convnet", 4, neuron=neuron, tdbn=True).module.norm.keywords["v_threshold"] == 0.5  # pyright: ignore
 
 
-def test_batch_norm_of_one_value_a_channel_is_refused():
+def test_batch_norm_of_one_value_per_channel_is_refused():
     """It would be beta, whatever x is."""
     norm = BatchNorm(train=True, name="norm_hidden")
     variables = BatchNorm(train=False).init(jax.random.key(0), jnp.zeros((1, 5)))
     with pytest.raises(
-        InputError, match=r"batch norm 'norm_hidden' is trained on one value a channel \(shape \(1, 5\)\)"
+        InputError, match=r"batch norm 'norm_hidden' is trained on one value per channel \(shape \(1, 5\)\)"
     ):
         norm.apply(variables, jnp.ones((1, 5)), mutable=["batch_stats"])
     norm.apply(variables, jnp.ones((1, 2, 5)), mutable=["batch_stats"])
@@ -392,7 +392,7 @@ def test_bfloat16_computes_in_bfloat16_and_answers_in_float32():
         ({"num_steps": 4.0}, r"num_steps=4\.0 must be a whole number"),
         ({"num_steps": float("nan")}, "num_steps=nan"),
         ({"neuron": None, "levels": 2.5}, r"levels=2\.5"),
-        ({"levels": 4}, "levels=4 is of an ordinary network"),
+        ({"levels": 4}, "levels=4 is for ANNs"),
         ({"neuron": "lif"}, "neuron='lif' must have parameters, init and step"),
         ({"neuron": LIF}, "LIF.* must have parameters"),
     ],
@@ -430,3 +430,37 @@ def test_images_of_a_wrong_rank_and_length_are_refused():
         teacher.apply(teacher.init(jax.random.key(0), (8, 8, 1)), jnp.zeros((1, 4, 8, 8, 1)))
     with pytest.raises(InputError, match="5 steps"):
         student.apply(student.init(jax.random.key(0), (8, 8, 1)), jnp.zeros((1, 5, 8, 8, 1)))
+
+
+class Raising(nn.Module):
+    """Raises `error` for one of these numbers of time steps."""
+
+    error: Exception
+    steps: tuple[int, ...]
+
+    def __call__(self, images, train):
+        del train
+        if images.shape[1] in self.steps:
+            raise self.error
+        return images.mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "error", "steps", "shown"),
+    [
+        (3, ValueError("mine"), (3,), True),
+        (1, ValueError("mine"), (1,), True),
+        (3, RuntimeError("mine"), (1,), True),
+        (3, ValueError("mine"), (1,), False),
+        (1, AssertionError("mine"), (2,), False),
+        (3, ValueError("mine"), (), None),
+    ],
+)
+def test_streaming_check_shows_errors_of_the_module(num_steps, error, steps, shown):
+    """Those of the whole sequence, and others than for a number of steps that does not fit."""
+    network = Network(Raising(error, steps), num_steps)
+    if shown:
+        with pytest.raises(type(error), match="mine"):
+            network.streams({}, (4, 4, 3))
+    else:
+        assert network.streams({}, (4, 4, 3)) == (shown is None)

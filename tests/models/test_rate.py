@@ -21,10 +21,10 @@ from snnkd_jax.models.rate import Rate, RateBatchNorm, RateMaxPool, linearise
 from snnkd_jax.models.vgg import VGG
 
 
-def both(neuron: Neuron, num_steps: int, pools=(MaxPool, RateMaxPool), **body) -> tuple[Network, Network]:
+def both(neuron: Neuron, num_steps: int, pools=(MaxPool, RateMaxPool), **options) -> tuple[Network, Network]:
     """One VGG, differentiated through time and through rates."""
-    spiking = VGG(5, functools.partial(Spike, neuron, num_steps), BatchNorm, pool=pools[0], **body)
-    rates = VGG(5, functools.partial(Rate, neuron), RateBatchNorm, pool=pools[1], **body)
+    spiking = VGG(5, functools.partial(Spike, neuron, num_steps), BatchNorm, pool=pools[0], **options)
+    rates = VGG(5, functools.partial(Rate, neuron), RateBatchNorm, pool=pools[1], **options)
     return Network(spiking, num_steps), Network(spiking, num_steps, rates)
 
 
@@ -33,7 +33,7 @@ BODIES = ["convnet", "vgg11", "resnet19", "wrn-16-2", "pyramidnet18", "airbench9
 
 @pytest.mark.parametrize("name", representatives(BODIES, lambda name: name == "airbench94"))
 def test_one_step_is_backpropagation_through_time(name):
-    """Every body (deeper ones and those of test_imagenet_models.py left out): learnable tau, tdBN and a soft reset."""
+    """Every architecture but deeper ones and those of test_imagenet_models.py: learnable tau, tdBN and soft reset."""
     kind = {"neuron": PLIF(v_reset=None), "num_steps": 1, "width": 0.1, "tdbn": True}
     pool = "max" if name.startswith(("vgg", "convnet", "airbench")) else "avg"
     networks = [build(name, 5, backprop=backprop, pool=pool, **kind) for backprop in ("bptt", "rate")]
@@ -95,7 +95,7 @@ def test_elsewhere_it_points_the_same_way():
 
 @pytest.mark.slow
 def test_values_are_those_of_the_spiking_network():
-    """Logits of every step, firing rates, batch statistics and the means over time of all stage ends."""
+    """Logits of every step, firing rates, batch statistics and the means over time of all stage outputs."""
     networks = [build("wrn-16-2", 5, neuron=LIF(), num_steps=3, width=0.5, backprop=b) for b in ("bptt", "rate")]
     variables = networks[0].init(jax.random.key(0), (16, 16, 3))
     (logits, features, statistics, _), (z, means, new_statistics, _) = (train_outputs(n, variables) for n in networks)
@@ -150,8 +150,8 @@ def test_half_precision_convolutions_keep_float32_gradients(kind):
 
 @functools.cache
 def compiled(backprop, num_steps):
-    # A published body takes a minute to compile. Of four convolutions, the layer at hand is a quarter of all that
-    # backpropagation through time keeps; of eight it is little.
+    # A published architecture takes a minute to compile. Of four convolutions, the layer at hand is a quarter of all
+    # that backpropagation through time keeps; of eight it is little.
     through_time, rates = both(LIF(), num_steps, stage_sizes=(4, 4), width=0.5)
     network = rates if backprop == "rate" else through_time
     variables = jax.eval_shape(lambda: network.init(jax.random.key(0), (32, 32, 3)))
@@ -195,4 +195,4 @@ def test_wrong_choices_are_refused():
         build("vgg11", 5, neuron=LIF(), backprop="rtrl")  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match=r"pool='max'.*resnet18"):
         build("resnet18", 5, pool="max")
-    assert isinstance(build("vgg11", 5, pool="max").body, nn.Module)
+    assert isinstance(build("vgg11", 5, pool="max").module, nn.Module)

@@ -24,7 +24,7 @@ from snnkd_jax.runs.config import Config
 
 SHAPE = (8, 8, 2)
 IMAGES = jax.random.normal(jax.random.key(1), (3, *SHAPE))
-BODIES = {
+ARCHITECTURES = {
     "resnet": functools.partial(ResNet, stage_sizes=(1, 2), stage_channels=(4, 6)),
     "wide_resnet": functools.partial(WideResNet, depth=10, width=0.25),
     "pyramidnet": functools.partial(PyramidNet, stage_sizes=(2, 1), start=4, end=7),
@@ -34,9 +34,9 @@ BODIES = {
 }
 
 
-def network(body: str, remat: str) -> Network:
+def network(name: str, remat: str) -> Network:
     spike = functools.partial(Spike, PLIF(), num_steps=2)
-    make: Any = BODIES[body]
+    make: Any = ARCHITECTURES[name]
     return Network(make(num_classes=3, activation=spike, remat=remat), 2)
 
 
@@ -52,17 +52,17 @@ def gradient(network: Network):
 
 
 FIRST = (("resnet", "block"), ("vgg", "stage"))
-OTHERS = [(body, remat) for body in BODIES for remat in ("stage", "block") if (body, remat) not in FIRST]
+OTHERS = [(name, remat) for name in ARCHITECTURES for remat in ("stage", "block") if (name, remat) not in FIRST]
 CASES = [slow(*FIRST[0]), FIRST[1], *(pytest.param(*other, marks=pytest.mark.plan) for other in OTHERS)]
 
 
-@pytest.mark.parametrize(("body", "remat"), CASES)
-def test_values_and_gradients_are_those_without(body, remat):
-    """Logits, firing rates, stage ends, batch statistics and gradients, with a learnable time constant."""
-    without = network(body, "none")
+@pytest.mark.parametrize(("name", "remat"), CASES)
+def test_values_and_gradients_are_those_without(name, remat):
+    """Logits, firing rates, stage outputs, batch statistics and gradients, with a learnable time constant."""
+    without = network(name, "none")
     variables = without.init(jax.random.key(0), SHAPE)
     arguments = variables["params"], variables["batch_stats"]
-    expected, found = (jax.jit(gradient(n))(*arguments) for n in (without, network(body, remat)))
+    expected, found = (jax.jit(gradient(n))(*arguments) for n in (without, network(name, remat)))
     chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
     moved = jax.tree.map(lambda a, b: not jnp.array_equal(a, b), found[0][1][3], variables["batch_stats"])
     assert all(jax.tree.leaves(moved))

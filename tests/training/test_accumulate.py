@@ -27,7 +27,7 @@ def without_batch_statistics():
     def norm(**options):
         return BatchNorm(**(options | {"train": False, "v_threshold": 5.0}))
 
-    return dataclasses.replace(STUDENT, body=STUDENT.body.clone(norm=norm))
+    return dataclasses.replace(STUDENT, module=STUDENT.module.clone(norm=norm))
 
 
 @pytest.mark.slow
