@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -92,6 +93,26 @@ def assert_is(state: TrainState | None, expected: TrainState) -> None:
 def test_newest_is_restored_bit_for_bit(saved):
     directory, expected = saved
     assert_is(restore(directory), expected[LAST])
+
+
+@pytest.mark.parametrize("fsdp", [None, 4])
+def test_typed_keys_in_the_optimiser_state_are_restored_bit_for_bit(tmp_path, fsdp):
+    """Such as those of `optax.add_noise`: one key, many, and of another generator than the default."""
+    keys = {
+        "one": jax.random.key(1),
+        "many": jax.random.split(jax.random.key(2), 4),
+        "rbg": jax.random.key(3, impl="rbg"),
+    }
+    state = TrainState(jnp.int32(7), {"network": {"w": jnp.ones(3)}}, {"network": {}}, keys)
+    checkpoints = Checkpoints(tmp_path / "student")
+    checkpoints.save(put_replicated(data_mesh(), state))
+    checkpoints.wait()
+    found = checkpoints.restore(jax.eval_shape(lambda: state), data_mesh(fsdp))
+    checkpoints.close()
+    assert found is not None
+    for name, key in keys.items():
+        assert found.opt_state[name].dtype == key.dtype
+        np.testing.assert_array_equal(jax.random.key_data(found.opt_state[name]), jax.random.key_data(key))
 
 
 def test_keeps_the_newest_four(saved):
