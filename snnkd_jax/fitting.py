@@ -81,8 +81,7 @@ def fit(
             one epoch but at most a tenth of the training.
         augment: a pure function `(key, images [B, ...] in [0, 1]) -> images` for training batches; None: none.
         callbacks: functions that are called with the dictionary of every epoch as soon as it is known.
-        epochs: training epochs.
-        batch_size: images per training step, over all devices.
+        epochs, batch_size: training epochs, and images per training step over all devices.
         seed: seed of weights, batches, augmentation and the validation split.
         run_dir: directory of checkpoints, metrics and report; the same call resumes its training or loads it when it is
             finished. None writes no file. `experiment.run` gives a `RunContext`.
@@ -91,8 +90,7 @@ def fit(
         accumulate: parts of a batch that are computed one after another, in the memory of one.
         fsdp: number of devices over which parameters and optimiser state are sharded; None: replicated.
         store_teacher: folder in which the teacher's outputs are kept for other students; None: computed in each step.
-        checkpoint_every: training steps between checkpoints; None: one per epoch.
-        keep_checkpoints: number of checkpoints kept.
+        checkpoint_every, keep_checkpoints: training steps between checkpoints (None: an epoch), and how many are kept.
 
     Returns:
         The trained network, with `history`, one dictionary per epoch, and `test_accuracy`.
@@ -170,10 +168,8 @@ def fit(
         "teacher_normalisation": teacher and teacher.normalisation and dataclasses.asdict(teacher.normalisation),
         "objective": objective.described(),
         "augment": None if trainer.augment is None else title(trainer.augment),
-        "epochs": epochs,
-        "batch_size": batch_size,
+        **counts,
         "seed": seed,
-        "accumulate": accumulate,
         "bptt_epochs": bptt_epochs,
         "initial": None if initial is None else fingerprint(initial),
     }
@@ -243,14 +239,11 @@ def _digests(trainer: Trainer, teacher_variables: Any) -> dict[str, str | None]:
     def objective(student: Any, *others: Any) -> Any:
         return sum(values.sum() for values in trainer.guidance.values(student, *others)[0].values())
 
-    def update(params: Any) -> Any:
-        return trainer.optimizer.update(params, trainer.optimizer.init(params), params)
-
-    teacher = trainer.guidance.teacher
+    optimizer, teacher = trainer.optimizer, trainer.guidance.teacher
     return {
         "network": traced(jax.grad(network), variables["params"], variables["batch_stats"], pixels, jax.random.key(0)),
         "objective": traced(jax.grad(objective), *trainer.guidance.probe()),
-        "optimizer": traced(update, state.params),
+        "optimizer": traced(lambda params: optimizer.update(params, optimizer.init(params), params), state.params),
         "augment": trainer.augment_digest,
         "teacher": None if teacher is None else traced(teacher.apply, teacher_variables, pixels),
     }

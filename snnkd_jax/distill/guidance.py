@@ -95,10 +95,8 @@ class Guidance:
         keys, connected, batch_stats = self._keys(key), {}, {}
         for name, module in self._connectors.items():
             own: Any = {part: trees[name] for part, trees in connectors.items()}
-            connected[name], updates = module.apply(
-                own, stages, train=True, blur_key=keys[name], mutable=["batch_stats"]
-            )
-            batch_stats[name] = updates["batch_stats"]
+            found = module.apply(own, stages, train=True, blur_key=keys[name], mutable=["batch_stats"])
+            connected[name], batch_stats[name] = found[0], found[1]["batch_stats"]
         values = {
             term.name: term(dataclasses.replace(student, connected=connected.get(term.name, {})), teacher, labels)
             for term in self.objective.active
@@ -111,9 +109,8 @@ class Guidance:
 
     def _read(self, logits: Array, features: Mapping[str, Any]) -> Targets:
         maps = {kind: {name: features[kind][name] for name in pairs.values()} for kind, pairs in self._compared.items()}
-        return jax.lax.stop_gradient(
-            jax.tree.map(lambda x: x.astype(jnp.float32), {"logits": logits, "features": maps})
-        )
+        targets = {"logits": logits, "features": maps}
+        return jax.lax.stop_gradient(jax.tree.map(lambda x: x.astype(jnp.float32), targets))
 
     @functools.cached_property
     def _compared(self) -> dict[str, dict[str, str]]:

@@ -14,25 +14,14 @@ Maps = Mapping[str, Array]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StudentOutputs:
-    """A student's outputs, for T time steps and K classes; an ANN has T = 1. Names of stages are in forward order.
+    """A student's outputs, for T time steps and K classes; an ANN has T = 1. Names of stages are in forward order."""
 
-    | value             | shape                                                                            |
-    | ----------------- | -------------------------------------------------------------------------------- |
-    | `logits`          | `[B, T, K]`                                                                      |
-    | `mean_logits`     | `[B, K]`, their mean over time                                                   |
-    | `read_out`        | `[B, 1, K]`, the same, computed once for all terms                               |
-    | `stages`          | name to `[B, T or 1, H, W, C]`, stage outputs: spikes, or their mean over time   |
-    | `pre_activations` | name to `[B, T or 1, H, W, C]`, stages before the activation                     |
-    | `firing_rates`    | layer to `[B]`, spikes per neuron and step                                       |
-    | `connected`       | stage to `[B, H, W, C]`, its mean over time through the connector of this term   |
-    """
-
-    logits: Array
-    read_out: Array
-    stages: Maps = dataclasses.field(default_factory=dict)
-    pre_activations: Maps = dataclasses.field(default_factory=dict)
-    firing_rates: Maps = dataclasses.field(default_factory=dict)
-    connected: Maps = dataclasses.field(default_factory=dict)
+    logits: Array  # [B, T, K]
+    read_out: Array  # [B, 1, K], the mean over time, computed once for all terms
+    stages: Maps = dataclasses.field(default_factory=dict)  # [B, T or 1, H, W, C] by name: spikes or their time mean
+    pre_activations: Maps = dataclasses.field(default_factory=dict)  # the same before the activation
+    firing_rates: Maps = dataclasses.field(default_factory=dict)  # [B] by layer: spikes per neuron and step
+    connected: Maps = dataclasses.field(default_factory=dict)  # [B, H, W, C] by stage: time means after the connector
 
     @property
     def mean_logits(self) -> Array:
@@ -53,20 +42,12 @@ class StudentOutputs:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TeacherOutputs:
-    """A teacher's outputs, float32, without a gradient; empty or None, except logits, if no term declares them.
+    """A teacher's outputs, float32, without a gradient; empty or None, except logits, if no term declares them."""
 
-    | value             | shape                                                                            |
-    | ----------------- | -------------------------------------------------------------------------------- |
-    | `logits`          | `[B, K]`                                                                         |
-    | `stages`          | name of the paired stage of the student to `[B, H, W, C]`, the teacher's output  |
-    | `pre_activations` | likewise, before the teacher's activation                                        |
-    | `head`            | `(kernel [C, K], bias [K])` of the teacher's classifier                          |
-    """
-
-    logits: Array
-    stages: Maps = dataclasses.field(default_factory=dict)
-    pre_activations: Maps = dataclasses.field(default_factory=dict)
-    head: tuple[Array, Array] | None = None
+    logits: Array  # [B, K]
+    stages: Maps = dataclasses.field(default_factory=dict)  # [B, H, W, C] by the name of the paired student stage
+    pre_activations: Maps = dataclasses.field(default_factory=dict)  # the same before the teacher's activation
+    head: tuple[Array, Array] | None = None  # kernel [C, K] and bias [K] of the teacher's classifier
 
 
 def time_mean(stage: Array) -> Array:

@@ -32,7 +32,6 @@ from snnkd_jax.distill.objective import Objective, Term
 
 
 def _objective(*guidance: Term, ce: float = 1.0, per_step: bool = False) -> Objective:
-    """Adds terms that guide the student to the cross-entropy."""
     return Objective((Term("ce", terms.CrossEntropy(per_step), ce), *guidance))
 
 

@@ -32,11 +32,9 @@ class TeacherNetwork(Protocol):
 
     def init(self, key: Array, image_shape: tuple[int, int, int]) -> Any:
         """Returns variables for images `[H, W, C]`."""
-        ...
 
     def apply(self, variables: Any, images: Array) -> tuple[Array, Features]:
         """Returns logits `[B, K]` and features as in the table above, from normalised images `[B, H, W, C]`."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -91,8 +91,7 @@ def train(
         checkpoints = Checkpoints(context.directory / role, context.keep_checkpoints)
         state = checkpoints.restore(jax.eval_shape(trainer.init), mesh)
         profile_directory = context.directory / "profile" if context.profile and is_first() else None
-    if state is None:
-        state = steps.init(initial)
+    state = state or steps.init(initial)
     start = int(state.step)
     if context is not None:
         history = context.log.rewind(role, start)
@@ -187,12 +186,8 @@ def _epoch_line(entry: dict[str, Any], epochs: int) -> str:
 
 def _warn_of_rates(where: str, rates: dict[str, float], warned: set[str]) -> None:
     """Warns of silent and saturated layers, of each once per training."""
-    new = {name: rate for name, rate in rates.items() if name not in warned}
-    for state, found in (
-        ("silent", {name: rate for name, rate in new.items() if rate < SILENT_RATE}),
-        ("saturated", {name: rate for name, rate in new.items() if rate > SATURATED_RATE}),
-    ):
-        if found:
+    for state, low, high in (("silent", -math.inf, SILENT_RATE), ("saturated", SATURATED_RATE, math.inf)):
+        if found := [name for name, rate in rates.items() if low < rate < high and name not in warned]:
             warned.update(found)
-            listed = ", ".join(f"{name} ({rate:.4f})" for name, rate in found.items())
+            listed = ", ".join(f"{name} ({rates[name]:.4f})" for name in found)
             warnings.warn(f"{where}: {state} layers (spikes per neuron and step): {listed}", stacklevel=3)

@@ -3,10 +3,9 @@
 Batches and augmentation are functions of (seed, step), so the outputs of a step are the same in every run of one seed.
 They are stored as float32 by the program that a run without a store uses: the training is the same bit for bit.
 
-A store is a folder named after a digest of what its contents depend on, which `store.json` in it lists. A file
-`000050.bin` has the outputs of the steps from 50 on, one array entry per step, and at its end the SHA-256 of all
-before. Files are replaced in one step, so runs may share a store, and may be killed at any time. A missing file is
-computed when a run reaches it, completely, even beyond the end of the run.
+A store is a folder named after a digest of `store.json` in it, which lists what its contents depend on. A file
+`000050.bin` has the outputs of the steps from 50 on, and at its end its SHA-256. Files are replaced in one step, so runs
+may share a store, and be killed at any time. A missing file is computed completely when a run reaches it.
 """
 
 import dataclasses
@@ -95,37 +94,30 @@ class TeacherStore:
 
 
 def open_teacher_store(
-    source: Source,
-    root: Path,
-    trainer: Trainer,
-    teacher_variables: Any,
-    num_steps: int,
-    mesh: Mesh,
-    described: dict[str, Any],
+    source: Source, root: Path, trainer: Trainer, variables: Any, num_steps: int, mesh: Mesh, described: dict[str, Any]
 ) -> TeacherStore:
     """Opens or creates the store of a training in the folder `root`, and prints how much it will add.
 
-    `described` tells this teacher and these data from others, beyond the other arguments, in JSON values. Raises
-    `InputError` if there are several processes, the disk has too little space, or the store was made by another teacher
-    of the same description.
+    `variables` are the teacher's, and `described` tells it and the data from others, in JSON values. Raises `InputError`
+    if there are several processes, too little disk space, or a store made by another teacher of the same description.
     """
     if jax.process_count() > 1:
         raise InputError(f"store_teacher works in one process, not in {jax.process_count()}; run without it")
     teach = compile_steps(trainer, mesh).teach
     assert teach is not None
-    variables = put_replicated(mesh, teacher_variables)
+    on_devices = put_replicated(mesh, variables)
 
     def compute(step: int) -> Any:
         images = put_batch(mesh, source(step)["images"])
-        return jax.device_get(teach(variables, put_replicated(mesh, np.int32(step)), images))
+        return jax.device_get(teach(on_devices, put_replicated(mesh, np.int32(step)), images))
 
     first = source(0)["images"]  # depends on the split, the order and the host's processing as well
-    outputs = jax.eval_shape(trainer.teach, teacher_variables, np.int32(0), first)
+    outputs = jax.eval_shape(trainer.teach, variables, np.int32(0), first)
     augment = trainer.augment
     known = {
         "format": FORMAT,
         **described,
-        "teacher_variables": fingerprint(teacher_variables),
+        "teacher_variables": fingerprint(variables),
         "teacher_normalisation": dataclasses.asdict(trainer.teacher_normalisation or trainer.normalisation),
         "augmentation": None if augment is None else [title(augment), trainer.augment_digest],
         "seed": trainer.seed,

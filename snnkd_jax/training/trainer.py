@@ -76,8 +76,6 @@ class Trainer:
     gather: Callable[[Variables], Variables] = lambda variables: variables
 
     def __post_init__(self):
-        if self.accumulate < 1:
-            raise InputError(f"accumulate={self.accumulate!r} must be at least 1")
         if self.augment is not None:
             images = self.pixels(2)
             try:
@@ -135,10 +133,6 @@ class Trainer:
     def _accumulated(self, gradient: Callable[..., Gradient], state: TrainState, batch: Batch, key: Array) -> Gradient:
         """Applies `gradient` to the parts of a batch; returns mean gradients and metrics, and the last statistics."""
 
-        # Part n takes every N-th image, so that each device has its share of every part already.
-        def divide(x: Array) -> Array:
-            return x.reshape(-1, self.accumulate, *x.shape[1:]).swapaxes(0, 1)
-
         def add(carry, part):
             total, batch_stats = carry
             n, batch = part
@@ -146,9 +140,11 @@ class Trainer:
             return (jax.tree.map(jnp.add, total, grads), batch_stats), metrics
 
         start = jax.tree.map(jnp.zeros_like, state.params), state.batch_stats
-        parts = jnp.arange(self.accumulate), jax.tree.map(divide, batch)
-        (total, batch_stats), metrics = jax.lax.scan(add, start, parts)
-        grads = jax.tree.map(lambda x: x / self.accumulate, total)
+        n = self.accumulate
+        # Part n takes every N-th image, so that each device has its share of every part already.
+        parts = jax.tree.map(lambda x: x.reshape(-1, n, *x.shape[1:]).swapaxes(0, 1), batch)
+        (total, batch_stats), metrics = jax.lax.scan(add, start, (jnp.arange(n), parts))
+        grads = jax.tree.map(lambda x: x / n, total)
         return grads, batch_stats, jax.tree.map(lambda x: x.mean(axis=0), metrics)
 
     def _gradient(
