@@ -71,9 +71,8 @@ class _Run:
         untrained = self.run_teacher.build() if config.needs_teacher and given is None else None
         student = config.build_student(len(self.data.class_names))
         self.check(student, untrained, given)
-        weights = None
-        if given is not None and config.teacher.teacher_checkpoint is not None:
-            weights = np.asarray(checksum(given.variables)).tobytes()
+        loaded = None if config.teacher.teacher_checkpoint is None else given
+        weights = None if loaded is None else np.asarray(checksum(loaded.variables)).tobytes()
         contents = content_digests(self.data.identity, weights)
         # Only after the checks, so that a run that cannot start leaves no files behind.
         with opened_run(self.directory, {"config": config.flat()}, contents) as log:
@@ -146,10 +145,9 @@ class _Run:
             self.trainer("teacher", untrained)
         trainer = self.trainer("student", student, teacher)
         if given is not None and config.teacher.is_foreign and not is_finished(self.directory):
-            batches = self.inputs.validation()
-            accuracy = evaluate(self.evaluation(given), given.variables, batches, self.mesh)["accuracy"]
-            say(f"teacher {shown(config.teacher.teacher)}: val accuracy {accuracy:.4f}")
-            self.run_teacher.check_accuracy(accuracy)
+            found = evaluate(self.evaluation(given), given.variables, self.inputs.validation(), self.mesh)
+            say(f"teacher {shown(config.teacher.teacher)}: val accuracy {found['accuracy']:.4f}")
+            self.run_teacher.check_accuracy(found["accuracy"])
         if teacher is not None and config.student.initial_weights == "teacher":
             try:
                 jax.eval_shape(lambda key: trainer.init(teacher.init(key, self.data.image_shape)), jax.random.key(0))
@@ -174,11 +172,8 @@ class _Run:
         base = config.base_batch_size
         scaled = "" if base is None else f", {config.learning_rate:g} per {base} images"
         sharded = "" if fsdp is None else f", parameters sharded over {fsdp}"
-        lines = (
-            f"run directory {self.directory}",
-            f"{mesh.size} {mesh.devices.flat[0].platform} device(s) in {jax.process_count()} process(es){sharded}; "
-            f"batch {config.batch_size}, {config.batch_size // mesh.size} per device; "
-            f"peak learning rate {config.peak_learning_rate:g}{scaled}",
-            seen_of_held_out(self.config),
-        )
+        devices = f"{mesh.size} {mesh.devices.flat[0].platform} device(s) in {jax.process_count()} process(es){sharded}"
+        batch = f"batch {config.batch_size}, {config.batch_size // mesh.size} per device"
+        rate = f"peak learning rate {config.peak_learning_rate:g}{scaled}"
+        lines = (f"run directory {self.directory}", f"{devices}; {batch}; {rate}", seen_of_held_out(self.config))
         return "\n".join(line for line in lines if line is not None)

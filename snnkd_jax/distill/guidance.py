@@ -171,14 +171,12 @@ class Guidance:
         variables = jax.eval_shape(lambda: network.init(jax.random.key(0), self.image_shape))
         kernel, _ = _head(role, variables)
         last = stages[max(stages)].shape[-3:] if stages else kernel.shape[:1]
+        reads = f"the {role}'s classifier reads"
         if kernel.shape[0] != last[-1]:
-            raise InputError(f"the {role}'s classifier reads a hidden layer, not its last stage; use another preset")
+            raise InputError(f"{reads} a hidden layer, not its last stage; use another preset")
         seen = calls(network, variables, self.image_shape) if stages else ()
         if any(isinstance(call.module, MaxPool) and call.inputs.shape[-3:] == last for call in seen):
-            raise InputError(
-                f"the {role}'s classifier reads maxima of its last stage, not the mean; use pool='avg', or another "
-                "preset"
-            )
+            raise InputError(f"{reads} maxima of its last stage, not the mean; use pool='avg', or another preset")
         return last[-1]
 
     def probe(self) -> tuple[Any, ...]:

@@ -180,8 +180,7 @@ def head_tail_divergence(
     gap = jnp.abs(p - jax.lax.stop_gradient(q))
     order = jnp.argsort(-jnp.broadcast_to(p, gap.shape), axis=-1)
     p_sorted, gap_sorted = (jnp.take_along_axis(jnp.broadcast_to(x, gap.shape), order, axis=-1) for x in (p, gap))
-    # A class is in the head if those before it sum to less than the mass, so the head is never empty.
-    # Sums are rounded: those before the last classes may sum to 1 already.
+    # The head: classes before which the sum is below the mass. Sums are rounded, and may reach 1 before the last class.
     head = (jnp.cumsum(p_sorted, axis=-1) - p_sorted < head_mass) | (head_mass == 1)
     # Where q = p both divergences are 0, whatever the weight.
     total = jnp.maximum(jnp.sum(gap, axis=-1), jnp.finfo(gap.dtype).tiny)

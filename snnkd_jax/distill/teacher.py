@@ -35,6 +35,7 @@ class TeacherNetwork(Protocol):
 
     def apply(self, variables: Any, images: Array) -> tuple[Array, Features]:
         """Returns logits `[B, K]` and features as in the table above, from normalised images `[B, H, W, C]`."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,9 +56,8 @@ class Teacher:
         """The name, with a digest of the variables."""
         return f"{self.name}-{fingerprint(self.variables)[:8]}" if jax.tree.leaves(self.variables) else self.name
 
-    def init(self, key: Any, image_shape: tuple[int, int, int]) -> Any:
+    def init(self, key: Any, image_shape: tuple[int, int, int]) -> Any:  # noqa: ARG002
         """Returns the trained variables."""
-        del key, image_shape
         return self.variables
 
     def apply(self, variables: Any, images: Array) -> tuple[Array, Features]:

@@ -60,8 +60,7 @@ class Checkpoints:
     def restore(self, template: TrainState, mesh: Mesh) -> TrainState | None:
         """Returns the newest undamaged state, sharded as by `mesh.divided`; None if there is none.
 
-        Warns of every newer checkpoint, which is damaged, and if none can be read. `template` is a state of the same
-        structure, shapes and dtypes.
+        Warns of damaged checkpoints, and if none can be read. `template` has its structure, shapes and dtypes.
         """
         parts, damaged = _parts(template), 0
         while (step := of_first(max(self._manager.all_steps(), default=-1))) >= 0:

@@ -33,17 +33,13 @@ def compile_evaluation(
     network: TeacherNetwork, normalisation: Normalisation, mesh: Mesh, variables: Any = None
 ) -> Evaluation:
     """Jits the evaluation of a network: batches split, variables with the shardings `variables`; None: replicated."""
-    whole, parts = replicated(mesh), split(mesh)
+    whole, parts, platform = replicated(mesh), split(mesh), mesh.devices.flat[0].platform
 
     def evaluate(variables: Variables, batch: Batch) -> Metrics:
         return evaluate_batch(network, normalisation, jax.lax.with_sharding_constraint(variables, whole), batch)
 
-    return jax.jit(
-        evaluate,
-        in_shardings=(whole if variables is None else variables, parts),
-        out_shardings=whole,
-        compiler_options=compile_options(mesh.devices.flat[0].platform),
-    )
+    shardings, options = (whole if variables is None else variables, parts), compile_options(platform)
+    return jax.jit(evaluate, in_shardings=shardings, out_shardings=whole, compiler_options=options)
 
 
 def compile_steps(trainer: Trainer, mesh: Mesh) -> CompiledSteps:

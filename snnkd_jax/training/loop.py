@@ -179,9 +179,8 @@ def evaluate(evaluation: Evaluation, variables: Variables, batches: Iterable[Bat
 def _epoch_line(entry: dict[str, Any], epochs: int) -> str:
     hidden = ("phase", "epoch", "step", "averaged_steps", "validation", "grad_norm", "seconds", "images_per_second")
     means = [f"{name} {value:.3f}" for name, value in entry.items() if name not in hidden]
-    accuracy, speed = entry["validation"]["accuracy"], entry["images_per_second"]
-    first, last = f"{entry['phase']}: epoch {entry['epoch']}/{epochs}", f"{speed:.0f} images/s"
-    return "  ".join([first, *means, f"val accuracy {accuracy:.4f}", last])
+    last = f"val accuracy {entry['validation']['accuracy']:.4f}  {entry['images_per_second']:.0f} images/s"
+    return "  ".join([f"{entry['phase']}: epoch {entry['epoch']}/{epochs}", *means, last])
 
 
 def _warn_of_rates(where: str, rates: dict[str, float], warned: set[str]) -> None:

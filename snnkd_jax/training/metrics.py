@@ -18,10 +18,7 @@ from snnkd_jax.parallel.hosts import is_first
 
 
 class MetricsLog:
-    """The log `<directory>/metrics.jsonl`, and TensorBoard events where tensorboardX is installed.
-
-    Only the first process writes.
-    """
+    """The log `<directory>/metrics.jsonl` and, with tensorboardX, TensorBoard events; the first process writes them."""
 
     def __init__(self, directory: Path):
         self._path, self._writer = directory / "metrics.jsonl", None

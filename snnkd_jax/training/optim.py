@@ -46,9 +46,8 @@ def make_optimizer(
     start = 0.0 if warmup_steps else learning_rate
     schedule = optax.warmup_cosine_decay_schedule(start, learning_rate, warmup_steps, decay_steps=num_steps)
     if name == "sgd":
-        rule = optax.chain(
-            optax.add_decayed_weights(weight_decay, decays), optax.sgd(schedule, momentum, nesterov=True)
-        )
+        decay = optax.add_decayed_weights(weight_decay, mask=decays)
+        rule = optax.chain(decay, optax.sgd(schedule, momentum=momentum, nesterov=True))
     else:
         rule = optax.adamw(schedule, weight_decay=weight_decay, mask=decays)
     return rule if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), rule)

@@ -4,8 +4,8 @@ Batches and augmentation are functions of (seed, step), so the outputs of a step
 They are stored as float32 by the program that a run without a store uses: the training is the same bit for bit.
 
 A store is a folder named after a digest of `store.json` in it, which lists what its contents depend on. A file
-`000050.bin` has the outputs of the steps from 50 on, and at its end its SHA-256. Files are replaced in one step, so runs
-may share a store, and be killed at any time. A missing file is computed completely when a run reaches it.
+`000050.bin` has the outputs of the steps from 50 on, and at its end its SHA-256. Files are replaced in one step, so
+runs may share a store, and be killed at any time. A missing file is computed completely when a run reaches it.
 """
 
 import dataclasses
@@ -98,8 +98,8 @@ def open_teacher_store(
 ) -> TeacherStore:
     """Opens or creates the store of a training in the folder `root`, and prints how much it will add.
 
-    `variables` are the teacher's, and `described` tells it and the data from others, in JSON values. Raises `InputError`
-    if there are several processes, too little disk space, or a store made by another teacher of the same description.
+    `variables` are the teacher's; `described` identifies it and the data, in JSON values. Raises `InputError` if there
+    are several processes, too little disk space, or a store made by another teacher of the same description.
     """
     if jax.process_count() > 1:
         raise InputError(f"store_teacher works in one process, not in {jax.process_count()}; run without it")
@@ -113,13 +113,12 @@ def open_teacher_store(
 
     first = source(0)["images"]  # depends on the split, the order and the host's processing as well
     outputs = jax.eval_shape(trainer.teach, variables, np.int32(0), first)
-    augment = trainer.augment
     known = {
         "format": FORMAT,
         **described,
         "teacher_variables": fingerprint(variables),
         "teacher_normalisation": dataclasses.asdict(trainer.teacher_normalisation or trainer.normalisation),
-        "augmentation": None if augment is None else [title(augment), trainer.augment_digest],
+        "augmentation": trainer.augment and [title(trainer.augment), trainer.augment_digest],
         "seed": trainer.seed,
         "first_batch": sha256(np.asarray(first).tobytes()),
         "batch_size": source.batch_size,

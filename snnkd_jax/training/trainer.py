@@ -50,9 +50,9 @@ def variables_of(state: TrainState) -> Variables:
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """The constants of a training, and its step. `teacher_normalisation` None: the teacher shares `normalisation`.
+    """The constants of a training, and its step.
 
-    `gather` replicates sharded variables where they are used.
+    `teacher_normalisation` None: `normalisation`. `gather` replicates sharded variables where they are used.
 
     With `accumulate` N > 1 a step processes its batch in N parts, one after another, in the memory of one, and updates
     the parameters once, with the mean of their gradients. Part n has the images n, n + N, n + 2N, ... If the
