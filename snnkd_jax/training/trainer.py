@@ -140,11 +140,11 @@ class Trainer:
             return (jax.tree.map(jnp.add, total, grads), batch_stats), metrics
 
         start = jax.tree.map(jnp.zeros_like, state.params), state.batch_stats
-        n = self.accumulate
+        parts = self.accumulate
         # Part n takes every N-th image, so that each device has its share of every part already.
-        parts = jax.tree.map(lambda x: x.reshape(-1, n, *x.shape[1:]).swapaxes(0, 1), batch)
-        (total, batch_stats), metrics = jax.lax.scan(add, start, (jnp.arange(n), parts))
-        grads = jax.tree.map(lambda x: x / n, total)
+        xs = jnp.arange(parts), jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+        (total, batch_stats), metrics = jax.lax.scan(add, start, xs)
+        grads = jax.tree.map(lambda x: x / parts, total)
         return grads, batch_stats, jax.tree.map(lambda x: x.mean(axis=0), metrics)
 
     def _gradient(
