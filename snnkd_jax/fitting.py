@@ -96,8 +96,7 @@ def fit(
         The trained network, with `history`, one dictionary per epoch, and `test_accuracy`.
 
     Raises:
-        InputError: if arguments do not fit together, before training; if the loss diverges; if `run_dir` holds another
-            training.
+        InputError: if arguments do not fit together; if the loss diverges; if `run_dir` holds another training.
         Interrupted: with `run_dir`, after SIGTERM or SIGINT, when everything has been saved.
     """
     every = 1 if checkpoint_every is None else checkpoint_every
@@ -139,6 +138,10 @@ def fit(
         seed=seed,
         accumulate=accumulate,
     )
+    try:
+        jax.eval_shape(trainer.init, initial)
+    except InputError as error:
+        raise InputError(f"initial: {error}; give the weights of a network of this architecture and width") from error
     teacher_variables: Any = () if teacher is None else teacher.variables
 
     def trained(context: RunContext | None) -> Trained:

@@ -347,6 +347,7 @@ class Wrong(nn.Module):
         ({"checkpoint_every": 0}, "checkpoint_every=0"),
         ({"seed": -1}, "seed=-1"),
         ({"callbacks": print}, "callbacks"),
+        ({"initial": kd.build("convnet", 3, width=0.2).init(jax.random.key(0), (8, 8, 1))}, "initial: .*width"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

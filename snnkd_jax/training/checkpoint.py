@@ -1,7 +1,6 @@
 """Checkpoints: written by Orbax in the background, verified bit for bit when read, moved aside when damaged.
 
-Several processes write and read one checkpoint together, on a shared file system, and agree on which step is read and
-on whether it is damaged.
+Several processes write and read one checkpoint together, on a shared file system, and agree on what is damaged.
 
 A checkpoint has two parts: "network", the variables of the network alone, and "training", the rest of the `TrainState`:
 connectors and optimiser state. Each is saved with a fingerprint of its bits, one uint32 per array.

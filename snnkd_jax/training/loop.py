@@ -115,8 +115,7 @@ def train(
             profiler.before(step)
             with jax.transfer_guard("disallow"), jax.profiler.StepTraceAnnotation(role, step_num=step):
                 if steps.teach is not None and "teacher" not in batch:
-                    # A program of its own: inside the step XLA would round differently, and these outputs would not be
-                    # those of a store bit for bit.
+                    # Not inside the step, where XLA rounds differently: so they are those of a store bit for bit.
                     batch["teacher"] = steps.teach(teacher_variables, state.step, batch["images"])
                 current = through_time if step >= num_steps - bptt_epochs * steps_per_epoch else steps
                 state, metrics = current.train(state, teacher_variables, batch)
