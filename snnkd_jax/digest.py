@@ -22,7 +22,7 @@ def fingerprint(tree: Any) -> str:
     """A digest of the names, types, shapes and bits of all arrays."""
     digest = hashlib.sha256()
     for path, x in jax.tree_util.tree_leaves_with_path(tree):
-        x = np.asarray(x)
+        x = np.asarray(_numbers(x))
         digest.update(f"{jax.tree_util.keystr(path)} {x.dtype} {x.shape}".encode())
         digest.update(x.tobytes())
     return digest.hexdigest()
@@ -36,7 +36,7 @@ def checksum(tree: Any) -> jax.Array:
     """
 
     def one(x):
-        x = jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else jnp.asarray(x)
+        x = jnp.asarray(_numbers(x))
         x = x.astype(jnp.uint8) if x.dtype == bool else x
         words = x if x.dtype == jnp.uint32 else jax.lax.bitcast_convert_type(x, _UINT[x.dtype.itemsize])
         h = words.astype(jnp.uint32).ravel()
@@ -46,6 +46,11 @@ def checksum(tree: Any) -> jax.Array:
         return jnp.sum(h, dtype=jnp.uint32)
 
     return jnp.array([one(x) for x in jax.tree.leaves(tree)], jnp.uint32)
+
+
+def _numbers(x: Any) -> Any:
+    """The array, or the integers of a typed PRNG key, which is no NumPy array."""
+    return jax.random.key_data(x) if jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key) else x
 
 
 _UINT = {np.dtype(d).itemsize: d for d in (np.uint8, np.uint16, np.uint32)}

@@ -249,6 +249,23 @@ def test_a_run_directory_is_resumed_loaded_and_reported(tmp_path):
         kd.fit(spiking(), other, run_dir=run, **SMALL)
 
 
+def test_an_optimiser_with_a_typed_key_is_resumed_bit_for_bit(tmp_path):
+    """Its noise goes on where it was; another key is another optimiser."""
+
+    def fitted(seed=0, **options):
+        noise = optax.add_noise(0.1, 0.5, jax.random.key(seed))
+        return kd.fit(spiking(), DATA, optimizer=optax.chain(noise, optax.sgd(0.1)), epochs=2, batch_size=16, **options)
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fitted(run_dir=tmp_path / "run", checkpoint_every=2, callbacks=[stop])
+    assert same(fitted(run_dir=tmp_path / "run", checkpoint_every=2), fitted())
+    with pytest.raises(kd.InputError, match="optimizer"):
+        fitted(seed=1, run_dir=tmp_path / "run")
+
+
 def test_a_function_of_the_same_name_that_computes_something_else_is_refused(tmp_path):
     def made(factor):
         def term(student, teacher, labels):
@@ -341,6 +358,7 @@ class Wrong(nn.Module):
         ({"checkpoint_every": 0}, "checkpoint_every=0"),
         ({"seed": -1}, "seed=-1"),
         ({"callbacks": print}, "callbacks"),
+        ({"initial": kd.build("convnet", 3, width=0.2).init(jax.random.key(0), (8, 8, 1))}, "initial: .*width"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

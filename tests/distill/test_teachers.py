@@ -37,7 +37,7 @@ from snnkd_jax.training import teacher_store
 from snnkd_jax.training.checkpoint import save_network
 from snnkd_jax.training.compiled import compile_steps
 from snnkd_jax.training.optim import make_optimizer
-from snnkd_jax.training.teacher_store import STEPS_PER_FILE, TaughtSource, taught_source
+from snnkd_jax.training.teacher_store import STEPS_PER_FILE, TeacherStore, open_teacher_store
 from snnkd_jax.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("silent_layers")
@@ -187,8 +187,8 @@ class Counted:
 OUTPUTS = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), Counted.of(0))
 
 
-def opened(folder: Path, compute=None) -> TaughtSource:
-    return TaughtSource(InMemory(examples(12), 4, 0), folder, OUTPUTS, compute or Counted())
+def opened(folder: Path, compute=None) -> TeacherStore:
+    return TeacherStore(InMemory(examples(12), 4, 0), folder, OUTPUTS, compute or Counted())
 
 
 def test_outputs_are_computed_once_and_read_again(tmp_path):
@@ -266,7 +266,7 @@ def test_a_store_is_of_one_teacher_data_seed_and_augmentation(tmp_path, monkeypa
         """Opens a store of grey images, which is `known` or not."""
         images = np.full((12, *SHAPE), grey, np.uint8)
         source = InMemory({"images": images, "labels": np.zeros(12, np.int32)}, size, 3)
-        found = taught_source(source, tmp_path, trainer, variables, num_steps=6, mesh=mesh, described=described)
+        found = open_teacher_store(source, tmp_path, trainer, variables, 6, mesh, described)
         before = set(folders)
         folders.update(path.name for path in tmp_path.iterdir())
         assert len(folders) == len(before) + (not known)
@@ -386,9 +386,9 @@ def test_a_training_on_stored_features_is_the_same_bit_for_bit(tmp_path, one_dev
 
     live = trained(source, steps.teach)
     for _ in range(2):
-        taught = taught_source(source, tmp_path, trainer, variables, num_steps=5, mesh=one_device, described={})
+        taught = open_teacher_store(source, tmp_path, trainer, variables, 5, one_device, {})
         jax.tree.map(np.testing.assert_array_equal, trained(taught, None), live)
-        monkeypatch.setattr(TaughtSource, "_write", None)
+        monkeypatch.setattr(TeacherStore, "_write", None)
     assert live[1][0]["feature"] > 0
 
 

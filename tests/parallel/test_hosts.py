@@ -18,23 +18,16 @@ import numpy as np
 import pytest
 from compilation import QUICKLY
 from representative import slow
+from tiny_training import SHAPE, adamw_trainer
 
-from snnkd_jax.data.augment import Augmentation
-from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.distill.presets import PRESETS
-from snnkd_jax.dynamics.neurons import PLIF
 from snnkd_jax.errors import InputError
-from snnkd_jax.models import build
 from snnkd_jax.parallel import hosts
 from snnkd_jax.parallel.mesh import data_mesh, divided, put_batch
 from snnkd_jax.runs.optimisation import OptimisationConfig
 from snnkd_jax.runs.run_dir import report_disk_full
 from snnkd_jax.training.checkpoint import Checkpoints
 from snnkd_jax.training.compiled import compile_steps
-from snnkd_jax.training.optim import make_optimizer
-from snnkd_jax.training.trainer import Trainer, TrainState
-
-SHAPE = (8, 8, 1)
+from snnkd_jax.training.trainer import TrainState
 
 
 @pytest.mark.slow
@@ -55,24 +48,11 @@ def test_two_processes_with_two_devices_train_what_one_does(tmp_path, monkeypatc
     assert "student" not in two[1].output()
 
 
-def trainer() -> Trainer:
-    """With neuron parameters, moments and a clipping state."""
-    return Trainer(
-        build("convnet", 4, neuron=PLIF(), num_steps=2, width=0.25),
-        PRESETS["none"],
-        make_optimizer("adamw", learning_rate=0.01, num_steps=20, clip_norm=1.0),
-        Normalisation((0.5,), (0.2,)),
-        Augmentation(),
-        SHAPE,
-        seed=0,
-    )
-
-
 @functools.cache
 def trained(fsdp: int | None) -> TrainState:
     """After two steps on eight devices."""
     mesh = data_mesh(fsdp)
-    steps = compile_steps(trainer(), mesh)
+    steps = compile_steps(adamw_trainer(), mesh)
     state, rng = steps.init(), np.random.default_rng(0)
     for _ in range(2):
         batch = {"images": rng.integers(0, 256, (16, *SHAPE), np.uint8), "labels": rng.integers(0, 4, 16, np.int32)}
@@ -103,8 +83,9 @@ def test_a_checkpoint_is_read_bit_for_bit_however_it_is_divided(tmp_path, saved,
     state = jax.device_put(jax.device_get(trained(None)), divided(data_mesh(saved), trained(None)))
     checkpoints = Checkpoints(tmp_path / "student")
     checkpoints.save(state)
-    checkpoints.wait()
-    found = checkpoints.restore(jax.eval_shape(trainer().init), data_mesh(read))
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path / "student")
+    found = checkpoints.restore(jax.eval_shape(adamw_trainer().init), data_mesh(read))
     checkpoints.close()
     assert found is not None
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), jax.device_get(state))

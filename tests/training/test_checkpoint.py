@@ -5,16 +5,15 @@ import gc
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from representative import representatives, slow
+from tiny_training import SHAPE, adamw_trainer
 
-from snnkd_jax.data.augment import Augmentation
-from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.distill.presets import PRESETS
-from snnkd_jax.dynamics.neurons import PLIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import build
 from snnkd_jax.parallel.mesh import data_mesh, put_batch, put_replicated
@@ -22,26 +21,15 @@ from snnkd_jax.training import checkpoint
 from snnkd_jax.training.checkpoint import Checkpoints, load_network
 from snnkd_jax.training.compiled import compile_steps
 from snnkd_jax.training.loop import variables_of
-from snnkd_jax.training.optim import make_optimizer
 from snnkd_jax.training.trainer import Trainer, TrainState
 
-SHAPE = (8, 8, 1)
 LAST = 6
 
 
 @functools.cache
 def trainer() -> Trainer:
-    """With everything a state can hold: connectors, plif parameters, AdamW's moments, a clipping state."""
-    return Trainer(
-        build("convnet", 4, neuron=PLIF(), num_steps=2, width=0.1),
-        PRESETS["kdsnn"],
-        make_optimizer("adamw", learning_rate=0.01, num_steps=20, clip_norm=1.0),
-        Normalisation((0.5,), (0.2,)),
-        Augmentation(),
-        SHAPE,
-        seed=0,
-        teacher=build("convnet", 4, width=0.1),
-    )
+    """With connectors as well."""
+    return adamw_trainer("kdsnn", width=0.1, teacher=build("convnet", 4, width=0.1))
 
 
 def template() -> TrainState:
@@ -93,6 +81,28 @@ def assert_is(state: TrainState | None, expected: TrainState) -> None:
 def test_newest_is_restored_bit_for_bit(saved):
     directory, expected = saved
     assert_is(restore(directory), expected[LAST])
+
+
+@pytest.mark.parametrize("fsdp", [None, 4])
+def test_typed_keys_in_the_optimiser_state_are_restored_bit_for_bit(tmp_path, fsdp):
+    """Such as those of `optax.add_noise`: one key, many, and of another generator than the default."""
+    keys = {
+        "one": jax.random.key(1),
+        "many": jax.random.split(jax.random.key(2), 4),
+        "rbg": jax.random.key(3, impl="rbg"),
+    }
+    state = TrainState(jnp.int32(7), {"network": {"w": jnp.ones(3)}}, {"network": {}}, keys)
+    checkpoints = Checkpoints(tmp_path / "student")
+    checkpoints.save(put_replicated(data_mesh(), state))
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path / "student")
+    found = checkpoints.restore(jax.eval_shape(lambda: state), data_mesh(fsdp))
+    checkpoints.close()
+    assert found is not None
+    restored: Any = found.opt_state
+    for name, key in keys.items():
+        assert restored[name].dtype == key.dtype
+        np.testing.assert_array_equal(jax.random.key_data(restored[name]), jax.random.key_data(key))
 
 
 def test_keeps_the_newest_four(saved):
@@ -165,7 +175,7 @@ def test_none_left_is_said(copy):
 
 def test_content_without_its_fingerprint_is_refused(saved, monkeypatch):
     """Damage that every layer below lets through."""
-    monkeypatch.setattr(checkpoint, "_fingerprint", lambda tree, _: np.zeros(len(jax.tree.leaves(tree)), np.uint32))
+    monkeypatch.setattr(checkpoint, "checksum", lambda tree: jnp.zeros(len(jax.tree.leaves(tree)), jnp.uint32))
     with pytest.raises(InputError, match="fingerprint"):
         load_network(saved[0], variables_of(template()), data_mesh())
 
