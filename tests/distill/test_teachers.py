@@ -465,6 +465,6 @@ def test_records_name_files_without_their_folders():
 
 @pytest.mark.usefixtures("one_device")
 def test_a_function_has_no_weights_to_begin_with(tmp_path):
-    with pytest.raises(InputError, match="initial_weights='teacher': a function has no weights"):
+    with pytest.raises(InputError, match=r"initial_weights='teacher': .*function has no weights; use 'random'"):
         run(config(tmp_path / "run", initial_weights="teacher"), nearest_mean())
     assert not (tmp_path / "run").exists()
