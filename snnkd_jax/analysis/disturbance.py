@@ -39,7 +39,8 @@ from flax import traverse_util
 from jax import Array
 from jax.typing import ArrayLike
 
-from snnkd_jax.dynamics.neurons import IF, LIF, PLIF, Neuron
+from snnkd_jax.dynamics.integration import Neuron
+from snnkd_jax.dynamics.neurons import IF, LIF, PLIF
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.models.activation import Spike
 from snnkd_jax.models.network import Features, Network, Variables

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from snnkd_jax.analysis.recording import potential, record
 from snnkd_jax.data.batches import Batch
 from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.dynamics.neurons import Neuron
+from snnkd_jax.dynamics.integration import Neuron
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import write_whole
 from snnkd_jax.models import Network, Variables

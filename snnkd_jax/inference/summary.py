@@ -6,7 +6,8 @@ from typing import Any
 import flax.linen as nn
 from flax import traverse_util
 
-from snnkd_jax.dynamics.neurons import PLIF, Neuron
+from snnkd_jax.dynamics.integration import Neuron
+from snnkd_jax.dynamics.neurons import PLIF
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.converted import ConvertedMaxPool
@@ -57,6 +58,6 @@ def _learned(neuron: Neuron, params: dict[tuple[str, ...], Any], path: tuple[str
     """What a layer of neurons has learnt: of `PLIF`, the time constant."""
     learned = {name: params[*path, name] for name in neuron.parameters}
     if isinstance(neuron, PLIF):
-        learned = neuron.constants(learned)
+        learned = neuron.precompute(learned)
     for name, x in learned.items():
         yield name, f"{float(x):.4g}" if x.ndim == 0 else f"{float(x.min()):.4g} to {float(x.max()):.4g}"

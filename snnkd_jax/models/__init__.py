@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from snnkd_jax.dynamics.neurons import Neuron, check_neuron
+from snnkd_jax.dynamics.integration import Neuron, check_neuron
 from snnkd_jax.errors import InputError, check_choice, check_count, spelled_choice
 from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.airbench import Airbench

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jax import Array
 
-from snnkd_jax.dynamics.neurons import Neuron
+from snnkd_jax.dynamics.integration import Neuron
 from snnkd_jax.errors import InputError, check_count
 from snnkd_jax.models.rate import with_mean_of
 from snnkd_jax.models.recorder import Call, recorded

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from snnkd_jax.errors import InputError, check_choice, check_counts, spelled_choice
 
 if TYPE_CHECKING:
-    from snnkd_jax.dynamics.neurons import Neuron
+    from snnkd_jax.dynamics.integration import Neuron
     from snnkd_jax.models import Network
 
 TORCH, GIVEN = "torch:", "given:"

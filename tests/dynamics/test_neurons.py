@@ -11,13 +11,12 @@ import pytest
 from comparison import agrees
 
 from snnkd_jax.dynamics import surrogate
+from snnkd_jax.dynamics.integration import integrate, integrate_with_slopes
 from snnkd_jax.dynamics.neurons import (
     IF,
     LIF,
     PLIF,
-    integrate,
     integrate_and_fire,
-    integrate_with_slopes,
     lif,
     plif,
     plif_parameter,
