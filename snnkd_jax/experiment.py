@@ -27,7 +27,7 @@ from snnkd_jax.fitting import (
 )
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.models import Network
-from snnkd_jax.parallel.hosts import check_same, first_then_others, say
+from snnkd_jax.parallel.hosts import check_equal_on_all_hosts, host0_first, print_on_host0
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh
 from snnkd_jax.runs.config import Config
 from snnkd_jax.runs.models import GIVEN, shown
@@ -55,10 +55,10 @@ def run(config: Config, teacher: Trained | Teacher | None = None) -> dict[str, A
     config = config.checked()
     mesh = data_mesh(config.run.fsdp)
     check_batch_size(config.optimisation.batch_size, mesh, config.optimisation.accumulate)
-    check_same("their arguments", repr(config).encode())
+    check_equal_on_all_hosts("their arguments", repr(config).encode())
     with StopRequest() as stop, report_disk_full(directory):
-        data = first_then_others(config.data.open)
-        check_same("their copies of the data set", data.identity)
+        data = host0_first(config.data.open)
+        check_equal_on_all_hosts("their copies of the data set", data.identity)
         inputs = data.inputs(config.optimisation.batch_size, config.run.seed)
         _ = data.normalisation  # measured here, where a fault in the data is not reported as one of a network
         return _Run(config, directory, mesh, data, inputs, stop, RunTeacher(config, data, mesh, teacher)).carry_out()
@@ -90,7 +90,7 @@ class _Run:
                 if not (self.directory / "report.html").exists():
                     write_run_report(self.directory)
                 return read_json(self.directory / "result.json")
-            say(self.summary())
+            print_on_host0(self.summary())
             results = self.networks(student, untrained, given, log)
         return finish_run(self.directory, results, log)
 
@@ -160,7 +160,7 @@ class _Run:
         if given is not None and config.teacher.is_foreign and not is_finished(self.directory):
             batches = self.inputs.validation()
             accuracy = evaluate(self.evaluation(given), given.variables, batches, self.mesh)["accuracy"]
-            say(f"teacher {shown(config.teacher.teacher)}: val accuracy {accuracy:.4f}")
+            print_on_host0(f"teacher {shown(config.teacher.teacher)}: val accuracy {accuracy:.4f}")
             self.run_teacher.check_accuracy(accuracy)
         if config.student.initial_weights != "teacher":
             return

@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from snnkd_jax.analysis.observation import observe, save_observation
 from snnkd_jax.data.augment import Augment, Augmentation, InUnitRange
 from snnkd_jax.data.inputs import Data, Inputs
-from snnkd_jax.digest import fingerprint, sha256, title, traced
+from snnkd_jax.digest import fingerprint, jaxpr_digest, sha256, title
 from snnkd_jax.distill.objective import Objective
 from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.distill.teacher import Teacher
@@ -33,7 +33,14 @@ from snnkd_jax.inference.trained import Trained, load
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.description import describe_network
 from snnkd_jax.parallel.compiler import compilation_cache
-from snnkd_jax.parallel.hosts import check_same, first_then_others, is_first, of_first, say, several
+from snnkd_jax.parallel.hosts import (
+    broadcast_from_host0,
+    check_equal_on_all_hosts,
+    host0_first,
+    is_distributed,
+    is_host0,
+    print_on_host0,
+)
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh
 from snnkd_jax.runs.result import result_of
 from snnkd_jax.runs.run_dir import content_digests, open_run_dir, report_disk_full
@@ -183,14 +190,14 @@ def fit(
     directory = Path(run_dir)
     role = "teacher" if network.num_steps is None and teacher is None else "student"
     with StopRequest() as stop, report_disk_full(directory):
-        check_same("their arguments", repr(options).encode())
-        check_same("their copies of the data set", data.identity)
+        check_equal_on_all_hosts("their arguments", repr(options).encode())
+        check_equal_on_all_hosts("their copies of the data set", data.identity)
         digests = _digests(trainer, None if teacher is None else teacher.variables)
         contents = content_digests(data.identity) | {"digests": digests}
         with opened_run(directory, {"fit": options}, contents) as log:
             if log is None:
                 return load(directory, network=network)
-            say(f"run directory {directory}")
+            print_on_host0(f"run directory {directory}")
             trained = training(Place(directory, role, log, stop, checkpoint_every, keep_checkpoints))
         if role == "student":
             keep_observation(trained, inputs, directory)
@@ -295,18 +302,20 @@ def _digests(trainer: Trainer, teacher_variables: Any) -> dict[str, str | None]:
 
     teacher = trainer.teacher if trainer.is_guided else None
     return {
-        "network": traced(jax.grad(network), variables["params"], variables["batch_stats"], pixels, jax.random.key(0)),
-        "objective": traced(jax.grad(objective), *trainer.guidance.probe()),
-        "optimizer": traced(update, state.params),
+        "network": jaxpr_digest(
+            jax.grad(network), variables["params"], variables["batch_stats"], pixels, jax.random.key(0)
+        ),
+        "objective": jaxpr_digest(jax.grad(objective), *trainer.guidance.probe()),
+        "optimizer": jaxpr_digest(update, state.params),
         "augment": trainer.augment_digest,
-        "teacher": None if teacher is None else traced(teacher.apply, teacher_variables, pixels),
+        "teacher": None if teacher is None else jaxpr_digest(teacher.apply, teacher_variables, pixels),
     }
 
 
 @contextlib.contextmanager
 def opened_run(directory: Path, what: dict[str, Any], contents: dict[str, Any]) -> Iterator[MetricsLog | None]:
     """The log of a run that is begun or resumed, None if it is finished; arguments and errors as of `open_run_dir`."""
-    first_then_others(lambda: open_run_dir(directory, what, contents))
+    host0_first(lambda: open_run_dir(directory, what, contents))
     if is_finished(directory):
         yield None
         return
@@ -316,22 +325,22 @@ def opened_run(directory: Path, what: dict[str, Any], contents: dict[str, Any]) 
 
 def is_finished(directory: Path) -> bool:
     """Whether nothing is left to do, as the first process sees it."""
-    return bool(of_first(int((directory / "result.json").exists())))
+    return bool(broadcast_from_host0(int((directory / "result.json").exists())))
 
 
 def finish_run(directory: Path, results: dict[str, dict[str, Any]], log: MetricsLog) -> dict[str, Any]:
     """Writes result.json and report.html, and returns what the former holds."""
     result = result_of(results) | {"seconds": log.seconds(), **read_json(directory / "config.json")}
-    if is_first():
+    if is_host0():
         write_json(directory / "result.json", result)
-    of_first(0)  # the others wait until it is written
+    broadcast_from_host0(0)  # the others wait until it is written
     write_run_report(directory)
     return result
 
 
 def keep_observation(student: Trained, inputs: Inputs, directory: Path) -> None:
     """Keeps what the report shows of the trained student, while the data are at hand."""
-    if several() or student.network.num_steps is None:  # of several processes each has only its rows of the test set
+    if is_distributed() or student.network.num_steps is None:  # a process has its own rows of the test set only
         return
     with _only_warned(f"the student of {directory} cannot be observed for the report"):
         # On one device, whatever the mesh.
@@ -341,7 +350,7 @@ def keep_observation(student: Trained, inputs: Inputs, directory: Path) -> None:
 
 def write_run_report(directory: Path) -> None:
     """Writes `report.html`; matplotlib is imported only here."""
-    if is_first():
+    if is_host0():
         with _only_warned(f"{directory / 'report.html'} cannot be written"):
             from snnkd_jax.report.write import write_report
 

@@ -26,7 +26,7 @@ def _show_warning(message, *_, **__) -> None:
     """One line on stderr, above progress bars, of the first process only."""
     from tqdm import tqdm
 
-    from snnkd_jax.parallel.hosts import is_first
+    from snnkd_jax.parallel.hosts import is_host0
 
-    if is_first():
+    if is_host0():
         tqdm.write(f"warning: {message}", file=sys.stderr)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from snnkd_jax.errors import InputError
-from snnkd_jax.files import write_whole
+from snnkd_jax.files import write_atomically
 from snnkd_jax.report.comparison import comparison_page
 from snnkd_jax.report.figures import Curve, lines
 from snnkd_jax.report.network import confusion_section, energy_section, neurons_section, noise_section
@@ -40,7 +40,7 @@ def write_report(runs: list[Path], out: Path | None = None) -> Path:
     found = [read_run(run) for run in runs]
     text = run_page(found[0]) if len(found) == 1 else comparison_page(found)
     try:
-        write_whole(path, text.encode(errors="replace"))
+        write_atomically(path, text.encode(errors="replace"))
     except OSError as error:
         raise InputError(f"out {path} cannot be written ({error.strerror}); name another file") from error
     return path

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snnkd_jax.errors import InputError, check_choice, check_counts, spelled_choice
+from snnkd_jax.errors import InputError, check_choice, check_counts, match_choice
 
 if TYPE_CHECKING:
     from snnkd_jax.dynamics.integration import Neuron
@@ -55,7 +55,7 @@ class TeacherConfig:
         """Raises `InputError` for an unknown architecture or options that do not go together."""
         check_counts(self, "teacher_epochs")
         if not self.is_foreign:
-            spelled_choice("teacher: model", self.teacher, MODELS)
+            match_choice("teacher: model", self.teacher, MODELS)
             return
         for name in ("teacher_checkpoint", "teacher_levels", "teacher_epochs", "teacher_pool"):
             if getattr(self, name) != getattr(TeacherConfig, name):
@@ -80,7 +80,7 @@ class TeacherConfig:
         if self.file is not None:
             teacher = f"{TORCH}{self.file.absolute()}"
         else:
-            teacher = self.teacher if self.is_foreign else spelled_choice("teacher: model", self.teacher, MODELS)
+            teacher = self.teacher if self.is_foreign else match_choice("teacher: model", self.teacher, MODELS)
         checkpoint = None if self.teacher_checkpoint is None else str(Path(self.teacher_checkpoint).absolute())
         return {"teacher": teacher, "teacher_checkpoint": checkpoint}
 
@@ -120,7 +120,7 @@ class StudentConfig:
 
     def check(self) -> None:
         """Raises `InputError` for an unknown name or a value out of range."""
-        spelled_choice("student: model", self.student, MODELS)
+        match_choice("student: model", self.student, MODELS)
         check_counts(self, "num_steps")
         for name, choices in (
             ("initial_weights", ("random", "teacher")),

@@ -25,8 +25,8 @@ from jax.sharding import Mesh
 
 from snnkd_jax.digest import checksum
 from snnkd_jax.errors import InputError
-from snnkd_jax.parallel.hosts import gathered, is_first, of_first
-from snnkd_jax.parallel.mesh import divided, put_replicated, replicated
+from snnkd_jax.parallel.hosts import broadcast_from_host0, gather_texts, is_host0
+from snnkd_jax.parallel.mesh import put_replicated, replicated, state_sharding
 from snnkd_jax.training.trainer import TrainState, variables_of
 
 Tree = Any
@@ -58,13 +58,13 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.Composite(**parts))
 
     def restore(self, template: TrainState, mesh: Mesh) -> TrainState | None:
-        """The newest undamaged state, sharded as by `mesh.divided`; None if there is none.
+        """The newest undamaged state, sharded as by `mesh.state_sharding`; None if there is none.
 
         Warns of every damaged checkpoint that is newer, and of there being none left. `template` is a state of the same
         structure, shapes and dtypes.
         """
         parts, damaged = _parts(template), 0
-        while (step := of_first(max(self._manager.all_steps(), default=-1))) >= 0:
+        while (step := broadcast_from_host0(max(self._manager.all_steps(), default=-1))) >= 0:
             try:
                 read = {name: _read(self._directory / str(step) / name, part, mesh) for name, part in parts.items()}
             except DamagedCheckpoint as damage:
@@ -84,10 +84,10 @@ class Checkpoints:
         folder = self._directory.parent / f"{self._directory.name}-damaged"
         names = (f"{step}-{n}" if n else str(step) for n in itertools.count())
         target = next(folder / name for name in names if not (folder / name).exists())
-        if is_first():
+        if is_host0():
             folder.mkdir(exist_ok=True)
             (self._directory / str(step)).rename(target)
-        of_first(step)  # the others look when it is done
+        broadcast_from_host0(step)  # the others look when it is done
         self._manager.reload()
         what = f"checkpoint {step} in {self._directory} is damaged ({damage}); it was moved to {target}"
         warnings.warn(f"{what}, and the one before it is used", stacklevel=3)
@@ -116,7 +116,9 @@ def load_network(directory: Path, template: Tree, mesh: Mesh) -> Tree:
 
 def newest(directory: Path) -> Path:
     """The newest checkpoint in the directory of a training; raises `InputError` if it holds none."""
-    step = of_first(max((int(path.name) for path in directory.glob("*") if path.name.isdecimal()), default=-1))
+    step = broadcast_from_host0(
+        max((int(path.name) for path in directory.glob("*") if path.name.isdecimal()), default=-1)
+    )
     if step < 0:
         raise InputError(f"{directory} holds no checkpoint")
     return directory / str(step)
@@ -165,7 +167,7 @@ def _read(path: Path, template: Tree, mesh: Mesh) -> Tree:
     leaves = len(jax.tree.leaves(template))
     sealed = {"tree": template, "fingerprint": jax.ShapeDtypeStruct((leaves,), jnp.uint32)}
     read, reason = _try_to_read(path, sealed, mesh)
-    if reasons := [reason for reason in gathered(reason) if reason]:
+    if reasons := [reason for reason in gather_texts(reason) if reason]:
         raise DamagedCheckpoint(reasons[0])
     if not np.array_equal(_fingerprint(read["tree"], mesh), read["fingerprint"]):
         raise DamagedCheckpoint("its content does not have the fingerprint with which it was saved")
@@ -198,7 +200,9 @@ def _try_to_read(path: Path, template: Tree, mesh: Mesh) -> tuple[Tree, str]:
 def _read_own_part(path: Path, template: Tree, mesh: Mesh) -> Tree:
     """Reads what lies on the devices of this process, without waiting for the others, which may have failed."""
     target = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), template, divided(mesh, template)
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        template,
+        state_sharding(mesh, template),
     )
     import orbax.checkpoint as ocp
 

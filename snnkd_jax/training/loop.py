@@ -18,7 +18,7 @@ from tqdm import tqdm
 from snnkd_jax.data.batches import Batch, EvalBatches, Source
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Variables
-from snnkd_jax.parallel.hosts import is_first, say
+from snnkd_jax.parallel.hosts import is_host0, print_on_host0
 from snnkd_jax.parallel.mesh import put_batch, put_replicated
 from snnkd_jax.training.checkpoint import Checkpoints
 from snnkd_jax.training.compiled import CompiledSteps, Evaluation, compile_steps
@@ -95,17 +95,17 @@ def train(
     if place is not None:
         history = place.log.rewind(role, start)
     if 0 < start < num_steps:
-        say(f"{role}: resumed at step {start} of {num_steps}")
+        print_on_host0(f"{role}: resumed at step {start} of {num_steps}")
     teacher_variables = put_replicated(mesh, teacher_variables)
     epoch_metrics, warned = EpochMetrics(), set()
-    profiled = place.directory / "profile" if place is not None and place.profile and is_first() else None
+    profiled = place.directory / "profile" if place is not None and place.profile and is_host0() else None
     progress = tqdm(
         desc=role,
         total=num_steps * batch_size,
         initial=start * batch_size,
         unit=" images",
         unit_scale=True,
-        disable=None if is_first() else True,  # None: on a terminal only; elsewhere an epoch's line has to do
+        disable=None if is_host0() else True,  # None: on a terminal only; elsewhere an epoch's line has to do
         dynamic_ncols=True,
     )
     closing = contextlib.nullcontext() if checkpoints is None else contextlib.closing(checkpoints)
@@ -139,9 +139,9 @@ def train(
                 history.append(entry)
                 if place is not None:
                     place.log.write(entry)
-                say(_epoch_line(entry, epochs))
+                print_on_host0(_epoch_line(entry, epochs))
                 _warn_of_rates(f"{role}, epoch {epoch}", found["firing_rates"], warned)
-                for callback in callbacks if is_first() else ():
+                for callback in callbacks if is_host0() else ():
                     callback(dict(entry))
             if place is None or checkpoints is None:
                 continue

@@ -17,7 +17,7 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_json, write_json
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.description import describe_network
-from snnkd_jax.parallel.hosts import is_first
+from snnkd_jax.parallel.hosts import is_host0
 from snnkd_jax.training.checkpoint import newest
 
 FORMAT = 1
@@ -45,7 +45,7 @@ def write_network(directory: Path, description: dict[str, Any]) -> None:
     It seals the description, and the files of the newest checkpoint that hold the network, by their SHA-256.
     """
     checkpoint = newest(directory)
-    if not is_first():
+    if not is_host0():
         return
     paths = sorted(path for path in (checkpoint / "network").rglob("*") if path.is_file())
     files = {path.relative_to(directory).as_posix(): sha256(path.read_bytes()) for path in paths}

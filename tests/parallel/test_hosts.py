@@ -25,7 +25,7 @@ from snnkd_jax.dynamics.neurons import PLIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import build
 from snnkd_jax.parallel import hosts
-from snnkd_jax.parallel.mesh import data_mesh, divided, put_batch
+from snnkd_jax.parallel.mesh import data_mesh, put_batch, state_sharding
 from snnkd_jax.runs.optimisation import OptimisationConfig
 from snnkd_jax.runs.run_dir import report_disk_full
 from snnkd_jax.training.checkpoint import Checkpoints
@@ -98,7 +98,7 @@ def test_divided_parameters_are_trained_like_whole_ones():
 
 @pytest.mark.parametrize(("saved", "read"), [(4, None), (2, 8)])
 def test_a_checkpoint_is_read_bit_for_bit_however_it_is_divided(tmp_path, saved, read):
-    state = jax.device_put(jax.device_get(trained(None)), divided(data_mesh(saved), trained(None)))
+    state = jax.device_put(jax.device_get(trained(None)), state_sharding(data_mesh(saved), trained(None)))
     checkpoints = Checkpoints(tmp_path / "student")
     checkpoints.save(state)
     checkpoints.wait()
@@ -106,7 +106,7 @@ def test_a_checkpoint_is_read_bit_for_bit_however_it_is_divided(tmp_path, saved,
     checkpoints.close()
     assert found is not None
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), jax.device_get(state))
-    expected = divided(data_mesh(read), state)
+    expected = state_sharding(data_mesh(read), state)
     assert all(
         jax.tree.leaves(jax.tree.map(lambda x, where: x.sharding.is_equivalent_to(where, x.ndim), found, expected))
     )
@@ -174,11 +174,11 @@ def test_others_that_cannot_be_met_are_told_in_one_line(environment, names):
 
 
 def test_one_process_agrees_with_itself():
-    assert hosts.gathered("text") == ["text"]
-    assert hosts.of_first(-3) == -3
-    assert hosts.first_then_others(lambda: 5) == 5
-    hosts.check_same("anything", b"")
-    with pytest.raises(InputError, match="mine"), hosts.together():
+    assert hosts.gather_texts("text") == ["text"]
+    assert hosts.broadcast_from_host0(-3) == -3
+    assert hosts.host0_first(lambda: 5) == 5
+    hosts.check_equal_on_all_hosts("anything", b"")
+    with pytest.raises(InputError, match="mine"), hosts.raise_on_all_hosts():
         raise InputError("mine")
 
 
