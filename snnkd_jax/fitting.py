@@ -175,7 +175,7 @@ def fit(
     described = describe_network(network, data.image_shape)
     options = {
         "network": {k: v for k, v in described.items() if k not in ("digest", "jax")},
-        **data.described,
+        **data.metadata,
         "teacher": None if teacher is None else teacher.title,
         "teacher_normalisation": teacher and teacher.normalisation and dataclasses.asdict(teacher.normalisation),
         "objective": objective.described(),

@@ -1,7 +1,7 @@
 """Batches as pure functions of (seed, step), so that a resumed run sees exactly what it would have seen.
 
-A global batch of B rows is shared out to the processes: each makes its own rows only, `process_rows`. Which rows there
-are, and in which order, does not depend on the number of processes.
+A global batch of B rows is divided among the processes: each makes its own rows only, `process_rows`. Neither the rows
+nor their order depend on the number of processes.
 """
 
 import dataclasses
@@ -17,33 +17,30 @@ from snnkd_jax.parallel.mesh import process_rows
 
 Batch = dict[str, NDArray]
 """`images`, uint8 or float32 in [0, 1], `[B, H, W, C]` or `[B, T, H, W, C]`, and `labels`, int32 `[B]`; evaluation
-batches have `mask`, float32 `[B]`, as well."""
+batches also have `mask`, float32 `[B]`."""
 
 EvalBatches = Callable[[], Iterable[Batch]]
-"""Begins a pass over all examples: this process's rows of each batch, the same number of batches in every process."""
+"""Starts a pass over all examples: this process's rows of each batch, the same number of batches in every process."""
 
 
 class Source(Protocol):
-    """Where training batches come from."""
+    """Training batches by step."""
 
     @property
     def batch_size(self) -> int:
         """Rows of a global batch, those of all processes together."""
-        ...
 
     @property
     def steps_per_epoch(self) -> int:
         """Whole global batches in an epoch."""
-        ...
 
     def __call__(self, step: int) -> Batch:
         """This process's rows of the global batch of training step `step`: a pure function of the step."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
-class InMemory:
-    """Examples in memory as a `Source`: the epochs are permutations, their incomplete last batch is left out.
+class MemorySource:
+    """Examples in memory as a `Source`: each epoch is a permutation, and its incomplete last batch is dropped.
 
     Raises `InputError` for a batch that is larger than the examples.
     """
@@ -65,7 +62,7 @@ class InMemory:
         epoch, i = divmod(step, self.steps_per_epoch)
         order = epoch_order(self.seed, epoch, len(self.examples["labels"]))
         index = order[i * self.batch_size : (i + 1) * self.batch_size][process_rows(self.batch_size)]
-        return _take(self.examples, index)
+        return take(self.examples, index)
 
 
 @functools.lru_cache(maxsize=2)
@@ -75,22 +72,16 @@ def epoch_order(seed: int, epoch: int, n: int) -> NDArray:
 
 
 def eval_batches(examples: Batch, batch_size: int) -> Iterator[Batch]:
-    """All examples in order, this process's rows of each batch; the last one is filled up with copies of `mask` 0."""
+    """All examples in order, this process's rows of each batch; the last one is padded with copies of `mask` 0."""
     n = len(examples["labels"])
     for start in range(0, n, batch_size):
         index = np.arange(start, start + batch_size)[process_rows(batch_size)]
         mask = (index < n).astype(np.float32)
-        yield _take(examples, np.where(index < n, index, start)) | {"mask": mask}
-
-
-def split_validation(examples: Batch, fraction: float, seed: int) -> tuple[Batch, Batch]:
-    """Holds a random part of the examples out: `(training, validation)`, as `split_indices`."""
-    training, validation = split_indices(len(examples["labels"]), fraction, seed)
-    return _take(examples, training), _take(examples, validation)
+        yield take(examples, np.where(index < n, index, start)) | {"mask": mask}
 
 
 def split_indices(n: int, fraction: float, seed: int) -> tuple[NDArray, NDArray]:
-    """A random part of n examples is held out: the indices of `(training, validation)`, each ascending.
+    """Holds out a random part of n examples: the ascending indices of `(training, validation)`.
 
     Raises `InputError` unless both parts have examples.
     """
@@ -101,5 +92,6 @@ def split_indices(n: int, fraction: float, seed: int) -> tuple[NDArray, NDArray]
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
-def _take(examples: Batch, index: NDArray) -> Batch:
+def take(examples: Batch, index: NDArray) -> Batch:
+    """The examples of these indices."""
     return {name: x[index] for name, x in examples.items()}

@@ -1,6 +1,6 @@
-"""Downloads that end within seconds where there is no network, and leave whole, verified files or none.
+"""Downloads that fail within seconds without a network, and leave verified files only.
 
-TFDS's own downloader retries for more than three minutes before it gives up.
+TFDS's own downloader retries for more than three minutes.
 """
 
 import concurrent.futures
@@ -20,7 +20,7 @@ _STALL_SECONDS = 30  # without a byte in the middle of a file
 def download(url: str, path: Path, size: int, sha256: str) -> None:
     """Downloads `url` to `path`, which appears only once its `size` (bytes) and `sha256` (hex) are right.
 
-    Raises `OSError` for no answer, a broken connection, another content, or a `path` that cannot be written.
+    Raises `OSError` for no answer, a broken connection, other content, or a `path` that cannot be written.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     digest, received = hashlib.sha256(), 0
@@ -43,7 +43,7 @@ def download(url: str, path: Path, size: int, sha256: str) -> None:
 
 
 def _open(url: str) -> http.client.HTTPResponse:
-    # A name lookup cannot be given a time limit, so it is left to a thread that the process need not wait for.
+    # A name lookup has no timeout, so it runs in a daemon thread, which the process need not wait for.
     answer: concurrent.futures.Future[http.client.HTTPResponse] = concurrent.futures.Future()
 
     def ask() -> None:

@@ -36,15 +36,12 @@ class Neuron(Protocol):
     @property
     def parameters(self) -> Mapping[str, float | Array]:
         """Initial values of the learnable parameters by name; {} for none."""
-        ...
 
     def init(self, shape: tuple[int, ...], /) -> State:
         """The state before the first step, for neurons of shape `[B, ...]`."""
-        ...
 
     def step(self, state: State, current: Array, parameters: Parameters, /) -> tuple[State, Array]:
         """The next state and the spikes, for a current `[B, ...]`; spikes by a surrogate such as `ATAN`."""
-        ...
 
 
 def integrate(

@@ -102,13 +102,8 @@ class LIF(_IntegrateAndFire):
             raise InputError(f"tau={self.tau!r} must be a finite number of steps >= 1 (the decay is 1 - 1/tau)")
         super().__post_init__()
 
-    def time_constant(self, parameters: Parameters) -> float | Array:
-        """tau, in steps."""
-        del parameters
-        return self.tau
-
     def charge(self, v: Array, x: Array, parameters: Parameters) -> Array:  # noqa: D102 said by the base class
-        tau = self.time_constant(parameters)
+        tau = parameters.get("tau", self.tau)
         if self.decay_input:
             return v + (x - (v - self.v_rest)) / tau
         return v - (v - self.v_rest) / tau + x
@@ -134,9 +129,8 @@ class PLIF(LIF):
         """The tau of w, computed once: within each step, XLA would round the division by it differently."""
         return {"tau": plif_tau(parameters["w"])}
 
-    def time_constant(self, parameters: Parameters) -> Array:
-        """tau, in steps."""
-        return (parameters if "tau" in parameters else self.precompute(parameters))["tau"]
+    def charge(self, v: Array, x: Array, parameters: Parameters) -> Array:  # noqa: D102 said by the base class
+        return super().charge(v, x, parameters if "tau" in parameters else self.precompute(parameters))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,9 +239,8 @@ def describe_neuron(neuron: Neuron) -> dict[str, Any] | None:
         if type(neuron) is made:
             constants = {field.name: getattr(neuron, field.name) for field in dataclasses.fields(made)}
             surrogate = constants.pop("surrogate")
-            if not isinstance(surrogate, Surrogate) or surrogate.name not in SURROGATES:
-                return None
-            if SURROGATES[surrogate.name](surrogate.alpha) != surrogate:
+            make = SURROGATES.get(surrogate.name) if isinstance(surrogate, Surrogate) else None
+            if make is None or make(surrogate.alpha) != surrogate:
                 return None
             return {"neuron": kind, **constants, "surrogate": surrogate.name, "surrogate_alpha": surrogate.alpha}
     return None

@@ -18,7 +18,7 @@ import numpy as np
 from flax import traverse_util
 from numpy.typing import NDArray
 
-from snnkd_jax.dynamics.neurons import IF, LIF, PLIF
+from snnkd_jax.dynamics.neurons import IF, LIF, PLIF, plif_tau
 from snnkd_jax.errors import InputError
 from snnkd_jax.interop.graph import (
     INPUT,
@@ -227,5 +227,5 @@ def _spiking(spike: Spike, values: dict[str, NDArray]) -> Spiking:
         raise InputError(f"{name}: v_reset=None subtracts the threshold (soft reset); train with a number, such as 0")
     if isinstance(neuron, IF):
         return Spiking(IF(neuron.v_threshold, neuron.v_reset))
-    tau = float(neuron.time_constant({name: jnp.asarray(value) for name, value in values.items()}))
+    tau = float(plif_tau(jnp.asarray(values["w"]))) if isinstance(neuron, PLIF) else neuron.tau
     return Spiking(LIF(tau, neuron.v_threshold, neuron.v_reset, neuron.decay_input))

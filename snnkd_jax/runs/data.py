@@ -62,10 +62,10 @@ class DataConfig:
         return dataclasses.replace(load(self.dataset, self.data_dir), validation_fraction=self.validation_fraction)
 
     def open(self) -> Any:
-        """The data set, a `Dataset` or a `Streamed`; raises `InputError` if it is not there or damaged."""
+        """The data set, a `Dataset` or a `DiskDataset`; raises `InputError` if it is not there or damaged."""
         if self.in_memory:
             return self.load()
-        from snnkd_jax.data.on_disk import open_streamed
+        from snnkd_jax.data.on_disk import open_dataset
 
         names = ("image_size", "workers", "flip", "validation_fraction")
-        return open_streamed(self.dataset, self.data_dir, **{name: getattr(self, name) for name in names})
+        return open_dataset(self.dataset, self.data_dir, **{name: getattr(self, name) for name in names})

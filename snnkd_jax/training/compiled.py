@@ -47,7 +47,7 @@ def compile_evaluation(
 
 
 def compile_steps(trainer: Trainer, mesh: Mesh) -> CompiledSteps:
-    """Jits the steps: state donated, sharded as by `state_sharding`; batches and targets sharded; all else replicated."""
+    """Jits the steps: state donated, sharded by `state_sharding`; batches and targets sharded; all else replicated."""
     whole, parts, platform = replicated(mesh), batch_sharding(mesh), mesh.devices.flat[0].platform
     options = compile_options(platform)
     if fsdp_size(mesh) > 1:
