@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from snnkd_jax.data.normalisation import to_unit_range
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import check_count
 
 Augment = Callable[[Array, Array], Array]
 """A pure function of a key and images `[B, ...]`, to images of the same shape and dtype."""
@@ -40,15 +40,13 @@ class Augmentation:
 
     def __post_init__(self):
         for name in ("crop_padding", "cutout"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}={getattr(self, name)!r} must be a number of pixels >= 0")
+            check_count(name, getattr(self, name), 0)
 
     def __call__(self, key: Array, images: Array) -> Array:
         """Augments each image `[B, H, W, C]`, or each sequence `[B, T, H, W, C]` with all of its frames alike."""
         return jax.vmap(self._one)(jax.random.split(key, images.shape[0]), images)
 
     def _one(self, key: Array, image: Array) -> Array:
-        """Augments one image `[..., H, W, C]`."""
         shift_key, flip_key, cutout_key = jax.random.split(key, 3)
         *frames, h, w, _ = image.shape
         if p := self.crop_padding:

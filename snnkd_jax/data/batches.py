@@ -24,7 +24,7 @@ EvalBatches = Callable[[], Iterable[Batch]]
 
 
 class Source(Protocol):
-    """Training batches by step."""
+    """Training batches by step; each epoch is a permutation, and its incomplete last batch is dropped."""
 
     @property
     def batch_size(self) -> int:
@@ -40,10 +40,7 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class MemorySource:
-    """Examples in memory as a `Source`: each epoch is a permutation, and its incomplete last batch is dropped.
-
-    Raises `InputError` for a batch that is larger than the examples.
-    """
+    """Examples in memory as a `Source`; raises `InputError` for a batch that is larger than all of them."""
 
     examples: Batch
     batch_size: int
@@ -81,10 +78,7 @@ def eval_batches(examples: Batch, batch_size: int) -> Iterator[Batch]:
 
 
 def split_indices(n: int, fraction: float, seed: int) -> tuple[NDArray, NDArray]:
-    """Holds out a random part of n examples: the ascending indices of `(training, validation)`.
-
-    Raises `InputError` unless both parts have examples.
-    """
+    """A random split of n examples: ascending indices `(training, validation)`; raises `InputError` if one is empty."""
     held_out = round(n * fraction) if 0 < fraction < 1 else 0
     if not 0 < held_out < n:
         raise InputError(f"validation_fraction={fraction!r} leaves {held_out} of {n} examples; use a value like 0.1")

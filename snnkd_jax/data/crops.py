@@ -39,8 +39,8 @@ def random_box(rng: np.random.Generator, width: int, height: int) -> tuple[int, 
 
 def random_crop(image: Image.Image, size: int, rng: np.random.Generator, flip: bool) -> NDArray[np.uint8]:
     """A `random_box` resized to `[size, size, 3]`, with `flip` mirrored with probability 1/2."""
-    crop = image.crop(random_box(rng, *image.size)).resize((size, size), Image.Resampling.BILINEAR)
-    pixels = np.asarray(crop)
+    crop = image.crop(random_box(rng, *image.size))
+    pixels = np.asarray(crop.resize((size, size), Image.Resampling.BILINEAR))
     return pixels[:, ::-1] if flip and rng.random() < 0.5 else pixels
 
 

@@ -28,10 +28,7 @@ from snnkd_jax.parallel.mesh import process_rows
 
 @dataclasses.dataclass(eq=False)
 class DiskSource:
-    """Random crops of the examples in `index` as a `Source`; the incomplete last batch of an epoch is dropped.
-
-    Consecutive steps are fast; any other step restarts the reading.
-    """
+    """Random crops of the examples in `index` as a `Source`; a step that is not the next one restarts the reading."""
 
     examples: Examples
     index: NDArray
@@ -62,10 +59,7 @@ class DiskSource:
 
 
 def centre_crops(examples: Examples, index: NDArray, image_size: int, batch_size: int, threads: int) -> Iterator[Batch]:
-    """Centre crops of the examples in `index`, in order: this process's rows of each batch.
-
-    The last batch is padded with copies of the last example, of `mask` 0.
-    """
+    """Centre crops of the examples in `index`, in order; this process's rows, the last batch padded with `mask` 0."""
 
     def row(batch: int, row: int) -> dict[str, Any]:
         place = batch * batch_size + row

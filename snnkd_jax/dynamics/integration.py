@@ -154,7 +154,12 @@ def _integrate_backward(neuron, residuals, cotangents):
     """The chain rule through `neuron.step`, from the last step to the first."""
 
     def run(current, state, parameters, spikes_bar, state_bar):
-        buffers = jax.tree.map(lambda leaf: _buffer(current, leaf), state)
+        def buffer(leaf):  # for all steps; it holds the current until it is overwritten
+            trailing = tuple(range(current.ndim, leaf.ndim + 1))
+            shape = (*current.shape, *leaf.shape[current.ndim - 1 :])
+            return jnp.broadcast_to(jnp.expand_dims(current, trailing), shape).astype(leaf.dtype)
+
+        buffers = jax.tree.map(buffer, state)
         _, before = _scan(lambda v, x, _: (_step(neuron, v, x, parameters)[0], v), state, current, buffers)
 
         def step(carry, x, state, s_bar):
@@ -171,13 +176,6 @@ def _integrate_backward(neuron, residuals, cotangents):
 
 
 _integrate.defvjp(_integrate_forward, _integrate_backward)
-
-
-def _buffer(current: Array, leaf: Array) -> Array:
-    """An array for a leaf of the state at all steps, which holds the current until it is overwritten."""
-    trailing = tuple(range(current.ndim, leaf.ndim + 1))
-    shape = (*current.shape, *leaf.shape[current.ndim - 1 :])
-    return jnp.broadcast_to(jnp.expand_dims(current, trailing), shape).astype(leaf.dtype)
 
 
 def _fusion_barrier(f: Callable, *args: Any) -> Any:

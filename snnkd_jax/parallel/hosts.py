@@ -29,8 +29,6 @@ T = TypeVar("T")
 # after HEARTBEAT_TIMEOUT, and at once when it is the first process that is gone.
 INITIALIZATION_TIMEOUT, WATCHDOG_TIMEOUT, HEARTBEAT_TIMEOUT, SHUTDOWN_TIMEOUT = 300, 15, 25, 10
 
-_MESSAGE_BYTES = 1024
-
 _shutting_down = threading.Event()
 
 
@@ -140,7 +138,7 @@ def gather_texts(text: str) -> list[str]:
     """The texts of all processes in their order, each truncated to 1024 bytes."""
     if not is_distributed():
         return [text]
-    row = np.frombuffer(text.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
+    row = np.frombuffer(text.encode()[:1024].ljust(1024, b"\0"), np.uint8)
     return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in multihost_utils.process_allgather(row)]
 
 

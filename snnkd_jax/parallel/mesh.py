@@ -53,14 +53,9 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(mesh.axis_names))
 
 
-def fsdp_size(mesh: Mesh) -> int:
-    """The number of shards of a state; 1 if it is replicated."""
-    return mesh.shape.get("fsdp", 1)
-
-
 def state_sharding(mesh: Mesh, tree: Any) -> Any:
     """The sharding of a state: kernels along the largest axis that "fsdp" divides; vectors and the rest replicated."""
-    n = fsdp_size(mesh)
+    n = mesh.shape.get("fsdp", 1)
 
     def one(x):
         axes = [axis for axis in range(x.ndim) if x.shape[axis] % n == 0]

@@ -13,7 +13,7 @@ from snnkd_jax.distill.guidance import Targets
 from snnkd_jax.distill.teacher import TeacherNetwork
 from snnkd_jax.models import Variables
 from snnkd_jax.parallel.compiler import compile_options, quick_compile_options
-from snnkd_jax.parallel.mesh import batch_sharding, fsdp_size, replicated, state_sharding
+from snnkd_jax.parallel.mesh import batch_sharding, replicated, state_sharding
 from snnkd_jax.training.trainer import Batch, Metrics, Trainer, TrainState, evaluate_batch, variables_of
 
 Evaluation = Callable[[Variables, Batch], Metrics]
@@ -50,7 +50,7 @@ def compile_steps(trainer: Trainer, mesh: Mesh) -> CompiledSteps:
     """Jits the steps: state donated, sharded by `state_sharding`; batches and targets sharded; all else replicated."""
     whole, parts, platform = replicated(mesh), batch_sharding(mesh), mesh.devices.flat[0].platform
     options = compile_options(platform)
-    if fsdp_size(mesh) > 1:
+    if mesh.shape.get("fsdp", 1) > 1:
         trainer = dataclasses.replace(trainer, gather=lambda tree: jax.lax.with_sharding_constraint(tree, whole))
     state = state_sharding(mesh, jax.eval_shape(trainer.init))
     teach = jax.jit(trainer.teach, in_shardings=(whole, whole, parts), out_shardings=parts, compiler_options=options)
