@@ -2,6 +2,7 @@
 
 import difflib
 import numbers
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,14 +26,11 @@ def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
 
 def match_choice(argument: str, value: str, choices: Iterable[str]) -> str:
     """The choice that equals `value` but for case, "-" and "_"; raises `InputError` as `check_choice` does."""
-
-    def squeezed(name: str) -> str:
-        return name.lower().replace("-", "").replace("_", "")
-
-    known = {squeezed(choice): choice for choice in choices}
-    if squeezed(value) not in known:
+    known = {re.sub("[-_]", "", choice.lower()): choice for choice in choices}
+    key = re.sub("[-_]", "", value.lower())
+    if key not in known:
         check_choice(argument, value, known.values())
-    return known[squeezed(value)]
+    return known[key]
 
 
 def check_counts(section: Any, *names: str) -> None:

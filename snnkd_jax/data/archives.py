@@ -36,8 +36,7 @@ def read_archives(name: str, files: Mapping[str, Path]) -> tuple[Splits, dict[st
     """
     sizes = {"train": OFFICIAL[name].train_size, "test": OFFICIAL[name].test_size}
     if name in _CIFAR:
-        (path,) = files.values()
-        return _read_cifar(name, path, sizes)
+        return _read_cifar(name, *files.values(), sizes=sizes)
     return _read_mnist(files, sizes), {}
 
 

@@ -29,13 +29,16 @@ class Source(Protocol):
     @property
     def batch_size(self) -> int:
         """Rows of a global batch, those of all processes together."""
+        ...
 
     @property
     def steps_per_epoch(self) -> int:
         """Whole global batches in an epoch."""
+        ...
 
     def __call__(self, step: int) -> Batch:
         """This process's rows of the global batch of training step `step`: a pure function of the step."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

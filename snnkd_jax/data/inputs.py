@@ -21,22 +21,27 @@ class Data(Protocol):
     @property
     def name(self) -> str:
         """Name in tables and messages."""
+        ...
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes in the order of the labels."""
+        ...
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """`[H, W, C]` of every image or frame."""
+        ...
 
     @property
     def frames(self) -> int | None:
         """T of sequences, one frame per time step; None for images."""
+        ...
 
     @property
     def metadata(self) -> dict[str, Any]:
         """Name, classes, split and test set, as JSON values."""
+        ...
 
     normalisation: Any
     """`Normalisation` of the pixels."""
@@ -45,3 +50,4 @@ class Data(Protocol):
 
     def inputs(self, batch_size: int, seed: int) -> Inputs:
         """The batches of a training."""
+        ...

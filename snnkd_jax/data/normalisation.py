@@ -66,7 +66,6 @@ def parse_normalisation(text: str) -> Normalisation | None:
         mean, std = (tuple(float(x) for x in part.split(",")) for part in text.split("/"))
     except ValueError:
         mean, std = (), ()
-    positive = all(0 < x < math.inf for x in std)
-    if not mean or len(mean) != len(std) or not positive or not all(map(math.isfinite, mean)):
+    if not mean or len(mean) != len(std) or not all(map(math.isfinite, mean)) or not all(0 < x < math.inf for x in std):
         raise InputError(f"teacher_normalisation={text!r} must be as many means as positive stds, such as 0.5/0.25")
     return Normalisation(mean, std)

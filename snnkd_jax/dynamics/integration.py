@@ -36,12 +36,14 @@ class Neuron(Protocol):
     @property
     def parameters(self) -> Mapping[str, float | Array]:
         """Initial values of the learnable parameters by name; {} for none."""
+        ...
 
     def init(self, shape: tuple[int, ...], /) -> State:
         """The state before the first step, for neurons of shape `[B, ...]`."""
 
     def step(self, state: State, current: Array, parameters: Parameters, /) -> tuple[State, Array]:
         """The next state and the spikes, for a current `[B, ...]`; spikes by a surrogate such as `ATAN`."""
+        ...
 
 
 def integrate(
@@ -80,21 +82,20 @@ def integrate_with_slopes(
     `[B, ...]`, and kappa_p `[B, ...]` by parameter.
     """
     current, state, parameters = _arguments(neuron, current, None, parameters)
-    precomputed, push_precomputed = _pushforward(functools.partial(_precomputed, neuron), parameters)
+    constants, push_constants = _pushforward(functools.partial(_precomputed, neuron), parameters)
     zeros = jax.tree.map(jnp.zeros_like, parameters)
     # For all neurons at once, because none depends on another's parameters.
-    tangents = {name: push_precomputed(zeros | {name: jnp.ones_like(p)}) for name, p in parameters.items()}
+    tangents = {name: push_constants(zeros | {name: jnp.ones_like(p)}) for name, p in parameters.items()}
 
-    def run(current, state, precomputed, tangents):
+    def run(current, state, constants, tangents):
         zero = jax.tree.map(jnp.zeros_like, state), jnp.zeros_like(current[:, 0], _dtype_of_states(current))
-        # The tangents of (x, precomputed) for each slope; "" cannot be the name of a parameter.
-        dots = {"": (jnp.ones_like(zero[1]), jax.tree.map(jnp.zeros_like, precomputed))}
+        # The tangents of (x, constants) for each slope; "" cannot be the name of a parameter.
+        dots = {"": (jnp.ones_like(zero[1]), jax.tree.map(jnp.zeros_like, constants))}
         dots |= {name: (zero[1], tangent) for name, tangent in tangents.items()}
 
         def step(carry, x):
             state, sums, state_dots = carry
-            x = x.astype(zero[1].dtype)
-            (state, s), push = _pushforward(functools.partial(_step, neuron), state, x, precomputed)
+            (state, s), push = _pushforward(functools.partial(_step, neuron), state, x.astype(zero[1].dtype), constants)
             pushed = {name: push(state_dots[name], *dots[name]) for name in dots}
             sums = {name: sums[name] + s_dot for name, (_, s_dot) in pushed.items()}
             return (state, sums, {name: dot for name, (dot, _) in pushed.items()}), s.astype(current.dtype)
@@ -103,7 +104,7 @@ def integrate_with_slopes(
         (_, sums, _), spikes = _scan(step, start, current)
         return spikes, {name: total / current.shape[1] for name, total in sums.items()}
 
-    spikes, slopes = _fusion_barrier(run, current, state, precomputed, tangents)
+    spikes, slopes = _fusion_barrier(run, current, state, constants, tangents)
     return spikes, slopes.pop(""), slopes
 
 

@@ -198,9 +198,9 @@ def neuron_from(values: Mapping[str, Any]) -> LIF | IF:
     kind, name, alpha = values["neuron"], values.get("surrogate", "atan"), values.get("surrogate_alpha")
     check_choice("neuron", kind, NEURONS)
     check_choice("surrogate", name, SURROGATES)
-    constants = {field.name: values[field.name] for field in dataclasses.fields(NEURONS[kind]) if field.name in values}
+    names = {field.name for field in dataclasses.fields(NEURONS[kind])} - {"surrogate"}
     surrogate = SURROGATES[name]() if alpha is None else SURROGATES[name](alpha)
-    return NEURONS[kind](**constants | {"surrogate": surrogate})
+    return NEURONS[kind](surrogate=surrogate, **{name: values[name] for name in names if name in values})
 
 
 def describe_neuron(neuron: Neuron) -> dict[str, Any] | None:
