@@ -69,7 +69,7 @@ NO_EQUATION = {
     *(f"distill.losses.check_{name}" for name in ("in_range", "same_shape", "temperature")),
     "data.archives",  # file formats
     *("inference.trained", "fitting"),  # code
-    "data.crops.random_box",  # pixels, in test_imagenet.py
+    "data.crops.random_box",  # pixels, in test_crops.py
     "planning.pod",  # bounds, in test_pod.py
 }
 OF_EQUATIONS = (

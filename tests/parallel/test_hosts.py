@@ -1,4 +1,4 @@
-"""Several processes: they train what one does, stop as one, and lose nothing when one of them is lost.
+"""Several processes: they train what one does, stop together, and resume when one of them is lost.
 
 Processes and signals are real. What takes minutes is in the group `multihost`; `experiments/host_failures.py` does the
 same more often, and records it.
@@ -79,12 +79,11 @@ def trained(fsdp: int | None) -> TrainState:
     return state
 
 
-def test_divided_parameters_are_trained_like_whole_ones():
+def test_sharded_parameters_are_trained_like_replicated_ones():
     """Each device holds a quarter of every kernel and of its moments, along the largest axis that allows it."""
-    divided_state, whole = trained(4), trained(None)
+    sharded, replicated = trained(4), trained(None)
     shares = [
-        (x.shape, x.addressable_shards[0].data.shape)
-        for x in jax.tree.leaves((divided_state.params, divided_state.opt_state))
+        (x.shape, x.addressable_shards[0].data.shape) for x in jax.tree.leaves((sharded.params, sharded.opt_state))
     ]
     assert any(len(shape) == 4 for shape, _ in shares)
     for shape, share in shares:
@@ -92,12 +91,12 @@ def test_divided_parameters_are_trained_like_whole_ones():
         assert np.prod(share) == np.prod(shape) // (4 if axes else 1), shape
         if axes:
             assert share[shape.index(max(axes))] == max(axes) // 4
-    for x, expected in zip(*map(jax.tree.leaves, jax.device_get((divided_state, whole))), strict=True):
+    for x, expected in zip(*map(jax.tree.leaves, jax.device_get((sharded, replicated))), strict=True):
         np.testing.assert_allclose(x, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("saved", "read"), [(4, None), (2, 8)])
-def test_a_checkpoint_is_read_bit_for_bit_however_it_is_divided(tmp_path, saved, read):
+def test_a_checkpoint_is_restored_bit_for_bit_with_any_sharding(tmp_path, saved, read):
     state = jax.device_put(jax.device_get(trained(None)), state_sharding(data_mesh(saved), trained(None)))
     checkpoints = Checkpoints(tmp_path / "student")
     checkpoints.save(state)
@@ -119,14 +118,14 @@ def test_learning_rate_in_proportion_to_the_batch():
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reported"),
     [
         (OSError(28, "No space left on device"), True),
         (ValueError("RESOURCE_EXHAUSTED: write() failed [OS error 28: ENOSPC No space left on device]"), True),
         (OSError(13, "Permission denied"), False),
     ],
 )
-def test_a_full_disk_is_told_as_wrong_input(tmp_path, error, told):
+def test_a_full_disk_is_reported_as_wrong_input(tmp_path, error, reported):
     def fail():
         with report_disk_full(tmp_path):
             try:
@@ -134,7 +133,7 @@ def test_a_full_disk_is_told_as_wrong_input(tmp_path, error, told):
             finally:
                 raise RuntimeError("the save failed")  # as some layer above says
 
-    if told:
+    if reported:
         with pytest.raises(InputError, match=f"{tmp_path}.*no space is left"):
             fail()
     else:
@@ -143,7 +142,7 @@ def test_a_full_disk_is_told_as_wrong_input(tmp_path, error, told):
 
 
 def joined(**environment: str) -> subprocess.CompletedProcess:
-    """The program told that it must meet others."""
+    """Runs the program as one of several processes."""
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     inherited = {name: value for name, value in os.environ.items() if name not in names}
     arguments = [*failures.TINY, "--distributed", "True", "--run-dir", os.devnull]
@@ -164,7 +163,7 @@ def joined(**environment: str) -> subprocess.CompletedProcess:
     ],
     ids=["nothing", "half", "wrong"],
 )
-def test_others_that_cannot_be_met_are_told_in_one_line(environment, names):
+def test_processes_that_cannot_be_reached_are_reported_in_one_line(environment, names):
     done = joined(**environment)
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
@@ -173,7 +172,7 @@ def test_others_that_cannot_be_met_are_told_in_one_line(environment, names):
         assert name in line
 
 
-def test_one_process_agrees_with_itself():
+def test_a_single_process():
     assert hosts.gather_texts("text") == ["text"]
     assert hosts.broadcast_from_host0(-3) == -3
     assert hosts.host0_first(lambda: 5) == 5
