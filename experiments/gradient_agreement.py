@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import tyro
 
 from snnkd_jax.cli.arguments import call
-from snnkd_jax.data.batches import InMemory
+from snnkd_jax.data.batches import MemorySource
 from snnkd_jax.distill.losses import cross_entropy
 from snnkd_jax.inference.trained import load
 from snnkd_jax.parallel.compiler import compile_options
@@ -39,7 +39,7 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
         config = read_config(run).replace(batch_size=config.optimisation.batch_size, seed=config.run.seed)
     dataset = config.data.load()
     training, _ = dataset.split(config.run.seed)
-    batch = InMemory(training, config.optimisation.batch_size, config.run.seed)(0)
+    batch = MemorySource(training, config.optimisation.batch_size, config.run.seed)(0)
     images, labels = dataset.normalisation(jnp.asarray(batch["images"])), jnp.asarray(batch["labels"])
     exact, rate = (
         config.replace(backprop=backprop, bptt_epochs=0).build_student(dataset.num_classes)

@@ -23,8 +23,8 @@ from spikingjelly.activation_based import functional  # pyright: ignore[reportMi
 from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
 from snnkd_jax.cli.arguments import call
-from snnkd_jax.data.batches import InMemory, eval_batches
-from snnkd_jax.data.normalisation import in_unit_range
+from snnkd_jax.data.batches import MemorySource, eval_batches
+from snnkd_jax.data.normalisation import to_unit_range
 from snnkd_jax.dynamics.neurons import LIF
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.files import write_json
@@ -98,7 +98,7 @@ def main(config: tyro.conf.OmitArgPrefixes[Config]) -> int:
     @jax.jit
     def prepare(images, step):
         key = jax.random.fold_in(jax.random.key(config.run.seed), step)
-        return normalisation(augment(key, in_unit_range(images)))
+        return normalisation(augment(key, to_unit_range(images)))
 
     normalise = jax.jit(normalisation)
 
@@ -116,7 +116,7 @@ def main(config: tyro.conf.OmitArgPrefixes[Config]) -> int:
         network.train()
         return correct / len(examples["labels"])
 
-    source = InMemory(training, config.optimisation.batch_size, config.run.seed)
+    source = MemorySource(training, config.optimisation.batch_size, config.run.seed)
     steps_per_epoch = source.steps_per_epoch
     num_steps = config.optimisation.epochs * steps_per_epoch
     warmup = min(config.optimisation.warmup_epochs, config.optimisation.epochs - 1) * steps_per_epoch

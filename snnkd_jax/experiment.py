@@ -18,7 +18,7 @@ from snnkd_jax.files import read_json
 from snnkd_jax.fitting import evaluate_on_test, finish_run, fit, is_finished, make_trainer, observe_student, opened_run
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.models import Network
-from snnkd_jax.parallel.hosts import check_same, first_then_others, say
+from snnkd_jax.parallel.hosts import check_equal_on_all_hosts, host0_first, print_on_host0
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh
 from snnkd_jax.runs.config import Config
 from snnkd_jax.runs.models import GIVEN, teacher_label
@@ -46,10 +46,10 @@ def run(config: Config, teacher: Trained | Teacher | None = None) -> dict[str, A
     config = config.checked()
     mesh = data_mesh(config.run.fsdp)
     check_batch_size(config.optimisation.batch_size, mesh, config.optimisation.accumulate)
-    check_same("their arguments", repr(config).encode())
+    check_equal_on_all_hosts("their arguments", repr(config).encode())
     with StopRequest() as stop, report_disk_full(directory):
-        data = first_then_others(config.data.open)
-        check_same("their copies of the data set", data.identity)
+        data = host0_first(config.data.open)
+        check_equal_on_all_hosts("their copies of the data set", data.identity)
         inputs = data.inputs(config.optimisation.batch_size, config.run.seed)
         _ = data.normalisation  # measured here, so that an error in the data is not reported as one of a network
         return _Run(config, directory, mesh, data, inputs, stop, RunTeacher(config, data, mesh, teacher)).run()
@@ -78,7 +78,7 @@ class _Run:
         with opened_run(self.directory, {"config": config.flat()}, contents) as log:
             if log is None:
                 return read_json(self.directory / "result.json")
-            say(self.summary())
+            print_on_host0(self.summary())
             results = self.train_networks(student, untrained, given, log)
         return finish_run(self.directory, results, log)
 
@@ -146,15 +146,15 @@ class _Run:
         trainer = self.trainer("student", student, teacher)
         if given is not None and config.teacher.is_foreign and not is_finished(self.directory):
             found = evaluate(self.evaluation(given), given.variables, self.inputs.validation(), self.mesh)
-            say(f"teacher {teacher_label(config.teacher.teacher)}: val accuracy {found['accuracy']:.4f}")
+            print_on_host0(f"teacher {teacher_label(config.teacher.teacher)}: val accuracy {found['accuracy']:.4f}")
             self.run_teacher.check_accuracy(found["accuracy"])
         if teacher is not None and config.student.initial_weights == "teacher":
             try:
                 jax.eval_shape(lambda key: trainer.init(teacher.init(key, self.data.image_shape)), jax.random.key(0))
             except InputError as error:
                 raise InputError(
-                    f"initial_weights='teacher': {error}; the teacher ({teacher_label(config.teacher.teacher)}) must have "
-                    f"the architecture, width and image channels of the student ({config.student.student})"
+                    f"initial_weights='teacher': {error}; the teacher ({teacher_label(config.teacher.teacher)}) must "
+                    f"have the architecture, width and image channels of the student ({config.student.student})"
                 ) from error
 
     def trainer(self, role: str, network: Network, teacher: TeacherNetwork | None = None) -> Trainer:

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from snnkd_jax.analysis.observation import observe, save_observation
 from snnkd_jax.data.augment import Augment, Augmentation, InUnitRange
 from snnkd_jax.data.inputs import Data, Inputs
-from snnkd_jax.digest import fingerprint, sha256, title, traced
+from snnkd_jax.digest import fingerprint, jaxpr_digest, sha256, title
 from snnkd_jax.distill.objective import Objective
 from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.distill.teacher import Teacher
@@ -32,7 +32,14 @@ from snnkd_jax.inference.trained import Trained, load
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.description import describe_network
 from snnkd_jax.parallel.compiler import compilation_cache
-from snnkd_jax.parallel.hosts import check_same, first_then_others, is_first, of_first, say, several
+from snnkd_jax.parallel.hosts import (
+    broadcast_from_host0,
+    check_equal_on_all_hosts,
+    host0_first,
+    is_distributed,
+    is_host0,
+    print_on_host0,
+)
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh
 from snnkd_jax.runs.result import result_of
 from snnkd_jax.runs.run_dir import content_digests, open_run_dir, report_disk_full
@@ -166,7 +173,7 @@ def fit(
     described = describe_network(network, data.image_shape)
     options = {
         "network": {k: v for k, v in described.items() if k not in ("digest", "jax")},
-        **data.described,
+        **data.metadata,
         "teacher": None if teacher is None else teacher.title,
         "teacher_normalisation": teacher and teacher.normalisation and dataclasses.asdict(teacher.normalisation),
         "objective": objective.described(),
@@ -179,13 +186,13 @@ def fit(
     directory = Path(run_dir)
     role = "teacher" if network.num_steps is None and teacher is None else "student"
     with StopRequest() as stop, report_disk_full(directory):
-        check_same("their arguments", repr(options).encode())
-        check_same("their copies of the data set", data.identity)
+        check_equal_on_all_hosts("their arguments", repr(options).encode())
+        check_equal_on_all_hosts("their copies of the data set", data.identity)
         contents = content_digests(data.identity) | {"digests": _digests(trainer, teacher_variables)}
         with opened_run(directory, {"fit": options}, contents) as log:
             if log is None:
                 return load(directory, network=network)
-            say(f"run directory {directory}")
+            print_on_host0(f"run directory {directory}")
             result = trained(RunContext(directory, role, log, stop, checkpoint_every, keep_checkpoints))
         if role == "student":
             observe_student(result, inputs, directory)
@@ -244,18 +251,20 @@ def _digests(trainer: Trainer, teacher_variables: Any) -> dict[str, str | None]:
 
     optimizer, teacher = trainer.optimizer, trainer.guidance.teacher
     return {
-        "network": traced(jax.grad(network), variables["params"], variables["batch_stats"], pixels, jax.random.key(0)),
-        "objective": traced(jax.grad(objective), *trainer.guidance.probe()),
-        "optimizer": traced(lambda params: optimizer.update(params, optimizer.init(params), params), state.params),
+        "network": jaxpr_digest(
+            jax.grad(network), variables["params"], variables["batch_stats"], pixels, jax.random.key(0)
+        ),
+        "objective": jaxpr_digest(jax.grad(objective), *trainer.guidance.probe()),
+        "optimizer": jaxpr_digest(lambda p: optimizer.update(p, optimizer.init(p), p), state.params),
         "augment": trainer.augment_digest,
-        "teacher": None if teacher is None else traced(teacher.apply, teacher_variables, pixels),
+        "teacher": None if teacher is None else jaxpr_digest(teacher.apply, teacher_variables, pixels),
     }
 
 
 @contextlib.contextmanager
 def opened_run(directory: Path, what: dict[str, Any], contents: dict[str, Any]) -> Iterator[MetricsLog | None]:
     """Yields the log of a new or resumed run, None if it is finished; arguments and errors as in `open_run_dir`."""
-    first_then_others(lambda: open_run_dir(directory, what, contents))
+    host0_first(lambda: open_run_dir(directory, what, contents))
     if is_finished(directory):
         if not (directory / "report.html").exists():
             write_run_report(directory)
@@ -267,22 +276,22 @@ def opened_run(directory: Path, what: dict[str, Any], contents: dict[str, Any]) 
 
 def is_finished(directory: Path) -> bool:
     """Whether the run has its result, as the first process sees it."""
-    return bool(of_first(int((directory / "result.json").exists())))
+    return bool(broadcast_from_host0(int((directory / "result.json").exists())))
 
 
 def finish_run(directory: Path, results: dict[str, dict[str, Any]], log: MetricsLog) -> dict[str, Any]:
     """Writes result.json and report.html; returns the content of result.json."""
     result = result_of(results) | {"seconds": log.seconds(), **read_json(directory / "config.json")}
-    if is_first():
+    if is_host0():
         write_json(directory / "result.json", result)
-    of_first(0)  # the other processes wait until it is written
+    broadcast_from_host0(0)  # the other processes wait until it is written
     write_run_report(directory)
     return result
 
 
 def observe_student(student: Trained, inputs: Inputs, directory: Path) -> None:
     """Saves the student's activity on test images for the report, while the data are available."""
-    if several() or student.network.num_steps is None:  # each of several processes has only its rows of the test set
+    if is_distributed() or student.network.num_steps is None:  # a process has only its rows of the test set
         return
     with _warn_on_error(f"the student of {directory} cannot be observed for the report"):
         variables = jax.device_get(student.variables)  # on one device, whatever the mesh
@@ -292,7 +301,7 @@ def observe_student(student: Trained, inputs: Inputs, directory: Path) -> None:
 
 def write_run_report(directory: Path) -> None:
     """Writes `report.html`; matplotlib is imported only here."""
-    if is_first():
+    if is_host0():
         with _warn_on_error(f"{directory / 'report.html'} cannot be written"):
             from snnkd_jax.report.write import write_report
 

@@ -28,7 +28,7 @@ class Check(NamedTuple):
 
 ROWS: dict[str, dict[str, Check]] = {
     "neurons": {
-        "spikes": Check("dynamics.neurons dynamics.neurons.integrate", LOOP),
+        "spikes": Check("dynamics.neurons dynamics.integration.integrate", LOOP),
         "lif, hard reset": Check("dynamics.neurons.lif", f"{LOOP} with a backward pass by hand"),
         "lif, soft reset": Check("dynamics.neurons.lif", f"{LOOP} with a backward pass by hand"),
         "plif, hard reset": Check(
@@ -45,12 +45,12 @@ ROWS: dict[str, dict[str, Check]] = {
         ),
         "plif in float64": Check("dynamics.neurons.plif", f"{LOOP} with a backward pass by hand"),
         "plif_parameter": Check("dynamics.neurons.plif_parameter", BY_HAND),
-        "kappa": Check("dynamics.neurons.integrate_with_slopes", "that loop, a neuron at a time"),
-        "kappa_tau": Check("dynamics.neurons.integrate_with_slopes", "that loop, a neuron at a time"),
+        "kappa": Check("dynamics.integration.integrate_with_slopes", "that loop, a neuron at a time"),
+        "kappa_tau": Check("dynamics.integration.integrate_with_slopes", "that loop, a neuron at a time"),
         "trajectories by hand": Check(
             "dynamics.neurons.lif dynamics.neurons.plif dynamics.neurons.integrate_and_fire", BY_HAND
         ),
-        "a stream in pieces": Check("dynamics.neurons.integrate", "the stream in one piece"),
+        "a stream in pieces": Check("dynamics.integration.integrate", "the stream in one piece"),
         "NIR's single neuron, spikes": Check("dynamics.neurons.lif", "the experiment of the NIR paper"),
         "NIR's single neuron, potential": Check("dynamics.neurons.lif", "the experiment of the NIR paper"),
         "SpikingJelly's lif, spikes": Check("dynamics.neurons.lif", "SpikingJelly"),

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from snnkd_jax.analysis.recording import potential, record
 from snnkd_jax.data.batches import Batch
 from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.dynamics.neurons import Neuron
+from snnkd_jax.dynamics.integration import Neuron
 from snnkd_jax.errors import InputError
-from snnkd_jax.files import write_whole
+from snnkd_jax.files import write_atomically
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.recorder import spiking_layers
 from snnkd_jax.parallel.compiler import compile_options
@@ -109,7 +109,7 @@ def save_observation(path: Path, observation: Observation) -> None:
         arrays |= {f"spikes_{i}": layer.spikes, f"v_{i}": layer.v}
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
-    write_whole(path, file.getvalue())
+    write_atomically(path, file.getvalue())
 
 
 def load_observation(path: Path) -> Observation:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from snnkd_jax.dynamics.neurons import State, initial_state, integrate
+from snnkd_jax.dynamics.integration import State, initial_state, integrate
 from snnkd_jax.errors import InputError
 from snnkd_jax.models.activation import Spike
 from snnkd_jax.models.network import Network, Variables

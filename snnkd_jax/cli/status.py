@@ -37,7 +37,7 @@ def _show_warning(message, *_, **__) -> None:
     """Prints a warning as one line on stderr, above progress bars, in the first process only."""
     from tqdm import tqdm
 
-    from snnkd_jax.parallel.hosts import is_first
+    from snnkd_jax.parallel.hosts import is_host0
 
-    if is_first():
+    if is_host0():
         tqdm.write(f"warning: {message}", file=sys.stderr)

@@ -33,30 +33,30 @@ def train(config: tyro.conf.OmitArgPrefixes[Config]) -> int:
         config: Configuration of the run.
     """
     config.check()  # errors that need no JAX are reported at once
-    from snnkd_jax.parallel.hosts import leave
+    from snnkd_jax.parallel.hosts import shut_down
 
-    return leave(exit_status(lambda: _run(config)))
+    return shut_down(exit_status(lambda: _run(config)))
 
 
 def _run(config: Config) -> int:
     from snnkd_jax.experiment import run
-    from snnkd_jax.parallel.hosts import is_first, join, say, several, wait_if_lost
+    from snnkd_jax.parallel.hosts import initialize, is_distributed, is_host0, print_on_host0, wait_for_watchdog
     from snnkd_jax.training.interrupt import Interrupted
 
     try:
-        join(config.run.distributed)
+        initialize(config.run.distributed)
         result = run(config)
     except Interrupted as stop:
-        if is_first():
+        if is_host0():
             print(stop, file=sys.stderr)
         return stop.exit_status
     except Exception as error:
-        if isinstance(error, InputError) or not several():
+        if isinstance(error, InputError) or not is_distributed():
             raise
-        wait_if_lost()
+        wait_for_watchdog()
         traceback.print_exc()
         return 1
-    say(f"\n{table(result)}")
+    print_on_host0(f"\n{table(result)}")
     return 0
 
 

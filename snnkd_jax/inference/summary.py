@@ -5,7 +5,8 @@ from typing import Any
 import flax.linen as nn
 from flax import traverse_util
 
-from snnkd_jax.dynamics.neurons import PLIF, Neuron
+from snnkd_jax.dynamics.integration import Neuron
+from snnkd_jax.dynamics.neurons import PLIF
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.converted import ConvertedMaxPool
@@ -44,7 +45,7 @@ def summary(network: Network, variables: Variables, image_shape: tuple[int, int,
             neurons.append(module.neuron)
             learned = {name: params[*module.path, name] for name in module.neuron.parameters}
             if isinstance(module.neuron, PLIF):  # its time constant, not the parameter
-                learned = module.neuron.constants(learned)
+                learned = module.neuron.precompute(learned)
             for name, x in learned.items():
                 value = f"{float(x):.4g}" if x.ndim == 0 else f"{float(x.min()):.4g} to {float(x.max()):.4g}"
                 kind += f", {name} = {value}"

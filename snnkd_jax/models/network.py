@@ -24,7 +24,7 @@ from flax import traverse_util
 from flax.errors import FlaxError
 from jax import Array
 
-from snnkd_jax.dynamics.neurons import Neuron
+from snnkd_jax.dynamics.integration import Neuron
 from snnkd_jax.errors import InputError, check_count
 from snnkd_jax.models.rate import linearise
 from snnkd_jax.models.recorder import Call, capture_calls

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from snnkd_jax.errors import InputError
-from snnkd_jax.files import write_whole
+from snnkd_jax.files import write_atomically
 from snnkd_jax.report import page
 from snnkd_jax.report.comparison import comparison_page
 from snnkd_jax.report.figures import Curve, lines
@@ -27,7 +27,7 @@ def write_report(runs: list[Path], out: Path | None = None) -> Path:
     path = runs[0] / "report.html" if out is None else out
     text = comparison_page([read_run(run) for run in runs]) if len(runs) > 1 else run_page(read_run(runs[0]))
     try:
-        write_whole(path, text.encode(errors="replace"))
+        write_atomically(path, text.encode(errors="replace"))
     except OSError as error:
         raise InputError(f"out {path} cannot be written ({error.strerror}); name another file") from error
     return path

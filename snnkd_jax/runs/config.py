@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from snnkd_jax.errors import InputError, check_counts, spelled_choice
+from snnkd_jax.errors import InputError, check_counts, match_choice
 from snnkd_jax.runs.data import DataConfig
 from snnkd_jax.runs.models import GIVEN, MODELS, NeuronConfig, StudentConfig, TeacherConfig, teacher_label
 from snnkd_jax.runs.objective import ObjectiveConfig
@@ -128,7 +128,7 @@ class Config:
         Raises `InputError` for whatever can be found to be wrong without data and devices.
         """
         self.check()
-        student = spelled_choice("student: model", self.student.student, MODELS)
+        student = match_choice("student: model", self.student.student, MODELS)
         config = self.replace(student=student, **self.teacher.canonical())
         teacher = config.teacher
         config.build_student(2)

@@ -63,7 +63,7 @@ class DataConfig:
         """The data set, in memory or on disk; raises `InputError` if it is missing or damaged."""
         if self.in_memory:
             return self.load()
-        from snnkd_jax.data.on_disk import open_streamed
+        from snnkd_jax.data.on_disk import open_dataset
 
         names = ("image_size", "workers", "flip", "validation_fraction")
-        return open_streamed(self.dataset, self.data_dir, **{name: getattr(self, name) for name in names})
+        return open_dataset(self.dataset, self.data_dir, **{name: getattr(self, name) for name in names})

@@ -4,10 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snnkd_jax.errors import InputError, check_choice, check_counts, spelled_choice
+from snnkd_jax.errors import InputError, check_choice, check_counts, match_choice
 
 if TYPE_CHECKING:
-    from snnkd_jax.dynamics.neurons import Neuron
+    from snnkd_jax.dynamics.integration import Neuron
     from snnkd_jax.models import Network
 
 TORCH, GIVEN = "torch:", "given:"
@@ -52,7 +52,7 @@ class TeacherConfig:
         """Raises `InputError` for an unknown architecture or options that do not go together."""
         check_counts(self, "teacher_epochs")
         if not self.is_foreign:
-            spelled_choice("teacher: model", self.teacher, MODELS)
+            match_choice("teacher: model", self.teacher, MODELS)
             return
         for name in ("teacher_checkpoint", "teacher_levels", "teacher_epochs", "teacher_pool"):
             if getattr(self, name) != getattr(TeacherConfig, name):
@@ -74,7 +74,7 @@ class TeacherConfig:
 
         if parse_normalisation(self.teacher_normalisation) is not None and self.file is None:
             raise InputError(f"teacher_normalisation={self.teacher_normalisation!r} goes with teacher='torch:FILE'")
-        teacher = self.teacher if self.is_foreign else spelled_choice("teacher: model", self.teacher, MODELS)
+        teacher = self.teacher if self.is_foreign else match_choice("teacher: model", self.teacher, MODELS)
         if self.file is not None:
             teacher = f"{TORCH}{self.file.absolute()}"
         checkpoint = None if self.teacher_checkpoint is None else str(Path(self.teacher_checkpoint).absolute())
@@ -116,7 +116,7 @@ class StudentConfig:
 
     def check(self) -> None:
         """Raises `InputError` for an unknown name or a value out of range."""
-        spelled_choice("student: model", self.student, MODELS)
+        match_choice("student: model", self.student, MODELS)
         check_counts(self, "num_steps")
         check_choice("initial_weights", self.initial_weights, ("random", "teacher"))
         check_choice("pool", self.pool, ("avg", "max"))

@@ -27,7 +27,7 @@ from typing import Any
 from snnkd_jax.digest import sha256
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_json, write_json
-from snnkd_jax.parallel.hosts import is_first
+from snnkd_jax.parallel.hosts import is_host0
 from snnkd_jax.runs.config import Config, default_config
 from snnkd_jax.runs.provenance import origin
 from snnkd_jax.runs.recipe import BOOKKEEPING
@@ -69,7 +69,7 @@ def open_run_dir(directory: Path, what: dict[str, Any], contents: dict[str, Any]
     except OSError as error:
         raise InputError(f"run_dir {directory} cannot be written ({error.strerror}); name another") from error
     if not saved.exists():
-        if not is_first():
+        if not is_host0():
             raise InputError(f"run_dir {directory} is not the first process's directory; all hosts must share it")
         if found := [name for name in _AFTER_CONFIG if (directory / name).exists()]:
             raise InputError(f"run_dir {directory} has {', '.join(found)} but no config.json; name another")

@@ -14,7 +14,7 @@ from snnkd_jax.distill.teacher import Teacher
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.torch_weights import Converted, convert_weights, read_weights
-from snnkd_jax.parallel.hosts import of_first, together
+from snnkd_jax.parallel.hosts import broadcast_from_host0, raise_on_all_hosts
 from snnkd_jax.parallel.mesh import put_replicated
 from snnkd_jax.runs.config import Config
 from snnkd_jax.runs.recipe import run_of_teacher
@@ -53,7 +53,7 @@ class RunTeacher:
             return None
         network = self.build()
         if config.teacher_checkpoint is not None:
-            with together():
+            with raise_on_all_hosts():
                 directory = teacher_directory(Path(config.teacher_checkpoint))
                 check_network(directory, self._description)
             try:
@@ -84,7 +84,7 @@ class RunTeacher:
     def keep(self, variables: Variables, run: Path) -> None:
         """Saves a teacher of a PyTorch file as a network of the run; raises `InputError` if the run has another one."""
         directory = run / "teacher"
-        if not of_first(int((directory / "network.json").exists())):
+        if not broadcast_from_host0(int((directory / "network.json").exists())):
             save_network(directory, variables)
             write_network(directory, self._description)
         elif fingerprint(load_network(directory, variables, self.mesh)) != fingerprint(variables):

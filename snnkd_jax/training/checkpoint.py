@@ -24,8 +24,8 @@ from jax.sharding import Mesh
 
 from snnkd_jax.digest import checksum
 from snnkd_jax.errors import InputError
-from snnkd_jax.parallel.hosts import gathered, is_first, of_first
-from snnkd_jax.parallel.mesh import divided, put_replicated, replicated
+from snnkd_jax.parallel.hosts import broadcast_from_host0, gather_texts, is_host0
+from snnkd_jax.parallel.mesh import put_replicated, replicated, state_sharding
 from snnkd_jax.training.trainer import TrainState, variables_of
 
 Tree = Any
@@ -62,7 +62,7 @@ class Checkpoints:
         Warns of damaged checkpoints, and if none can be read. `template` has its structure, shapes and dtypes.
         """
         parts, damaged = _parts(template), 0
-        while (step := of_first(max(self._manager.all_steps(), default=-1))) >= 0:
+        while (step := broadcast_from_host0(max(self._manager.all_steps(), default=-1))) >= 0:
             try:
                 read = {name: _read(self._directory / str(step) / name, part, mesh) for name, part in parts.items()}
             except DamagedCheckpoint as error:
@@ -81,10 +81,10 @@ class Checkpoints:
         folder = self._directory.parent / f"{self._directory.name}-damaged"
         names = (f"{step}-{n}" if n else str(step) for n in itertools.count())
         target = next(folder / name for name in names if not (folder / name).exists())
-        if is_first():
+        if is_host0():
             folder.mkdir(exist_ok=True)
             (self._directory / str(step)).rename(target)
-        of_first(step)  # the other processes wait for the move
+        broadcast_from_host0(step)  # the other processes wait for the move
         self._manager.reload()
         what = f"checkpoint {step} in {self._directory} is damaged ({error}); it was moved to {target}"
         warnings.warn(f"{what}, and the one before it is used", stacklevel=3)
@@ -109,7 +109,8 @@ def load_network(directory: Path, template: Tree, mesh: Mesh) -> Tree:
 
 def newest(directory: Path) -> Path:
     """Finds the newest checkpoint in the directory of a training; raises `InputError` if it holds none."""
-    step = of_first(max((int(path.name) for path in directory.glob("*") if path.name.isdecimal()), default=-1))
+    steps = [int(path.name) for path in directory.glob("*") if path.name.isdecimal()]
+    step = broadcast_from_host0(max(steps, default=-1))
     if step < 0:
         raise InputError(f"{directory} holds no checkpoint")
     return directory / str(step)
@@ -173,7 +174,7 @@ def _read(path: Path, template: Tree, mesh: Mesh) -> Tree:
         for _ in range(2 if reason else 0):
             gc.collect()
             time.sleep(0.2)
-    if reasons := [reason for reason in gathered(reason) if reason]:
+    if reasons := [reason for reason in gather_texts(reason) if reason]:
         raise DamagedCheckpoint(reasons[0])
     if not np.array_equal(jax.jit(checksum, out_shardings=replicated(mesh))(read["tree"]), read["fingerprint"]):
         raise DamagedCheckpoint("its content does not match the fingerprint with which it was saved")
@@ -185,7 +186,9 @@ def _read_own_part(path: Path, template: Tree, mesh: Mesh) -> Tree:
     import orbax.checkpoint as ocp
 
     target = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), template, divided(mesh, template)
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        template,
+        state_sharding(mesh, template),
     )
     me = jax.process_index()
     alone = {"primary_host": me, "active_processes": {me}, "barrier_sync_key_prefix": f"process_{me}"}

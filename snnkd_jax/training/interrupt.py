@@ -10,7 +10,7 @@ from typing import Any
 
 from jax.experimental import multihost_utils
 
-from snnkd_jax.parallel.hosts import several
+from snnkd_jax.parallel.hosts import is_distributed
 
 
 class Interrupted(Exception):
@@ -32,7 +32,7 @@ class StopRequest:
     _polls = 0
 
     def __enter__(self) -> "StopRequest":
-        self._alone = not several()
+        self._alone = not is_distributed()
         numbers = (signal.SIGTERM, signal.SIGINT) if self._alone else (signal.SIGINT,)
         # A handler that is not Python's, such as JAX's, is None and cannot be put back.
         self._previous: dict[int, Any] = {n: signal.signal(n, self._handle) or signal.SIG_DFL for n in numbers}

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from snnkd_jax.data.batches import Batch, EvalBatches, Source
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Variables
-from snnkd_jax.parallel.hosts import is_first, say
+from snnkd_jax.parallel.hosts import is_host0, print_on_host0
 from snnkd_jax.parallel.mesh import put_batch, put_replicated
 from snnkd_jax.training.checkpoint import Checkpoints
 from snnkd_jax.training.compiled import CompiledSteps, Evaluation, compile_steps
@@ -92,13 +92,13 @@ def train(
         role = context.role
         checkpoints = Checkpoints(context.directory / role, context.keep_checkpoints)
         state = checkpoints.restore(jax.eval_shape(trainer.init), mesh)
-        profile_directory = context.directory / "profile" if context.profile and is_first() else None
+        profile_directory = context.directory / "profile" if context.profile and is_host0() else None
     state = state or steps.init(initial)
     start = int(state.step)
     if context is not None:
         history = context.log.rewind(role, start)
     if 0 < start < num_steps:
-        say(f"{role}: resumed at step {start} of {num_steps}")
+        print_on_host0(f"{role}: resumed at step {start} of {num_steps}")
     teacher_variables = put_replicated(mesh, teacher_variables)
     epoch_metrics, warned = EpochMetrics(), set()
     progress = tqdm(
@@ -107,7 +107,7 @@ def train(
         initial=start * batch_size,
         unit=" images",
         unit_scale=True,
-        disable=None if is_first() else True,  # None: on a terminal only; elsewhere one line per epoch is enough
+        disable=None if is_host0() else True,  # None: on a terminal only; elsewhere one line per epoch is enough
         dynamic_ncols=True,
     )
     closing = contextlib.nullcontext() if checkpoints is None else contextlib.closing(checkpoints)
@@ -139,9 +139,9 @@ def train(
                 history.append(entry)
                 if context is not None:
                     context.log.write(entry)
-                say(_epoch_line(entry, epochs))
+                print_on_host0(_epoch_line(entry, epochs))
                 _warn_of_rates(f"{role}, epoch {epoch}", found["firing_rates"], warned)
-                for callback in callbacks if is_first() else ():
+                for callback in callbacks if is_host0() else ():
                     callback(dict(entry))
             if context is None or checkpoints is None:
                 continue

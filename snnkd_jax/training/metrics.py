@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from snnkd_jax.files import write_whole
-from snnkd_jax.parallel.hosts import is_first
+from snnkd_jax.files import write_atomically
+from snnkd_jax.parallel.hosts import is_host0
 
 
 class MetricsLog:
@@ -22,7 +22,7 @@ class MetricsLog:
 
     def __init__(self, directory: Path):
         self._path, self._writer = directory / "metrics.jsonl", None
-        if is_first() and importlib.util.find_spec("tensorboardX") is not None:
+        if is_host0() and importlib.util.find_spec("tensorboardX") is not None:
             from tensorboardX import SummaryWriter
 
             self._writer = SummaryWriter(str(directory / "tensorboard"))
@@ -30,8 +30,8 @@ class MetricsLog:
     def rewind(self, phase: str, step: int) -> list[dict[str, Any]]:
         """Drops the entries of `phase` after `step`, which is resumed there; returns its remaining entries."""
         entries = [e for e in read_log(self._path.parent) if e["phase"] != phase or e["step"] <= step]
-        if is_first():
-            write_whole(self._path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
+        if is_host0():
+            write_atomically(self._path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
         return [entry for entry in entries if entry["phase"] == phase]
 
     def seconds(self) -> float:
@@ -40,7 +40,7 @@ class MetricsLog:
 
     def write(self, entry: dict[str, Any]) -> None:
         """Appends an entry with "phase", "step" and "seconds": numbers, and dictionaries of numbers."""
-        if not is_first():
+        if not is_host0():
             return
         with self._path.open("a") as file:
             file.write(json.dumps(entry) + "\n")

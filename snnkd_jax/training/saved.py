@@ -16,7 +16,7 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_json, write_json
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.description import describe_network
-from snnkd_jax.parallel.hosts import is_first
+from snnkd_jax.parallel.hosts import is_host0
 from snnkd_jax.training.checkpoint import newest
 
 FORMAT = 1
@@ -44,7 +44,7 @@ def write_network(directory: Path, description: dict[str, Any]) -> None:
     It has the SHA-256 of the description, and those of the network's files in the newest checkpoint.
     """
     checkpoint = newest(directory)
-    if not is_first():
+    if not is_host0():
         return
     paths = sorted(path for path in (checkpoint / "network").rglob("*") if path.is_file())
     files = {path.relative_to(directory).as_posix(): sha256(path.read_bytes()) for path in paths}

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from snnkd_jax.data.batches import Batch, Source
 from snnkd_jax.digest import fingerprint, sha256, title
 from snnkd_jax.errors import InputError
-from snnkd_jax.files import write_whole
+from snnkd_jax.files import write_atomically
 from snnkd_jax.parallel.mesh import put_batch, put_replicated
 from snnkd_jax.training.compiled import compile_steps
 from snnkd_jax.training.trainer import Trainer
@@ -147,6 +147,6 @@ def open_teacher_store(
 
 def _write(path: Path, content: bytes) -> None:
     try:
-        write_whole(path, content)
+        write_atomically(path, content)
     except OSError as error:
         raise InputError(f"store_teacher: {path} cannot be written ({error.strerror})") from error

@@ -17,7 +17,7 @@ from jax import Array
 
 from snnkd_jax.data.augment import Augment
 from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.digest import traced
+from snnkd_jax.digest import jaxpr_digest
 from snnkd_jax.distill.guidance import Guidance, Targets
 from snnkd_jax.distill.objective import Objective
 from snnkd_jax.distill.outputs import StudentOutputs
@@ -99,7 +99,7 @@ class Trainer:
     @property
     def augment_digest(self) -> str | None:
         """A digest of the augmentation's computation."""
-        return None if self.augment is None else traced(self.augment, jax.random.key(0), self.pixels(2))
+        return None if self.augment is None else jaxpr_digest(self.augment, jax.random.key(0), self.pixels(2))
 
     def init(self, initial: Variables | None = None) -> TrainState:
         """Draws the state before the first step, or initialises it from another network (`with_weights_of`)."""

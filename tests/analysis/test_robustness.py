@@ -27,7 +27,7 @@ from snnkd_jax.inference.convert import convert
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.models import Network, build
 from snnkd_jax.models.activation import Spike
-from snnkd_jax.parallel.mesh import split
+from snnkd_jax.parallel.mesh import batch_sharding
 
 KEY = jax.random.key(0)
 MESH = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
@@ -90,7 +90,7 @@ def test_the_spikes_of_an_image_are_disturbed_by_its_index(kind):
     whole = spikes_of(kind, 0.3)
     order = np.random.default_rng(0).permutation(32)
     np.testing.assert_array_equal(spikes_of(kind, 0.3, CURRENT[order], index=order), whole[order])
-    spread = jax.device_put((CURRENT, jnp.arange(32)), split(MESH))
+    spread = jax.device_put((CURRENT, jnp.arange(32)), batch_sharding(MESH))
     np.testing.assert_array_equal(spikes_of(kind, 0.3, spread[0], index=spread[1]), whole)
 
 

@@ -20,7 +20,7 @@ from host_failures import logged
 from snnkd_jax import data, experiment
 from snnkd_jax.cli.train import main
 from snnkd_jax.data.augment import Augmentation
-from snnkd_jax.data.batches import InMemory
+from snnkd_jax.data.batches import MemorySource
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.distill.teacher import Teacher, flax_teacher
@@ -188,7 +188,7 @@ OUTPUTS = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), Counted
 
 
 def opened(folder: Path, compute=None) -> TeacherStore:
-    return TeacherStore(InMemory(examples(12), 4, 0), folder, OUTPUTS, compute or Counted())
+    return TeacherStore(MemorySource(examples(12), 4, 0), folder, OUTPUTS, compute or Counted())
 
 
 def test_outputs_are_computed_once_and_read_again(tmp_path):
@@ -265,7 +265,7 @@ def test_a_store_is_of_one_teacher_data_seed_and_augmentation(tmp_path, monkeypa
     def taught(trainer, variables=WEIGHTS, size=4, known=False, grey=9, **described):
         """Opens a store of grey images, which is `known` or not."""
         images = np.full((12, *SHAPE), grey, np.uint8)
-        source = InMemory({"images": images, "labels": np.zeros(12, np.int32)}, size, 3)
+        source = MemorySource({"images": images, "labels": np.zeros(12, np.int32)}, size, 3)
         found = open_teacher_store(source, tmp_path, trainer, variables, 6, mesh, described)
         before = set(folders)
         folders.update(path.name for path in tmp_path.iterdir())
@@ -370,7 +370,7 @@ def test_a_training_on_stored_features_is_the_same_bit_for_bit(tmp_path, one_dev
     monkeypatch.setattr(teacher_store, "STEPS_PER_FILE", 2)
     network = build("convnet", K, width=0.1)
     variables = network.init(jax.random.key(1), SHAPE)
-    trainer, source = make(network, "kdsnn"), InMemory(examples(40), 8, 3)
+    trainer, source = make(network, "kdsnn"), MemorySource(examples(40), 8, 3)
     steps = compile_steps(trainer, one_device)
     assert steps.teach is not None
 

@@ -12,13 +12,12 @@ from comparison import agrees
 from representative import representatives
 
 from snnkd_jax.dynamics import surrogate
+from snnkd_jax.dynamics.integration import integrate, integrate_with_slopes
 from snnkd_jax.dynamics.neurons import (
     IF,
     LIF,
     PLIF,
-    integrate,
     integrate_and_fire,
-    integrate_with_slopes,
     lif,
     plif,
     plif_parameter,

@@ -18,7 +18,8 @@ from snnkd_jax.analysis.observation import load_observation, observe, save_obser
 from snnkd_jax.analysis.robustness import evaluate_noise
 from snnkd_jax.data.batches import eval_batches
 from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.dynamics.neurons import ATAN, IF, PLIF, initial_state, integrate, integrate_with_slopes
+from snnkd_jax.dynamics.integration import initial_state, integrate, integrate_with_slopes
+from snnkd_jax.dynamics.neurons import ATAN, IF, PLIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference.convert import convert
 from snnkd_jax.inference.trained import Trained

@@ -64,16 +64,16 @@ def test_links_of_the_pages_lead_to_files():
 # Of `dynamics.neurons` and the like, what is no equation; elsewhere, indented blocks that are none, or whose
 # results are whole numbers or bounds, which their tests compare by hand and which have no error to tell.
 NO_EQUATION = {
-    *(f"dynamics.neurons.{name}" for name in ("check_neuron", "describe_neuron", "initial_state")),
-    *(f"dynamics.neurons.{name}" for name in ("neuron_from", "neuron_of")),
+    *(f"dynamics.neurons.{name}" for name in ("describe_neuron", "neuron_from")),
+    *(f"dynamics.integration.{name}" for name in ("check_neuron", "initial_state")),
     *(f"distill.losses.check_{name}" for name in ("in_range", "same_shape", "temperature")),
     "data.archives",  # file formats
     *("inference.trained", "fitting"),  # code
-    "data.crops.random_box",  # pixels, in test_imagenet.py
+    "data.crops.random_box",  # pixels, in test_crops.py
     "planning.pod",  # bounds, in test_pod.py
 }
 OF_EQUATIONS = (
-    *(f"dynamics.{name}" for name in ("surrogate", "neurons", "encoders")),
+    *(f"dynamics.{name}" for name in ("surrogate", "neurons", "integration", "encoders")),
     "distill.losses",
 )
 

@@ -14,7 +14,7 @@ from representative import representatives, slow
 
 from snnkd_jax.distill.connector import Connectors
 from snnkd_jax.distill.losses import mask_channels
-from snnkd_jax.dynamics.neurons import LIF, neuron_of
+from snnkd_jax.dynamics.neurons import LIF, neuron_from
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import MODELS, Network, build
 from snnkd_jax.models.layers import BatchNorm, avg_pool
@@ -359,7 +359,8 @@ def test_a_generator_restores_what_is_blanked():
 
 @pytest.mark.parametrize("kind", ["plif", "if"])
 def test_neuron_kinds_differ_and_plif_starts_as_lif(kind):
-    networks = {k: build("convnet", 3, neuron=neuron_of(k, tau=3.0), num_steps=4, width=0.2) for k in ("lif", kind)}
+    neurons = {k: neuron_from({"neuron": k, "tau": 3.0}) for k in ("lif", kind)}
+    networks = {k: build("convnet", 3, neuron=neuron, num_steps=4, width=0.2) for k, neuron in neurons.items()}
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
     logits = {}
     for k, network in networks.items():
@@ -406,17 +407,17 @@ def test_bad_arguments_are_named(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "hh"}, "neuron 'hh' is unknown"),
+        ({"neuron": "hh"}, "neuron 'hh' is unknown"),
         ({"tau": 0.5}, "tau=0.5"),
-        ({"kind": "if", "tau": 0.5, "v_threshold": 0.0}, "v_threshold=0.0"),
-        ({"kind": "plif", "tau": 1.0}, "tau=1.0"),
+        ({"neuron": "if", "tau": 0.5, "v_threshold": 0.0}, "v_threshold=0.0"),
+        ({"neuron": "plif", "tau": 1.0}, "tau=1.0"),
         ({"v_threshold": 0.0}, "v_threshold=0.0"),
         ({"v_reset": 2.0}, "v_threshold=1.0"),
     ],
 )
 def test_bad_neurons_are_named(change, message):
     with pytest.raises(InputError, match=message):
-        neuron_of(**{"kind": "lif"} | change)
+        neuron_from({"neuron": "lif"} | change)
 
 
 def test_names_as_in_the_papers():

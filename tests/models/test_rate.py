@@ -11,7 +11,8 @@ import pytest
 from network_checks import IMAGES, assert_trees_close, train_outputs
 from representative import representatives
 
-from snnkd_jax.dynamics.neurons import LIF, PLIF, Neuron, neuron_of
+from snnkd_jax.dynamics.integration import Neuron
+from snnkd_jax.dynamics.neurons import LIF, NEURONS, PLIF
 from snnkd_jax.dynamics.surrogate import fast_sigmoid
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, build
@@ -140,7 +141,7 @@ def test_frames_reach_the_stem_as_their_mean():
 @pytest.mark.parametrize("kind", ["lif", "plif"])
 def test_half_precision_convolutions_keep_float32_gradients(kind):
     network = build(
-        "vgg11", 5, neuron=neuron_of(kind), num_steps=2, width=0.1, pool="max", backprop="rate", dtype="bfloat16"
+        "vgg11", 5, neuron=NEURONS[kind](), num_steps=2, width=0.1, pool="max", backprop="rate", dtype="bfloat16"
     )
     variables = network.init(jax.random.key(0), (16, 16, 3))
     gradients = jax.tree.leaves(train_outputs(network, variables)[3])

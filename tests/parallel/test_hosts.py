@@ -1,4 +1,4 @@
-"""Several processes: they train what one does, stop as one, and lose nothing when one of them is lost.
+"""Several processes: they train what one does, stop together, and resume when one of them is lost.
 
 Processes and signals are real. What takes minutes is in the group `multihost`; `experiments/host_failures.py` does the
 same more often, and records it.
@@ -22,7 +22,7 @@ from tiny_training import SHAPE, adamw_trainer
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.parallel import hosts
-from snnkd_jax.parallel.mesh import data_mesh, divided, put_batch
+from snnkd_jax.parallel.mesh import data_mesh, put_batch, state_sharding
 from snnkd_jax.runs.optimisation import OptimisationConfig
 from snnkd_jax.runs.run_dir import report_disk_full
 from snnkd_jax.training.checkpoint import Checkpoints
@@ -63,10 +63,9 @@ def trained(fsdp: int | None) -> TrainState:
 @pytest.mark.slow
 def test_divided_parameters_are_trained_like_whole_ones():
     """Each device holds a quarter of every kernel and of its moments, along the largest axis that allows it."""
-    divided_state, whole = trained(4), trained(None)
+    sharded, replicated = trained(4), trained(None)
     shares = [
-        (x.shape, x.addressable_shards[0].data.shape)
-        for x in jax.tree.leaves((divided_state.params, divided_state.opt_state))
+        (x.shape, x.addressable_shards[0].data.shape) for x in jax.tree.leaves((sharded.params, sharded.opt_state))
     ]
     assert any(len(shape) == 4 for shape, _ in shares)
     for shape, share in shares:
@@ -74,13 +73,13 @@ def test_divided_parameters_are_trained_like_whole_ones():
         assert np.prod(share) == np.prod(shape) // (4 if axes else 1), shape
         if axes:
             assert share[shape.index(max(axes))] == max(axes) // 4
-    for x, expected in zip(*map(jax.tree.leaves, jax.device_get((divided_state, whole))), strict=True):
+    for x, expected in zip(*map(jax.tree.leaves, jax.device_get((sharded, replicated))), strict=True):
         np.testing.assert_allclose(x, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("saved", "read"), [(4, None), slow(2, 8)])
 def test_a_checkpoint_is_read_bit_for_bit_however_it_is_divided(tmp_path, saved, read):
-    state = jax.device_put(jax.device_get(trained(None)), divided(data_mesh(saved), trained(None)))
+    state = jax.device_put(jax.device_get(trained(None)), state_sharding(data_mesh(saved), trained(None)))
     checkpoints = Checkpoints(tmp_path / "student")
     checkpoints.save(state)
     checkpoints.close()
@@ -89,7 +88,7 @@ def test_a_checkpoint_is_read_bit_for_bit_however_it_is_divided(tmp_path, saved,
     checkpoints.close()
     assert found is not None
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), jax.device_get(state))
-    expected = divided(data_mesh(read), state)
+    expected = state_sharding(data_mesh(read), state)
     assert all(
         jax.tree.leaves(jax.tree.map(lambda x, where: x.sharding.is_equivalent_to(where, x.ndim), found, expected))
     )
@@ -102,14 +101,14 @@ def test_learning_rate_in_proportion_to_the_batch():
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reported"),
     [
         (OSError(28, "No space left on device"), True),
         (ValueError("RESOURCE_EXHAUSTED: write() failed [OS error 28: ENOSPC No space left on device]"), True),
         (OSError(13, "Permission denied"), False),
     ],
 )
-def test_a_full_disk_is_told_as_wrong_input(tmp_path, error, told):
+def test_a_full_disk_is_reported_as_wrong_input(tmp_path, error, reported):
     def fail():
         with report_disk_full(tmp_path):
             try:
@@ -117,7 +116,7 @@ def test_a_full_disk_is_told_as_wrong_input(tmp_path, error, told):
             finally:
                 raise RuntimeError("the save failed")  # as some layer above says
 
-    if told:
+    if reported:
         with pytest.raises(InputError, match=f"{tmp_path}.*no space is left"):
             fail()
     else:
@@ -126,7 +125,7 @@ def test_a_full_disk_is_told_as_wrong_input(tmp_path, error, told):
 
 
 def joined(**environment: str) -> subprocess.CompletedProcess:
-    """The program told that it must meet others."""
+    """Runs the program as one of several processes."""
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     inherited = {name: value for name, value in os.environ.items() if name not in names}
     arguments = [*failures.TINY, "--distributed", "True", "--run-dir", os.devnull]
@@ -147,7 +146,7 @@ def joined(**environment: str) -> subprocess.CompletedProcess:
     ],
     ids=["nothing", "half", "wrong"],
 )
-def test_others_that_cannot_be_met_are_told_in_one_line(environment, names):
+def test_processes_that_cannot_be_reached_are_reported_in_one_line(environment, names):
     done = joined(**environment)
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
@@ -156,12 +155,12 @@ def test_others_that_cannot_be_met_are_told_in_one_line(environment, names):
         assert name in line
 
 
-def test_one_process_agrees_with_itself():
-    assert hosts.gathered("text") == ["text"]
-    assert hosts.of_first(-3) == -3
-    assert hosts.first_then_others(lambda: 5) == 5
-    hosts.check_same("anything", b"")
-    with pytest.raises(InputError, match="mine"), hosts.together():
+def test_a_single_process():
+    assert hosts.gather_texts("text") == ["text"]
+    assert hosts.broadcast_from_host0(-3) == -3
+    assert hosts.host0_first(lambda: 5) == 5
+    hosts.check_equal_on_all_hosts("anything", b"")
+    with pytest.raises(InputError, match="mine"), hosts.raise_on_all_hosts():
         raise InputError("mine")
 
 
