@@ -50,14 +50,14 @@ def main(
     Args:
         run: Directory of a finished run.
         images: Test images, the first ones.
-        peers: Other libraries that read the file; the README says under "Speed" how they are installed.
+        peers: Other libraries that read the file; docs/speed.md says how to install them.
         record: Write experiments/results/nir/<record>.json.
     """
     if images < 1:
         raise InputError(f"images={images!r} must be at least 1")
     for needed in (*peers, *(("nirtorch",) if peers else ())):
         if importlib.util.find_spec(needed) is None:
-            raise InputError(f"peers={peers!r}: {needed} is not installed; the README says how, under Speed")
+            raise InputError(f"peers={peers!r}: {needed} is not installed; docs/speed.md says how")
     student = load(run)
     network, variables, shape = student.network, student.variables, student.image_shape
     folded = fold_norms(network, variables, shape)

@@ -1,4 +1,4 @@
-"""Distil a spiking student from an ordinary teacher: KDSNN (CVPR 2023, arXiv 2304.05627) and its successors.
+"""Distil a spiking student from an ANN teacher: KDSNN (CVPR 2023, arXiv 2304.05627) and its successors.
 
     python experiments/cifar_distill.py --dataset digits     # two minutes on two CPU cores, no network
     python experiments/cifar_distill.py                      # the paper's: CIFAR-10, PyramidNet-18 to ResNet-18, T = 4
