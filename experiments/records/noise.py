@@ -15,6 +15,7 @@ def noise_section(records: list[dict[str, Any]]) -> str:
     for record in records:
         name, seeds = record["name"], ", ".join(map(str, record["seeds"]))
         parts += [
+            f"## {record['dataset']}, {_method(record)}\n",
             noise_table(record),
             f"[{name}](../experiments/results/noise/{name}.json): {record['dataset']}, {_described(record)}; test "
             f"accuracy in %, each kind's mean over its five levels, ± standard deviation over seeds {seeds}, of gains "
@@ -25,6 +26,10 @@ def noise_section(records: list[dict[str, Any]]) -> str:
             ),
         ]
     return "\n".join(parts)
+
+
+def _method(record: dict[str, Any]) -> str:
+    return config_of(record["config"], record["name"]).method
 
 
 def _described(record: dict[str, Any]) -> str:

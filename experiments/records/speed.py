@@ -21,9 +21,10 @@ SPEED_COLUMNS = {"train": ("train", "rate"), "train with KD": ("kd", "kd-rate"),
 def speed_section(records: list[dict[str, Any]]) -> str:
     """The tables of the four kinds of records."""
     by_kind = {kind: [r for r in records if r["kind"] == kind] for kind in _WRITERS}
-    figure = "![Images per second in training, one bar per library.](figures/speed.svg)\n"
-    parts = [figure] if by_kind["benchmark"] else []
-    parts += [text for kind in by_kind if (text := _WRITERS[kind](by_kind[kind]))]
+    parts = []
+    for kind, (title, write) in _WRITERS.items():
+        if by_kind[kind]:
+            parts += [f"## {title}\n", *([_FIGURE] if kind == "benchmark" else []), write(by_kind[kind])]
     return "\n".join(parts)
 
 
@@ -199,9 +200,10 @@ def gradient_table(records: list[dict[str, Any]]) -> str:
     return f"{markdown_table(heading, rows)}\n{folded(commands)}"
 
 
+_FIGURE = "![Images per second in training, one bar per library.](figures/speed.svg)\n"
 _WRITERS = {
-    "benchmark": benchmark_tables,
-    "time": time_table,
-    "early-exit": early_exit_table,
-    "gradients": gradient_table,
+    "benchmark": ("Images per second", benchmark_tables),
+    "time": ("Time to accuracy", time_table),
+    "early-exit": ("Early exit", early_exit_table),
+    "gradients": ("Rate-based gradients", gradient_table),
 }

@@ -19,7 +19,7 @@ def steps_section(records: list[dict[str, Any]]) -> str:
     parts = ["![Test accuracy against the number of time steps, one line per method.](figures/steps.svg)\n"]
     for dataset in dict.fromkeys(record["dataset"] for record in records):
         of_data = [record for record in records if record["dataset"] == dataset]
-        parts += [_accuracies(dataset, of_data), _exits(of_data), _commands(of_data)]
+        parts += [f"## {dataset}\n", _accuracies(dataset, of_data), _exits(of_data), _commands(of_data)]
     return "\n".join(part for part in parts if part)
 
 
