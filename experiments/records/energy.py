@@ -16,7 +16,7 @@ def energy_section(records: list[dict[str, Any]]) -> str:
     if not records:
         return ""
     parts = [
-        "![Energy per image: one bar per network, split into multiply-accumulate and accumulate operations.](figures/energy.svg)\n",
+        "![Energy per image: one bar per network, split into MACs and ACs.](figures/energy.svg)\n",
         markdown_table(COLUMNS, (row for record in records for row in energy_rows(record))),
         f"{energy_terms(records)}\n",
         f"{energy_verdict(records)}\n",

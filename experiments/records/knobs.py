@@ -52,8 +52,8 @@ def loss_section(records: list[dict[str, Any]]) -> str:
 def knob_source(records: list[dict[str, Any]]) -> str:
     """Where the numbers come from, in words."""
     return "".join(
-        f"[{r['name']}](../experiments/results/knobs/{r['name']}.json): `{r['command']}`, {r['dataset']}; each student is "
-        f"`{r['run_command']}` with the teacher of its seed and one option changed; seeds "
+        f"[{r['name']}](../experiments/results/knobs/{r['name']}.json): `{r['command']}`, {r['dataset']}; each student "
+        f"is `{r['run_command']}` with the teacher of its seed and one option changed; seeds "
         f"{', '.join(map(str, r['seeds']))}; {r['hardware']}, jax {r['versions']['jax']}.\n"
         for r in records
     )

@@ -52,8 +52,9 @@ def _exits(records: list[dict[str, Any]]) -> str:
         ]
         rows.append((f"{entry['method']}, {entry['network']}", *cells))
     terms = (
-        "Columns: the loss of accuracy against the T of training, on the validation split, that the confidence threshold was chosen for. "
-        "Where all seeds share one teacher, it was trained on images of the other seeds' validation splits.\n"
+        "Columns: the loss of accuracy against the T of training, on the validation split, that the confidence "
+        "threshold was chosen for. Where all seeds share one teacher, it was trained on images of the other seeds' "
+        "validation splits.\n"
     )
     heading = ("early exit, accuracy at mean steps", *(_points(100 * t) for t in tolerances))
     return f"{markdown_table(heading, rows)}\n{terms}"

@@ -113,8 +113,8 @@ def tables(records: list[dict[str, Any]]) -> str:
         seeds = ", ".join(map(str, record["seeds"]))
         machine = f"{record['hardware']}, jax {record['versions']['jax']}"
         commands.append(
-            f"- [{record['name']}](../experiments/results/{record['name']}.json): `{record['command']}`; seeds {seeds}, "
-            f"{minutes:.1f} min each on {machine}. {record['notes']}".rstrip()
+            f"- [{record['name']}](../experiments/results/{record['name']}.json): `{record['command']}`; "
+            f"seeds {seeds}, {minutes:.1f} min each on {machine}. {record['notes']}".rstrip()
         )
     return "\n".join([markdown_table(columns, rows), terms, folded(commands)])
 
