@@ -1,6 +1,6 @@
-"""MkDocs hooks: publish the committed result records, so that the pages' links to them work on the site.
+"""MkDocs hooks: publish the committed result records, so that links to them work.
 
-On disk the records are in `experiments/results/`, outside the documentation; the site has them in `records/`.
+On disk the records are in `experiments/results/`; the site has them in `records/`.
 """
 
 from pathlib import Path
@@ -20,5 +20,5 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Points links at the published records; pages that link to records are at the root of the site."""
+    """Points links at the published records; such pages are at the root of the site."""
     return markdown.replace("](../experiments/results/", "](records/")
