@@ -1,4 +1,4 @@
-"""Records: what they hold, and that the README says what they say."""
+"""Records: what they hold, and the tables that are made of them."""
 
 import json
 import re
