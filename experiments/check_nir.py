@@ -57,7 +57,7 @@ def main(
         raise InputError(f"images={images!r} must be at least 1")
     for needed in (*peers, *(("nirtorch",) if peers else ())):
         if importlib.util.find_spec(needed) is None:
-            raise InputError(f"peers={peers!r}: {needed} is not installed; the README says how, under Speed")
+            raise InputError(f"peers={peers!r}: {needed} is not installed; docs/speed.md says how")
     student = load(run)
     network, variables, shape = student.network, student.variables, student.image_shape
     folded = fold_norms(network, variables, shape)

@@ -1,4 +1,4 @@
-"""Draw the figures of the README from the records in `experiments/results/`."""
+"""Draw the figures of the documentation from the records in `experiments/results/`."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from snnkd_jax import data
 from snnkd_jax.cli.status import exit_status
 
 HERE = Path(__file__).parent
-FIGURES = HERE / "figures"
+FIGURES = HERE.parent / "docs" / "figures"
 OF_ALL = {"energy": energy.draw, "speed": speed.draw, "steps": steps.draw}
 """Folder of records to the function that draws one figure of them."""
 

@@ -16,7 +16,7 @@ Aim = tuple[str, str, bool]
 
 
 def aims_section(records: Records, steps: Records, noise: Records, energy: Records) -> str:
-    """The README's table of aims.
+    """The table of aims on the results page.
 
     Args:
         records: of students, `experiments/results/`.
@@ -129,7 +129,7 @@ def _conversion(steps: Records) -> list[Aim]:
 def _noise(records: Records) -> list[Aim]:
     return [
         (
-            f"noise, {record['dataset']}, [{record['name']}](experiments/results/noise/{record['name']}.json): "
+            f"noise, {record['dataset']}, [{record['name']}](../experiments/results/noise/{record['name']}.json): "
             "KD better in 10 of 14 kinds",
             f"{len(record['comparison']['better'])} of {len(record['comparison']['kinds'])}",
             len(record["comparison"]["better"]) >= 10,

@@ -1,4 +1,4 @@
-"""What the tutorial says of each knob and the README of each loss.
+"""The tables of options in the tutorial, and of distillation losses.
 
 The records, in `experiments/results/knobs/`, are written by `experiments/knobs.py`.
 """
@@ -30,7 +30,7 @@ def _table(record: dict[str, Any], group: str) -> str:
 
 
 def loss_section(records: list[dict[str, Any]]) -> str:
-    """The README's table of distillation losses, the best first, with its source.
+    """A table of distillation losses, the best first, with its source.
 
     The gain is the mean of the differences between students of one seed ± its standard error.
     """
@@ -46,14 +46,14 @@ def loss_section(records: list[dict[str, Any]]) -> str:
             rows.append((f"`{name}`", accuracy, gained, rate))
         tables.append(markdown_table(heading, rows))
     terms = "Accuracy on images that are held out, ± standard deviation over seeds; gain ± standard error.\n"
-    return "\n".join(["".join(tables), terms, knob_source(records, "experiments/results")])
+    return "\n".join(["".join(tables), terms, knob_source(records)])
 
 
-def knob_source(records: list[dict[str, Any]], results: str = "../experiments/results") -> str:
-    """Where the numbers come from, in words; `results` is the folder of the records as seen from the page."""
+def knob_source(records: list[dict[str, Any]]) -> str:
+    """Where the numbers come from, in words."""
     return "".join(
-        f"[{r['name']}]({results}/knobs/{r['name']}.json): `{r['command']}`, {r['dataset']}; each student is "
-        f"`{r['run_command']}` with the teacher of its seed and one option changed; seeds "
+        f"[{r['name']}](../experiments/results/knobs/{r['name']}.json): `{r['command']}`, {r['dataset']}; each student "
+        f"is `{r['run_command']}` with the teacher of its seed and one option changed; seeds "
         f"{', '.join(map(str, r['seeds']))}; {r['hardware']}, jax {r['versions']['jax']}.\n"
         for r in records
     )

@@ -1,4 +1,4 @@
-"""What the README says of exported networks, from `experiments/results/nir/`, which `experiments/check_nir.py` writes.
+"""The table of exported networks, from `experiments/results/nir/`, which `experiments/check_nir.py` writes.
 
 A record has `readers`: how often each reader of the file differs from a reading of it in plain NumPy.
 """
@@ -21,7 +21,7 @@ def nir_section(records: list[dict[str, Any]]) -> str:
             rows.append((record["name"], record["images"], reader["reader"], *counts, difference))
     terms = "Differences are those to the first reader, over all test images that were taken.\n"
     commands = "".join(
-        f"- [{r['name']}](experiments/results/nir/{r['name']}.json): `{r['command']}`, RUN of `{r['run']}`, "
+        f"- [{r['name']}](../experiments/results/nir/{r['name']}.json): `{r['command']}`, RUN of `{r['run']}`, "
         f"T = {r['num_steps']}.\n"
         for r in records
     )

@@ -1,4 +1,4 @@
-"""What the README says of plans, from the records in `experiments/results/plan/` (`snnkd plan`).
+"""The tables of plans, from the records in `experiments/results/plan/` (`snnkd plan`).
 
 A record has an entry for each topology, T and kind of rematerialisation that was compiled for; memory is in bytes.
 Records of the kind `memory` compare T and rematerialisation on one topology, those of the kind `topologies` the chips.
@@ -10,7 +10,7 @@ from snnkd_jax.report.markdown import markdown_table
 
 
 def plan_section(records: list[dict[str, Any]]) -> str:
-    """The README's section on plans: the tables of both kinds."""
+    """The tables of both kinds."""
     writers = {"topologies": _topologies, "memory": _memory}
     return "\n".join(writers[kind](record) for kind in writers for record in records if record["kind"] == kind)
 
@@ -68,7 +68,7 @@ def growth(record: dict[str, Any], remat: str) -> float:
 def _command(record: dict[str, Any]) -> str:
     config = record["config"]
     return (
-        f"[{record['name']}](experiments/results/plan/{record['name']}.json): `{record['command']}`; "
+        f"[{record['name']}](../experiments/results/plan/{record['name']}.json): `{record['command']}`; "
         f"{config['student']}, width {config['width']:g}, {config['preset']}, {config['dtype']}; "
         f"jax {record['versions']['jax']}, libtpu {record['versions']['libtpu']}."
     )

@@ -1,4 +1,4 @@
-"""What the README says about speed, from the records in `experiments/results/speed/`.
+"""The tables of the speed page, from the records in `experiments/results/speed/`.
 
 | kind         | written by                                                                       |
 | ------------ | -------------------------------------------------------------------------------- |
@@ -19,11 +19,12 @@ SPEED_COLUMNS = {"train": ("train", "rate"), "train with KD": ("kd", "kd-rate"),
 
 
 def speed_section(records: list[dict[str, Any]]) -> str:
-    """The README's section on speed, from records of the four kinds."""
+    """The tables of the four kinds of records."""
     by_kind = {kind: [r for r in records if r["kind"] == kind] for kind in _WRITERS}
-    figure = "![Images per second in training, a bar for each library.](experiments/figures/speed.svg)\n"
-    parts = [figure] if by_kind["benchmark"] else []
-    parts += [text for kind in by_kind if (text := _WRITERS[kind](by_kind[kind]))]
+    parts = []
+    for kind, (title, write) in _WRITERS.items():
+        if by_kind[kind]:
+            parts += [f"## {title}\n", *([_FIGURE] if kind == "benchmark" else []), write(by_kind[kind])]
     return "\n".join(parts)
 
 
@@ -45,7 +46,7 @@ def benchmark_tables(records: list[dict[str, Any]]) -> str:
         )
         peak = max((m["flops_per_second"] for m in record["matmul"]), default=0.0) / 1e9
         source = (
-            f"[{record['name']}](experiments/results/speed/{record['name']}.json): `{record['command']}`; "
+            f"[{record['name']}](../experiments/results/speed/{record['name']}.json): `{record['command']}`; "
             f"images/s, median (least to greatest) over {_rounds(record)} interleaved rounds, "
             f"{record['settings']['threads']} threads, width {record['settings']['width']:g}, float32, on "
             f"{record['hardware']}, whose matrix product reaches {peak:.0f} GFLOP/s. Memory (what the process needed "
@@ -125,7 +126,7 @@ def time_table(records: list[dict[str, Any]]) -> str:
     for record in records:
         runs = "; ".join(f"{name}, `{command}`" for name, command in record["run_commands"].items())
         commands.append(
-            f"- [{record['name']}](experiments/results/speed/{record['name']}.json): `{record['command']}`, RUN of "
+            f"- [{record['name']}](../experiments/results/speed/{record['name']}.json): `{record['command']}`, RUN of "
             f"{runs}; on {record['hardware']}. {record['notes']}".rstrip()
         )
     return "\n".join([markdown_table(heading, rows), terms, folded(commands)])
@@ -162,7 +163,7 @@ def early_exit_table(records: list[dict[str, Any]]) -> str:
     for r in records:
         lowest = "there is no threshold" if r["threshold"] is None else "the threshold is the lowest"
         commands.append(
-            f"- [{r['name']}](experiments/results/speed/{r['name']}.json): `{r['command']}`, RUN of "
+            f"- [{r['name']}](../experiments/results/speed/{r['name']}.json): `{r['command']}`, RUN of "
             f"`{r['run_command']}`; {lowest} that loses at most {100 * r['tolerance']:g} points on "
             f"the validation split; batches of {r['batch_size']}, in turns, on {r['hardware']}."
         )
@@ -193,15 +194,16 @@ def gradient_table(records: list[dict[str, Any]]) -> str:
     for r in records:
         run = f", RUN of `{r['run_command']}`" if r["trained"] else ""
         commands.append(
-            f"- [{r['name']}](experiments/results/speed/{r['name']}.json): `{r['command']}`{run}; gradients of the "
+            f"- [{r['name']}](../experiments/results/speed/{r['name']}.json): `{r['command']}`{run}; gradients of the "
             f"cross-entropy on one batch of {r['config']['dataset']}."
         )
     return f"{markdown_table(heading, rows)}\n{folded(commands)}"
 
 
+_FIGURE = "![Images per second in training, one bar per library.](figures/speed.svg)\n"
 _WRITERS = {
-    "benchmark": benchmark_tables,
-    "time": time_table,
-    "early-exit": early_exit_table,
-    "gradients": gradient_table,
+    "benchmark": ("Images per second", benchmark_tables),
+    "time": ("Time to accuracy", time_table),
+    "early-exit": ("Early exit", early_exit_table),
+    "gradients": ("Rate-based gradients", gradient_table),
 }

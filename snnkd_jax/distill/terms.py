@@ -105,7 +105,7 @@ class Entropy(Softened):
 
 @dataclasses.dataclass(frozen=True)
 class Deviation:
-    """TET: mean_tk (z[t][k] - phi)^2."""
+    """TET: `mean_tk (z[t][k] - phi)^2`."""
 
     phi: float = 1.0
     needs: ClassVar = ()

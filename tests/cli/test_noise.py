@@ -66,7 +66,7 @@ def test_seeds_are_paired_and_a_record_is_written(monkeypatch, tmp_path, capsys)
     taught = f"{run} --seed 0 --no-baseline --teacher-checkpoint runs/digits-convnet-temporal-t2-seed0"
     assert f"RUN of `{run} --seed 0 && {taught}`" in section
     assert f"baseline of `{run} --preset none --seed 0`, on" in section
-    assert "[x](experiments/results/noise/x.json): the digits, convnet, width 0.25, T = 2, temporal;" in section
+    assert "[x](../experiments/results/noise/x.json): the digits, convnet, width 0.25, T = 2, temporal;" in section
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path):
