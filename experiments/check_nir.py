@@ -50,7 +50,7 @@ def main(
     Args:
         run: Directory of a finished run.
         images: Number of test images, from the first.
-        peers: Other libraries to read the file with; the README says under "Speed" how to install them.
+        peers: Other libraries to read the file with; docs/speed.md says how to install them.
         record: Write experiments/results/nir/<record>.json.
     """
     if images < 1:
