@@ -163,30 +163,61 @@ def plif_parameter(tau: float) -> float:
     return -math.log(tau - 1)
 
 
-def lif(current: Array, *, v: ArrayLike | None = None, return_v: bool = False, **constants: Any) -> Any:
+def lif(
+    current: Array,
+    *,
+    tau: float = 2.0,
+    v_threshold: float = 1.0,
+    v_reset: float | None = 0.0,
+    decay_input: bool = True,
+    detach_reset: bool = False,
+    surrogate: Surrogate = ATAN,
+    v: ArrayLike | None = None,
+    return_v: bool = False,
+) -> Any:
     """Integrates `LIF` neurons: currents to spikes in {0, 1}, `[B, T, ...]`; raises as `LIF` and `integrate`.
 
     Args:
         current: input current x, `[B, T, ...]`.
+        tau, v_threshold, v_reset, decay_input, detach_reset, surrogate: as in `LIF`.
         v: potential before the first step, `[B, ...]`; None is the resting potential.
         return_v: return `(spikes, v)`, with the final potential `[B, ...]`, from which the sequence can be continued.
-        constants: tau, v_threshold, v_reset, decay_input, detach_reset and surrogate, as in `LIF`.
     """
-    return _integrated(LIF(**constants), current, v, return_v)
+    neuron = LIF(tau, v_threshold, v_reset, decay_input, detach_reset, surrogate)
+    spikes, v = integrate(neuron, current, v)
+    return (spikes, v) if return_v else spikes
 
 
-def plif(current: Array, w: ArrayLike, *, v: ArrayLike | None = None, return_v: bool = False, **constants: Any) -> Any:
+def plif(
+    current: Array,
+    w: ArrayLike,
+    *,
+    v_threshold: float = 1.0,
+    v_reset: float | None = 0.0,
+    decay_input: bool = True,
+    detach_reset: bool = False,
+    surrogate: Surrogate = ATAN,
+    v: ArrayLike | None = None,
+    return_v: bool = False,
+) -> Any:
     """Integrates `PLIF` neurons: as `lif`, with a `w` that broadcasts to `[...]` (see `plif_parameter`) for tau."""
-    return _integrated(PLIF(2.0, **constants), current, v, return_v, {"w": w})
+    neuron = PLIF(2.0, v_threshold, v_reset, decay_input, detach_reset, surrogate)
+    spikes, v = integrate(neuron, current, v, {"w": w})
+    return (spikes, v) if return_v else spikes
 
 
-def integrate_and_fire(current: Array, *, v: ArrayLike | None = None, return_v: bool = False, **constants: Any) -> Any:
+def integrate_and_fire(
+    current: Array,
+    *,
+    v_threshold: float = 1.0,
+    v_reset: float | None = 0.0,
+    detach_reset: bool = False,
+    surrogate: Surrogate = ATAN,
+    v: ArrayLike | None = None,
+    return_v: bool = False,
+) -> Any:
     """Integrates `IF` neurons: as `lif`, without tau and decay_input."""
-    return _integrated(IF(**constants), current, v, return_v)
-
-
-def _integrated(neuron: Neuron, current: Array, v: Any, return_v: bool, parameters: Parameters | None = None) -> Any:
-    spikes, v = integrate(neuron, current, v, parameters)
+    spikes, v = integrate(IF(v_threshold, v_reset, detach_reset, surrogate), current, v)
     return (spikes, v) if return_v else spikes
 
 
