@@ -116,6 +116,7 @@ def test_a_network_with_a_state_of_its_own_predicts_and_does_not_stream():
             use()
 
 
+@pytest.mark.slow
 def test_own_optimizer_alone():
     """An optax chain, and a function of the number of steps; a rate of 0 leaves the weights."""
     asked = []
@@ -249,6 +250,7 @@ def test_a_run_directory_is_resumed_loaded_and_reported(tmp_path):
         kd.fit(spiking(), other, run_dir=run, **SMALL)
 
 
+@pytest.mark.slow
 def test_an_optimiser_with_a_typed_key_is_resumed_bit_for_bit(tmp_path):
     """Its noise goes on where it was; another key is another optimiser."""
 
@@ -266,6 +268,7 @@ def test_an_optimiser_with_a_typed_key_is_resumed_bit_for_bit(tmp_path):
         fitted(seed=1, run_dir=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_function_of_the_same_name_that_computes_something_else_is_refused(tmp_path):
     def made(factor):
         def term(student, teacher, labels):
@@ -303,8 +306,8 @@ def split_at(fraction):
 @pytest.mark.parametrize(
     ("first", "second", "told"),
     [
-        slow({"teacher": taught_by(1.0)}, {"teacher": taught_by(2.0)}, "teacher"),
-        ({"network": kd.Network(Sharp(2.0), 2)}, {"network": kd.Network(Sharp(9.0), 2)}, "network"),
+        ({"teacher": taught_by(1.0)}, {"teacher": taught_by(2.0)}, "teacher"),
+        slow({"network": kd.Network(Sharp(2.0), 2)}, {"network": kd.Network(Sharp(9.0), 2)}, "network"),
         slow({"data": split_at(0.1)}, {"data": split_at(0.2)}, "validation_fraction"),
         slow(
             {"optimizer": optax.inject_hyperparams(optax.sgd)(0.1)},

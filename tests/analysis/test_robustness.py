@@ -233,12 +233,12 @@ def test_report_is_of_the_networks_own_answers(monkeypatch):
 
     Then once more: the images in another order, in smaller batches, on four devices.
     """
-    traced = []
+    labels, traced = answers_of(SNN), []
     apply = Network.apply
     monkeypatch.setattr(Network, "apply", lambda *args: traced.append(0) or apply(*args))
     kinds = ("gaussian", "jpeg", "spike_deletion")
     measure = functools.partial(evaluate_noise, trained(SNN), seed=3, kinds=kinds)
-    report = measure(BYTES, answers_of(SNN), batch_size=40, mesh=ONE)
+    report = measure(BYTES, labels, batch_size=40, mesh=ONE)
     assert len(traced) == 2, "a program for images, noisy or not, and one for each disturbance, whatever the level"
     monkeypatch.undo()
     assert report["clean"] == 1

@@ -66,6 +66,7 @@ def connected_l2(student, teacher, labels):
     return sum(jnp.square(x - teacher.stages[name]).mean((1, 2, 3)) for name, x in student.connected.items())
 
 
+@pytest.mark.slow
 def test_a_term_on_features_gets_its_own_connectors_and_they_are_trained():
     """Beside one of the library's; each has its own, begun with other numbers, and the first the ones it has alone."""
     own = Term("own", connected_l2, needs=("stages",), connector=Connector())

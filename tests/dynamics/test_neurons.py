@@ -165,7 +165,7 @@ CASES = [
 CASES = [dataclasses.replace(case, num_steps=(3, 9, 4, 1, 12)[i % 5]) for i, case in enumerate(CASES)]
 CASES += [Case("plif", None, surrogate=name, num_steps=t) for name, t in zip(SURROGATES, (4, 9, 4, 9, 4), strict=True)]
 CASES += [Case("plif", 0.3, num_steps=t, decay_input=False) for t in (4, 9)]
-QUICK = CASES[::6]  # every neuron, reset and value of the flags, short and long scans
+QUICK = CASES[::9]  # every neuron, reset and value of the flags, short and long scans
 
 
 @pytest.mark.parametrize("case", representatives(CASES, QUICK.__contains__), ids=str)

@@ -30,6 +30,7 @@ def test_quick_measures_and_prints():
     assert "GFLOP/s" in done.stdout
 
 
+@pytest.mark.slow
 def test_wrong_input_is_told_in_one_line():
     for arguments, told in (
         (("--libraries", "spikinjelly"), "did you mean spikingjelly"),

@@ -196,7 +196,7 @@ NO_EQUATION = {
     *(f"dynamics.integration.{name}" for name in ("check_neuron", "initial_state")),
     *(f"distill.losses.check_{name}" for name in ("in_range", "same_shape", "temperature")),
     "data.archives",  # file formats
-    *("inference.trained", "fitting"),  # code
+    "fitting",  # code
     "data.crops.random_box",  # pixels, in test_crops.py
     "planning.pod",  # bounds, in test_pod.py
 }

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
+from representative import slow
 
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.normalisation import Normalisation
@@ -21,15 +22,14 @@ from snnkd_jax.training.trainer import Trainer
 PLATFORMS = ("cpu", "cuda", "tpu")
 SHAPE = (32, 32, 3)
 FIRST = ("vgg11", "wrn-16-2")
+OTHERS = [pytest.param(name, marks=pytest.mark.plan) for name in MODELS if name not in FIRST]
 
 
 def exported(step: Any, *arguments: Any) -> jax.export.Exported:
     return jax.export.export(step, platforms=PLATFORMS)(*arguments)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in FIRST else pytest.param(name, marks=pytest.mark.plan) for name in MODELS]
-)
+@pytest.mark.parametrize("name", ["vgg11", slow("wrn-16-2"), *OTHERS])
 def test_training_and_inference_step_are_exported(name):
     teacher = build("vgg11", 5, width=0.05)  # has maps of all sizes
     trainer = Trainer(

@@ -34,6 +34,7 @@ def test_published_parameter_counts():
             assert count(shapes(network, (224, 224, 3))) == published
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18-imagenet", "sew-resnet34"])
 def test_maps_of_a_photograph(name):
     student = build(name, 10, neuron=LIF(), num_steps=2)

@@ -99,7 +99,7 @@ def test_every_model_has_a_golden_count():
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("neuron", [None, LIF()], ids=["relu", "lif"])
+@pytest.mark.parametrize("neuron", [None, slow(LIF())], ids=["relu", "lif"])
 def test_parameter_count(name, neuron):
     agrees(count(shapes(build(name, 10, neuron=neuron))), PARAMETERS[name], name="numbers of parameters")
 

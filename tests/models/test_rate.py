@@ -66,6 +66,7 @@ def test_neurons_without_memory_are_exact_at_any_depth():
     assert_trees_close(found[2:], expected[2:], 2e-5, "rates, neurons without memory")
 
 
+@pytest.mark.slow
 def test_neurons_far_above_threshold_are_exact_at_any_depth():
     """They fire and reset at every step, so that the next layer sees a constant; the surrogate's tail still passes."""
     neuron = LIF(detach_reset=True, surrogate=fast_sigmoid(1.0))
@@ -108,6 +109,7 @@ def test_values_are_those_of_the_spiking_network():
             np.testing.assert_allclose(means[kind][name], x.mean(1, keepdims=True), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_loss_on_single_steps_sends_the_sum_of_its_gradients():
     neuron = LIF(decay_input=False)
     network = both(neuron, 3, stage_sizes=(1, 1), width=0.1)[1]
@@ -177,6 +179,7 @@ def test_memory_of_a_further_step_is_a_fraction_of_that_through_time():
     assert growth["rate"] < 0.2 * growth["bptt"]
 
 
+@pytest.mark.slow
 def test_flops_are_those_of_t_plus_two_passes():
     """Against 3 T through time; norms, neurons and the stem, which is computed once, blur it."""
     rate, bptt = (dict(compiled(backprop, 4).cost_analysis() or {})["flops"] for backprop in ("rate", "bptt"))

@@ -77,6 +77,7 @@ def test_divided_parameters_are_trained_like_whole_ones():
         np.testing.assert_allclose(x, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("saved", "read"), [(4, None), slow(2, 8)])
 def test_a_checkpoint_is_read_bit_for_bit_however_it_is_divided(tmp_path, saved, read):
     state = jax.device_put(jax.device_get(trained(None)), state_sharding(data_mesh(saved), trained(None)))

@@ -367,6 +367,7 @@ def test_what_is_no_run_is_refused(run, tmp_path):
             write_report([copy])
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path):
     """A wrong directory ends in one line and status 2."""
     command = [sys.executable, "-m", "snnkd_jax.cli", "report", str(tmp_path)]

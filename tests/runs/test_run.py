@@ -181,6 +181,7 @@ def test_what_is_measured_after_a_run_takes_its_data_folder(monkeypatch):
         default_config("imagenet2012").data.load()
 
 
+@pytest.mark.slow
 def test_teacher_of_another_run_gives_the_same_student(finished, tmp_path):
     """The teacher is read, not trained; the student is bit for bit the one of the run that trained it."""
     run_dir = tmp_path / "second"
@@ -193,7 +194,9 @@ def test_teacher_of_another_run_gives_the_same_student(finished, tmp_path):
     assert results[0]["teacher"] == results[1]["teacher"]
 
 
-@pytest.mark.parametrize(("options", "told"), [(["--seed", "1"], True), slow(["--validation-fraction", "0.05"], False)])
+@pytest.mark.parametrize(
+    ("options", "told"), [slow(["--seed", "1"], True), slow(["--validation-fraction", "0.05"], False)]
+)
 def test_a_teacher_that_saw_what_is_held_out_is_told(finished, tmp_path, capsys, options, told):
     """The validation split of a seed begins with that of a smaller fraction."""
     arguments = [*TINY, "--epochs", "1", "--no-baseline", "--teacher-checkpoint", str(finished), *options]
@@ -202,6 +205,7 @@ def test_a_teacher_that_saw_what_is_held_out_is_told(finished, tmp_path, capsys,
     assert (words in capsys.readouterr().out) == told
 
 
+@pytest.mark.slow
 def test_a_student_begins_with_the_weights_of_its_teacher(finished, tmp_path):
     """With a learning rate that moves nothing it ends with them too, and without a distillation loss."""
     run_dir = tmp_path / "begun"
@@ -250,6 +254,7 @@ def test_a_finished_network_is_loaded_as_it_was(finished, tmp_path):
         load(tmp_path / "damaged")
 
 
+@pytest.mark.slow
 def test_records_of_every_number_of_steps(finished, tmp_path, capsys):
     """Of both students and of the converted teacher: what the run found, and where each comes from."""
     paths = [tmp_path / "records" / f"{name}.json" for name in ("students", "converted")]

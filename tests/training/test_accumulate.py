@@ -82,6 +82,7 @@ def test_every_part_is_blanked_differently():
     assert float(found["feature"]) != pytest.approx(float(expected["feature"]), rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [slow(1), 2])
 def test_devices_exchange_gradients_and_statistics_and_no_activation(parts):
     """On eight devices: all-reduces of gradients, of a value a channel, and of scalars."""

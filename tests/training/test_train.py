@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from representative import representatives, slow
+from representative import slow
 from tiny_training import (
     RATE_STUDENT,
     SHAPE,
@@ -102,7 +102,8 @@ def test_the_same_step_is_lowered_for_every_platform(preset, network):
     assert len(exported.mlir_module()) > 10_000
 
 
-@pytest.mark.parametrize("preset", representatives(sorted(PRESETS.keys() - {"enof"}), lambda name: name == "kdsnn"))
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", sorted(PRESETS.keys() - {"enof"}))
 def test_every_preset_reaches_every_parameter_through_rates(preset):
     """But `enof`, which needs a linear classifier on the last map, and the convnet has a hidden layer between."""
     trainer = make(preset, RATE_STUDENT, weight_decay=0.0)
@@ -236,6 +237,7 @@ def test_augmentation_is_keyed_by_seed_and_step():
     assert len({loss(compiled, 5), loss(compiled, 6), loss(other, 5)}) == 3
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_in_float32_state():
     student = build("convnet", 5, neuron=LIF(), num_steps=2, width=0.25, dtype=jnp.bfloat16)
     state, metrics = run(make("temporal", network=student), one_device(), 3)
@@ -312,6 +314,7 @@ def test_blur_blanks_other_channels_at_every_step():
     assert terms[0] == terms[1] != terms[2]
 
 
+@pytest.mark.slow
 def test_a_classifier_that_cannot_read_the_student_is_refused():
     with pytest.raises(InputError, match="the student's classifier reads a hidden layer"):
         make("enof")
