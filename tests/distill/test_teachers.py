@@ -325,9 +325,9 @@ def nearest_mean() -> Teacher:
 
 @pytest.mark.usefixtures("one_device")
 def test_a_training_on_one_image_at_a_time_is_refused_before_it_begins(tmp_path):
-    """Where a batch norm reads one value a channel of it; here the teacher's hidden layer."""
+    """Where a batch norm reads one value per channel of it; here the teacher's hidden layer."""
     with pytest.raises(
-        InputError, match="teacher 'convnet': batch norm 'norm_hidden' is trained on one value a channel"
+        InputError, match="teacher 'convnet': batch norm 'norm_hidden' is trained on one value per channel"
     ):
         run(config(tmp_path / "run").replace(batch_size=2, accumulate=2))
     assert not (tmp_path / "run").exists()

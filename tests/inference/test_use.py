@@ -179,7 +179,7 @@ def test_a_converted_network_starts_where_its_neurons_do(pool):
     np.testing.assert_allclose(found.logits, logits.mean(1), rtol=1e-4, atol=1e-5)
     for name, rate in features["firing_rates"].items():
         np.testing.assert_allclose(found.firing_rates[name], rate, atol=1e-6)
-    assert converted.network.model == "ConvNet"
+    assert converted.network.title == "ConvNet"
     state = converted.start(3)
     assert jax.tree.structure(converted.step(state, IMAGES[:3])[0]) == jax.tree.structure(state)
 

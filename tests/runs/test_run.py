@@ -228,7 +228,7 @@ def test_a_teacher_alone_is_trained_quantised_and_converted(tmp_path):
 def test_a_finished_network_is_loaded_as_it_was(finished, tmp_path):
     """It gives the test accuracy that the run reported, at each step; a damaged description is refused."""
     student = load(finished)
-    assert (student.network.model, student.network.width, student.dataset) == ("convnet", 0.1, "digits")
+    assert (student.network.title, student.dataset) == ("convnet, width 0.1", "digits")
     digits = data.load("digits")
     logits = student.logits_by_step(digits.test_images, 2)
     expected = json.loads((finished / "result.json").read_text())["test_accuracy_by_step"]["student"]
