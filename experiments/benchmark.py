@@ -1,12 +1,12 @@
-"""Measure training and inference speed and memory against other libraries, on CPU.
+"""Benchmark the speed and memory of training and inference against other libraries, on CPU.
 
-    python experiments/benchmark.py                          # everything that is installed
-    python experiments/benchmark.py --quick                  # does it run? the numbers mean nothing
+    python experiments/benchmark.py                          # all libraries that are installed
+    python experiments/benchmark.py --quick                  # a smoke test; the numbers mean nothing
     python experiments/benchmark.py --models resnet18 --tasks train rate --num-steps 1 2 4 8 16 --record time-steps
 
 Each (library, task) of a model and T is a process of its own that has built and compiled its step. They take turns in
-rounds, so that all see the same state of the machine, and another one measures the machine's float32 matrix product in
-the same rounds. `peers/workload.py` says what is computed; an absent library is left out, and named.
+rounds, so that all see the same state of the machine, and another process measures the float32 matrix product of the
+machine in the same rounds. `peers/workload.py` defines the workload; libraries that are not installed are listed.
 """
 
 import dataclasses
@@ -42,39 +42,39 @@ MATMUL = "matmul"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Measure speed and memory of training and inference against other libraries, on CPU."""
+    """Options of the benchmark."""
 
     tasks: tuple[str, ...] = TASKS
-    """train, rate, kd, kd-rate, inference."""
+    """Any of train, rate, kd, kd-rate and inference."""
     models: tuple[str, ...] = tuple(BATCH_SIZES)
-    """resnet18, vgg11."""
+    """Any of resnet18 and vgg11."""
     libraries: tuple[str, ...] | None = None
-    """snnkd_jax, spikingjelly, spikingjelly-compile, snntorch, norse, spyx, naive-jax; None: all that are installed."""
+    """Of snnkd_jax, spikingjelly, spikingjelly-compile, snntorch, norse, spyx and naive-jax; None: all installed."""
     num_steps: tuple[int, ...] = (4,)
-    """T; several give time and memory against T."""
+    """One or several T."""
     width: float = 1.0
-    """Multiplier of all channels."""
+    """Width multiplier of all channels."""
     batch_size: int | None = None
-    """Images a step; None: 16 for resnet18, 32 for vgg11."""
+    """Images per step; None: 16 for resnet18, 32 for vgg11."""
     threads: int = 2
-    """Processors and threads of each library."""
+    """Processors and threads per library."""
     rounds: int = 7
-    """How often the libraries take their turn."""
+    """Number of rounds, in each of which every library takes a turn."""
     round_seconds: float = 3.0
-    """About how long a turn is; at least one step."""
+    """Approximate duration of a turn, at least one step."""
     entry_seconds: float = 90.0
-    """A library that has used this much gets no more turns after the second."""
+    """Time limit per library, after which it takes no more than two turns."""
     huge_pages: bool = True
-    """Let glibc's malloc use huge pages and keep freed memory, in every library's process."""
+    """Let glibc's malloc use huge pages and keep freed memory, in every process."""
     quick: bool = False
-    """Width 0.125, batch 4, T = 2, one short round of vgg11; for tests."""
+    """Smoke test: one short round of vgg11 with width 0.125, batch size 4 and T = 2."""
     record: str | None = None
     """Write experiments/results/speed/<record>.json."""
     notes: str = ""
-    """What a reader of the record should know."""
+    """Remarks for the record."""
 
     def resolved(self) -> "Settings":
-        """Checked, with `quick` applied and the libraries named; raises `InputError`."""
+        """The checked settings with `quick` applied and all libraries named; raises `InputError` for wrong ones."""
         for task in self.tasks:
             check_choice("task", task, TASKS)
         for model in self.models:
@@ -102,11 +102,11 @@ class Settings:
 
 
 class Failure(Exception):
-    """A worker ended; the message is the last line that it wrote."""
+    """The unexpected end of a worker; the message is its last line of output."""
 
 
 class Entry:
-    """One library's worker process for one task, and what it has measured."""
+    """The worker process of one library and task, and its measurements."""
 
     def __init__(self, library: str, task: str, settings: Settings):
         self.library = library
@@ -131,7 +131,7 @@ class Entry:
         )
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """One request to the worker and its answer; raises `Failure` if it ended instead."""
+        """Sends a request to the worker and returns its answer; raises `Failure` if the worker ended instead."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -148,10 +148,9 @@ class Entry:
         return json.loads(answer)
 
     def take_turn(self, settings: Settings) -> None:
-        """One round's steps, unless the entry has had its time.
+        """Measures the steps of one round, unless the time limit is reached.
 
-        One more before them is not counted: an idle process may have lost its place in caches, and to some machines'
-        memory management even its pages.
+        One step before them is not counted: an idle process may have lost its cache lines, and even its pages.
         """
         used = sum(map(sum, self.rounds))
         if len(self.rounds) >= 2 and used > settings.entry_seconds:
@@ -161,7 +160,7 @@ class Entry:
         self.rounds.append(self.ask("run", n=n + 1)["seconds"][1:])
 
     def start(self, settings: Settings, model: str, num_steps: int, batch_size: int) -> None:
-        """Builds, compiles, and runs once more without compilation."""
+        """Builds and compiles the step, and runs it once more."""
         arguments: dict[str, Any] = {}
         if self.library != MATMUL:
             arguments = {"task": self.task, "model": model, "num_steps": num_steps}
@@ -170,7 +169,7 @@ class Entry:
         (self.warm_seconds,) = self.ask("run", n=1)["seconds"]
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the worker process."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.close()
@@ -184,7 +183,7 @@ class Entry:
 
 
 def available_memory() -> int | None:
-    """Bytes that new processes can take; None where that is not known."""
+    """Memory available to new processes in bytes; None if unknown."""
     meminfo = Path("/proc/meminfo")
     for line in meminfo.read_text().splitlines() if meminfo.exists() else ():
         if line.startswith("MemAvailable:"):
@@ -193,12 +192,12 @@ def available_memory() -> int | None:
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Median, least and greatest."""
+    """Median, minimum and maximum."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 class Benchmark:
-    """The orchestration: groups of workers that are alive together, and what they found."""
+    """Runs groups of workers that are alive at the same time, and collects their measurements."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -207,13 +206,13 @@ class Benchmark:
         self.failed: list[dict[str, Any]] = []
 
     def run(self) -> None:
-        """All groups, in the order of model and T."""
+        """Runs all groups, in the order of model and T."""
         for model in self.settings.models:
             for num_steps in self.settings.num_steps:
                 self._group(model, num_steps)
 
     def _group(self, model: str, num_steps: int) -> None:
-        """Measures all libraries and tasks against each other; as many at once as memory allows."""
+        """Measures all libraries and tasks, with as many workers at the same time as memory allows."""
         batch_size = self.settings.batch_size or BATCH_SIZES[model]
         libraries = self.settings.libraries or ()
         pending = [(n, task) for task in self.settings.tasks for n in libraries if task in LIBRARIES[n].tasks]
@@ -224,7 +223,7 @@ class Benchmark:
                 for name, task in [(MATMUL, MATMUL), *pending]:
                     free = available_memory()
                     if len(alive) > 1 and free is not None and free < 1.5 * largest + 2**30:
-                        break  # the others get a turn of their own, without these
+                        break  # the others form another group
                     if name != MATMUL:
                         pending.remove((name, task))
                     entry = Entry(name, task, self.settings)
@@ -251,7 +250,7 @@ class Benchmark:
         return True
 
     def _rounds(self, alive: list[Entry], model: str, num_steps: int) -> None:
-        """Every entry in turn, beginning with another one each round."""
+        """Gives turns to all entries, starting with another one in each round."""
         for i in range(self.settings.rounds):
             print(f"{model} T={num_steps}: round {i + 1} of {self.settings.rounds}", file=sys.stderr)
             k = i % max(len(alive), 1)
@@ -304,14 +303,14 @@ class Benchmark:
         assert set(parameters.values()) <= {known}, f"{model} has {known} parameters, but the libraries {parameters}"
 
     def _parameters(self, model: str) -> int:
-        """Those of this project's network, from shapes alone."""
+        """The number of parameters of this library's network, from shapes alone."""
         network = build(model, 10, width=self.settings.width)
         shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), (32, 32, 3)))
         return sum(x.size for x in jax.tree.leaves(shapes["params"]))
 
 
 def table(entries: list[dict[str, Any]]) -> str:
-    """The measurements as text, a row each."""
+    """The measurements as text, one row per entry."""
     heads = ("model", "T", "task", "library", "images/s", "(min-max)", "of peak", "memory MB", "first step s", "loss")
     rows: list[tuple[str, ...]] = [heads]
     for e in sorted(entries, key=lambda e: (e["model"], e["num_steps"], e["task"])):
@@ -336,7 +335,7 @@ def table(entries: list[dict[str, Any]]) -> str:
 
 
 def command(settings: Settings) -> str:
-    """The command line of these settings: what differs from the defaults."""
+    """The command line of these settings: the options that differ from the defaults."""
     words = []
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
@@ -351,21 +350,24 @@ def command(settings: Settings) -> str:
 
 
 def notices(absent: list[str], failed: list[dict[str, Any]]) -> Iterator[str]:
-    """What is not in the table, a line each."""
+    """Libraries that are not installed and entries that failed, one line each."""
     for name in absent:
         yield f"not installed: {name} ({LIBRARIES[name].install})"
     for f in failed:
         yield f"failed: {f['library']} {f['task']} {f['model']} T={f['num_steps']}: {f['error']}"
 
 
-def main(asked: tyro.conf.OmitArgPrefixes[Settings]) -> int:
-    """Measures, prints, and writes the record; returns the exit status, 1 if a library failed."""
-    settings = asked.resolved()
+def main(settings: tyro.conf.OmitArgPrefixes[Settings]) -> int:
+    """Benchmark the speed and memory of training and inference against other libraries, on CPU.
+
+    The exit status is 1 if a library failed.
+    """
+    given, settings = settings, settings.resolved()
     jax.config.update("jax_platforms", "cpu")  # as in the workers
     benchmark = Benchmark(settings)
     benchmark.run()
     libraries = settings.libraries or ()
-    absent = [] if asked.libraries else [name for name in LIBRARIES if name not in libraries]
+    absent = [] if given.libraries else [name for name in LIBRARIES if name not in libraries]
     found = provenance.versions(dict.fromkeys(d for name in libraries for d in LIBRARIES[name].distributions))
     print(table(benchmark.entries))
     peaks = [m["flops_per_second"] / 1e9 for m in benchmark.matmul]
@@ -377,7 +379,7 @@ def main(asked: tyro.conf.OmitArgPrefixes[Settings]) -> int:
         record = {
             "kind": "benchmark",
             "name": settings.record,
-            "command": command(asked),
+            "command": command(given),
             "settings": dataclasses.asdict(settings),
             "entries": benchmark.entries,
             "matmul": benchmark.matmul,

@@ -1,10 +1,10 @@
-"""Whether a student, its file of NIR in plain NumPy and the file in other libraries fire the same spikes.
+"""Compare the spikes of a student with those of its NIR file, read by plain NumPy and by other libraries.
 
     python experiments/check_nir.py RUN --peers spikingjelly snntorch --record NAME
 
 NumPy computes in float64 from the definitions of NIR, and every other reader is compared with it. In float32 the order
-of a sum decides whether a potential within a rounding error of the threshold reaches it, so that a spike in millions
-may differ, and others that follow from it; in float64 none should.
+of summation decides whether a potential within a rounding error of the threshold reaches it, so that one spike in
+millions may differ, and others that follow from it; in float64 none should.
 """
 
 import dataclasses
@@ -45,19 +45,19 @@ def main(
     peers: tuple[Literal["spikingjelly", "snntorch"], ...] = (),
     record: str | None = None,
 ) -> None:
-    """Compare spikes.
+    """Compare the spikes of a student with those of its NIR file, in NumPy and in other libraries.
 
     Args:
         run: Directory of a finished run.
-        images: Test images, the first ones.
-        peers: Other libraries that read the file; the README says under "Speed" how they are installed.
+        images: Number of test images, from the first.
+        peers: Other libraries to read the file with; docs/speed.md says how to install them.
         record: Write experiments/results/nir/<record>.json.
     """
     if images < 1:
         raise InputError(f"images={images!r} must be at least 1")
     for needed in (*peers, *(("nirtorch",) if peers else ())):
         if importlib.util.find_spec(needed) is None:
-            raise InputError(f"peers={peers!r}: {needed} is not installed; the README says how, under Speed")
+            raise InputError(f"peers={peers!r}: {needed} is not installed; docs/speed.md says how")
     student = load(run)
     network, variables, shape = student.network, student.variables, student.image_shape
     folded = fold_norms(network, variables, shape)
@@ -103,9 +103,9 @@ def main(
 
 @dataclasses.dataclass
 class Counts:
-    """Of a reader: outputs of neurons, the spikes among them, and what is different from NumPy.
+    """Neuron outputs of one reader, the spikes among them, and differences from NumPy.
 
-    `logit_difference` is the largest; where it is not 0 but spikes are the same, the readers add in other orders.
+    `logit_difference` is the largest; if it is not 0 but the spikes are equal, the readers sum in different orders.
     """
 
     reader: str
@@ -117,7 +117,7 @@ class Counts:
     correct: int = 0
 
     def add(self, found: dict[str, NDArray], expected: dict[str, NDArray], labels: NDArray) -> None:
-        """Counts a batch."""
+        """Adds the counts of a batch."""
         assert found.keys() == expected.keys()
         for name in found.keys() - {"output"}:
             self.outputs += found[name].size

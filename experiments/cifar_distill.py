@@ -1,9 +1,9 @@
-"""Distil a spiking student from an ordinary teacher: KDSNN (CVPR 2023, arXiv 2304.05627) and its successors.
+"""Distil a spiking student from an ANN teacher: KDSNN (CVPR 2023, arXiv 2304.05627) and its successors.
 
     python experiments/cifar_distill.py --dataset digits     # two minutes on two CPU cores, no network
     python experiments/cifar_distill.py                      # the paper's: CIFAR-10, PyramidNet-18 to ResNet-18, T = 4
 
-It is `snnkd train`. The same command goes on where it was interrupted. `--help` explains every argument.
+It is `snnkd train`. Run the same command to resume. `--help` explains every argument.
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""Speed of a trained student that stops when it is sure, against the same student at its full number of steps.
+"""Speed of a trained student with early exit, compared with the same student at all of its time steps.
 
     python experiments/early_exit.py RUN --record NAME
 
-The threshold is chosen on the validation split, as the lowest that loses at most --tolerance of accuracy there; speed
-and accuracy are those of the test set. Batches of the two take turns; compilation is not counted.
+The threshold is the lowest that loses at most --tolerance of accuracy on the validation split; speed and accuracy are
+measured on the test set. Batches of the two alternate; compilation is not counted.
 """
 
 import json
@@ -38,13 +38,13 @@ def main(
     dataset: str | None = None,
     record: str | None = None,
 ) -> None:
-    """Measure early exit.
+    """Measure speed and accuracy of a student with early exit.
 
     Args:
         run: Directory of a finished run.
         tolerance: Accuracy that may be lost on the validation split, in [0, 1).
-        batch_size: Images that are classified together; early exit fills batches up to a power of two, at most 128.
-        dataset: What the data are, in words, such as "CIFAR-10 (JPEG copy)"; None: the data set's name.
+        batch_size: Images per batch; early exit fills batches up to a power of two, at most 128.
+        dataset: Name of the data set in the record, such as "CIFAR-10 (JPEG copy)"; None: that of the run.
         record: Write experiments/results/speed/<record>.json.
     """
     if not 0 <= tolerance < 1:

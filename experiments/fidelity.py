@@ -1,10 +1,10 @@
-"""The record of what tests found when they compared each equation of the library with something independent.
+"""The record of the tests that compare each equation of the library with an independent implementation.
 
     python -m pytest --fidelity found.jsonl
     python experiments/fidelity.py found.jsonl --record cpu
     python experiments/make_tables.py
 
-Tests name a row of `records/fidelity.py` where they compare (`tests/comparison.py`), and tell the error.
+A test names the row of `records/fidelity.py` that it compares (`tests/comparison.py`), and its error is written.
 """
 
 import json
@@ -23,13 +23,13 @@ RESULTS = Path(__file__).parent / "results" / "fidelity"
 
 
 def main(found: tyro.conf.Positional[list[Path]], record: str, packages: tuple[str, ...] = (), notes: str = "") -> None:
-    """Make a record of what comparisons found.
+    """Write the record of the comparisons.
 
     Args:
-        found: Files that `pytest --fidelity` wrote.
+        found: Files written by `pytest --fidelity`.
         record: Write experiments/results/fidelity/<record>.json.
-        packages: Further packages whose versions matter.
-        notes: What a reader should know.
+        packages: Further packages whose versions are recorded.
+        notes: Remarks for the record.
     """
     lines = [line for path in found for line in path.read_text().splitlines()]
     rows = summed_up([json.loads(line) for line in lines])
@@ -37,9 +37,9 @@ def main(found: tyro.conf.Positional[list[Path]], record: str, packages: tuple[s
 
 
 def summed_up(comparisons: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """For each row its kind of tolerance, the tolerance, the largest error and the number of comparisons.
+    """Kind of tolerance, tolerance, largest error and number of comparisons of each row.
 
-    Raises `InputError` for a row that the page does not have, or that was compared with several tolerances.
+    Raises `InputError` for a row that is not on the page, or that was compared with several tolerances.
     """
     known = [name for rows in ROWS.values() for name in rows]
     found: dict[str, dict[str, Any]] = {}

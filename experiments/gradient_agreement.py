@@ -1,9 +1,9 @@
-"""How far rate-based gradients point the way of backpropagation through time, layer by layer.
+"""Agreement of rate-based gradients with those of backpropagation through time, layer by layer.
 
     python experiments/gradient_agreement.py --dataset cifar10 --student vgg11 ... [--run RUN] [--record NAME]
 
-Takes the arguments of `snnkd train`. Cosine and ratio of norms (rate to exact) of the gradient of the mean logits'
-cross-entropy on one training batch, with fresh weights, or with those of the student in RUN.
+Takes the arguments of `snnkd train`. Cosine similarity and ratio of norms (rate to exact) of the gradients of the
+cross-entropy of the mean logits on one training batch, at initial weights, or at those of the student in RUN.
 """
 
 import sys
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import tyro
 
 from snnkd_jax.cli.arguments import call
-from snnkd_jax.data.batches import InMemory
+from snnkd_jax.data.batches import MemorySource
 from snnkd_jax.distill.losses import cross_entropy
 from snnkd_jax.inference.trained import load
 from snnkd_jax.parallel.compiler import compile_options
@@ -27,11 +27,11 @@ RESULTS = Path(__file__).parent / "results" / "speed"
 
 
 def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, record: str | None = None) -> None:
-    """Print the table.
+    """Compare rate-based gradients with those of backpropagation through time, layer by layer.
 
     Args:
-        config: As of `snnkd train`.
-        run: Finished run whose student is taken instead; of the other arguments, batch size and seed still count.
+        config: As for `snnkd train`.
+        run: Finished run whose student is used; of the other arguments, only batch size and seed count then.
         record: Write experiments/results/speed/<record>.json.
     """
     student = None if run is None else load(run)
@@ -39,7 +39,7 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
         config = read_config(run).replace(batch_size=config.optimisation.batch_size, seed=config.run.seed)
     dataset = config.data.load()
     training, _ = dataset.split(config.run.seed)
-    batch = InMemory(training, config.optimisation.batch_size, config.run.seed)(0)
+    batch = MemorySource(training, config.optimisation.batch_size, config.run.seed)(0)
     images, labels = dataset.normalisation(jnp.asarray(batch["images"])), jnp.asarray(batch["labels"])
     exact, rate = (
         config.replace(backprop=backprop, bptt_epochs=0).build_student(dataset.num_classes)

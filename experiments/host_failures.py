@@ -1,10 +1,10 @@
-"""Loses hosts on purpose, and checks that nothing else is lost.
+"""Fault injection: hosts of a run fail on purpose, and the resumed run must give the same result.
 
     python experiments/host_failures.py --record loopback    # seventeen minutes on two busy CPU cores
 
-Hosts are processes of this machine that meet on the loopback address, two CPU devices each, and train on the digits.
-They are killed, told to stop, run out of disk, and start again on other numbers of hosts and devices; what they end
-with is compared with the run that nothing happened to. Every signal is sent to a real process.
+Hosts are processes of this machine connected through the loopback address, with two CPU devices each, and train on the
+digits. They are killed, interrupted, run out of disk, and are resumed on other numbers of hosts and devices; the final
+weights are compared with those of an undisturbed run. Every signal is sent to a real process.
 """
 
 import contextlib
@@ -35,10 +35,10 @@ RESULTS = Path(__file__).parent / "results" / "hosts"
 SCRIPT = Path(__file__).parent / "cifar_distill.py"
 TINY = ["--dataset", "digits", "--width", "0.1", "--teacher-width", "0.1", "--num-steps", "2", "--no-baseline"]
 
-# 40 steps of the teacher, then 240 of the student, 20 an epoch.
+# 40 steps of the teacher, then 240 of the student, 20 per epoch.
 LONG = [*TINY, "--preset", "kdsnn", "--teacher-epochs", "2", "--epochs", "12", "--checkpoint-every", "7"]
 
-# 50 steps, 10 an epoch.
+# 50 steps, 10 per epoch.
 FIFTY = [
     *TINY,
     "--width",
@@ -53,22 +53,22 @@ FIFTY = [
     "0.01",
 ]
 
-# Until a host must have ended after another was killed or it was told to stop, in seconds; and a whole run.
+# Timeouts in seconds: for a host to end after a signal or the loss of another host, and for a whole run.
 PROMPT, WHOLE = 30, 600
 
 
 class Host(NamedTuple):
-    """A process that trains, and the file with what it prints."""
+    """A training process, and the file of its output."""
 
     process: subprocess.Popen
     log: Path
 
     def output(self) -> str:
-        """What it has printed so far, both streams."""
+        """The output so far, stdout and stderr."""
         return self.log.read_text()
 
     def wait_for(self, text: str) -> None:
-        """Returns once it has printed the text; raises `InputError` if it ends before."""
+        """Waits until the text is printed; raises `InputError` if the process ends before."""
         while text not in self.output():
             if self.process.poll() is not None:
                 raise InputError(f"a host ended without printing {text!r}: {self.output()[-500:]}")
@@ -78,14 +78,14 @@ class Host(NamedTuple):
 def start(
     run_dir: Path, arguments: list[str], hosts: int = 2, devices: int = 2, others: Sequence[str] = ()
 ) -> list[Host]:
-    """Starts the hosts of a run; all but the first with further arguments, if they are given."""
+    """Starts the hosts of a run; `others` are further arguments for all but the first."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     started = []
     for i in range(hosts):
-        # jax 0.10 waits for as many threads as there are collectives under way; with two cores it has too few.
+        # jax 0.10 needs as many threads as there are collectives in flight, more than it has with two cores.
         environment = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "NPROC": "16"}
         if hosts > 1:
             environment |= {
@@ -102,7 +102,7 @@ def start(
 
 
 def ends(hosts: list[Host], timeout: float = WHOLE) -> list[int]:
-    """The exit statuses, when all have ended; hosts that have not in time are killed, and their status is -9."""
+    """The exit statuses after all hosts have ended; those that exceed the timeout are killed, with status -9."""
     deadline = time.monotonic() + timeout
     for host in hosts:
         try:
@@ -114,7 +114,7 @@ def ends(hosts: list[Host], timeout: float = WHOLE) -> list[int]:
 
 
 def finish(run_dir: Path, arguments: list[str], hosts: int = 2, devices: int = 2) -> str:
-    """Runs to the end and returns what the first host printed; raises `InputError` if a host fails."""
+    """Runs to the end and returns the output of the first host; raises `InputError` if a host fails."""
     started = start(run_dir, arguments, hosts, devices)
     statuses = ends(started)
     if any(statuses):
@@ -133,7 +133,7 @@ def arrays(run_dir: Path, phase: str = "student", step: int | None = None) -> li
     for part in ("network", "training"):
         path = run_dir / phase / str(steps_of(run_dir, phase)[-1] if step is None else step) / part
         with ocp.StandardCheckpointer() as reader, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of reading without being told the sharding
+            warnings.simplefilter("ignore")  # about reading without a sharding
             saved = reader.metadata(path.absolute()).item_metadata.tree
             target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), saved)
             leaves += jax.tree.leaves(reader.restore(path.absolute(), target)["tree"])
@@ -141,7 +141,7 @@ def arrays(run_dir: Path, phase: str = "student", step: int | None = None) -> li
 
 
 def difference(run_dir: Path, expected: Path, phase: str = "student") -> float:
-    """The largest |a - b| / |b| over the last checkpoint's arrays, Euclidean norms; 0 only if all are bit-identical."""
+    """The largest |a - b| / |b| over the arrays of the last checkpoint, in L2 norm; 0 only if all are bit-identical."""
     pairs = list(zip(arrays(run_dir, phase), arrays(expected, phase), strict=True))
     if all(np.array_equal(a, b) for a, b in pairs):
         return 0.0
@@ -155,24 +155,24 @@ def logged(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def message(host: Host) -> str:
-    """The line in which a host says why it ends."""
+    """The line of a host's output with the reason for its end."""
     lines = [line for line in host.output().splitlines() if "error: " in line or "Terminating process" in line]
     return lines[-1][:300] if lines else ""
 
 
 def resumed_at(output: str) -> int | None:
-    """The step at which the student's training went on, by what the first host printed."""
+    """The step at which the student's training was resumed, from the output of the first host."""
     _, found, rest = output.partition("student: resumed at step ")
     return int(rest.split()[0]) if found else None
 
 
 def newest(run_dir: Path) -> list[int]:
-    """The newest checkpoint's step of the teacher and of the student; -1 where there is none."""
+    """The steps of the newest checkpoints of teacher and student; -1 if there is none."""
     return [max(steps_of(run_dir, phase), default=-1) for phase in ("teacher", "student")]
 
 
 def lose_one(run_dir: Path, rng: random.Random) -> dict[str, Any]:
-    """Kills one of two hosts a random time after they have saved; returns which, and how the other ended."""
+    """Kills one of two hosts at a random time after a checkpoint; returns which, and how the other ended."""
     before = newest(run_dir)
     hosts = start(run_dir, LONG)
     while newest(run_dir) == before and hosts[0].process.poll() is None:
@@ -192,7 +192,7 @@ def lose_one(run_dir: Path, rng: random.Random) -> dict[str, Any]:
 
 
 def tell_one(run_dir: Path, told: int = 1, number: int = signal.SIGTERM) -> dict[str, Any]:
-    """Sends a signal to one of two hosts in the middle of the student's training; returns how both ended."""
+    """Sends a signal to one of two hosts during the student's training; returns how both ended."""
     hosts = start(run_dir, LONG)
     hosts[0].wait_for("student: epoch 3/")
     hosts[told].process.send_signal(number)
@@ -209,7 +209,7 @@ def tell_one(run_dir: Path, told: int = 1, number: int = signal.SIGTERM) -> dict
 
 
 def cut_back(run_dir: Path, target: Path, step: int) -> None:
-    """Copies a finished run as it was when the student's checkpoint of that step was its newest."""
+    """Copies a finished run in its state when the student's checkpoint of that step was the newest."""
     shutil.copytree(run_dir, target)
     (target / "result.json").unlink()
     (target / "student" / "network.json").unlink()
@@ -219,7 +219,7 @@ def cut_back(run_dir: Path, target: Path, step: int) -> None:
 
 
 def fill_disk(run_dir: Path) -> dict[str, Any]:
-    """Trains on a small file system that is full at some save and then has room again; who calls it may mount one."""
+    """Trains on a small file system that fills up and is then freed again; needs permission to mount."""
     run_dir.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(run_dir)], check=True)
     hosts = start(run_dir, LONG)
@@ -232,12 +232,12 @@ def fill_disk(run_dir: Path) -> dict[str, Any]:
     saved = steps_of(run_dir, "student")[-1]
     (run_dir / "ballast").unlink()
     output = finish(run_dir, LONG)
-    shutil.copytree(run_dir, run_dir.with_name(f"{run_dir.name}-copy"))  # what is mounted goes with this process
+    shutil.copytree(run_dir, run_dir.with_name(f"{run_dir.name}-copy"))  # the mount ends with this process
     return {"statuses": statuses, "messages": messages, "newest_checkpoint": saved, "resumed_at": resumed_at(output)}
 
 
 def in_own_mounts(run_dir: Path) -> dict[str, Any]:
-    """`fill_disk` in a process that may mount file systems which only it sees; a copy of the run is left behind."""
+    """`fill_disk` in a process with its own mount namespace; leaves a copy of the run behind."""
     command = ["unshare", "-rm", sys.executable, __file__, "--disk", str(run_dir)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -246,13 +246,13 @@ def in_own_mounts(run_dir: Path) -> dict[str, Any]:
 
 
 def main(kills: int = 10, seed: int = 0, record: str | None = None, disk: Path | None = None) -> None:
-    """Lose hosts.
+    """Make hosts of a run fail, and check that the resumed run gives the same result.
 
     Args:
-        kills: How often a host is killed.
-        seed: Of when, and which.
+        kills: Number of times that a host is killed.
+        seed: Random seed of the times and hosts.
         record: Write experiments/results/hosts/<record>.json.
-        disk: Do nothing but fill a disk, mounted there.
+        disk: Only run the test of a full disk, mounted at this path.
     """
     if disk is not None:
         print(json.dumps(fill_disk(disk)))

@@ -3,9 +3,9 @@
     python experiments/imagenet_distill.py --data-dir DIR    # ResNet-34 to SEW-ResNet-18, T = 4, 224x224
     python experiments/imagenet_distill.py --data-dir DIR --dataset NAME --image-size 128
 
-DIR holds `imagenet2012` as TFDS prepares it in the format array_record. Hyper-parameters see a part of its "train" that
-is held out; its "validation", whose labels are the only others that are published, is the test set, used once. The
-same command goes on where it was interrupted. `--help` explains every argument.
+DIR holds `imagenet2012` as prepared by TFDS in the format array_record. A part of its "train" split is held out for
+validation; its "validation" split is the test set, used once, since the labels of its "test" split are not published.
+Run the same command to resume. `--help` explains every argument.
 """
 
 import sys

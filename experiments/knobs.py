@@ -1,14 +1,13 @@
-"""What each knob of a spiking student changes: students of handwritten digits that differ in one option each.
+"""The effect of each option of a spiking student: students of handwritten digits that differ in one option each.
 
     python experiments/knobs.py --record digits
 
-Each student is the recipe of `snnkd train --dataset digits` with one option changed, for each seed, with 30 epochs
-in the place of 60 and 30 % of the training images held out in the place of 10 %: what is measured is the accuracy on
-these. The teachers, one a seed, know no image that is held out for that seed. The same command goes on where it was
-interrupted; a student takes about ten seconds of one core.
+Each student is trained by the recipe of `snnkd train --dataset digits` with one option changed, for each seed, but
+with 30 epochs instead of 60, and a validation split of 30 % of the training images instead of 10 %, on which the
+accuracy is measured. The teacher of a seed has the same validation split. Run the same command to resume; a student
+takes about ten seconds on one core.
 """
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -20,7 +19,7 @@ from snnkd_jax.dynamics.surrogate import SURROGATES
 from snnkd_jax.experiment import run
 from snnkd_jax.runs.command import command
 from snnkd_jax.runs.config import Config, default_config
-from snnkd_jax.runs.recipe import SEED, check_same, read_config
+from snnkd_jax.runs.recipe import SEED, check_same_recipe, read_config
 from snnkd_jax.runs.record import write_record
 
 RESULTS = Path(__file__).parent / "results" / "knobs"
@@ -48,18 +47,18 @@ KNOBS: dict[str, dict[str, tuple[Any, ...]]] = {
         "kd_weight": (1.0,),
         "temperature": (1.0, 10.0),
     },
-    # "enof" reads the map before a linear classifier, and the classifier of this network reads a hidden layer.
+    # "enof" needs the feature map before a linear classifier, and this network has a hidden layer in between.
     "loss": {"preset": tuple(name for name in PRESETS if name not in ("temporal", "enof"))},
 }
-"""Group of options, as the tutorial has them, to the values of each that are tried beside the recipe's."""
+"""The values of each option that are compared with the recipe's, by group as in the tutorial."""
 
 
 def main(runs: Path = Path("runs/knobs"), seeds: tuple[int, ...] = (0, 1, 2), record: str | None = None) -> None:
-    """Train the students, or those that are missing.
+    """Train students that differ in one option each, or those that are missing, and record their accuracies.
 
     Args:
-        runs: Where the run directories are.
-        seeds: Of each student.
+        runs: Folder of the run directories.
+        seeds: Seeds of each student.
         record: Write experiments/results/knobs/<record>.json.
     """
     recipe = default_config("digits").replace(
@@ -67,7 +66,7 @@ def main(runs: Path = Path("runs/knobs"), seeds: tuple[int, ...] = (0, 1, 2), re
         teacher_epochs=60,
         validation_fraction=0.3,
         baseline=False,
-        checkpoint_every=10_000,  # none but the last: a student takes seconds
+        checkpoint_every=10_000,  # only the last: a student takes seconds
     )
     for seed in seeds:
         run(recipe.replace(teacher_only=True, seed=seed, run_dir=str(runs / f"teacher-{seed}")))
@@ -82,32 +81,32 @@ def main(runs: Path = Path("runs/knobs"), seeds: tuple[int, ...] = (0, 1, 2), re
             "dataset": "scikit-learn digits",
             "seeds": list(seeds),
             "entries": entries,
-            "config": {name: value for name, value in dataclasses.asdict(recipe).items() if name not in SEED},
+            "config": {name: value for name, value in recipe.flat().items() if name not in SEED},
         }
         write_record(RESULTS / f"{record}.json", "knobs", content)
 
 
 def tried() -> list[tuple[str, str, Any]]:
-    """Group, option and value of every student but that of the recipe."""
+    """Group, option and value of every student except that of the recipe."""
     return [(g, option, value) for g, options in KNOBS.items() for option, vs in options.items() for value in vs]
 
 
 def in_recipe(recipe: Config, option: str) -> Any:
-    """The recipe's value of an option, also where the preset or the surrogate decides on it."""
+    """The recipe's value of an option, also where it is the default of the preset or the surrogate."""
     if option == "surrogate_alpha":
         return SURROGATES[recipe.neuron.surrogate]().alpha
     objective = recipe.objective.build()
-    of_objective = {f"{term}_weight": weight for term, weight in objective.weights.items()} | objective.constants
-    return (recipe.flat() | of_objective)[option]
+    constants = {f"{term}_weight": weight for term, weight in objective.weights.items()} | objective.constants
+    return (recipe.flat() | constants)[option]
 
 
 def over_seeds(found: list[dict[str, float]]) -> dict[str, list[float]]:
-    """One dictionary of lists of the dictionaries of the seeds."""
-    return {name: [of_seed[name] for of_seed in found] for name in found[0]}
+    """The dictionaries of the seeds as one dictionary of lists."""
+    return {name: [values[name] for values in found] for name in found[0]}
 
 
 def validated(recipe: Config, change: dict[str, Any], runs: Path, seed: int) -> dict[str, float]:
-    """The accuracy and the firing rate of one student on the images held out, after its last epoch."""
+    """Accuracy and firing rate of one student on the validation split, after its last epoch."""
     name = "-".join(f"{option}-{value}" for option, value in change.items()) or "recipe"
     directory = runs / f"{name}-{seed}"
     config = recipe.replace(**change, seed=seed, run_dir=str(directory))
@@ -115,7 +114,7 @@ def validated(recipe: Config, change: dict[str, Any], runs: Path, seed: int) -> 
         config = config.replace(teacher_checkpoint=str(runs / f"teacher-{seed}"))
     if not (directory / "result.json").is_file():
         run(config)
-    check_same("runs", [read_config(directory), config], ("run_dir", "teacher_checkpoint"))
+    check_same_recipe("runs", [read_config(directory), config], ("run_dir", "teacher_checkpoint"))
     last = json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])
     return {name: last["validation"][name] for name in ("accuracy", "firing_rate")}
 

@@ -1,4 +1,4 @@
-"""Draw the figures of the README from the records in `experiments/results/`."""
+"""Draw the figures of the documentation from the records in `experiments/results/`."""
 
 import sys
 from pathlib import Path
@@ -11,18 +11,18 @@ from snnkd_jax import data
 from snnkd_jax.cli.status import exit_status
 
 HERE = Path(__file__).parent
-FIGURES = HERE / "figures"
+FIGURES = HERE.parent / "docs" / "figures"
 OF_ALL = {"energy": energy.draw, "speed": speed.draw, "steps": steps.draw}
 """Folder of records to the function that draws one figure of them."""
 
 
 def main() -> None:
-    """Draws them all."""
+    """Draws all figures."""
     mpl.use("svg")
     for name, draw in OF_ALL.items():
         if records := read_records(HERE / "results" / name):
             draw(records, FIGURES / f"{name}.svg")
-    # Of the data set that may be shown anywhere.
+    # The data set whose images may be published.
     noise.draw_levels(data.load("digits"), FIGURES / "noise-levels.png")
     for record in read_records(HERE / "results" / "noise"):
         noise.draw_curves(record, FIGURES / f"noise-{record['name']}.svg")

@@ -1,4 +1,4 @@
-"""Turn finished runs that differ in their seed into a record, `experiments/results/<name>.json`.
+"""Write the record of finished runs that differ only in their seed, `experiments/results/<name>.json`.
 
 python experiments/make_record.py --name mnist --dataset MNIST --runs runs/mnist-0 runs/mnist-1 runs/mnist-2
 """
@@ -15,13 +15,13 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main(name: str, dataset: str, runs: list[Path], notes: str = "") -> None:
-    """Write a record.
+    """Write the record of finished runs that differ only in their seed.
 
     Args:
-        name: Of the record and its file.
-        dataset: What the data are, in words, such as "CIFAR-10 (JPEG copy)".
-        runs: Run directories, one a seed.
-        notes: What else a reader should know.
+        name: Name of the record and its file.
+        dataset: Name of the data set in the record, such as "CIFAR-10 (JPEG copy)".
+        runs: Run directories, one per seed.
+        notes: Remarks for the record.
     """
     record = make_record(name, runs, dataset, notes)
     RESULTS.mkdir(exist_ok=True)

@@ -8,6 +8,7 @@ from typing import Any
 from records.aims import aims_section
 from records.energy import energy_section
 from records.fidelity import ROWS, fidelity_section, fidelity_source
+from records.headline import headline_section
 from records.knobs import knob_source, knob_table, loss_section
 from records.nir import nir_section
 from records.noise import noise_section
@@ -28,33 +29,44 @@ def aims(records: list[dict[str, Any]]) -> str:
     return aims_section(records, *(read_records(RESULTS / folder) for folder in ("steps", "noise", "energy")))
 
 
-SECTIONS: Sections = {
-    "aims": (RESULTS, aims),
-    "loss": (RESULTS / "knobs", loss_section),
-    "results": (RESULTS, tables),
-    "steps": (RESULTS / "steps", steps_section),
-    "noise": (RESULTS / "noise", noise_section),
-    "energy": (RESULTS / "energy", energy_section),
-    "speed": (RESULTS / "speed", speed_section),
-    "plan": (RESULTS / "plan", plan_section),
-    "nir": (RESULTS / "nir", nir_section),
-}
-"""Name of a section of the README to the folder of its records and the function that writes it."""
+def headline(records: list[dict[str, Any]]) -> str:
+    """The README's table, of the records of trainings and of one conversion."""
+    return headline_section(records, read_records(RESULTS / "steps"))
 
-KNOBS: Sections = {
-    group: (RESULTS / "knobs", functools.partial(knob_table, group=group))
-    for group in ("neuron", "surrogate", "network", "objective")
-}
-FIDELITY: Sections = {name: (RESULTS / "fidelity", functools.partial(fidelity_section, section=name)) for name in ROWS}
+
+def knobs(group: str) -> tuple[Path, Callable[[list[dict[str, Any]]], str]]:
+    """The tutorial's table of one group of options."""
+    return RESULTS / "knobs", functools.partial(knob_table, group=group)
+
+
+def fidelity(section: str) -> tuple[Path, Callable[[list[dict[str, Any]]], str]]:
+    """A section of the fidelity page."""
+    return RESULTS / "fidelity", functools.partial(fidelity_section, section=section)
+
 
 PAGES: dict[Path, Sections] = {
-    ROOT / "README.md": SECTIONS,
-    DOCS / "tutorial.md": KNOBS | {"runs": (RESULTS / "knobs", knob_source)},
-    DOCS / "fidelity.md": FIDELITY | {"records": (RESULTS / "fidelity", fidelity_source)},
+    ROOT / "README.md": {"headline": (RESULTS, headline)},
+    DOCS / "results.md": {"aims": (RESULTS, aims), "results": (RESULTS, tables)},
+    DOCS / "presets.md": {"loss": (RESULTS / "knobs", loss_section)},
+    DOCS / "time_steps.md": {"steps": (RESULTS / "steps", steps_section)},
+    DOCS / "noise.md": {"noise": (RESULTS / "noise", noise_section)},
+    DOCS / "energy.md": {"energy": (RESULTS / "energy", energy_section)},
+    DOCS / "speed.md": {"speed": (RESULTS / "speed", speed_section)},
+    DOCS / "scaling.md": {"plan": (RESULTS / "plan", plan_section)},
+    DOCS / "neuromorphic.md": {"nir": (RESULTS / "nir", nir_section)},
+    DOCS / "tutorial.md": {
+        "runs": (RESULTS / "knobs", knob_source),
+        **{group: knobs(group) for group in ("neuron", "surrogate", "network", "objective")},
+    },
+    DOCS / "fidelity.md": {
+        "records": (RESULTS / "fidelity", fidelity_source),
+        **{name: fidelity(name) for name in ROWS},
+    },
 }
+"""Page to its generated sections: name to the folder of the records and the function that writes the section."""
 
 
-def written(page: str, sections: Sections = SECTIONS) -> str:
+def written(page: str, sections: Sections) -> str:
     """The page with its generated sections as the records have them."""
     return with_sections(page, {name: write(read_records(folder)) for name, (folder, write) in sections.items()})
 

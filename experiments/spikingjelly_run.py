@@ -1,9 +1,9 @@
-"""The recipe of `snnkd train --preset none` in SpikingJelly, for the time that it takes to an accuracy.
+"""The recipe of `snnkd train --preset none` in SpikingJelly, to compare training times.
 
     python experiments/spikingjelly_run.py --dataset cifar10 --student vgg11 --width 0.25 ... --run-dir runs/sj-0
 
-Takes the arguments of `snnkd train`, and uses its data, split, order of batches, augmentation, schedule, weight
-decay and batch size; initial weights have the same variances. PyTorch runs with its threads and channels_last.
+Takes the arguments of `snnkd train`, and uses its data, validation split, order of batches, augmentation, schedule,
+weight decay and batch size; initial weights have the same variances. PyTorch runs with its threads and channels_last.
 """
 
 import json
@@ -23,15 +23,15 @@ from spikingjelly.activation_based import functional  # pyright: ignore[reportMi
 from torch.nn import functional as F  # pyright: ignore[reportMissingImports]
 
 from snnkd_jax.cli.arguments import call
-from snnkd_jax.data.batches import InMemory, eval_batches
-from snnkd_jax.data.normalisation import in_unit_range
+from snnkd_jax.data.batches import MemorySource, eval_batches
+from snnkd_jax.data.normalisation import to_unit_range
 from snnkd_jax.dynamics.neurons import LIF
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.files import write_json
 from snnkd_jax.runs.config import Config
 from snnkd_jax.runs.run_dir import content_digests, open_run_dir
 
-# What is implemented of the options that change the training.
+# The values of options that are implemented here.
 ONLY = {
     "preset": "none",
     "neuron": "lif",
@@ -49,12 +49,12 @@ ONLY = {
 
 
 def to_torch(images: Any) -> Any:
-    """`[B, H, W, C]` to `[B, C, H, W]` in channels_last, without moving a value."""
+    """`[B, H, W, C]` to `[B, C, H, W]` in channels_last, without reordering the memory."""
     return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
 
 
 def initialise(network: Any) -> None:
-    """Convolutions He-normal by fan-out, the read-out of variance 1 / fan-in and bias 0, as in `snnkd_jax.models`."""
+    """Convolutions He-normal by fan-out, the read-out with variance 1 / fan-in and bias 0, as in `snnkd_jax.models`."""
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -64,13 +64,14 @@ def initialise(network: Any) -> None:
 
 
 def main(config: tyro.conf.OmitArgPrefixes[Config]) -> int:
-    """Trains and evaluates; writes metrics.jsonl and result.json to the run directory."""
+    """Train in SpikingJelly and evaluate; writes metrics.jsonl and result.json to --run-dir."""
     config = config.checked()
     if config.run.run_dir is None:
-        raise InputError("run_dir=None: name a directory")
+        raise InputError("run_dir=None: give a directory")
+    options = config.flat()
     for name, value in ONLY.items():
-        if getattr(config, name) != value:
-            raise InputError(f"{name}={getattr(config, name)!r}: this script has only {value!r}")
+        if options[name] != value:
+            raise InputError(f"{name}={options[name]!r}: this script has only {value!r}")
     check_choice("student", config.student.student, ("vgg11", "resnet18"))
     directory = Path(config.run.run_dir)
     if (directory / "metrics.jsonl").exists():
@@ -97,7 +98,7 @@ def main(config: tyro.conf.OmitArgPrefixes[Config]) -> int:
     @jax.jit
     def prepare(images, step):
         key = jax.random.fold_in(jax.random.key(config.run.seed), step)
-        return normalisation(augment(key, in_unit_range(images)))
+        return normalisation(augment(key, to_unit_range(images)))
 
     normalise = jax.jit(normalisation)
 
@@ -115,7 +116,7 @@ def main(config: tyro.conf.OmitArgPrefixes[Config]) -> int:
         network.train()
         return correct / len(examples["labels"])
 
-    source = InMemory(training, config.optimisation.batch_size, config.run.seed)
+    source = MemorySource(training, config.optimisation.batch_size, config.run.seed)
     steps_per_epoch = source.steps_per_epoch
     num_steps = config.optimisation.epochs * steps_per_epoch
     warmup = min(config.optimisation.warmup_epochs, config.optimisation.epochs - 1) * steps_per_epoch

@@ -1,11 +1,11 @@
-"""How long trainings took to a validation accuracy, from their run directories.
+"""Training time to a validation accuracy, from run directories.
 
     python experiments/time_to_accuracy.py --bptt runs/a-0 runs/a-1 --rate runs/b-0 runs/b-1 \
         --spikingjelly runs/c-0 runs/c-1 --target 0.62 --dataset "CIFAR-10 (JPEG copy)" --record time
 
-The runs must have one recipe: those of this library are `snnkd train`'s, SpikingJelly's `spikingjelly_run.py`'s.
-Times are those of whole epochs, data, compilation and the evaluations before the one that reaches it included: of n
-epochs, the first and n - 1 times the median of the others, which does not count what else the machine did in one.
+The runs must have the same recipe: runs of `snnkd train` for this library, of `spikingjelly_run.py` for SpikingJelly.
+Times are those of whole epochs and include data, compilation and the evaluations before the one that reaches it: for n
+epochs, the time of the first plus n - 1 times the median of the others, which is robust to other load on the machine.
 """
 
 import json
@@ -17,7 +17,7 @@ from snnkd_jax.cli.arguments import call
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_json
 from snnkd_jax.runs.command import command
-from snnkd_jax.runs.recipe import BOOKKEEPING, SEED, check_same, read_config
+from snnkd_jax.runs.recipe import BOOKKEEPING, SEED, check_same_recipe, read_config
 from snnkd_jax.runs.record import write_record
 
 RESULTS = Path(__file__).parent / "results" / "speed"
@@ -25,10 +25,9 @@ MAY_DIFFER = (*SEED, *BOOKKEEPING, "backprop", "bptt_epochs")
 
 
 def reached(run: Path, target: float) -> dict[str, float | None]:
-    """Seconds and epochs to the first epoch with the validation accuracy `target`, and the median epoch in seconds.
+    """Seconds and epochs until the validation accuracy reaches `target`, and the median time of an epoch in seconds.
 
-    The median is that of the epochs after the first, which compiles. The first two are None for a run that never has
-    the accuracy.
+    The median is over the epochs after the first, which compiles. The first two are None if it is never reached.
     """
     lines = (run / "metrics.jsonl").read_text().splitlines()
     entries = [entry for line in lines if (entry := json.loads(line))["phase"] == "student"]
@@ -50,23 +49,23 @@ def main(
     record: str | None = None,
     notes: str = "",
 ) -> int:
-    """Compare trainings by their time to an accuracy.
+    """Compare the training times to a validation accuracy.
 
     Args:
-        bptt: Runs of this library, through time.
-        rate: Runs of this library, through rates.
+        bptt: Runs of this library with --backprop bptt.
+        rate: Runs of this library with --backprop rate.
         spikingjelly: Runs of spikingjelly_run.py.
         target: Validation accuracy, in (0, 1).
-        dataset: What the data are, in words.
+        dataset: Name of the data set in the record, such as "CIFAR-10 (JPEG copy)".
         record: Write experiments/results/speed/<record>.json.
-        notes: What a reader should know.
+        notes: Remarks for the record.
     """
     if not 0 < target < 1:
         raise InputError(f"target={target!r} must be above 0 and below 1")
     runs = {"snnkd_jax": bptt, "snnkd_jax, rate-based": rate, "SpikingJelly": spikingjelly}
     started = {run: read_json(run / "config.json") for group in runs.values() for run in group}
     first = next(iter(started.values()))
-    check_same("runs", [read_config(run) for run in started], MAY_DIFFER)
+    check_same_recipe("runs", [read_config(run) for run in started], MAY_DIFFER)
     for name in ("versions", "hardware", "commit"):
         if len({json.dumps(other[name]) for other in started.values()}) > 1:
             raise InputError(f"runs differ in {name}: their times cannot be compared")
@@ -80,8 +79,8 @@ def main(
         script = "--bptt RUN ... --rate RUN ... --spikingjelly RUN ..."
         trained_by = {name: command(read_config(group[0])) for name, group in runs.items() if group}
         if spikingjelly:
-            of_theirs = trained_by["SpikingJelly"].replace("snnkd train", "python experiments/spikingjelly_run.py")
-            trained_by["SpikingJelly"] = f"{of_theirs} --run-dir RUN"
+            theirs = trained_by["SpikingJelly"].replace("snnkd train", "python experiments/spikingjelly_run.py")
+            trained_by["SpikingJelly"] = f"{theirs} --run-dir RUN"
         result = {
             "command": f"python experiments/time_to_accuracy.py {script} --target {target:g} --dataset {dataset!r}",
             "run_commands": trained_by,

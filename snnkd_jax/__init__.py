@@ -1,6 +1,6 @@
 """Train spiking neural networks by knowledge distillation from ANNs, in JAX.
 
-Names are imported when they are used: `import snnkd_jax as kd` takes no time, and has no side effect.
+Names are imported on first use: `import snnkd_jax as kd` takes no time and has no side effects.
 """
 
 import importlib
@@ -27,11 +27,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = {
-    **{name: name for name in ("analysis", "data", "interop", "models")},
-    **{name: f"dynamics.{name}" for name in ("encoders", "neurons", "surrogate")},
-    "losses": "distill.losses",
-}
+_MODULES = {name: f"dynamics.{name}" for name in ("encoders", "neurons", "surrogate")} | {"losses": "distill.losses"}
+_MODULES |= {name: name for name in ("analysis", "data", "interop", "models")}
 _HOMES = {
     "data": ("Augmentation", "Normalisation"),
     "distill.connector": ("Connector",),
@@ -46,18 +43,17 @@ _HOMES = {
     "models": ("Network", "Spike", "build"),
     "runs.config": ("Config", "default_config"),
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
+_HOME = _MODULES | {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["InputError", *_MODULES, *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["InputError", *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{_MODULES[name]}")
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_HOME[name]}")
+    return module if name in _MODULES else getattr(module, name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_MODULES, *_HOME])
+    return sorted([*globals(), *_HOME])

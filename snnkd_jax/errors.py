@@ -1,13 +1,14 @@
-"""The error of a user's input, as distinct from a defect of the program."""
+"""The error for wrong input, as distinct from a defect of the program, and common checks of input."""
 
 import difflib
 import numbers
+import re
 from collections.abc import Iterable
 from typing import Any
 
 
 class InputError(ValueError):
-    """An argument, file or environment that the user can put right.
+    """A wrong argument, file or environment, which the user can correct.
 
     The message is one line that names the argument, its value and what to do; command lines print it without a
     traceback and exit with status 2.
@@ -15,7 +16,7 @@ class InputError(ValueError):
 
 
 def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
-    """Raises `InputError`, with the nearest choice and all of them, unless `value` is one of `choices`."""
+    """Raises `InputError`, which suggests the closest choice, unless `value` is one of `choices`."""
     known = list(choices)
     if value not in known:
         close = difflib.get_close_matches(value, known, n=1)
@@ -23,26 +24,23 @@ def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
         raise InputError(f"{argument} {value!r} is unknown{hint}; choose from {', '.join(known)}")
 
 
-def spelled_choice(argument: str, value: str, choices: Iterable[str]) -> str:
-    """The choice that `value` means, whatever its case, "-" and "_"; raises `InputError` as `check_choice`."""
-
-    def squeezed(name: str) -> str:
-        return name.lower().replace("-", "").replace("_", "")
-
-    known = {squeezed(choice): choice for choice in choices}
-    if squeezed(value) not in known:
+def match_choice(argument: str, value: str, choices: Iterable[str]) -> str:
+    """The choice that equals `value` but for case, "-" and "_"; raises `InputError` as `check_choice` does."""
+    known = {re.sub("[-_]", "", choice.lower()): choice for choice in choices}
+    key = re.sub("[-_]", "", value.lower())
+    if key not in known:
         check_choice(argument, value, known.values())
-    return known[squeezed(value)]
+    return known[key]
 
 
 def check_counts(section: Any, *names: str) -> None:
-    """Raises `InputError` unless these fields are whole numbers of at least 1, or None where that is the default."""
+    """Raises `InputError` unless these fields are whole numbers >= 1, or None where that is the default."""
     for name in names:
         if not (getattr(section, name) is None and getattr(type(section), name) is None):
             check_count(name, getattr(section, name))
 
 
 def check_count(argument: str, value: Any, least: int = 1) -> None:
-    """Raises `InputError` unless `value` is a whole number, of Python or NumPy, of at least `least`."""
+    """Raises `InputError` unless `value` is a whole number >= `least`, of Python or NumPy."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
         raise InputError(f"{argument}={value!r} must be a whole number of at least {least}")

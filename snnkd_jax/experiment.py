@@ -1,6 +1,6 @@
 """A whole run from a configuration: teacher, student without and with distillation, and the comparison.
 
-The teacher's and the baseline's results do not depend on the student's: each network starts from its own seed.
+The teacher's and the baseline's results do not depend on the student: each network is trained from the run's seed.
 """
 
 import dataclasses
@@ -15,36 +15,27 @@ from snnkd_jax.digest import checksum
 from snnkd_jax.distill.teacher import Teacher
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_json
-from snnkd_jax.fitting import (
-    finish_run,
-    fit,
-    is_finished,
-    keep_observation,
-    make_trainer,
-    opened_run,
-    tested,
-    write_run_report,
-)
+from snnkd_jax.fitting import evaluate_on_test, finish_run, fit, is_finished, make_trainer, observe_student, opened_run
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.models import Network
-from snnkd_jax.parallel.hosts import check_same, first_then_others, say
+from snnkd_jax.parallel.hosts import check_equal_on_all_hosts, host0_first, print_on_host0
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh
 from snnkd_jax.runs.config import Config
-from snnkd_jax.runs.models import GIVEN, shown
+from snnkd_jax.runs.models import GIVEN, teacher_label
 from snnkd_jax.runs.run_dir import content_digests, report_disk_full, run_directory
-from snnkd_jax.runs.teacher import RunTeacher, seen_of_held_out
+from snnkd_jax.runs.teacher import RunTeacher, split_warning
 from snnkd_jax.training.compiled import Evaluation, compile_evaluation
 from snnkd_jax.training.interrupt import StopRequest
-from snnkd_jax.training.loop import Place, evaluate
+from snnkd_jax.training.loop import RunContext, evaluate
 from snnkd_jax.training.metrics import MetricsLog
 from snnkd_jax.training.trainer import TeacherNetwork, Trainer
 
 
 def run(config: Config, teacher: Trained | Teacher | None = None) -> dict[str, Any]:
-    """Runs or resumes a configuration, and returns what `result.json` holds.
+    """Runs or resumes a configuration, and returns the content of `result.json`.
 
-    A trained `teacher` takes the place of the one that the configuration names. Raises `InputError` for anything the
-    user can put right, and `Interrupted` after SIGTERM or SIGINT, when everything has been saved.
+    A trained `teacher` replaces the one of the configuration. Raises `InputError` for wrong input, and `Interrupted`
+    after SIGTERM or SIGINT, when everything has been saved.
     """
     teacher = teacher.as_teacher() if isinstance(teacher, Trained) else teacher
     if teacher is not None:
@@ -55,13 +46,13 @@ def run(config: Config, teacher: Trained | Teacher | None = None) -> dict[str, A
     config = config.checked()
     mesh = data_mesh(config.run.fsdp)
     check_batch_size(config.optimisation.batch_size, mesh, config.optimisation.accumulate)
-    check_same("their arguments", repr(config).encode())
+    check_equal_on_all_hosts("their arguments", repr(config).encode())
     with StopRequest() as stop, report_disk_full(directory):
-        data = first_then_others(config.data.open)
-        check_same("their copies of the data set", data.identity)
+        data = host0_first(config.data.open)
+        check_equal_on_all_hosts("their copies of the data set", data.identity)
         inputs = data.inputs(config.optimisation.batch_size, config.run.seed)
-        _ = data.normalisation  # measured here, where a fault in the data is not reported as one of a network
-        return _Run(config, directory, mesh, data, inputs, stop, RunTeacher(config, data, mesh, teacher)).carry_out()
+        _ = data.normalisation  # measured here, so that an error in the data is not reported as one of a network
+        return _Run(config, directory, mesh, data, inputs, stop, RunTeacher(config, data, mesh, teacher)).run()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,76 +65,72 @@ class _Run:
     stop: StopRequest
     run_teacher: RunTeacher
 
-    def carry_out(self) -> dict[str, Any]:
+    def run(self) -> dict[str, Any]:
         config = self.config
         given = self.run_teacher.load() if config.needs_teacher else None
         untrained = self.run_teacher.build() if config.needs_teacher and given is None else None
         student = config.build_student(len(self.data.class_names))
         self.check(student, untrained, given)
-        weights = None
-        if given is not None and config.teacher.teacher_checkpoint is not None:
-            weights = np.asarray(checksum(given.variables)).tobytes()
+        loaded = None if config.teacher.teacher_checkpoint is None else given
+        weights = None if loaded is None else np.asarray(checksum(loaded.variables)).tobytes()
         contents = content_digests(self.data.identity, weights)
-        # Only now, so that a run that cannot be carried out leaves nothing behind.
+        # Only after the checks, so that a run that cannot start leaves no files behind.
         with opened_run(self.directory, {"config": config.flat()}, contents) as log:
             if log is None:
-                if not (self.directory / "report.html").exists():
-                    write_run_report(self.directory)
                 return read_json(self.directory / "result.json")
-            say(self.summary())
-            results = self.networks(student, untrained, given, log)
+            print_on_host0(self.summary())
+            results = self.train_networks(student, untrained, given, log)
         return finish_run(self.directory, results, log)
 
-    def networks(
+    def train_networks(
         self, student: Network, untrained: Network | None, given: Teacher | None, log: MetricsLog
     ) -> dict[str, dict[str, Any]]:
-        """Trains what is to be trained, and returns the results by role."""
-        config, epochs = self.config, self.config.optimisation.epochs
-        results: dict[str, dict[str, Any]] = {}
-        teacher: Trained | Teacher | None = given
+        """Trains the networks that the configuration asks for, and returns the results by role."""
+        config, results, teacher = self.config, {}, given
         if untrained is not None:
-            teacher = self.fit("teacher", untrained, log, config.teacher_epochs)
+            teacher = self.fit("teacher", untrained, log)
             results["teacher"] = teacher.result
         elif given is not None:
             if config.teacher.file is not None:
                 self.run_teacher.keep(given.variables, self.directory)
-            results["teacher"] = tested(self.evaluation(given), given.variables, self.inputs, self.mesh)
+            results["teacher"] = evaluate_on_test(self.evaluation(given), given.variables, self.inputs, self.mesh)
         if config.teacher.teacher_only:
             return results
         if config.run.baseline and not config.is_plain:
-            results["student_baseline"] = self.fit("student_baseline", student, log, epochs).result
-        trained = self.fit("student", student, log, epochs, teacher)
-        keep_observation(trained, self.inputs, self.directory)
+            results["student_baseline"] = self.fit("student_baseline", student, log).result
+        trained = self.fit("student", student, log, teacher)
+        observe_student(trained, self.inputs, self.directory)
         return results | {"student": trained.result}
 
-    def fit(
-        self, role: str, network: Network, log: MetricsLog, epochs: int, teacher: Trained | Teacher | None = None
-    ) -> Trained:
-        """Trains one network; all but the student by the cross-entropy alone."""
-        config, run, student = self.config, self.config.run, role == "student"
-        profile = run.profile and student
-        place = Place(self.directory, role, log, self.stop, run.checkpoint_every, run.keep_checkpoints, profile)
+    def fit(self, role: str, network: Network, log: MetricsLog, teacher: Trained | Teacher | None = None) -> Trained:
+        """Trains one network; all but the student with the cross-entropy alone."""
+        config, run, is_student = self.config, self.config.run, role == "student"
+        context = RunContext(
+            self.directory, role, log, self.stop, run.checkpoint_every, run.keep_checkpoints, run.profile and is_student
+        )
         from_teacher = config.student.initial_weights == "teacher"
         return fit(
             network,
             self.data,
-            **self.options(role, epochs, teacher),
-            epochs=epochs,
-            run_dir=place,
+            **self.options(role, teacher),
+            epochs=self.epochs(role),
+            run_dir=context,
             initial=teacher.variables if teacher is not None and from_teacher else None,
             bptt_epochs=0 if role == "teacher" else config.student.bptt_epochs,
             fsdp=run.fsdp,
-            store_teacher=config.teacher.store_teacher if student else None,
+            store_teacher=config.teacher.store_teacher if is_student else None,
         )
 
-    def options(self, role: str, epochs: int, teacher: Any) -> dict[str, Any]:
-        """What `fit` and `make_trainer` are both given."""
+    def epochs(self, role: str) -> int:
+        return self.config.teacher_epochs if role == "teacher" else self.config.optimisation.epochs
+
+    def options(self, role: str, teacher: Any) -> dict[str, Any]:
+        """Returns the arguments that `fit` and `make_trainer` share."""
         config = self.config
-        objective = config.objective.build() if role == "student" else config.objective.cross_entropy()
         return {
             "teacher": teacher,
-            "objective": objective,
-            "optimizer": config.optimisation.build(epochs, self.inputs.training.steps_per_epoch),
+            "objective": config.objective.build() if role == "student" else config.objective.cross_entropy(),
+            "optimizer": config.optimisation.build(self.epochs(role), self.inputs.training.steps_per_epoch),
             "augment": config.data.augmentation(),
             "batch_size": config.optimisation.batch_size,
             "seed": config.run.seed,
@@ -158,26 +145,21 @@ class _Run:
             self.trainer("teacher", untrained)
         trainer = self.trainer("student", student, teacher)
         if given is not None and config.teacher.is_foreign and not is_finished(self.directory):
-            batches = self.inputs.validation()
-            accuracy = evaluate(self.evaluation(given), given.variables, batches, self.mesh)["accuracy"]
-            say(f"teacher {shown(config.teacher.teacher)}: val accuracy {accuracy:.4f}")
-            self.run_teacher.check_accuracy(accuracy)
-        if config.student.initial_weights != "teacher":
-            return
-        assert teacher is not None
-        try:
-            jax.eval_shape(lambda key: trainer.init(teacher.init(key, self.data.image_shape)), jax.random.key(0))
-        except InputError as error:
-            raise InputError(
-                f"initial_weights='teacher': {error}; the teacher ({shown(config.teacher.teacher)}) must have the "
-                f"architecture, width and image channels of the student ({config.student.student})"
-            ) from error
+            found = evaluate(self.evaluation(given), given.variables, self.inputs.validation(), self.mesh)
+            print_on_host0(f"teacher {teacher_label(config.teacher.teacher)}: val accuracy {found['accuracy']:.4f}")
+            self.run_teacher.check_accuracy(found["accuracy"])
+        if teacher is not None and config.student.initial_weights == "teacher":
+            try:
+                jax.eval_shape(lambda key: trainer.init(teacher.init(key, self.data.image_shape)), jax.random.key(0))
+            except InputError as error:
+                raise InputError(
+                    f"initial_weights='teacher': {error}; the teacher ({teacher_label(config.teacher.teacher)}) must "
+                    f"have the architecture, width and image channels of the student ({config.student.student})"
+                ) from error
 
     def trainer(self, role: str, network: Network, teacher: TeacherNetwork | None = None) -> Trainer:
-        """As `fit` makes it, but for the length of its schedule."""
         try:
-            options = self.options(role, self.config.optimisation.epochs, teacher)
-            return make_trainer(network, self.data, **options)
+            return make_trainer(network, self.data, **self.options(role, teacher))
         except InputError as error:
             raise InputError(f"{role} {self.config.flat()[role]!r}: {error}") from error
 
@@ -185,16 +167,13 @@ class _Run:
         return compile_evaluation(teacher, teacher.normalisation or self.data.normalisation, self.mesh)
 
     def summary(self) -> str:
-        """The run directory; devices, batch and learning rate; what a teacher of another run saw."""
+        """Describes the run: its directory, devices, batch and learning rate; a teacher that saw held-out images."""
         config, mesh, fsdp = self.config.optimisation, self.mesh, self.config.run.fsdp
         base = config.base_batch_size
         scaled = "" if base is None else f", {config.learning_rate:g} per {base} images"
         sharded = "" if fsdp is None else f", parameters sharded over {fsdp}"
-        lines = (
-            f"run directory {self.directory}",
-            f"{mesh.size} {mesh.devices.flat[0].platform} device(s) in {jax.process_count()} process(es){sharded}; "
-            f"batch {config.batch_size}, {config.batch_size // mesh.size} per device; "
-            f"peak learning rate {config.peak_learning_rate:g}{scaled}",
-            seen_of_held_out(self.config),
-        )
+        devices = f"{mesh.size} {mesh.devices.flat[0].platform} device(s) in {jax.process_count()} process(es){sharded}"
+        batch = f"batch {config.batch_size}, {config.batch_size // mesh.size} per device"
+        rate = f"peak learning rate {config.peak_learning_rate:g}{scaled}"
+        lines = (f"run directory {self.directory}", f"{devices}; {batch}; {rate}", split_warning(self.config))
         return "\n".join(line for line in lines if line is not None)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.distill.presets import PRESETS
-from snnkd_jax.dynamics.neurons import LIF
+from snnkd_jax.dynamics.neurons import LIF, PLIF
 from snnkd_jax.models import build
 from snnkd_jax.parallel.mesh import put_batch, put_replicated
 from snnkd_jax.training.compiled import compile_steps
@@ -35,6 +35,20 @@ def make(preset="none", network=STUDENT, augmentation=NO_AUGMENTATION, weight_de
         SHAPE,
         seed=3,
         teacher=TEACHER,
+    )
+
+
+def adamw_trainer(preset="none", width=0.25, teacher=None) -> Trainer:
+    """With everything but connectors that a state can hold: PLIF parameters, AdamW's moments, a clipping state."""
+    return Trainer(
+        build("convnet", 4, neuron=PLIF(), num_steps=2, width=width),
+        PRESETS[preset],
+        make_optimizer("adamw", learning_rate=0.01, num_steps=20, clip_norm=1.0),
+        Normalisation((0.5,), (0.2,)),
+        NO_AUGMENTATION,
+        SHAPE,
+        seed=0,
+        teacher=teacher,
     )
 
 

@@ -1,1 +1,1 @@
-"""The figures of the README, one file each, beside the files that draw them."""
+"""The figures of the documentation, one file each; they are drawn into `docs/figures/`."""

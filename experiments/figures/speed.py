@@ -75,7 +75,7 @@ def draw_lines(axes: Any, libraries: dict[str, dict[int, dict[str, Any]]], quant
     axes.set_xticks(ticks, [str(t) for t in ticks])
     axes.minorticks_off()
     axes.set_xlabel("time steps T")
-    axes.set_ylabel("s a step" if quantity == "time" else "peak memory, GB")
+    axes.set_ylabel("seconds per step" if quantity == "time" else "peak memory, GB")
     if quantity == "time":
         axes.set_yscale("log", base=2)
         axes.yaxis.set_major_formatter("{x:g}")

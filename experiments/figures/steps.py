@@ -46,7 +46,7 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
             axes.set_xscale("log", base=2)
             axes.set_xticks(ticks, [str(t) for t in ticks])
             axes.minorticks_off()
-            axes.set_xlabel("time steps T (dotted: the ordinary network)")
+            axes.set_xlabel("time steps T (dotted: the ANN)")
             axes.set_ylabel("test accuracy, %")
             axes.set_title(dataset, loc="left", fontweight="bold")
             axes.grid(color="#dddddd")

@@ -7,6 +7,7 @@ from typing import Any
 from records.trainings import without_kd
 from snnkd_jax.errors import InputError
 from snnkd_jax.report.energy import of_ann
+from snnkd_jax.report.markdown import markdown_table
 from snnkd_jax.report.statistics import percent, points, standard_error
 
 Records = list[dict[str, Any]]
@@ -15,7 +16,7 @@ Aim = tuple[str, str, bool]
 
 
 def aims_section(records: Records, steps: Records, noise: Records, energy: Records) -> str:
-    """The README's table of aims.
+    """The table of aims on the results page.
 
     Args:
         records: of students, `experiments/results/`.
@@ -30,9 +31,8 @@ def aims_section(records: Records, steps: Records, noise: Records, energy: Recor
         *_noise(noise),
         *_energy(energy),
     ]
-    lines = ["| aim | found | reached |", "| --- | --- | --- |"]
-    lines += [f"| {aim} | {found} | {'yes' if reached else '**no**'} |" for aim, found, reached in aims]
-    return "\n".join(lines) + "\n"
+    rows = ((aim, found, "yes" if reached else "**no**") for aim, found, reached in aims)
+    return markdown_table(("aim", "found", "reached"), rows)
 
 
 def _accuracies(steps: Records) -> list[Aim]:
@@ -129,7 +129,7 @@ def _conversion(steps: Records) -> list[Aim]:
 def _noise(records: Records) -> list[Aim]:
     return [
         (
-            f"noise, {record['dataset']}, [{record['name']}](experiments/results/noise/{record['name']}.json): "
+            f"noise, {record['dataset']}, [{record['name']}](../experiments/results/noise/{record['name']}.json): "
             "KD better in 10 of 14 kinds",
             f"{len(record['comparison']['better'])} of {len(record['comparison']['kinds'])}",
             len(record["comparison"]["better"]) >= 10,

@@ -1,34 +1,34 @@
-"""What the README says about energy, from the records in `experiments/results/energy/`.
+"""The tables of the energy page, from the records in `experiments/results/energy/`.
 
-A record has an entry in `networks` for each network of the run, and for an ordinary one of the student's architecture
-from elsewhere, `ann`.
+A record has an entry in `networks` for each network of the run, and for an ANN of the student's architecture that
+was trained elsewhere, `ann`.
 """
 
 from typing import Any
 
 from records.trainings import folded
 from snnkd_jax.report.energy import COLUMNS, energy_rows, energy_terms, of_ann
+from snnkd_jax.report.markdown import markdown_table
 
 
 def energy_section(records: list[dict[str, Any]]) -> str:
-    """The README's section on energy: a row for each network of each record, and below it the commands."""
+    """A row for each network of each record, and below it the commands."""
     if not records:
         return ""
-    lines = [
-        "![Energy of an image, a bar a network: multiplications and accumulations.](experiments/figures/energy.svg)"
+    parts = [
+        "![Energy per image: one bar per network, split into MACs and ACs.](figures/energy.svg)\n",
+        markdown_table(COLUMNS, (row for record in records for row in energy_rows(record))),
+        f"{energy_terms(records)}\n",
+        f"{energy_verdict(records)}\n",
     ]
-    lines += ["", f"| {' | '.join(COLUMNS)} |", f"| {' | '.join(['---'] * len(COLUMNS))} |"]
-    for record in records:
-        lines += [f"| {' | '.join(row)} |" for row in energy_rows(record)]
-    lines += ["", energy_terms(records), "", energy_verdict(records), ""]
     commands = []
     for r in records:
         against = f", ANN of `{r['ann_command']}`" if r["ann_command"] else ""
         commands.append(
-            f"- [{r['name']}](experiments/results/energy/{r['name']}.json): `{r['command']}`, {r['images']} images, "
+            f"- [{r['name']}](../experiments/results/energy/{r['name']}.json): `{r['command']}`, {r['images']} images, "
             f"RUN of `{r['run_command']}`{against}; on {r['hardware']}, jax {r['versions']['jax']}."
         )
-    return "\n".join(lines) + "\n" + folded(commands)
+    return "\n".join([*parts, folded(commands)])
 
 
 def energy_verdict(records: list[dict[str, Any]]) -> str:

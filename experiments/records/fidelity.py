@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from records.docstrings import is_block, is_table, markdown, paragraphs
 from snnkd_jax.errors import InputError
+from snnkd_jax.report.markdown import markdown_table
 
 LOOP = "a loop in float64"
 BY_HAND = "values worked out by hand"
@@ -27,7 +28,7 @@ class Check(NamedTuple):
 
 ROWS: dict[str, dict[str, Check]] = {
     "neurons": {
-        "spikes": Check("dynamics.neurons dynamics.neurons.integrate", LOOP),
+        "spikes": Check("dynamics.neurons dynamics.integration.integrate", LOOP),
         "lif, hard reset": Check("dynamics.neurons.lif", f"{LOOP} with a backward pass by hand"),
         "lif, soft reset": Check("dynamics.neurons.lif", f"{LOOP} with a backward pass by hand"),
         "plif, hard reset": Check(
@@ -44,12 +45,12 @@ ROWS: dict[str, dict[str, Check]] = {
         ),
         "plif in float64": Check("dynamics.neurons.plif", f"{LOOP} with a backward pass by hand"),
         "plif_parameter": Check("dynamics.neurons.plif_parameter", BY_HAND),
-        "kappa": Check("dynamics.neurons.integrate_with_slopes", "that loop, a neuron at a time"),
-        "kappa_tau": Check("dynamics.neurons.integrate_with_slopes", "that loop, a neuron at a time"),
+        "kappa": Check("dynamics.integration.integrate_with_slopes", "that loop, a neuron at a time"),
+        "kappa_tau": Check("dynamics.integration.integrate_with_slopes", "that loop, a neuron at a time"),
         "trajectories by hand": Check(
             "dynamics.neurons.lif dynamics.neurons.plif dynamics.neurons.integrate_and_fire", BY_HAND
         ),
-        "a stream in pieces": Check("dynamics.neurons.integrate", "the stream in one piece"),
+        "a stream in pieces": Check("dynamics.integration.integrate", "the stream in one piece"),
         "NIR's single neuron, spikes": Check("dynamics.neurons.lif", "the experiment of the NIR paper"),
         "NIR's single neuron, potential": Check("dynamics.neurons.lif", "the experiment of the NIR paper"),
         "SpikingJelly's lif, spikes": Check("dynamics.neurons.lif", "SpikingJelly"),
@@ -188,10 +189,7 @@ ROWS: dict[str, dict[str, Check]] = {
 def fidelity_section(records: list[dict[str, Any]], section: str) -> str:
     """The equations of a section as their docstrings have them, and the table of its rows; the worst of all records."""
     names = dict.fromkeys(name for check in ROWS[section].values() for name in check.of.split())
-    table = [
-        "| what | of | against | tolerance | largest error | comparisons |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for name, check in ROWS[section].items():
         found = [record["rows"][name] for record in records if name in record["rows"]]
         if not found:
@@ -200,8 +198,9 @@ def fidelity_section(records: list[dict[str, Any]], section: str) -> str:
         limit = "exact" if found[0]["kind"] == "exact" else f"{found[0]['tolerance']:g}, {found[0]['kind']}"
         of = ", ".join(f"`{name}`" for name in check.of.split())
         shown = "0" if error == 0 else f"{error:.1e}"
-        table.append(f"| {name} | {of} | {check.against} | {limit} | {shown} | {number} |")
-    return "\n\n".join([*(quoted(name) for name in names), "\n".join(table)]) + "\n"
+        rows.append((name, of, check.against, limit, shown, number))
+    table = markdown_table(("what", "of", "against", "tolerance", "largest error", "comparisons"), rows)
+    return "\n\n".join([*(quoted(name) for name in names), table])
 
 
 def quoted(name: str) -> str:

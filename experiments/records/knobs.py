@@ -1,4 +1,4 @@
-"""What the tutorial says of each knob and the README of each loss.
+"""The tables of options in the tutorial, and of distillation losses.
 
 The records, in `experiments/results/knobs/`, are written by `experiments/knobs.py`.
 """
@@ -6,6 +6,7 @@ The records, in `experiments/results/knobs/`, are written by `experiments/knobs.
 import statistics
 from typing import Any
 
+from snnkd_jax.report.markdown import markdown_table
 from snnkd_jax.report.statistics import gain, mean_and_std, percent
 
 
@@ -19,45 +20,40 @@ def knob_table(records: list[dict[str, Any]], group: str) -> str:
 
 def _table(record: dict[str, Any], group: str) -> str:
     recipe, *others = record["entries"]
-    lines = [
-        "| option | recipe | tried | accuracy, % | change, points | spikes per neuron and step |",
-        "| --- | --- | --- | --- | --- | --- |",
-        f"| | | | {percent(recipe['accuracy'])} | | {mean_and_std(recipe['firing_rate'], 3)} |",
-    ]
+    heading = ("option", "recipe", "tried", "accuracy, %", "change, points", "spikes per neuron and step")
+    rows = [["", "", "", percent(recipe["accuracy"]), "", mean_and_std(recipe["firing_rate"], 3)]]
     for entry in others:
         if entry["group"] == group:
-            cells = [f"`{entry['option']}`", str(entry["recipe"]), str(entry["value"]), percent(entry["accuracy"])]
-            cells += [gain(entry["accuracy"], recipe["accuracy"]), mean_and_std(entry["firing_rate"], 3)]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            cells = [f"`{entry['option']}`", entry["recipe"], entry["value"], percent(entry["accuracy"])]
+            rows.append([*cells, gain(entry["accuracy"], recipe["accuracy"]), mean_and_std(entry["firing_rate"], 3)])
+    return markdown_table(heading, rows)
 
 
 def loss_section(records: list[dict[str, Any]]) -> str:
-    """The README's table of distillation losses, the best first, with its source.
+    """A table of distillation losses, the best first, with its source.
 
     The gain is the mean of the differences between students of one seed ± its standard error.
     """
-    lines: list[str] = []
+    heading = ("preset", "accuracy, %", "gain over `none`, points", "spikes per neuron and step")
+    tables = []
     for record in records:
         tried = [entry for entry in record["entries"] if entry.get("group") == "loss"]
         students = {entry["value"]: entry for entry in tried} | {tried[0]["recipe"]: record["entries"][0]}
-        lines += [
-            "| preset | accuracy, % | gain over `none`, points | spikes per neuron and step |",
-            "| --- | --- | --- | --- |",
-        ]
+        rows = []
         for name, student in sorted(students.items(), key=lambda item: -statistics.fmean(item[1]["accuracy"])):
             accuracy, rate = percent(student["accuracy"]), mean_and_std(student["firing_rate"], 3)
             gained = "–" if name == "none" else gain(student["accuracy"], students["none"]["accuracy"])
-            lines.append(f"| `{name}` | {accuracy} | {gained} | {rate} |")
-    lines += ["", "Accuracy on images that are held out, ± standard deviation over seeds; gain ± standard error.", ""]
-    return "\n".join([*lines, knob_source(records, "experiments/results")])
+            rows.append((f"`{name}`", accuracy, gained, rate))
+        tables.append(markdown_table(heading, rows))
+    terms = "Accuracy on images that are held out, ± standard deviation over seeds; gain ± standard error.\n"
+    return "\n".join(["".join(tables), terms, knob_source(records)])
 
 
-def knob_source(records: list[dict[str, Any]], results: str = "../experiments/results") -> str:
-    """Where the numbers come from, in words; `results` is the folder of the records as seen from the page."""
+def knob_source(records: list[dict[str, Any]]) -> str:
+    """Where the numbers come from, in words."""
     return "".join(
-        f"[{r['name']}]({results}/knobs/{r['name']}.json): `{r['command']}`, {r['dataset']}; each student is "
-        f"`{r['run_command']}` with the teacher of its seed and one option changed; seeds "
+        f"[{r['name']}](../experiments/results/knobs/{r['name']}.json): `{r['command']}`, {r['dataset']}; each student "
+        f"is `{r['run_command']}` with the teacher of its seed and one option changed; seeds "
         f"{', '.join(map(str, r['seeds']))}; {r['hardware']}, jax {r['versions']['jax']}.\n"
         for r in records
     )

@@ -1,4 +1,4 @@
-"""What the README says of accuracy under noise, from the records in `experiments/results/noise/`."""
+"""The page on accuracy under noise, from the records in `experiments/results/noise/`."""
 
 from typing import Any
 
@@ -8,23 +8,28 @@ from snnkd_jax.runs.config import config_of
 
 
 def noise_section(records: list[dict[str, Any]]) -> str:
-    """The README's section on noise: the kinds in a picture, then a table, a figure and the command for each record."""
+    """The kinds in a picture, then a table, a figure and the command for each record."""
     if not records:
         return ""
-    parts = ["![Three digits under each kind of image noise, levels 0 to 5.](experiments/figures/noise-levels.png)\n"]
+    parts = ["![Three digits under each kind of image noise, levels 0 to 5.](figures/noise-levels.png)\n"]
     for record in records:
         name, seeds = record["name"], ", ".join(map(str, record["seeds"]))
         parts += [
+            f"## {record['dataset']}, {_method(record)}\n",
             noise_table(record),
-            f"[{name}](experiments/results/noise/{name}.json): {record['dataset']}, {_described(record)}; test "
+            f"[{name}](../experiments/results/noise/{name}.json): {record['dataset']}, {_described(record)}; test "
             f"accuracy in %, each kind's mean over its five levels, ± standard deviation over seeds {seeds}, of gains "
             f"the standard error; {record['images']} test images, the same noise for every network. {in_words(record)} "
-            f"[By level](experiments/figures/noise-{name}.svg).\n",
+            f"[By level](figures/noise-{name}.svg).\n",
             folded(
                 [f"`{record['command']}`, {_runs(record)}, on {record['hardware']}. {record['notes']}".rstrip()],
             ),
         ]
     return "\n".join(parts)
+
+
+def _method(record: dict[str, Any]) -> str:
+    return config_of(record["config"], record["name"]).method
 
 
 def _described(record: dict[str, Any]) -> str:

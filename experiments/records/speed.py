@@ -1,4 +1,4 @@
-"""What the README says about speed, from the records in `experiments/results/speed/`.
+"""The tables of the speed page, from the records in `experiments/results/speed/`.
 
 | kind         | written by                                                                       |
 | ------------ | -------------------------------------------------------------------------------- |
@@ -11,6 +11,7 @@
 from typing import Any
 
 from records.trainings import folded
+from snnkd_jax.report.markdown import markdown_table
 from snnkd_jax.report.statistics import mean_and_std, percent
 
 SPEED_COLUMNS = {"train": ("train", "rate"), "train with KD": ("kd", "kd-rate"), "inference": ("inference", None)}
@@ -18,11 +19,12 @@ SPEED_COLUMNS = {"train": ("train", "rate"), "train with KD": ("kd", "kd-rate"),
 
 
 def speed_section(records: list[dict[str, Any]]) -> str:
-    """The README's section on speed, from records of the four kinds."""
+    """The tables of the four kinds of records."""
     by_kind = {kind: [r for r in records if r["kind"] == kind] for kind in _WRITERS}
-    figure = "![Images per second in training, a bar for each library.](experiments/figures/speed.svg)\n"
-    parts = [figure] if by_kind["benchmark"] else []
-    parts += [text for kind in by_kind if (text := _WRITERS[kind](by_kind[kind]))]
+    parts = []
+    for kind, (title, write) in _WRITERS.items():
+        if by_kind[kind]:
+            parts += [f"## {title}\n", *([_FIGURE] if kind == "benchmark" else []), write(by_kind[kind])]
     return "\n".join(parts)
 
 
@@ -30,32 +32,28 @@ def benchmark_tables(records: list[dict[str, Any]]) -> str:
     """For each record a row a network, T and library, and below it the command."""
     parts = []
     for record in records:
-        lines = [
-            f"| network | T | library | {' | '.join(SPEED_COLUMNS)} | memory, GB | first step, s | of peak |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        ]
+        heading = ("network", "T", "library", *SPEED_COLUMNS, "memory, GB", "first step, s", "of peak")
+        rows = []
         for (model, num_steps, library, rate), tasks in sorted(_by_row(record).items(), key=lambda item: item[0][:2]):
             first = next(iter(tasks.values()))
             trained = tasks.get(SPEED_COLUMNS["train"][rate] or "")
             columns = [_images_per_second(tasks.get(names[rate] or "")) for names in SPEED_COLUMNS.values()]
             name = f"{library}, rate-based" if rate else library
-            cells = [f"{model}, batch {first['batch_size']}", str(num_steps), name, *columns, *_costs(trained)]
-            lines.append(f"| {' | '.join(cells)} |")
+            rows.append([f"{model}, batch {first['batch_size']}", num_steps, name, *columns, *_costs(trained)])
         versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items() if k in _SPEED_VERSIONS)
         missing = "".join(
             f" {f['library']} failed at {f['task']} of {f['model']}, T = {f['num_steps']}." for f in record["failed"]
         )
         peak = max((m["flops_per_second"] for m in record["matmul"]), default=0.0) / 1e9
-        lines += [
-            "",
-            f"[{record['name']}](experiments/results/speed/{record['name']}.json): `{record['command']}`; "
+        source = (
+            f"[{record['name']}](../experiments/results/speed/{record['name']}.json): `{record['command']}`; "
             f"images/s, median (least to greatest) over {_rounds(record)} interleaved rounds, "
             f"{record['settings']['threads']} threads, width {record['settings']['width']:g}, float32, on "
             f"{record['hardware']}, whose matrix product reaches {peak:.0f} GFLOP/s. Memory (what the process needed "
             f"beyond its imports, compiler included), first step and share of that peak are those of training. "
-            f"{versions}.{missing} {record['notes']}".rstrip(),
-        ]
-        parts.append("\n".join(lines) + "\n")
+            f"{versions}.{missing} {record['notes']}".rstrip()
+        )
+        parts.append(f"{markdown_table(heading, rows)}\n{source}\n")
     return "\n".join(parts)
 
 
@@ -97,43 +95,41 @@ def time_table(records: list[dict[str, Any]]) -> str:
     """A row for each record and library: the time to a validation accuracy."""
     if not records:
         return ""
-    lines = [
-        "| data, network | T | trained by | seeds | validation accuracy | seconds to it | epochs | s an epoch | test |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    trained = ("data, network", "T", "trained by", "seeds")
+    heading = (*trained, "validation accuracy", "seconds to it", "epochs", "s an epoch", "test")
+    rows = []
     for record in records:
         config = record["config"]
         for name, found in record["found"].items():
-            cells = [
-                f"{record['dataset']}, {config['student']}, width {config['width']:g}",
-                str(config["num_steps"]),
-                name,
-                str(len(record["seeds"][name])),
-                f"{100 * record['target']:g} %",
-                *(_of_those(found[key], digits) for key, digits in (("seconds", 0), ("epochs", 1), ("epoch", 1))),
-                percent(record["test_accuracy"][name]),
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
+            rows.append(
+                [
+                    f"{record['dataset']}, {config['student']}, width {config['width']:g}",
+                    config["num_steps"],
+                    name,
+                    len(record["seeds"][name]),
+                    f"{100 * record['target']:g} %",
+                    *(_of_those(found[key], digits) for key, digits in (("seconds", 0), ("epochs", 1), ("epoch", 1))),
+                    percent(record["test_accuracy"][name]),
+                ]
+            )
     summed = [r["config"]["num_steps"] for r in records if "sums" in r]
     sums = "".join(
         f"; at T = {num_steps}, by an earlier version of the script, sums of the epochs as they were"
         for num_steps in summed
     )
-    lines += [
-        "",
+    terms = (
         f"Seconds are those of the first epoch, and for each further one the median of all others{sums}. Test: "
         "accuracy in % after the last epoch. SpikingJelly is run eagerly here; compiled, its steps are faster, as the "
-        "first table says.",
-        "",
-    ]
+        "first table says.\n"
+    )
     commands = []
     for record in records:
         runs = "; ".join(f"{name}, `{command}`" for name, command in record["run_commands"].items())
         commands.append(
-            f"- [{record['name']}](experiments/results/speed/{record['name']}.json): `{record['command']}`, RUN of "
+            f"- [{record['name']}](../experiments/results/speed/{record['name']}.json): `{record['command']}`, RUN of "
             f"{runs}; on {record['hardware']}. {record['notes']}".rstrip()
         )
-    return "\n".join(lines) + "\n" + folded(commands)
+    return "\n".join([markdown_table(heading, rows), terms, folded(commands)])
 
 
 def _of_those(values: list[float | None], digits: int) -> str:
@@ -148,67 +144,66 @@ def early_exit_table(records: list[dict[str, Any]]) -> str:
     """A row for each record: a student at its full number of steps and with early exit."""
     if not records:
         return ""
-    lines = [
-        "| student | T | test accuracy at T | early exit | mean steps | images/s at T | early exit | ratio |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    accuracies, speeds = ("test accuracy at T", "early exit"), ("images/s at T", "early exit")
+    heading = ("student", "T", *accuracies, "mean steps", *speeds, "ratio")
+    rows = []
     for r in records:
         config, accuracy, speed = r["config"], r["accuracy"], r["images_per_second"]
-        cells = [
-            f"{r['dataset']}, {config['student']}, width {config['width']:g}, {config['preset']}",
-            str(r["num_steps"]),
-            *(f"{100 * accuracy[k]:.2f}" for k in ("full", "early")),
-            f"{r['mean_steps']['test']:.2f}",
-            *(f"{speed[k]:.0f}" for k in ("full", "early")),
-            f"{r['speed_up']:.2f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines.append("")
+        rows.append(
+            [
+                f"{r['dataset']}, {config['student']}, width {config['width']:g}, {config['preset']}",
+                r["num_steps"],
+                *(f"{100 * accuracy[k]:.2f}" for k in ("full", "early")),
+                f"{r['mean_steps']['test']:.2f}",
+                *(f"{speed[k]:.0f}" for k in ("full", "early")),
+                f"{r['speed_up']:.2f}",
+            ]
+        )
     commands = []
     for r in records:
         lowest = "there is no threshold" if r["threshold"] is None else "the threshold is the lowest"
         commands.append(
-            f"- [{r['name']}](experiments/results/speed/{r['name']}.json): `{r['command']}`, RUN of "
+            f"- [{r['name']}](../experiments/results/speed/{r['name']}.json): `{r['command']}`, RUN of "
             f"`{r['run_command']}`; {lowest} that loses at most {100 * r['tolerance']:g} points on "
             f"the validation split; batches of {r['batch_size']}, in turns, on {r['hardware']}."
         )
-    return "\n".join(lines) + "\n" + folded(commands)
+    return f"{markdown_table(heading, rows)}\n{folded(commands)}"
 
 
 def gradient_table(records: list[dict[str, Any]]) -> str:
     """A row for each record: how far rate-based gradients point the way of the exact ones."""
     if not records:
         return ""
-    lines = [
-        "| student | T | weights | cosine, all weights | least and greatest of a layer | norm, rate to exact |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    cosine = ("cosine, all weights", "least and greatest of a layer")
+    heading = ("student", "T", "weights", *cosine, "norm, rate to exact")
+    rows = []
     for r in records:
         config, layers = r["config"], r["layers"]
         cosines = [layer["cosine"] for name, layer in layers.items() if name != "all"]
-        cells = [
-            f"{config['student']}, width {config['width']:g}",
-            str(config["num_steps"]),
-            "trained" if r["trained"] else "fresh",
-            f"{layers['all']['cosine']:.2f}",
-            f"{min(cosines):.2f}, {max(cosines):.2f}",
-            f"{layers['all']['norm_ratio']:.2f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines.append("")
+        rows.append(
+            [
+                f"{config['student']}, width {config['width']:g}",
+                config["num_steps"],
+                "trained" if r["trained"] else "fresh",
+                f"{layers['all']['cosine']:.2f}",
+                f"{min(cosines):.2f}, {max(cosines):.2f}",
+                f"{layers['all']['norm_ratio']:.2f}",
+            ]
+        )
     commands = []
     for r in records:
         run = f", RUN of `{r['run_command']}`" if r["trained"] else ""
         commands.append(
-            f"- [{r['name']}](experiments/results/speed/{r['name']}.json): `{r['command']}`{run}; gradients of the "
+            f"- [{r['name']}](../experiments/results/speed/{r['name']}.json): `{r['command']}`{run}; gradients of the "
             f"cross-entropy on one batch of {r['config']['dataset']}."
         )
-    return "\n".join(lines) + "\n" + folded(commands)
+    return f"{markdown_table(heading, rows)}\n{folded(commands)}"
 
 
+_FIGURE = "![Images per second in training, one bar per library.](figures/speed.svg)\n"
 _WRITERS = {
-    "benchmark": benchmark_tables,
-    "time": time_table,
-    "early-exit": early_exit_table,
-    "gradients": gradient_table,
+    "benchmark": ("Images per second", benchmark_tables),
+    "time": ("Time to accuracy", time_table),
+    "early-exit": ("Early exit", early_exit_table),
+    "gradients": ("Rate-based gradients", gradient_table),
 }

@@ -15,11 +15,12 @@ from typing import Any
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_json
+from snnkd_jax.report.markdown import markdown_table
 from snnkd_jax.report.statistics import gain, over_seeds, percent
 from snnkd_jax.runs.command import command
 from snnkd_jax.runs.config import Config, config_of
-from snnkd_jax.runs.models import shown
-from snnkd_jax.runs.recipe import BOOKKEEPING, OF_DISTILLATION, OF_LOSS, SEED, differences
+from snnkd_jax.runs.models import teacher_label
+from snnkd_jax.runs.recipe import BOOKKEEPING, DISTILLATION, OBJECTIVE, SEED, differences
 from snnkd_jax.runs.roles import NETWORKS
 
 
@@ -69,7 +70,7 @@ def make_record(name: str, runs: list[Path], dataset: str, notes: str = "") -> d
         "dataset": dataset,
         "seeds": seeds,
         "metrics": {key: over_seeds(values) for key, values in metrics.items()},
-        "config": _without_seed(first["config"] | {"teacher": shown(first["config"]["teacher"])}),
+        "config": _without_seed(first["config"] | {"teacher": teacher_label(first["config"]["teacher"])}),
         "versions": first["versions"],
         "hardware": first["hardware"],
         "commit": first["commit"],
@@ -79,60 +80,64 @@ def make_record(name: str, runs: list[Path], dataset: str, notes: str = "") -> d
 
 
 def tables(records: list[dict[str, Any]]) -> str:
-    """The README's result section: a row for each record, and below it the commands."""
+    """The results page: a row for each record, and below it the commands."""
     what = ("data", "student", "preset", "T", "epochs", "backprop", "seeds")
     columns = (*what, "teacher", "student without KD", "with the preset", "gain")
-    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    rows = []
     for record in records:
         config = record["config"]
         without = without_kd(record, records)
-        cells = [
-            record["dataset"],
-            f"{config['student']}, width {config['width']:g} ({_millions(record)})",
-            _config(record).method,
-            str(config["num_steps"]),
-            str(config["epochs"]),
-            _backprop(config),
-            str(len(record["seeds"])),
-            _teacher(record),
-            "–" if without is None else percent(without),
-            *_with_the_preset(record, records),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
+        rows.append(
+            [
+                record["dataset"],
+                f"{config['student']}, width {config['width']:g} ({_millions(record)})",
+                _config(record).method,
+                config["num_steps"],
+                config["epochs"],
+                _backprop(config),
+                len(record["seeds"]),
+                _teacher(record),
+                "–" if without is None else percent(without),
+                *student_and_gain(record, records),
+            ]
+        )
+    terms = (
         "Test accuracy in % after the last epoch, mean ± standard deviation over seeds. The gain is in points, "
-        "the mean of the differences between networks of one seed ± its standard error. Where the student begins with "
-        "its teacher's weights, they are a part of it; `the loss` is the gain over these weights without distillation.",
-        "",
-    ]
+        "the mean of the differences between networks of one seed ± its standard error. Where the student is "
+        "initialised from its teacher, the gain includes that; `the loss` is the gain over the same initialisation "
+        "without distillation.\n"
+    )
     commands = []
     for record in records:
         minutes = record["metrics"]["seconds"]["mean"] / 60
         seeds = ", ".join(map(str, record["seeds"]))
         machine = f"{record['hardware']}, jax {record['versions']['jax']}"
         commands.append(
-            f"- [{record['name']}](experiments/results/{record['name']}.json): `{record['command']}`; seeds {seeds}, "
-            f"{minutes:.1f} min each on {machine}. {record['notes']}".rstrip()
+            f"- [{record['name']}](../experiments/results/{record['name']}.json): `{record['command']}`; "
+            f"seeds {seeds}, {minutes:.1f} min each on {machine}. {record['notes']}".rstrip()
         )
-    return "\n".join(lines) + "\n" + folded(commands)
+    return "\n".join([markdown_table(columns, rows), terms, folded(commands)])
 
 
 def folded(commands: list[str]) -> str:
     """A list in Markdown behind one line that a reader opens: commands are long, and a table is read first."""
-    summary = "<summary>Run a row again: commands, seeds, machine</summary>"
-    return "\n".join(["<details>", summary, "", *commands, "", "</details>", ""])
+    summary = "<summary>Reproduce a row: commands, seeds, machine</summary>"
+    return "\n".join(['<details markdown="1">', summary, "", *commands, "", "</details>", ""])
 
 
 def _teacher(record: dict[str, Any]) -> str:
-    """Which it was, and its accuracy; without a deviation if one teacher taught the students of all seeds."""
-    metric = record["metrics"].get("teacher/test_accuracy")
-    if metric is None:
+    """Which it was, and its accuracy."""
+    if "teacher/test_accuracy" not in record["metrics"]:
         return "–"
     config = record["config"]
     width = config["width"] if config["teacher_width"] is None else config["teacher_width"]
-    values = metric["values"] if metric["std"] else metric["values"][:1]
-    return f"{config['teacher']}, width {width:g}: {percent(values)}"
+    return f"{config['teacher']}, width {width:g}: {teacher_of(record)}"
+
+
+def teacher_of(record: dict[str, Any]) -> str:
+    """The teacher's accuracy; without a deviation if one teacher taught the students of all seeds."""
+    metric = record["metrics"]["teacher/test_accuracy"]
+    return percent(metric["values"] if metric["std"] else metric["values"][:1])
 
 
 def _backprop(config: dict[str, Any]) -> str:
@@ -149,7 +154,7 @@ def without_kd(record: dict[str, Any], records: list[dict[str, Any]]) -> list[fl
     """The accuracies of the same student without KD: the record's own, or another one's."""
     if "student_baseline/test_accuracy" in record["metrics"]:
         return record["metrics"]["student_baseline/test_accuracy"]["values"]
-    return _by_cross_entropy(record, records, "random", OF_DISTILLATION)
+    return _by_cross_entropy(record, records, "random", DISTILLATION)
 
 
 def _by_cross_entropy(
@@ -166,15 +171,15 @@ def _by_cross_entropy(
     return None
 
 
-def _with_the_preset(record: dict[str, Any], records: list[dict[str, Any]]) -> tuple[str, str]:
-    """Accuracy and gain of the student; of one that begins with its teacher's weights, what the loss alone gives."""
+def student_and_gain(record: dict[str, Any], records: list[dict[str, Any]]) -> tuple[str, str]:
+    """Accuracy and gain of the student; of one that is initialised from its teacher, what the loss alone gives."""
     config, values = _config(record), record["metrics"]["student/test_accuracy"]["values"]
     if config.is_plain:
         return "–", "–"
     gains = []
     if (without := without_kd(record, records)) is not None:
         gains.append(gain(values, without))
-    begun = _by_cross_entropy(record, records, "teacher", OF_LOSS)
+    begun = _by_cross_entropy(record, records, "teacher", OBJECTIVE)
     if begun is not None and not config.objective.is_cross_entropy:
         gains.append(f"the loss: {gain(values, begun)}")
     return percent(values), "; ".join(gains) or "–"

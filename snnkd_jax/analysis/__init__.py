@@ -1,1 +1,1 @@
-"""Measurements of trained networks: energy, noise, recordings."""
+"""Measurements on trained networks: energy, robustness to noise, spikes and membrane potentials."""

@@ -1,26 +1,26 @@
-"""Noise on images: ten kinds at five fixed strengths, the same draws for every network that is tested.
+"""Image noise: ten kinds at five fixed levels of severity, with the same random draws for every network.
 
-Pixels are in [0, 1]; x is the image, y the noisy one, which is clipped to [0, 1]. Level 0 is x itself.
+Pixels are in [0, 1]; x is the image, y the noisy image before it is clipped to [0, 1]. Level 0 is x itself.
 
-| kind              | y                                                      | a level is          | CIFAR-10-C |
+| kind              | y                                                      | level               | CIFAR-10-C |
 | ----------------- | ------------------------------------------------------ | ------------------- | ---------- |
 | `gaussian`        | x + sigma n, n ~ N(0, 1)                               | sigma               | .04–.1     |
 | `uniform`         | x + a u, u ~ U(-1, 1), of `gaussian`'s variance        | a                   | –          |
 | `salt_and_pepper` | 1 or 0, with probability p / 2 each, else x            | p                   | .01–.07    |
 | `shot`            | k / c, k ~ Poisson(c x)                                | photons at white, c | 500–50     |
 | `speckle`         | x + sigma x n, n ~ N(0, 1)                             | sigma               | .06–.2     |
-| `blur`            | x convolved with a Gaussian, mirrored at the edges     | its std in pixels   | .4–1       |
+| `blur`            | x convolved with a Gaussian, mirrored at the edges     | std in pixels       | .4–1       |
 | `occlusion`       | 0.5 in a square anywhere within the image, x around it | side / shorter side | –          |
 | `contrast`        | m + c (x - m), m the mean of the channel               | c                   | .75–.15    |
 | `brightness`      | x + b                                                  | b                   | .05–.3     |
-| `jpeg`            | x coded and decoded by Pillow                          | quality, 1 to 95    | 80–40      |
+| `jpeg`            | x encoded and decoded by Pillow                        | quality, 1 to 95    | 80–40      |
 
-n, u, k and the choice of salt or pepper are drawn for each value, each channel on its own. The square is grey because
-black, which is what cutout blanks with in training, is the background of half the data sets.
+n, u, k and salt or pepper are drawn independently per pixel and channel. The square is grey because black, which cutout
+fills with in training, is the background of half the data sets.
 
-The kinds are after Hendrycks & Dietterich, ICLR 2019, arXiv 1903.12261, whose range of levels for 32x32 images is in
-the last column. The levels here are this project's own choice: but for contrast, which is as there, they go further, as
-CIFAR-10-C's hardly touch an image of MNIST. Brightness is added to the value of HSV there, and blur repeats the edge.
+The kinds follow Hendrycks & Dietterich, ICLR 2019, arXiv 1903.12261; the last column is their range of levels for 32x32
+images. Except for contrast, the levels here go further, because those of CIFAR-10-C hardly affect MNIST. CIFAR-10-C
+adds brightness to the value channel of HSV, and its blur repeats the edge pixels.
 """
 
 import functools
@@ -53,24 +53,22 @@ IMAGE_LEVELS: dict[str, tuple[float, ...]] = {
     "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),
     "jpeg": (60, 30, 18, 10, 5),
 }
-"""Kind to the strengths of its levels 1 to 5, in the units of the table above."""
+"""Strengths of levels 1 to 5 by kind, in the units of the table above."""
 
 MAX_LEVEL = 5
-GREY = 0.5
 
 
 def corrupt(kind: str, level: int, key: Array, images: ArrayLike, index: ArrayLike | None = None) -> Array:
-    """The images, float32 `[B, H, W, C]` in [0, 1], with noise of one kind and level; at level 0 as they are.
+    """Adds noise of one kind and level to images, float32 `[B, H, W, C]` in [0, 1]; level 0 returns them unchanged.
 
     Args:
         kind: a key of `IMAGE_LEVELS`; `jpeg` takes 1 or 3 channels.
         level: 0 (no noise) to 5.
-        key: `jax.random.key(seed)`. The draw of an image is a function of the key, the kind, the level and the image's
-            index, and of nothing else: neither of the images with which it shares a batch nor of the devices.
-        index: int32 `[B]`, the images' places in the test set; None counts from 0.
+        key: `jax.random.key(seed)`. The noise of an image depends only on the key, the kind, the level and the image's
+            index, not on the rest of its batch or on the devices.
+        index: int32 `[B]`, positions of the images in the test set; None counts from 0.
 
-    Raises `InputError` for an unknown kind or level, or images of another shape, dtype or range; at level 0 and where
-    they are traced, their values are not looked at.
+    Raises `InputError` for other arguments; the range of images is not checked at level 0 and under tracing.
     """
     check_choice("kind", kind, IMAGE_LEVELS)
     check_level(level)
@@ -78,8 +76,7 @@ def corrupt(kind: str, level: int, key: Array, images: ArrayLike, index: ArrayLi
     if images.ndim != 4 or images.dtype != jnp.float32:
         raise InputError(f"images are {images.dtype} {images.shape}; give float32 [B, H, W, C] in [0, 1]")
     index = jnp.arange(images.shape[0]) if index is None else jnp.asarray(index)
-    if index.shape != images.shape[:1]:
-        raise InputError(f"index has shape {index.shape}; {images.shape[0]} images need ({images.shape[0]},)")
+    check_per_image("index", index, images.shape[0])
     if level == 0:
         return images
     if not isinstance(images, Tracer):
@@ -91,8 +88,19 @@ def corrupt(kind: str, level: int, key: Array, images: ArrayLike, index: ArrayLi
 
 
 def noise_key(key: Array, kind: str, level: int) -> Array:
-    """The key of one kind and level; the kinds' names are hashed, so that a new kind leaves the draws of the others."""
-    return jax.random.fold_in(jax.random.fold_in(key, zlib.crc32(kind.encode())), level)
+    """The key of one kind and level."""
+    return jax.random.fold_in(named_key(key, kind), level)
+
+
+def named_key(key: Array, name: str) -> Array:
+    """The key of a kind of noise or of a layer, by a hash of its name so that adding one changes no other."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def check_per_image(argument: str, array: ArrayLike, num_images: int) -> None:
+    """Raises `InputError` unless the array has one value per image, `[num_images]`."""
+    if jnp.shape(array) != (num_images,):
+        raise InputError(f"{argument} has shape {jnp.shape(array)}; {num_images} images need ({num_images},)")
 
 
 def check_level(level: int) -> None:
@@ -103,13 +111,13 @@ def check_level(level: int) -> None:
 
 @functools.partial(jax.jit, static_argnames="kind")
 def _corrupt(kind: str, strength: Array, key: Array, images: Array, index: Array) -> Array:
-    """One program for all levels of a kind."""
+    """Compiled once per kind, for all of its levels."""
 
     def one(image, i):
         return jnp.clip(_KINDS[kind](strength, jax.random.fold_in(key, i), image), 0, 1)
 
     if kind == "shot":
-        # Image by image: in jax 0.10, `jax.random.poisson` under vmap draws otherwise once the batch is sharded.
+        # Image by image: in jax 0.10, `jax.random.poisson` under vmap draws other numbers when the batch is sharded.
         return jax.lax.map(lambda pair: one(*pair), (images, index))
     return jax.vmap(one)(images, index)
 
@@ -119,11 +127,11 @@ def _salt_and_pepper(p: Array, key: Array, x: Array) -> Array:
     return jnp.where(u < p / 2, 1, jnp.where(u < p, 0, x))
 
 
-_TRUNCATE = 4  # standard deviations at which the kernel ends, as SciPy's does
+_TRUNCATE = 4  # radius of the kernel in standard deviations, as SciPy's default
 
 
 def _blur(sigma: Array, _: Array, x: Array) -> Array:
-    """Rows, then columns; the kernel has the widest one's length, with zeros beyond its own end."""
+    """Separable blur; the kernel of every sigma is padded with zeros to the length of the widest."""
     radius = int(_TRUNCATE * max(IMAGE_LEVELS["blur"]) + 0.5)
     offset = jnp.arange(-radius, radius + 1)
     weights = jnp.exp(-((offset / sigma) ** 2) / 2)
@@ -141,12 +149,7 @@ def _occlusion(share: Array, key: Array, x: Array) -> Array:
     side = jnp.floor(share * min(h, w) + 0.5).astype(jnp.int32)
     top, left = jax.random.randint(key, (2,), 0, jnp.array([h, w]) - side + 1)
     rows, columns = ((jnp.arange(n) >= start) & (jnp.arange(n) < start + side) for n, start in ((h, top), (w, left)))
-    return jnp.where((rows[:, None] & columns[None, :])[..., None], GREY, x)
-
-
-def _contrast(c: Array, _: Array, x: Array) -> Array:
-    m = x.mean(axis=(0, 1), keepdims=True)
-    return m + c * (x - m)
+    return jnp.where((rows[:, None] & columns[None, :])[..., None], 0.5, x)
 
 
 _KINDS: dict[str, Callable[[Array, Array, Array], Array]] = {
@@ -157,25 +160,24 @@ _KINDS: dict[str, Callable[[Array, Array, Array], Array]] = {
     "speckle": lambda sigma, key, x: x + sigma * x * jax.random.normal(key, x.shape),
     "blur": _blur,
     "occlusion": _occlusion,
-    "contrast": _contrast,
+    "contrast": lambda c, _, x: (m := x.mean(axis=(0, 1), keepdims=True)) + c * (x - m),
     "brightness": lambda b, _, x: x + b,
 }
-"""`(strength, key, image [H, W, C])` to the noisy image, not clipped yet; JPEG is not array code."""
+"""Functions of `(strength, key, image [H, W, C])` that return the noisy image before clipping; JPEG is none of them."""
 
 
 def jpeg(images: NDArray[np.float32], quality: int) -> NDArray[np.float32]:
-    """The images after JPEG at a quality of 1 to 95, with Pillow's defaults otherwise (colours at half the resolution).
+    """Encodes and decodes images as JPEG of quality 1 to 95, with Pillow's other defaults (4:2:0 chroma subsampling).
 
-    `images` are float32 `[B, H, W, C]` in [0, 1], C = 1 or 3 (else `InputError`), and rounded to bytes first.
+    `images` are float32 `[B, H, W, C]` in [0, 1], C = 1 or 3 (else `InputError`), and are rounded to bytes first.
     """
     channels = images.shape[-1]
     if channels not in (1, 3):
-        raise InputError(f"images have {channels} channels; JPEG codes 1 (grey) or 3 (RGB)")
+        raise InputError(f"images have {channels} channels; JPEG takes 1 (grey) or 3 (RGB)")
     pixels = np.round(255 * np.clip(images, 0, 1)).astype(np.uint8)
     decoded = np.empty_like(pixels)
     for i, image in enumerate(pixels):
-        coded = io.BytesIO()
-        Image.fromarray(image[..., 0] if channels == 1 else image).save(coded, "JPEG", quality=quality)
-        with Image.open(coded) as file:
-            decoded[i] = np.asarray(file).reshape(image.shape)
+        file = io.BytesIO()
+        Image.fromarray(image[..., 0] if channels == 1 else image).save(file, "JPEG", quality=quality)
+        decoded[i] = np.asarray(Image.open(file)).reshape(image.shape)
     return decoded.astype(np.float32) / np.float32(255)

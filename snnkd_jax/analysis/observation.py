@@ -1,6 +1,6 @@
-"""What a trained student does with the test set, and with its first image in detail; kept in `student/observation.npz`.
+"""Confusion matrix of a trained student on the test set, and its spikes and potentials for the first image.
 
-It is recorded at the end of a run, while the data are at hand, so that a report can be written without them.
+They are saved in `student/observation.npz` at the end of a run, so that a report can be written without the data.
 """
 
 import dataclasses
@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from snnkd_jax.analysis.recording import potential, record
 from snnkd_jax.data.batches import Batch
 from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.dynamics.neurons import Neuron
+from snnkd_jax.dynamics.integration import Neuron
 from snnkd_jax.errors import InputError
-from snnkd_jax.files import write_whole
+from snnkd_jax.files import write_atomically
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.recorder import spiking_layers
 from snnkd_jax.parallel.compiler import compile_options
 
-# Of a layer at most, and of all layers times all steps, which is about half a megabyte.
+# Recorded neurons per layer, and neurons x steps over all layers (about half a megabyte).
 MAX_NEURONS, MAX_VALUES = 64, 100_000
 
 _PER_LAYER = ("name", "size", "v_start", "v_threshold")
@@ -36,9 +36,9 @@ _PER_LAYER = ("name", "size", "v_start", "v_threshold")
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """Some neurons of a layer, spread evenly over it: spikes bool `[T, n]`, potentials after them float32 `[T, n]`.
+    """Evenly spaced neurons of a layer of `size`: spikes bool `[T, n]`, potentials after them float32 `[T, n]`.
 
-    `v_start` is the potential before the first step, `v_threshold` the threshold, NaN for neurons without one.
+    `v_start` is the potential before the first step, `v_threshold` the threshold (NaN: none).
     """
 
     name: str
@@ -51,10 +51,10 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Observation:
-    """Of a spiking network on a test set.
+    """A spiking network on a test set.
 
-    `confusion` int32 `[K, K]` counts its images by class and, in the columns, by answer. Of the first, `image` uint8
-    `[H, W, C]` of class `label`, it has the `logits` float32 `[T, K]` and, in their order, the `layers` of neurons.
+    `confusion` int32 `[K, K]` counts images by class (rows) and prediction (columns). `logits` float32 `[T, K]` and
+    `layers` are those of the first image, `image` uint8 `[H, W, C]` of class `label`.
     """
 
     confusion: NDArray
@@ -67,31 +67,25 @@ class Observation:
 def observe(
     network: Network, variables: Variables, normalisation: Normalisation, batches: Iterable[Batch]
 ) -> Observation:
-    """Runs a spiking network on all images of the batches, of which there is at least one."""
-    run = jax.jit(
-        lambda variables, images: record(network, variables, normalisation(images)),
-        compiler_options=compile_options(),
-    )
-    classes, answers, seen = [], [], None
+    """Applies a spiking network to all images of at least one batch."""
+    run = jax.jit(lambda v, images: record(network, v, normalisation(images)), compiler_options=compile_options())
+    pairs, first = [], None
     for batch in batches:
         logits, layers = jax.device_get(run(variables, batch["images"]))
-        if seen is None:
-            seen = batch["images"], int(batch["labels"][0]), logits[0], layers
-        real = batch["mask"] == 1
-        classes.append(batch["labels"][real])
-        answers.append(logits.sum(axis=1).argmax(-1)[real])
-    assert seen is not None
-    images, label, logits, layers = seen
+        first = first or (batch, logits[0], layers)
+        pairs.append(np.stack([batch["labels"], logits.sum(axis=1).argmax(-1)])[:, batch["mask"] == 1])
+    assert first is not None
+    batch, logits, layers = first
     confusion = np.zeros((logits.shape[-1],) * 2, np.int32)
-    np.add.at(confusion, (np.concatenate(classes), np.concatenate(answers)), 1)
-    made_of = spiking_layers(network, variables, images.shape[-3:])
+    np.add.at(confusion, tuple(np.concatenate(pairs, axis=1)), 1)
+    neuron = spiking_layers(network, variables, batch["images"].shape[-3:])
     most = max(1, min(MAX_NEURONS, MAX_VALUES // (max(1, len(layers)) * len(logits))))
-    sampled = tuple(_sampled(name, made_of[name], spikes, v, most) for name, (spikes, v) in layers.items())
-    return Observation(confusion, _picture(images[0]), label, logits, sampled)
+    sampled = tuple(_sampled(name, neuron[name], spikes, v, most) for name, (spikes, v) in layers.items())
+    return Observation(confusion, _picture(batch["images"][0]), int(batch["labels"][0]), logits, sampled)
 
 
 def _picture(image: NDArray) -> NDArray[np.uint8]:
-    """One image `[H, W, C]`, or the mean of the frames of a sequence, as bytes, grey or RGB."""
+    """An image `[H, W, C]`, or the mean over the frames `[T, H, W, C]`, as uint8, grey or RGB."""
     pixels = image if image.dtype == np.uint8 else np.round(255 * image)
     pixels = pixels.mean(axis=0) if image.ndim == 4 else pixels
     return (pixels if pixels.shape[-1] in (1, 3) else pixels.mean(axis=-1, keepdims=True)).astype(np.uint8)
@@ -102,25 +96,24 @@ def _sampled(name: str, neuron: Neuron, spikes: NDArray, v: NDArray, most: int) 
     size = spikes.shape[1]
     chosen = np.arange(min(size, most)) * size // min(size, most)
     v_start = float(potential(neuron.init((1,)), jnp.zeros(1))[0])
-    v_threshold: Any = getattr(neuron, "v_threshold", None)
-    v_threshold = float(v_threshold) if isinstance(v_threshold, numbers.Real) else math.nan
+    threshold = getattr(neuron, "v_threshold", None)
+    v_threshold = float(threshold) if isinstance(threshold, numbers.Real) else math.nan
     return Layer(name, size, spikes[:, chosen] != 0, v[:, chosen].astype(np.float32), v_start, v_threshold)
 
 
 def save_observation(path: Path, observation: Observation) -> None:
-    """Replaces the file in one step."""
-    layers = observation.layers
+    """Writes the file atomically."""
     arrays: dict[str, Any] = {name: getattr(observation, name) for name in ("confusion", "image", "label", "logits")}
-    arrays |= {f"{name}s": np.array([getattr(layer, name) for layer in layers]) for name in _PER_LAYER}
-    for i, layer in enumerate(layers):
+    arrays |= {f"{name}s": np.array([getattr(layer, name) for layer in observation.layers]) for name in _PER_LAYER}
+    for i, layer in enumerate(observation.layers):
         arrays |= {f"spikes_{i}": layer.spikes, f"v_{i}": layer.v}
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
-    write_whole(path, file.getvalue())
+    write_atomically(path, file.getvalue())
 
 
 def load_observation(path: Path) -> Observation:
-    """What `save_observation` wrote; raises `InputError` for anything else."""
+    """Reads a file of `save_observation`; raises `InputError` for any other."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             layers = tuple(

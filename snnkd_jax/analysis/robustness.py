@@ -1,10 +1,9 @@
-"""How the accuracy of a trained network falls under noise: 14 kinds at five fixed strengths, seeded.
+"""Robustness of trained networks: test accuracy under 14 kinds of noise at five fixed levels.
 
-Ten kinds are noise on the image (`snnkd_jax.analysis.corruptions`), four are what neuromorphic hardware does between
-the layers (`snnkd_jax.analysis.disturbance`); each module has the equations and units of its kinds. The strengths are
-this project's choice, fixed here so that numbers of different networks can be compared. Every draw is a function of the
-seed, the kind, the level, and the image's index in the test set or the layer's name: networks are compared on the same
-images, and the batch size and the number of devices change nothing.
+Ten kinds are noise on images (`snnkd_jax.analysis.corruptions`), four are hardware noise between layers
+(`snnkd_jax.analysis.disturbance`); each module has the equations and units of its kinds. The levels are fixed so that
+networks can be compared. Every draw depends only on the seed, the kind, the level, and the image's index in the test
+set or the layer's name: all networks see the same noise, whatever the batch size and the number of devices.
 """
 
 import functools
@@ -19,8 +18,8 @@ from jax import Array
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from snnkd_jax.analysis.corruptions import IMAGE_LEVELS, MAX_LEVEL, check_level, corrupt, noise_key
-from snnkd_jax.analysis.disturbance import NEURON_KINDS, apply_disturbed, check_scales
+from snnkd_jax.analysis.corruptions import IMAGE_LEVELS, MAX_LEVEL, check_level, check_per_image, corrupt, noise_key
+from snnkd_jax.analysis.disturbance import LAYER_LEVELS, NEURON_KINDS, SCALED_NEURONS, apply_disturbed
 from snnkd_jax.data.batches import eval_batches
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.inference.trained import Trained
@@ -28,20 +27,12 @@ from snnkd_jax.models.recorder import spiking_layers
 from snnkd_jax.parallel.compiler import compile_options
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh, put_batch, put_replicated
 
-LAYER_LEVELS: dict[str, tuple[float, ...]] = {
-    "spike_deletion": (0.05, 0.1, 0.2, 0.3, 0.5),  # probability that a spike is lost
-    "spike_insertion": (0.005, 0.01, 0.02, 0.05, 0.1),  # probability that a silent neuron fires, a step
-    "threshold_mismatch": (0.1, 0.2, 0.3, 0.4, 0.5),  # standard deviation by the nominal distance
-    "weight_noise": (0.05, 0.1, 0.15, 0.2, 0.3),  # standard deviation by the weight
-}
-"""Kind of disturbance between the layers to the strengths of its levels 1 to 5."""
-
 LEVELS = IMAGE_LEVELS | LAYER_LEVELS
-"""The whole grid: kind to the strengths of its levels 1 to 5."""
+"""Strengths of levels 1 to 5 by kind."""
 
 KINDS = tuple(LEVELS)
 GROUPS: dict[str, tuple[str, ...]] = {"image": tuple(IMAGE_LEVELS), "layer": tuple(LAYER_LEVELS), "all": KINDS}
-"""Sets of kinds over which a report has the mean."""
+"""Groups of kinds over which the accuracy is averaged."""
 
 
 def evaluate_noise(
@@ -56,28 +47,25 @@ def evaluate_noise(
     index: NDArray | None = None,
     mesh: Mesh | None = None,
 ) -> dict[str, Any]:
-    """The accuracy of a network under noise.
+    """Evaluates a network under noise.
 
     Args:
         trained: the network.
-        images, labels: uint8 `[N, H, W, C]`, as they are stored, and `[N]`.
-        seed: of the noise, in [0, 2^32).
-        kinds: some of `KINDS`.
-        levels: some of 0 (no noise) to 5, at least one above 0.
-        batch_size: images that are classified together; a multiple of the number of devices.
-        index: `[N]`, the images' places in the test set, on which their noise depends; None counts from 0.
+        images, labels: uint8 `[N, H, W, C]`, not normalised, and `[N]`.
+        seed: seed of the noise, in [0, 2^32).
+        kinds, levels: some of `KINDS`, and some of 0 (no noise) to 5, at least one above 0.
+        batch_size: images per batch; a multiple of the number of devices.
+        index: `[N]`, positions of the images in the test set, on which their noise depends; None counts from 0.
         mesh: the devices; None: all.
 
     Returns:
-        What goes to JSON: `seed`, `images`, their number, and `levels`; `clean`, the accuracy without noise in [0, 1];
-        under `kinds` for each kind `accuracy`, a list in the order of `levels`, `mean`, that over the levels above 0,
-        and `drop`, clean - mean; and under `mean` that of the kinds' means for each of `GROUPS`. The disturbances of
-        neurons have None for an ordinary network, `threshold_mismatch` has None for neurons that do not start from rest
-        (networks converted by QCFS) or have other equations than LIF, PLIF and IF, and a group has None unless all of
-        its kinds were asked for and are defined.
+        A dictionary for JSON: `seed`, `images` (their number), `levels`; `clean`, the accuracy without noise in [0, 1];
+        `kinds`, for each kind its `accuracy` by level, `mean` over the levels above 0, and `drop`, clean - mean; and
+        `mean`, for each of `GROUPS` the mean over its kinds. Kinds that are not defined are None: those of neurons for
+        an ANN, and `threshold_mismatch` for neurons other than LIF, PLIF and IF (such as those of networks converted by
+        QCFS). A group is None unless all of its kinds were evaluated.
 
-    Raises:
-        InputError: for arguments that are not as above.
+    Raises `InputError` for other arguments.
     """
     kinds, levels = list(kinds), list(levels)
     for kind in kinds:
@@ -93,9 +81,8 @@ def evaluate_noise(
         expected = f"uint8 [N, {', '.join(map(str, trained.image_shape))}]"
         raise InputError(f"images are {images.dtype} {images.shape}; this network takes {expected}")
     labels, index = np.asarray(labels), np.asarray(range(len(images)) if index is None else index, np.int32)
-    for name, array in (("labels", labels), ("index", index)):
-        if array.shape != images.shape[:1]:
-            raise InputError(f"{name} has shape {array.shape}; {len(images)} images need ({len(images)},)")
+    check_per_image("labels", labels, len(images))
+    check_per_image("index", index, len(images))
     mesh = data_mesh() if mesh is None else mesh
     check_batch_size(batch_size, mesh)
     accuracy = _evaluation(trained, {"images": images, "labels": labels, "index": index}, seed, batch_size, mesh)
@@ -116,28 +103,22 @@ def evaluate_noise(
 
 
 def _defined(kind: str, trained: Trained) -> bool:
-    if kind == "threshold_mismatch":
-        try:
-            for neuron in spiking_layers(trained.network, trained.variables, trained.image_shape).values():
-                check_scales(neuron)
-        except InputError:
-            return False
-    return kind not in NEURON_KINDS or trained.network.num_steps is not None
+    if trained.network.num_steps is None:
+        return kind not in NEURON_KINDS
+    network = trained.network, trained.variables, trained.image_shape
+    return kind != "threshold_mismatch" or all(type(n) in SCALED_NEURONS for n in spiking_layers(*network).values())
 
 
 def _evaluation(
     trained: Trained, data: dict[str, NDArray], seed: int, batch_size: int, mesh: Mesh
 ) -> Callable[[str | None, int], float]:
-    """The accuracy as a function of kind and level.
-
-    The network is compiled once for images, noisy or not, and once for each kind of disturbance between its layers.
-    """
+    """The accuracy by kind and level, compiled once for all image noise and once per kind of hardware noise."""
     network, key = trained.network, jax.random.key(seed)
     variables = put_replicated(mesh, trained.variables)
 
     @functools.partial(jax.jit, static_argnames="kind", compiler_options=compile_options())
     def correct(variables: Any, batch: dict[str, Array], strength: Array, key: Array, *, kind: str | None) -> Array:
-        images = trained.normalisation(batch["images"])  # which gives every byte again, exactly
+        images = trained.normalisation(batch["images"])  # restores every byte exactly
         if kind is None:
             logits, _ = network.apply(variables, images)
         else:

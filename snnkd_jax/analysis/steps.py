@@ -1,4 +1,4 @@
-"""One student, every T: test accuracy by the first 1, 2, ... time steps, and with early exit."""
+"""Test accuracy of a student after 1, 2, ... time steps, and with early exit."""
 
 from snnkd_jax.data import Dataset
 from snnkd_jax.data.batches import Batch
@@ -6,15 +6,15 @@ from snnkd_jax.inference.predict import accuracy_by_step, accuracy_with_exit, ch
 from snnkd_jax.inference.trained import Trained
 
 TOLERANCES = (0.0, 0.002, 0.005, 0.01, 0.02)
-"""Accuracy that early exit may lose on the validation split."""
+"""Losses of validation accuracy for which the threshold of early exit is chosen."""
 
 
 def evaluate_steps(
     student: Trained, images: Dataset, validation: Batch, trained_steps: int, num_steps: int
 ) -> tuple[list[float], list[dict[str, float | None]]]:
-    """Test accuracy by the first 1, 2, ..., `num_steps` steps, and with early exit for each of `TOLERANCES`.
+    """Returns test accuracy after 1, 2, ..., `num_steps` steps, and with early exit for each of `TOLERANCES`.
 
-    Early exit takes at most the steps of training; its thresholds are chosen on `validation`.
+    Early exit uses at most `trained_steps`; its thresholds are chosen on `validation`.
     """
     logits = student.logits_by_step(images.test_images, num_steps)
     held_out = student.logits_by_step(validation["images"], trained_steps)

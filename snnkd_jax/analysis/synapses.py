@@ -1,13 +1,10 @@
-"""Records what a network's synaptic layers read.
+"""Counts of non-zero inputs and connections of a network's synaptic layers, its convolutions and dense layers."""
 
-A synaptic layer is a convolution or a dense layer: the weights between neurons. The arrays are those of the trace, so
-whatever is made of them is made inside the same transformation.
-"""
-
-import dataclasses
 import functools
 import operator
-from typing import Any, Literal
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,69 +15,52 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.network import Network, Variables
 
-Kind = Literal["conv", "dense"]
 
+def synaptic_counts(
+    network: Network, variables: Variables, images: Array
+) -> tuple[dict[str, Callable[[], dict[str, Any]]], dict[str, Array]]:
+    """Applies a network, with the arguments of `Network.apply`, and counts what its layers read and return.
 
-@dataclasses.dataclass(frozen=True)
-class Synapses:
-    """One call of a synaptic layer.
-
-    `name` is its place in the parameter tree ("block1_1/conv1"), `inputs` is `[..., H, W, C]` or `[..., C]`, `kernel`
-    the weights. `source` is the activation layer that was called last before it, None if there was none.
+    Returns, in the order of computation, a function for each synaptic layer that returns its counts, and the numbers of
+    non-zero outputs of each activation layer. Counts are per input or output of one image and step, int32.
     """
-
-    name: str
-    kind: Kind
-    inputs: Array
-    kernel: Array
-    source: str | None
-    layer: nn.Module
-
-    def fan_out(self, connected: Array, shape: tuple[int, ...]) -> Array:
-        """How many connections leave each input of one image and step, int32 of that `shape`, `[H, W, C]` or `[C]`.
-
-        The derivative of the sum of a linear layer's outputs with respect to an input is the sum of the weights that
-        it meets; here the weights are `connected`, 1 for a connection and 0 for none, of the shape of the kernel. What
-        would fall on the padding meets none. Exact up to 2^24 connections of one input.
-        """
-
-        def outputs(x: Array) -> Array:
-            return jnp.sum(self.layer.apply({"params": {"kernel": connected}}, x))  # pyright: ignore[reportArgumentType]
-
-        return jax.grad(outputs)(jnp.zeros(shape, jnp.float32)).astype(jnp.int32)
-
-
-@dataclasses.dataclass(frozen=True)
-class Recording:
-    """The calls of the synaptic layers in their order, and the outputs of the activation layers by name."""
-
-    synapses: list[Synapses] = dataclasses.field(default_factory=list)
-    activations: dict[str, Array] = dataclasses.field(default_factory=dict)
-
-
-def recorded_synapses(network: Network, variables: Variables, images: Array) -> Recording:
-    """Applies a network in evaluation, and records it; arguments as in `Network.apply`."""
-    recording = Recording()
+    spiking = network.num_steps is not None
+    axes = (0, 1) if spiking else (0,)
+    layers, activations = OrderedDict(), OrderedDict()  # JAX would sort the keys of a plain dict
     for call in network.capture_calls(variables, images, ReLU, QCFS, Spike, nn.Conv, nn.Dense)[1]:
-        module = call.module
+        module, x, name = call.module, call.inputs, call.name.removesuffix("/conv")  # of `layers.Conv`
         if not isinstance(module, nn.Conv | nn.Dense):
-            recording.activations[call.name] = call.output
+            activations[name] = jnp.sum(call.output != 0, axes, dtype=jnp.int32)
             continue
-        axes = (4 if isinstance(module, nn.Conv) else 2) + (network.num_steps is not None)
-        if call.inputs.ndim < axes:
+        kind = "conv" if isinstance(module, nn.Conv) else "dense"
+        if x.ndim < (4 if kind == "conv" else 2) + spiking:
             raise InputError(
-                f"{call.name} reads {call.inputs.shape}, one time step at a call; operations are counted of layers "
-                "that read all steps, [B, T, ...], at once"
+                f"{call.name} reads {x.shape}, one time step per call; operations can be counted only for layers that "
+                "read all steps at once, [B, T, ...]"
             )
         parameters: Any = functools.reduce(operator.getitem, module.path, variables["params"])
-        recording.synapses.append(
-            Synapses(
-                call.name.removesuffix("/conv"),  # the name inside `layers.Conv`, the same for all
-                "conv" if isinstance(module, nn.Conv) else "dense",
-                call.inputs,
-                parameters["kernel"],
-                next(reversed(recording.activations), None),
-                module.clone(parent=None, use_bias=False, dtype=jnp.float32),
-            )
+        connected = (parameters["kernel"] != 0).astype(jnp.float32)
+        magnitude = jnp.abs(x).astype(jnp.float32)
+        fan_out = functools.partial(_fan_out, module, shape=x.shape[len(axes) :])
+        static = {"name": name, "kind": kind, "source": next(reversed(activations), None), "weights": connected.size}
+        layers[name] = jax.tree_util.Partial(
+            functools.partial(dict, steps=x.shape[1] if spiking else 1, **static),
+            nonzero_weights=jnp.count_nonzero(connected),
+            nonzero=jnp.sum(x != 0, axes, dtype=jnp.int32),
+            fan_out=fan_out(connected),
+            dense_fan_out=fan_out(jnp.ones_like(connected)),
+            least=jnp.min(magnitude, where=x != 0, initial=jnp.inf),
+            greatest=jnp.max(magnitude),
         )
-    return recording
+    return layers, activations
+
+
+def _fan_out(layer: nn.Module, connected: Array, shape: tuple[int, ...]) -> Array:
+    """Number of connections from each input, `[H, W, C]` or `[C]`: exact up to 2^24.
+
+    It is the derivative of the sum of the layer's outputs with respect to the input, with `connected`, 1 or 0 in the
+    shape of the kernel, as weights.
+    """
+    layer = layer.clone(parent=None, use_bias=False, dtype=jnp.float32)  # pyright: ignore[reportCallIssue]
+    gradient = jax.grad(lambda x: jnp.sum(layer.apply({"params": {"kernel": connected}}, x)))  # pyright: ignore[reportArgumentType]
+    return gradient(jnp.zeros(shape, jnp.float32)).astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""From the words of a command line to a function and its arguments, by tyro."""
+"""Parsing of command lines into a function and its arguments, by tyro."""
 
 import contextlib
 import functools
@@ -8,7 +8,8 @@ import itertools
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import tyro
 
@@ -18,61 +19,67 @@ from snnkd_jax.errors import InputError
 Command = Callable[..., int | None]
 
 
-def call(command: Command, arguments: Sequence[str] | None = None) -> int:
-    """Calls a script's main function with `arguments`, None for the process's, and returns the exit status."""
-    return exit_status(lambda: bound(command, sys.argv[1:] if arguments is None else arguments)())
+def one_or_more(name: str, help: str | None = None) -> Any:
+    """How the help shows a positional list; the command itself raises `InputError` for an empty one."""
+    return tyro.conf.arg(metavar=f"{name} [{name} ...]", help=help, help_behavior_hint="(required)")
 
 
-def bound(
+_SEEDS = one_or_more("RUN", "Directories of finished runs that differ only in their seed.")
+_DATASET = 'Name of the data set in the record, such as "CIFAR-10 (JPEG copy)"; None: that of the run.'
+Run = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(help="Directory of a finished run.")]]
+Runs = tyro.conf.Positional[Annotated[list[Path], _SEEDS]]
+Dataset = Annotated[str | None, tyro.conf.arg(help=_DATASET)]
+Notes = Annotated[str, tyro.conf.arg(help="Remarks for the record.")]
+Record = Annotated[Path | None, tyro.conf.arg(help="JSON file to write the result record to.")]
+"""Arguments that several subcommands have, with their help."""
+
+
+def call(command: Command, arguments: Sequence[str] | None = None, dataset: str | None = None) -> int:
+    """Calls `command` and returns the exit status; `arguments` None are the process's, `dataset` is that of `parse`."""
+    return exit_status(lambda: parse(command, sys.argv[1:] if arguments is None else arguments, dataset=dataset)())
+
+
+def parse(
     command: Command, arguments: Sequence[str], prog: str | None = None, dataset: str | None = None
 ) -> functools.partial:
-    """`command` with its arguments, not yet called.
+    """`command` with its arguments bound, not yet called; raises `InputError` for wrong arguments.
 
-    Args:
-        command: takes options by their names; its docstring explains them. A parameter `config` is a run's `Config`.
-        arguments: the words of the command line.
-        prog: what the help calls the program; None: the process's name.
-        dataset: whose defaults `config` has if the arguments do not name one; None: CIFAR-10's.
-
-    Raises:
-        InputError: for wrong arguments, in the place of tyro's box; tyro has no other public way to what is in it.
+    `command` takes options by name, which its docstring explains. A parameter `config` is a run's `Config`, with the
+    defaults of the data set in the arguments, else of `dataset`, else of CIFAR-10. `prog` is the name in the help.
     """
     if "config" in inspect.signature(command).parameters:
         command = _with_defaults(command, arguments, dataset)
 
     @functools.wraps(command)
-    def later(**options):
+    def bind(**options):
         return functools.partial(command, **options)
 
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(later, args=arguments, prog=prog, config=(tyro.conf.PositionalMetavarFromFieldName,))
+            return tyro.cli(bind, args=arguments, prog=prog, config=(tyro.conf.PositionalMetavarFromFieldName,))
     except SystemExit as stop:
         if not stop.code:
             raise  # --help
+        # tyro has no other public way to its message.
         lines = [line.strip("│ ") for line in box.getvalue().splitlines() if line.startswith("│")]
         message = " ".join(itertools.takewhile(lambda line: not line.startswith("─"), lines))
         raise InputError(f"{message or box.getvalue()}; --help explains every argument") from None
 
 
 def _with_defaults(command: Command, arguments: Sequence[str], dataset: str | None) -> Command:
-    """`command` with the defaults of the data set that `arguments` name; the parser proper comes later."""
+    """`command` with the defaults of the data set in `arguments`, found before they are parsed."""
     from snnkd_jax.runs.config import default_config
     from snnkd_jax.runs.data import DataConfig
 
-    name = dataset or DataConfig.dataset
-    for i, argument in enumerate(arguments):
-        if argument == "--dataset" and i + 1 < len(arguments):
-            name = arguments[i + 1]
-        elif argument.startswith("--dataset="):
-            name = argument.removeprefix("--dataset=")
-    found = functools.partial(command, config=default_config(name))
+    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--dataset=") else [word])]
+    named = [value for flag, value in itertools.pairwise(words) if flag == "--dataset"]
+    found = functools.partial(command, config=default_config([dataset or DataConfig.dataset, *named][-1]))
     found.__doc__ = command.__doc__
     return found
 
 
 def command_line(*words: str, **options: Any) -> str:
-    """What a record says of a command: its words, and those options that are not None."""
+    """The command in a record: its words, and the options that are not None."""
     given = [(f"--{name.replace('_', '-')}", str(value)) for name, value in options.items() if value is not None]
     return shlex.join(["snnkd", *words, *itertools.chain(*given)])

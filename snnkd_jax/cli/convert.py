@@ -1,37 +1,26 @@
 """`snnkd convert RUN [RUN ...] --dataset "CIFAR-10 (JPEG copy)" --record FILE.json`."""
 
 import sys
-from pathlib import Path
 
-import tyro
+from snnkd_jax.cli.arguments import Notes, Record, Runs, command_line
 
-AT_A_TIME = 4  # time steps
+STEPS_PER_CALL = 4
 
 
 def convert(
-    runs: tyro.conf.Positional[list[Path]],
-    dataset: str,
-    num_steps: int = 64,
-    percentile: float = 99.9,
-    record: Path | None = None,
-    notes: str = "",
+    runs: Runs, dataset: str, num_steps: int = 64, percentile: float = 99.9, record: Record = None, notes: Notes = ""
 ) -> None:
-    """Convert the teachers of runs into spiking networks without training, and evaluate them at every T.
+    """Convert trained teachers into spiking networks, without training, and evaluate them.
 
-    Teachers with ReLU are converted by percentiles of their activations on training images, teachers with quantised
-    activations (`snnkd train --teacher-levels 8`) by QCFS.
+    A teacher with ReLU is converted with thresholds from percentiles of its activations on training images, one with
+    quantised activations (`snnkd train --teacher-levels 8`) by QCFS.
 
     Args:
-        runs: Directories of finished runs that differ in their seed.
-        dataset: What the data are, in words.
-        num_steps: The largest T.
-        percentile: Of the activations, for teachers with ReLU.
-        record: JSON file to write.
-        notes: What a reader of the record should know.
+        dataset: Name of the data set in the record, such as "CIFAR-10 (JPEG copy)".
+        num_steps: Largest T.
+        percentile: Percentile of the activations, for teachers with ReLU.
     """
-    from snnkd_jax.cli.arguments import command_line
-    from snnkd_jax.files import read_json
-    from snnkd_jax.inference.convert import convert as converted
+    from snnkd_jax.inference.convert import convert as convert_network
     from snnkd_jax.inference.predict import accuracy_by_step
     from snnkd_jax.inference.trained import load
     from snnkd_jax.models.converted import quantisation_levels
@@ -41,20 +30,19 @@ def convert(
 
     found = seeds_of_one_recipe("runs", runs)
     images = found[0][0].data.load()
-    accuracies, ordinary, method, network = [], [], "", ""
-    for _, run in found:
-        teacher = load(run, "teacher")
-        levels = quantisation_levels(teacher.network)
-        method = f"percentile {percentile:g}" if levels is None else f"QCFS, L = {levels}"
-        spiking = converted(teacher, images.train_images, AT_A_TIME, percentile)
-        logits = spiking.logits_by_step(images.test_images, num_steps)
+    accuracies, teachers = [], [load(run, "teacher") for _, run in found]
+    for (_, run), teacher in zip(found, teachers, strict=True):
+        print(f"{run}: {teacher.network.title}, {100 * teacher.test_accuracy:.2f} % before conversion", file=sys.stderr)
+        converted = convert_network(teacher, images.train_images, STEPS_PER_CALL, percentile)
+        logits = converted.logits_by_step(images.test_images, num_steps)
         accuracies.append(accuracy_by_step(logits, images.test_labels).tolist())
-        ordinary.append(read_json(run / "result.json")["test_accuracy"]["teacher"])
-        network = teacher.network.title
-        print(f"{run}: {network}, {100 * ordinary[-1]:.2f} % before conversion", file=sys.stderr)
-    entry = {"method": f"conversion, {method}", "network": network, "accuracy": accuracies, "ordinary": ordinary}
+    network = teachers[0].network
+    levels = quantisation_levels(network)
+    method = f"percentile {percentile:g}" if levels is None else f"QCFS, L = {levels}"
+    entry = {"method": f"conversion, {method}", "network": network.title, "accuracy": accuracies}
+    entry |= {"ordinary": [teacher.test_accuracy for teacher in teachers]}
     print(step_lines(entry))
     if record is not None:
-        chosen = {"num_steps": num_steps, "percentile": f"{percentile:g}", "dataset": dataset}
-        content = {"command": command_line("convert", "RUN", "...", **chosen), "dataset": dataset}
+        options = {"num_steps": num_steps, "percentile": f"{percentile:g}", "dataset": dataset}
+        content = {"command": command_line("convert", "RUN", "...", **options), "dataset": dataset}
         write_record(record, "steps", content | recipe_of(found) | {"entries": [entry], "notes": notes})

@@ -3,59 +3,51 @@
 import dataclasses
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
-
-import tyro
+from typing import get_args
 
 from snnkd_jax.analysis.joules import AC_PJ, MAC_PJ, joules
+from snnkd_jax.cli.arguments import Dataset, Record, Run, command_line
 from snnkd_jax.errors import InputError, check_count
-from snnkd_jax.files import read_json
 from snnkd_jax.runs.roles import Role
-
-if TYPE_CHECKING:
-    from snnkd_jax.data import Dataset
-    from snnkd_jax.inference.trained import Trained
 
 
 def energy(
-    run: tyro.conf.Positional[Path],
+    run: Run,
     against: Path | None = None,
     converted: int | None = None,
     num_steps: int | None = None,
     images: int = 1000,
     batch_size: int = 100,
-    dataset: str | None = None,
+    dataset: Dataset = None,
     mac_pj: float = MAC_PJ,
     ac_pj: float = AC_PJ,
-    record: Path | None = None,
+    record: Record = None,
 ) -> None:
-    """Operations of every network of a run per image, layer by layer, by NeuroBench's definition, and their energy.
+    """Count operations and energy per image, layer by layer.
 
-    A student is set against the ANN of its architecture: the run's teacher, if it is that, or that of --against.
-    RUN/energy.json keeps what was found, for the run's report.
+    Operations of all networks of the run are counted as NeuroBench defines them. A student is compared with an ANN of
+    its architecture: the teacher of the run if it is one, or that of --against. The result is also written to
+    RUN/energy.json, for the report.
 
     Args:
-        run: Directory of a finished run.
-        against: Directory of a run whose teacher is the ANN of the student's architecture, on the same data.
-        converted: T of the run's teacher, converted into a spiking network, to be counted as well.
-        num_steps: T of the students; None: what they were trained with.
-        images: Test images that are counted, the first ones.
-        batch_size: Images that are counted together.
-        dataset: What the data are, in words, such as "CIFAR-10 (JPEG copy)"; None: the data set's name.
-        mac_pj: Energy of a multiplication with accumulation, pJ.
-        ac_pj: Energy of an accumulation, pJ.
-        record: JSON file to write.
+        against: Directory of a run on the same data whose teacher is an ANN of the student's architecture.
+        converted: Also count the run's teacher converted into a spiking network, at this T.
+        num_steps: T of the students; None: as in training.
+        images: Number of test images to count, from the first.
+        batch_size: Images per batch.
+        mac_pj: Energy of a multiply-accumulate operation, in pJ.
+        ac_pj: Energy of an accumulate operation, in pJ.
     """
     for name, value in (("images", images), ("batch_size", batch_size), ("num_steps", num_steps)):
         if value is not None:
             check_count(name, value)
     energy_of = functools.partial(joules, mac_pj=mac_pj, ac_pj=ac_pj)
-    energy_of(0, 0)  # refuses wrong energies before anything is counted
+    energy_of(0, 0)  # raises for wrong energies before anything is counted
     from snnkd_jax.analysis.costs import ann_of, cost_entry, measure
     from snnkd_jax.analysis.energy import summary
-    from snnkd_jax.cli.arguments import command_line
     from snnkd_jax.inference.convert import convert
-    from snnkd_jax.inference.trained import load
+    from snnkd_jax.inference.predict import accuracy_by_step
+    from snnkd_jax.inference.trained import Trained, load
     from snnkd_jax.runs.command import command
     from snnkd_jax.runs.recipe import read_config
     from snnkd_jax.runs.record import write_record
@@ -64,27 +56,29 @@ def energy(
         role: load(run, role) for role in get_args(Role) if (run / role / "network.json").is_file()
     }
     if not trained:
-        raise InputError(f"{run} has no network that was trained to its end")
+        raise InputError(f"{run} has no network that finished training")
     config = read_config(run)
-    accuracy = _tested(run)
     if against is not None:
-        trained["ann"], accuracy["ann"] = load(against, "teacher"), _tested(against).get("teacher")
-        if trained["ann"].dataset != config.data.dataset:
-            found = trained["ann"].dataset
-            raise InputError(f"against={against} is a run on {found}, not on {config.data.dataset}; name another")
-    loaded = config.data.load()
+        trained["ann"] = load(against, "teacher")
+        if (found := trained["ann"].dataset) != config.data.dataset:
+            raise InputError(f"against={against} is a run on {found}, not on {config.data.dataset}; give another")
+    data = config.data.load()
+    accuracy = {role: network.result.get("accuracy") for role, network in trained.items()}
+    at_other_steps = {}
     if num_steps is not None:
         for role in trained.keys() & {"student", "student_baseline"}:
-            accuracy[role] = _accuracy(trained[role], loaded, num_steps)
-            trained[role] = dataclasses.replace(trained[role], network=trained[role].with_steps(num_steps))
+            at_other_steps[role] = dataclasses.replace(trained[role], network=trained[role].with_steps(num_steps))
     if converted is not None:
-        trained["converted"] = convert(load(run, "teacher"), loaded.train_images, converted)
-        accuracy["converted"] = _accuracy(trained["converted"], loaded, converted)
-    test = loaded.test_images[:images]
+        at_other_steps["converted"] = convert(load(run, "teacher"), data.train_images, converted)
+    for role, network in at_other_steps.items():
+        logits = network.logits_by_step(data.test_images, network.network.num_steps or 1)
+        accuracy[role] = float(accuracy_by_step(logits, data.test_labels)[-1])
+    trained |= at_other_steps
+    test = data.test_images[:images]
     costs = {role: measure(network, test, batch_size) for role, network in trained.items()}
     anns = {role: ann_of(role, costs) for role in costs}
     if against is not None and "ann" not in (anns[role] for role in costs if role != "ann"):
-        raise InputError(f"against={against}: its teacher is of none of the architectures of {run}; name another")
+        raise InputError(f"against={against}: its teacher is of none of the architectures of {run}; give another")
 
     for role, cost in costs.items():
         print(f"\n{role}: {trained[role].title}\n{summary(cost, mac_pj, ac_pj)}")
@@ -92,15 +86,15 @@ def energy(
             continue
         total, dense = energy_of(cost.macs, cost.acs), energy_of(cost.dense_pass, 0)
         shares = f"{total / dense:.3f} (estimate: {energy_of(*cost.estimate) / dense:.3f})"
-        print(f"{shares} of all operations of an ANN of this architecture")
+        print(f"{shares} of the energy of all operations of an ANN of this architecture")
         if (ann := anns[role]) is None:
             print("no trained ANN of this architecture was counted; --against RUN2 takes the teacher of another run")
         else:
             counted = energy_of(costs[ann].macs, costs[ann].acs)
-            print(f"{total / counted:.3f} of those of the trained ANN of this architecture, {ann}, that are not zero")
-    chosen = {"against": against and "ANN", "converted": converted, "num_steps": num_steps, "images": images}
+            print(f"{total / counted:.3f} of that of the non-zero operations of the trained ANN, {ann}")
+    options = {"against": against and "ANN", "converted": converted, "num_steps": num_steps, "images": images}
     content = {
-        "command": command_line("energy", "RUN", **chosen, mac_pj=mac_pj, ac_pj=ac_pj, dataset=dataset),
+        "command": command_line("energy", "RUN", **options, mac_pj=mac_pj, ac_pj=ac_pj, dataset=dataset),
         "run_command": command(config),
         "ann_command": None if against is None else command(read_config(against)),
         "config": config.published().flat(),
@@ -109,21 +103,9 @@ def energy(
         "mac_pj": mac_pj,
         "ac_pj": ac_pj,
         "networks": {
-            role: cost_entry(trained[role], cost) | {"test_accuracy": accuracy.get(role), "ann": anns[role]}
+            role: cost_entry(trained[role], cost) | {"test_accuracy": accuracy[role], "ann": anns[role]}
             for role, cost in costs.items()
         },
     }
     for path in (run / "energy.json", *([] if record is None else [record])):
         write_record(path, "energy", content)
-
-
-def _tested(run: Path) -> dict[str, float | None]:
-    """Test accuracies of a run's result, by role."""
-    return read_json(run / "result.json")["test_accuracy"] if (run / "result.json").is_file() else {}
-
-
-def _accuracy(trained: "Trained", images: "Dataset", num_steps: int) -> float:
-    """The test accuracy after so many steps."""
-    from snnkd_jax.inference.predict import accuracy_by_step
-
-    return float(accuracy_by_step(trained.logits_by_step(images.test_images, num_steps), images.test_labels)[-1])

@@ -4,24 +4,25 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
+from snnkd_jax.cli.arguments import Run
 
 
 def export_nir(
-    run: tyro.conf.Positional[Path],
+    run: Run,
     out: Path,
     role: Literal["student", "student_baseline"] = "student",
     dt: float = 1e-4,
     old_readers: bool = False,
 ) -> None:
-    """Write a student as a file of NIR, for neuromorphic tools. Needs the extra `nir`: pip install 'snnkd-jax[nir]'.
+    """Export a student to NIR, for neuromorphic tools.
+
+    Needs the extra `nir`: pip install 'snnkd-jax[nir]'.
 
     Args:
-        run: Directory of a finished run.
-        out: The file.
-        role: Which network.
-        dt: Seconds of a time step.
-        old_readers: For tools that rest on nir <= 1.0.4 (sinabs, Rockpool), which cannot read v_reset; set their
+        out: NIR file to write.
+        role: Network of the run.
+        dt: Duration of a time step in seconds.
+        old_readers: Leave out v_reset, which tools with nir <= 1.0.4 (sinabs, Rockpool) cannot read; configure their
             neurons to reset to 0.
     """
     import jax.numpy as jnp
@@ -32,7 +33,7 @@ def export_nir(
     trained = load(run, role)
     network, normalisation = trained.network, trained.normalisation
     if network.module.dtype != jnp.float32:  # pyright: ignore[reportAttributeAccessIssue]
-        print("this student computes in bfloat16 and the file in float32: some spikes will differ")
+        print("this student computes in bfloat16, the file in float32: some spikes will differ")
         network = dataclasses.replace(network, module=network.module.clone(dtype=jnp.float32))
     options: dict[str, Any] = {"normalisation": normalisation, "dt": dt, "old_readers": old_readers}
     graph = write_nir(out, network, trained.variables, trained.image_shape, **options)
@@ -46,4 +47,4 @@ def export_nir(
 {out}
 input   (pixel / 255 - mean) / std, mean {mean}, std {std}, the same at every step
 steps   {network.num_steps} of dt = {dt:g} s
-output  one value a class and step; the class is that of the largest mean over steps: {", ".join(names)}""")
+output  one value per class and step; the prediction is the class of the largest mean over steps: {", ".join(names)}""")

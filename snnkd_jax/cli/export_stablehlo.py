@@ -2,21 +2,19 @@
 
 from pathlib import Path
 
-import tyro
-
+from snnkd_jax.cli.arguments import Run
 from snnkd_jax.runs.roles import Role
 
 
-def export_stablehlo(
-    run: tyro.conf.Positional[Path], out: Path, role: Role = "student", num_steps: int | None = None
-) -> None:
-    """Write a network as <out>/<role>.stablehlo, which JAX runs without this package, and <out>/<role>.json.
+def export_stablehlo(run: Run, out: Path, role: Role = "student", num_steps: int | None = None) -> None:
+    """Export a network to StableHLO, which JAX runs without this package.
+
+    Writes <out>/<role>.stablehlo, and <out>/<role>.json, which describes it.
 
     Args:
-        run: Directory of a finished run.
         out: Folder for the files.
-        role: Which network of the run.
-        num_steps: Time steps; None: as many as in training.
+        role: Network of the run.
+        num_steps: Time steps; None: as in training.
     """
     from snnkd_jax.inference.trained import load
     from snnkd_jax.interop.stablehlo import write_artifact

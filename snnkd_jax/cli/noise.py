@@ -1,43 +1,40 @@
 """`snnkd noise RUN [RUN ...] [--baseline RUN ...] --record FILE.json`; see `snnkd_jax.analysis.robustness`."""
 
+import functools
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import tyro
+import numpy as np
 
+from snnkd_jax.cli.arguments import Dataset, Notes, Record, Runs, command_line
 from snnkd_jax.errors import InputError
+from snnkd_jax.runs.roles import NETWORKS
 
 
 def noise(
-    runs: tyro.conf.Positional[list[Path]],
+    runs: Runs,
     baseline: tuple[Path, ...] = (),
     images: int | None = None,
     seed: int = 0,
     batch_size: int = 128,
-    dataset: str | None = None,
-    notes: str = "",
-    record: Path | None = None,
+    dataset: Dataset = None,
+    notes: Notes = "",
+    record: Record = None,
 ) -> None:
-    """Accuracy under 14 kinds of noise: teacher, student without KD and student with it, at the same draws.
+    """Evaluate the accuracy under 14 kinds of noise.
 
-    RUN/noise.json keeps what was found of a run, for its report.
+    Teacher, student without KD and student with KD get the same noise. The result of each run is also written to
+    RUN/noise.json, for its report.
 
     Args:
-        runs: Directories of finished runs that differ in their seed only.
-        baseline: Runs of the same seeds without distillation: their student counts as the student without KD.
-        images: Use so many test images, spread evenly; None: all.
-        seed: Of the noise.
-        batch_size: Images that are classified together; a multiple of the number of devices.
-        dataset: What the data are, in words, such as "CIFAR-10 (JPEG copy)"; None: the data set's name.
-        notes: What else a reader of the record should know.
-        record: JSON file to write.
+        baseline: Runs of the same seeds without distillation, whose student is the student without KD.
+        images: Number of test images, evenly spaced; None: all.
+        seed: Random seed of the noise.
+        batch_size: Images per batch, a multiple of the number of devices.
     """
-    import numpy as np
-
     from snnkd_jax.analysis.robustness import LEVELS, evaluate_noise
-    from snnkd_jax.cli.arguments import command_line
     from snnkd_jax.inference.trained import load
     from snnkd_jax.parallel.compiler import compilation_cache
     from snnkd_jax.report.noise import in_words, noise_table, summarise
@@ -45,7 +42,6 @@ def noise(
     from snnkd_jax.runs.networks import find_networks
     from snnkd_jax.runs.recipe import SEED, seeds_of_one_recipe
     from snnkd_jax.runs.record import write_record
-    from snnkd_jax.runs.roles import NETWORKS
 
     configs, networks = find_networks(runs, list(baseline))
     test = configs[0].data.load()
@@ -53,37 +49,31 @@ def noise(
     if images is not None and not 1 <= images <= n:
         raise InputError(f"images={images!r} must be 1 to {n}, the number of test images")
     index = np.arange(n) if images is None else np.arange(images) * n // images
-    reports: dict[str, list[Any]] = {}
-    done: dict[Path, Any] = {}  # a teacher that several runs share is measured once
-    # The networks of a role are the same program, and each is loaded as a module of its own.
+    data = test.test_images[index], test.test_labels[index]
+
+    @functools.cache  # a teacher shared by several runs is measured once
+    def measure(role: str, directory: Path) -> Any:
+        print(f"{NETWORKS[role]}: {directory}", file=sys.stderr)
+        network = load(directory.parent, directory.name)  # pyright: ignore[reportArgumentType] a role
+        return evaluate_noise(network, *data, seed, batch_size=batch_size, index=index)
+
+    # Networks of a role are the same program, but each is loaded as a module of its own and compiled again.
     with tempfile.TemporaryDirectory() as cache, compilation_cache(Path(cache)):
-        for role, directories in networks.items():
-            for directory in directories:
-                if directory not in done:
-                    print(f"{NETWORKS[role]}: {directory}", file=sys.stderr)
-                    done[directory] = evaluate_noise(
-                        load(directory.parent, directory.name),  # pyright: ignore[reportArgumentType] a role
-                        test.test_images[index],
-                        test.test_labels[index],
-                        seed,
-                        batch_size=batch_size,
-                        index=index,
-                    )
-                reports.setdefault(role, []).append(done[directory])
-    of_one = {role for role, directories in networks.items() if len(set(directories)) == 1}
-    result = summarise({role: found[:1] if role in of_one else found for role, found in reports.items()})
+        reports = {role: [measure(role, found) for found in directories] for role, directories in networks.items()}
+    shared = {role for role, directories in networks.items() if len(set(directories)) == 1}
+    result = summarise({role: found[:1] if role in shared else found for role, found in reports.items()})
     print(noise_table(result), in_words(result), sep="\n")
     words = ["noise", "RUN", "...", *(["--baseline", "RUN", "..."] if baseline else [])]
-    of_noise = {
+    settings = {
         "command": command_line(*words, images=images, seed=seed, batch_size=batch_size, dataset=dataset),
         "noise_seed": seed,
         "images": len(index),
     }
     for i, (_, run) in enumerate(seeds_of_one_recipe("runs", runs)):
         of_run = summarise({role: [found[i]] for role, found in reports.items()})
-        write_record(run / "noise.json", "noise", of_run | of_noise, versions=["pillow"])
+        write_record(run / "noise.json", "noise", of_run | settings, versions=["pillow"])
     if record is not None:
-        content = of_noise | {
+        content = settings | {
             "run_command": command(configs[0]),
             "baseline_command": command(seeds_of_one_recipe("baseline", baseline)[0][0]) if baseline else None,
             "dataset": configs[0].data.dataset if dataset is None else dataset,

@@ -3,11 +3,11 @@
 import functools
 import itertools
 import math
-from pathlib import Path
 from typing import Any
 
 import tyro
 
+from snnkd_jax.cli.arguments import Record
 from snnkd_jax.errors import InputError
 from snnkd_jax.runs.config import Config
 
@@ -20,27 +20,27 @@ def plan(
     each_num_steps: tuple[int, ...] = (),
     each_remat: tuple[str, ...] = (),
     largest: bool = True,
-    record: Path | None = None,
+    record: Record = None,
 ) -> None:
-    """Plan a training on a pod without the pod: what a step costs each chip, and the largest batch that fits.
+    """Plan a training on accelerators that you do not have.
 
-    Needs no accelerator, but the extra `plan`: pip install 'snnkd-jax[plan]'. Compiling takes minutes.
+    Prints time and memory of a training step on them, and the largest batch that fits. The step is compiled for them on
+    the CPU, which takes minutes and needs the extra `plan`: pip install 'snnkd-jax[plan]'.
 
     Args:
-        config: As of `snnkd train`; --batch-size is not used.
+        config: As for `snnkd train`; --batch-size is ignored.
         topology: TPU slices such as v5e:16x16, or GPUs of a machine such as h100:8.
-        model: The student, as --student.
+        model: Architecture of the student; None: --student.
         per_chip_batch: Images per chip and step.
-        each_num_steps: Several T instead of that of --num-steps.
-        each_remat: Several of none, stage and block instead of that of --remat.
-        largest: Search for the largest batch that fits, which compiles three to eight times more.
-        record: JSON file to write.
+        each_num_steps: Several T, instead of --num-steps.
+        each_remat: Several of none, stage and block, instead of --remat.
+        largest: Search for the largest batch that fits, which takes three to eight times longer.
     """
     import jax
 
     from snnkd_jax.runs.record import write_record
 
-    jax.config.update("jax_platforms", "cpu")  # what is planned for is not there
+    jax.config.update("jax_platforms", "cpu")  # the accelerators are not there
     student, entries = model or config.student.student, []
     each = topology, each_num_steps or (config.student.num_steps,), each_remat or (config.student.remat,)
     for name, num_steps, remat in itertools.product(*each):
@@ -51,21 +51,21 @@ def plan(
         print(f"{name}, {changed.student.student}, T = {num_steps}, remat {remat}\n{_in_words(entry)}\n", flush=True)
     if record is not None:
         settings = config.flat() | {"run_dir": None, "teacher_checkpoint": None, "student": student}
-        content = {"config": settings, "entries": entries}
-        write_record(record, "memory" if each_num_steps else "topologies", content, ("libtpu",))
+        kind = "memory" if each_num_steps else "topologies"
+        write_record(record, kind, {"config": settings, "entries": entries}, ["libtpu"])
 
 
 def _measured(config: Config, topology: str, per_chip_batch: int, largest: bool) -> dict[str, Any]:
-    """What a record says of a plan."""
+    """The entry of one plan in a record."""
     from snnkd_jax.planning.chips import devices
     from snnkd_jax.planning.collectives import total_bytes
-    from snnkd_jax.planning.pod import Plan, largest_batch
+    from snnkd_jax.planning.pod import largest_batch
     from snnkd_jax.planning.pod import plan as planned
 
     chip, _ = devices(topology)
     compiled = functools.cache(functools.partial(planned, config, topology))
     try:
-        found: Plan = compiled(per_chip_batch)
+        found = compiled(per_chip_batch)
         batch = None
         if largest:
             multiple = math.lcm(8, config.optimisation.accumulate)
@@ -73,24 +73,18 @@ def _measured(config: Config, topology: str, per_chip_batch: int, largest: bool)
     except MemoryError as error:
         raise InputError(f"per_chip_batch={per_chip_batch}: {error}; make it smaller, or use remat") from error
     entry = {"topology": topology, **vars(found), "memory": found.memory, "capacity": chip.memory}
-    return entry | {
-        "collectives": total_bytes(found.collectives),
-        "bounds": found.bounds(chip),
-        "largest_batch": batch,
-    }
+    return entry | {"collectives": total_bytes(found.collectives), "bounds": found.bounds(chip), "largest_batch": batch}
 
 
 def _in_words(entry: dict[str, Any]) -> str:
-    """The entry as lines."""
-    bound = max(entry["bounds"], key=entry["bounds"].get)
-    seconds = entry["bounds"][bound]
-    images = entry["batch_size"] * entry["chips"]
+    """The entry as text."""
+    seconds, images = max(entry["bounds"].values()), entry["batch_size"] * entry["chips"]
     gib = {name: entry[name] / 2**30 for name in ("memory", "capacity", "arguments", "temporary")}
     lines = {
-        "chips and images": f"{entry['chips']} with {entry['batch_size']} images each, {images} a step",
+        "chips and images": f"{entry['chips']} with {entry['batch_size']} images each, {images} per step",
         "FLOPs per chip": f"{entry['flops'] / 1e9:.1f} G",
         "memory per chip": f"{gib['memory']:.2f} GiB of {gib['capacity']:.1f} (state, teacher and batch "
-        f"{gib['arguments']:.2f}, activations and the like {gib['temporary']:.2f})",
+        f"{gib['arguments']:.2f}, temporary, mostly activations, {gib['temporary']:.2f})",
         "collectives": ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in entry["collectives"].items()),
         "step at best": f"{1e3 * seconds:.2f} ms, {images / seconds:.0f} images/s "
         f"({', '.join(f'{name} {1e3 * s:.2f}' for name, s in entry['bounds'].items())})",

@@ -3,43 +3,42 @@
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
 
+import numpy as np
 import tyro
+from numpy.typing import NDArray
 
+from snnkd_jax.cli.arguments import one_or_more
 from snnkd_jax.errors import InputError
 from snnkd_jax.runs.roles import Role
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-# With eight bits a channel, or colours in a palette of such; of the others conversion would cut values off.
+# Modes with eight bits per channel, or a palette of such colours; converting any other would clip values.
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
 def predict(
     run: tyro.conf.Positional[Path],
-    images: tyro.conf.Positional[list[Path]],
+    images: tyro.conf.Positional[Annotated[list[Path], one_or_more("IMAGE")]],
     num_steps: int | None = None,
     threshold: float | None = None,
     resize: bool = False,
     role: Role | None = None,
 ) -> None:
-    """Classify image files: print classes, confidences, time steps and firing rates.
+    """Classify image files with a trained network.
+
+    Prints class, confidence, time steps and firing rates of each.
 
     Args:
         run: Directory of a finished run, or of one network in it.
         images: Image files, of the size that the network was trained on unless --resize is given.
-        num_steps: The most time steps; None: as many as in training.
-        threshold: Probability of the likeliest class, in [0, 1], at which an image is done; None: it takes all steps.
-        resize: Scale images of another size.
-        role: Which network of the run; None: the student.
+        num_steps: Maximum number of time steps; None: as in training.
+        threshold: Confidence threshold of early exit, in [0, 1]; None: no early exit.
+        resize: Resize images of another size.
+        role: Network of the run; None: the student.
     """
     if not images:
-        raise InputError("images are missing; name at least one file")
-    import numpy as np
-
+        raise InputError("images are missing; give at least one file")
     from snnkd_jax.inference.trained import load
 
     network = load(run, role)
@@ -51,9 +50,8 @@ def predict(
             print(f"  spikes per neuron and step: {', '.join(rates)}")
 
 
-def read(path: Path, image_shape: tuple[int, int, int], resize: bool) -> "NDArray[np.uint8]":
-    """The pixels `[H, W, C]` of an image file as the network takes them, told if changed; `InputError` if unfit."""
-    import numpy as np
+def read(path: Path, image_shape: tuple[int, int, int], resize: bool) -> NDArray[np.uint8]:
+    """The pixels `[H, W, C]` of an image file in the network's format; prints changes, raises `InputError` if unfit."""
     from PIL import Image
 
     height, width, channels = image_shape
@@ -62,21 +60,21 @@ def read(path: Path, image_shape: tuple[int, int, int], resize: bool) -> "NDArra
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 image.load()
-    except Exception as error:  # Pillow's decoders raise their own
+    except Exception as error:  # Pillow's decoders raise errors of many types
         raise InputError(f"{path} cannot be read as an image ({type(error).__name__}: {error})") from error
     if image.mode not in MODES:
-        raise InputError(f"{path} has pixels of mode {image.mode!r}; save it with eight bits, in grey or RGB")
+        raise InputError(f"{path} has pixels of mode {image.mode!r}; save it with eight bits, in greyscale or RGB")
     changes, mode = [], "L" if channels == 1 else "RGB"
     if image.has_transparency_data:
         changes.append("without its transparency")
     if image.mode != mode:
-        changes.append(f"{image.mode} made {'grey' if channels == 1 else 'RGB'}")
+        changes.append(f"{image.mode} converted to {'greyscale' if channels == 1 else 'RGB'}")
         image = image.convert("RGB").convert(mode)
     if image.size != (width, height):
         if not resize:
             found = f"{image.width} x {image.height} pixels, the network takes {width} x {height}"
             raise InputError(f"{path} has {found}; resize it, or give --resize")
-        changes.append(f"{image.width} x {image.height} scaled to {width} x {height}")
+        changes.append(f"{image.width} x {image.height} resized to {width} x {height}")
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     if changes:
         print(f"{path}: {', '.join(changes)}", file=sys.stderr)

@@ -1,5 +1,6 @@
-"""How every command ends and what it says: one line on stderr for an error of the user's and for a warning."""
+"""Exit status and messages of every command: an error of the user's and a warning are one line each on stderr."""
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -8,7 +9,11 @@ from snnkd_jax.errors import InputError
 
 
 def exit_status(command: Callable[[], int | None]) -> int:
-    """Calls `command` and returns its exit status: 2 after an `InputError`, told in one line, and 130 after SIGINT."""
+    """Calls `command` and returns its exit status: 2 after an `InputError`, printed in one line, and 130 after SIGINT.
+
+    Raises `SystemExit` 141 if the reader of stdout is gone, as in `snnkd --help | head -1`: the status of a Unix
+    command that SIGPIPE ends.
+    """
     before, warnings.showwarning = warnings.showwarning, _show_warning
     try:
         return command() or 0
@@ -20,13 +25,19 @@ def exit_status(command: Callable[[], int | None]) -> int:
         return 130
     finally:
         warnings.showwarning = before
+        try:
+            # After the error of another pipe this prints a line; after one of stdout it fails again.
+            print(end="\n" if isinstance(sys.exception(), BrokenPipeError) else "", flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush at exit
+            raise SystemExit(141) from None
 
 
 def _show_warning(message, *_, **__) -> None:
-    """One line on stderr, above progress bars, of the first process only."""
+    """Prints a warning as one line on stderr, above progress bars, in the first process only."""
     from tqdm import tqdm
 
-    from snnkd_jax.parallel.hosts import is_first
+    from snnkd_jax.parallel.hosts import is_host0
 
-    if is_first():
+    if is_host0():
         tqdm.write(f"warning: {message}", file=sys.stderr)

@@ -1,41 +1,28 @@
 """`snnkd steps RUN [RUN ...] --dataset "CIFAR-10 (JPEG copy)" --record FILE.json`: one student, every T."""
 
 import sys
-from pathlib import Path
 
-import tyro
-
+from snnkd_jax.cli.arguments import Notes, Record, Runs, command_line
 from snnkd_jax.errors import InputError, check_count
-from snnkd_jax.runs.roles import Role
+from snnkd_jax.runs.roles import Role, title_of
 
 
-def steps(
-    runs: tyro.conf.Positional[list[Path]],
-    dataset: str,
-    num_steps: int = 8,
-    record: Path | None = None,
-    notes: str = "",
-) -> None:
-    """Evaluate the students of runs by their first 1, 2, ... time steps, and with early exit.
+def steps(runs: Runs, dataset: str, num_steps: int = 8, record: Record = None, notes: Notes = "") -> None:
+    """Evaluate students after 1, 2, ... time steps, and with early exit.
 
-    T may exceed that of training. The thresholds of early exit are chosen on the validation split, for several losses
-    of accuracy there; all else is measured on the test set.
+    T may exceed that of training. Thresholds of early exit are chosen on the validation split, for several tolerated
+    losses of accuracy; everything else is measured on the test set.
 
     Args:
-        runs: Directories of finished runs that differ in their seed.
-        dataset: What the data are, in words.
-        num_steps: The largest T.
-        record: JSON file to write.
-        notes: What a reader of the record should know.
+        dataset: Name of the data set in the record, such as "CIFAR-10 (JPEG copy)".
+        num_steps: Largest T.
     """
     check_count("num_steps", num_steps)
     from snnkd_jax.analysis.steps import evaluate_steps
-    from snnkd_jax.cli.arguments import command_line
     from snnkd_jax.inference.trained import load
     from snnkd_jax.report.steps import step_lines
     from snnkd_jax.runs.recipe import seeds_of_one_recipe
     from snnkd_jax.runs.record import recipe_of, write_record
-    from snnkd_jax.runs.roles import title_of
 
     found = seeds_of_one_recipe("runs", runs)
     config = found[0][0]
@@ -52,11 +39,10 @@ def steps(
             "accuracy": [],
             "exits": [],
         }
-        for of_seed, run in found:
+        for seed_config, run in found:
             print(f"{run}: {entry['method']}", file=sys.stderr)
-            _, validation = images.split(of_seed.run.seed)
-            student = load(run, role)
-            by_step, exits = evaluate_steps(student, images, validation, config.student.num_steps, num_steps)
+            _, validation = images.split(seed_config.run.seed)
+            by_step, exits = evaluate_steps(load(run, role), images, validation, config.student.num_steps, num_steps)
             entry["accuracy"].append(by_step)
             entry["exits"].append(exits)
         entries.append(entry)

@@ -1,4 +1,4 @@
-"""`snnkd train`: distil a spiking student from a teacher, or resume a run that was interrupted.
+"""`snnkd train`: distil a spiking student from an ANN teacher, or resume a run that was interrupted.
 
 snnkd train --dataset digits     # two minutes on two CPU cores, no network
 snnkd train                      # the paper's (arXiv 2304.05627): CIFAR-10, PyramidNet-18 to ResNet-18, T = 4
@@ -11,7 +11,7 @@ from typing import Any
 
 import tyro
 
-from snnkd_jax.cli.arguments import bound
+from snnkd_jax.cli.arguments import call
 from snnkd_jax.cli.status import exit_status
 from snnkd_jax.errors import InputError
 from snnkd_jax.runs.config import Config
@@ -19,51 +19,49 @@ from snnkd_jax.runs.config import Config
 
 def main(arguments: Sequence[str] | None = None, dataset: str | None = None) -> int:
     """`train` for scripts: with `arguments`, None for the process's, on `dataset` if they name none."""
-    return exit_status(lambda: bound(train, sys.argv[1:] if arguments is None else arguments, dataset=dataset)())
+    return call(train, arguments, dataset)
 
 
 def train(config: tyro.conf.OmitArgPrefixes[Config]) -> int:
-    """Distil a spiking student from a teacher, or resume a run that was interrupted.
+    """Distil a spiking student from an ANN teacher, or resume an interrupted run.
 
-    The defaults depend on --dataset; those below are CIFAR-10's unless --dataset is given with --help. The exit status
-    is 0 after a complete run or SIGTERM, 130 after SIGINT, 2 for wrong input, and 1 if another process of the run is
-    gone.
+    Run the same command to resume. The defaults depend on --dataset; those below are CIFAR-10's unless it is given
+    with --help. The exit status is 0 after a complete run or SIGTERM, 130 after SIGINT, 2 for wrong input, and 1 if
+    another process of the run is lost.
 
     Args:
-        config: Of the run.
+        config: Configuration of the run.
     """
-    config.check()  # what can be seen to be wrong without JAX is told at once
-    from snnkd_jax.parallel.hosts import leave
+    config.check()  # errors that need no JAX are reported at once
+    from snnkd_jax.parallel.hosts import shut_down
 
-    return leave(exit_status(lambda: _run(config)))
+    return shut_down(exit_status(lambda: _run(config)))
 
 
 def _run(config: Config) -> int:
     from snnkd_jax.experiment import run
-    from snnkd_jax.parallel.hosts import is_first, join, say, several, wait_if_lost
+    from snnkd_jax.parallel.hosts import initialize, is_distributed, is_host0, print_on_host0, wait_for_watchdog
     from snnkd_jax.training.interrupt import Interrupted
 
     try:
-        join(config.run.distributed)
+        initialize(config.run.distributed)
         result = run(config)
-    except InputError:
-        raise
     except Interrupted as stop:
-        if is_first():
+        if is_host0():
             print(stop, file=sys.stderr)
         return stop.exit_status
-    except Exception:
-        if not several():
+    except Exception as error:
+        if isinstance(error, InputError) or not is_distributed():
             raise
-        wait_if_lost()
+        wait_for_watchdog()
         traceback.print_exc()
         return 1
-    say(f"\n{table(result)}")
+    print_on_host0(f"\n{table(result)}")
     return 0
 
 
 def table(result: dict[str, Any]) -> str:
-    """The comparison as text: a row for each network that was trained."""
+    """The comparison as text, one row per network of the run."""
     from snnkd_jax.analysis.energy import aligned
     from snnkd_jax.report.run import result_rows
 

@@ -1,8 +1,8 @@
-"""Image classification data sets: arrays, sets by name, held in memory or read from disk, and what is done to images.
+"""Image classification data sets, from arrays or by name, in memory or on disk; normalisation and augmentation.
 
-`from_arrays` takes arrays. `load("digits")` needs nothing; `load("mnist")`, `"fashion_mnist"`, `"cifar10"` and
+`from_arrays` takes arrays. `load("digits")` needs no download; `load("mnist")`, `"fashion_mnist"`, `"cifar10"` and
 `"cifar100"` read the TFDS directory under `TFDS_DATA_DIR` and prepare it first where it is missing.
-`on_disk.open_streamed` opens any other one that is there, whatever its size. TensorFlow is never imported.
+`on_disk.open_dataset` opens any other prepared set, whatever its size. TensorFlow is never imported.
 """
 
 from snnkd_jax.data.arrays import from_arrays as from_arrays

@@ -1,7 +1,7 @@
 """The official archives: gzipped idx files (MNIST, Fashion-MNIST) and CIFAR's binary version.
 
-Everything is checked (checksums of gzip, headers, lengths, label ranges, member names), since an archive from a
-user's own disk may be any file with the right name.
+Everything is checked (checksums of gzip, headers, lengths, label ranges, member names), since an archive on a user's
+disk may be any file with the right name.
 
     idx     big-endian int32 header: 0x0800 + 8-bit number of dimensions, then the dimensions; then the bytes
     CIFAR   per image 1 label byte (CIFAR-100: coarse, then fine), then 3072 bytes [channel, row, column]
@@ -17,7 +17,6 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,32 +24,23 @@ import numpy as np
 from snnkd_jax.data.official import OFFICIAL
 from snnkd_jax.errors import InputError
 
-
-@dataclass(frozen=True, eq=False)
-class Contents:
-    """What the archives of one data set hold, under the feature names of its stock TFDS builder.
-
-    `splits[split][feature]` is uint8 `[N, H, W, C]` for "image" and uint8 `[N]` for labels; `class_names[feature]`
-    is there where the archive names the classes of a label.
-    """
-
-    splits: dict[str, dict[str, np.ndarray]]
-    class_names: dict[str, list[str]] = field(default_factory=dict)
+Splits = dict[str, dict[str, np.ndarray]]
+"""Split to feature of the stock TFDS builder to array: "image", uint8 `[N, H, W, C]`, and labels, uint8 `[N]`."""
 
 
-def read_archives(name: str, files: Mapping[str, Path]) -> Contents:
+def read_archives(name: str, files: Mapping[str, Path]) -> tuple[Splits, dict[str, list[str]]]:
     """Reads the archives of the data set `name`; `files` gives the path of each by its official file name.
 
-    Raises `InputError`, which names the file and what is wrong, for an archive that is not what its name says.
+    Returns the splits, and by feature the class names of the labels that have some in the archive. Raises `InputError`,
+    which names the file and the fault, for an archive that is not the official one.
     """
     sizes = {"train": OFFICIAL[name].train_size, "test": OFFICIAL[name].test_size}
     if name in _CIFAR:
-        (path,) = files.values()
-        return _read_cifar(path, *_CIFAR[name], sizes=sizes)
-    return _read_mnist(files, sizes)
+        return _read_cifar(name, *files.values(), sizes=sizes)
+    return _read_mnist(files, sizes), {}
 
 
-def _read_mnist(files: Mapping[str, Path], sizes: Mapping[str, int]) -> Contents:
+def _read_mnist(files: Mapping[str, Path], sizes: Mapping[str, int]) -> Splits:
     splits = {}
     for split, prefix in (("train", "train"), ("test", "t10k")):
         labels_path = files[f"{prefix}-labels-idx1-ubyte.gz"]
@@ -58,7 +48,7 @@ def _read_mnist(files: Mapping[str, Path], sizes: Mapping[str, int]) -> Contents
         labels = _read_idx(labels_path, (sizes[split],))
         _check_labels(labels, 10, labels_path, "its labels")
         splits[split] = {"image": images[..., None], "label": labels}
-    return Contents(splits)
+    return splits
 
 
 def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -69,7 +59,7 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=len(header)).reshape(shape)
 
 
-# Folder, the files of each split, and in the order of the label bytes: file of class names, number of classes.
+# Folder, files of each split, and for each label byte in order: its feature, the file of class names, their number.
 _CIFAR = {
     "cifar10": (
         "cifar-10-batches-bin",
@@ -84,19 +74,14 @@ _CIFAR = {
 }
 
 
-def _read_cifar(
-    path: Path,
-    folder: str,
-    members: Mapping[str, list[str]],
-    labels: Mapping[str, tuple[str, int]],
-    sizes: Mapping[str, int],
-) -> Contents:
-    packed = _untar(path)
+def _read_cifar(name: str, path: Path, sizes: Mapping[str, int]) -> tuple[Splits, dict[str, list[str]]]:
+    folder, members, labels = _CIFAR[name]
+    unpacked = _untar(path)
 
-    def member(name: str) -> bytes:
-        if f"{folder}/{name}" not in packed:
-            raise _damaged(path, f"it has no {folder}/{name}")
-        return packed[f"{folder}/{name}"]
+    def member(file: str) -> bytes:
+        if f"{folder}/{file}" not in unpacked:
+            raise _damaged(path, f"it has no {folder}/{file}")
+        return unpacked[f"{folder}/{file}"]
 
     class_names = {}
     for feature, (file, num_classes) in labels.items():
@@ -107,12 +92,12 @@ def _read_cifar(
         shape = sizes[split] // len(files), len(labels) + 3 * 32 * 32
         for file in files:
             _check(path, f"bytes of {file}:", len(member(file)), math.prod(shape))
-        records = np.frombuffer(b"".join(map(member, files)), np.uint8).reshape(sizes[split], -1)
-        splits[split] = {"image": records[:, len(labels) :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)}
+        rows = np.frombuffer(b"".join(map(member, files)), np.uint8).reshape(sizes[split], -1)
+        splits[split] = {"image": rows[:, len(labels) :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)}
         for i, (feature, (_, num_classes)) in enumerate(labels.items()):
-            _check_labels(records[:, i], num_classes, path, f"the values of {feature} in its {split} files")
-            splits[split][feature] = records[:, i]
-    return Contents(splits, class_names)
+            _check_labels(rows[:, i], num_classes, path, f"the values of {feature} in its {split} files")
+            splits[split][feature] = rows[:, i]
+    return splits, class_names
 
 
 def _untar(path: Path) -> dict[str, bytes]:

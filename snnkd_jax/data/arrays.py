@@ -1,4 +1,4 @@
-"""Data sets from arrays: whatever holds images and labels becomes a `Dataset`, or is refused with what is wrong."""
+"""Data sets from a user's arrays of images and labels, which are checked."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,27 +18,24 @@ def from_arrays(
     validation_fraction: float = 0.1,
     name: str = "arrays",
 ) -> Dataset:
-    """A data set of arrays in memory.
+    """Makes a data set from arrays in memory.
 
     Args:
         train: `(images, labels)`. Images are bytes (uint8), or floats in [0, 1]; `[N, H, W, C]`, `[N, H, W]` for one
             channel, or `[N, T, H, W, C]`, one frame per time step. Labels are integers `[N]` from 0 on.
         test: the same, with images of the same shape and kind.
-        class_names: one per class, in the order of the labels; None: "0", "1", ... up to the largest label.
-        validation_fraction: the part of the training set that is held out for validation, in (0, 1).
-        name: of the data set, in tables and reports.
+        class_names: one per class, in the order of the labels; None is "0", "1", ... up to the largest label.
+        validation_fraction: share of the training set that is held out for validation, in (0, 1).
+        name: name of the data set in tables and reports.
 
     Raises:
         InputError: for arrays of other shapes, dtypes or values, with the row where one is wrong.
     """
-    (train_images, train_labels), (test_images, test_labels) = (
-        _images_and_labels(part, pair) for part, pair in (("train", train), ("test", test))
-    )
+    train_images, train_labels = _images_and_labels("train", train)
+    test_images, test_labels = _images_and_labels("test", test)
     if test_images.shape[1:] != train_images.shape[1:] or test_images.dtype != train_images.dtype:
         test_are, train_are = (f"{x.dtype} {x.shape}" for x in (test_images, train_images))
-        raise InputError(
-            f"test images are {test_are}, train images {train_are}; they must be alike but for their number"
-        )
+        raise InputError(f"test images are {test_are}, train images {train_are}; only their number may differ")
     largest = int(max(train_labels.max(), test_labels.max()))
     names = tuple(map(str, range(largest + 1) if class_names is None else class_names))
     if len(names) < 2:
@@ -53,7 +50,7 @@ def from_arrays(
 
 
 def _images_and_labels(part: str, pair: tuple[Any, Any]) -> tuple[NDArray, NDArray[np.int32]]:
-    """The two arrays as a `Dataset` has them."""
+    """The images and labels of a `Dataset`, checked."""
     try:
         images, labels = pair
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Augmentation as array code on the device: the same key gives the same images, on any number of devices."""
+"""Augmentation on the device: the same key gives the same images, on any number of devices."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,32 +7,31 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from snnkd_jax.data.normalisation import in_unit_range
-from snnkd_jax.errors import InputError
+from snnkd_jax.data.normalisation import to_unit_range
+from snnkd_jax.errors import check_count
 
 Augment = Callable[[Array, Array], Array]
-"""A pure function of a key and of images `[B, ...]`, which returns images of the same shape and dtype."""
+"""A pure function of a key and images `[B, ...]`, to images of the same shape and dtype."""
 
 
 @dataclasses.dataclass(frozen=True)
 class InUnitRange:
-    """An augmentation that takes images in [0, 1], for images as they are stored: bytes, or floats in [0, 1]."""
+    """An augmentation of float images in [0, 1], applied to stored images, bytes or floats in [0, 1]."""
 
     augment: Augment
 
     def __call__(self, key: Array, images: Array) -> Array:
-        """Images of either kind to float32 ones in [0, 1]."""
-        return self.augment(key, in_unit_range(images))
+        """The augmented images, float32."""
+        return self.augment(key, to_unit_range(images))
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images, in this order: shift, flip, cutout.
+    """Random crop, flip and cutout, in this order, of bytes and floats alike.
 
-    `crop_padding` p shifts by up to p pixels each way (zero-padding by p and cropping at random), `flip` mirrors left
-    to right with probability 1/2, `cutout` blanks a square of that side centred anywhere in the image; 0 switches off.
-    These move and blank pixels, so bytes and floats are augmented alike. Blank is black, as in the padding, where
-    DeVries & Taylor 2017 (arXiv 1708.04552) fill with the mean.
+    `crop_padding` p pads by p zeros and crops at random, a shift by up to p pixels; `flip` mirrors left to right with
+    probability 1/2; `cutout` zeroes a square of that side centred anywhere in the image, where DeVries & Taylor 2017
+    (arXiv 1708.04552) fill with the mean; 0 switches off.
     """
 
     crop_padding: int = 0
@@ -41,18 +40,13 @@ class Augmentation:
 
     def __post_init__(self):
         for name in ("crop_padding", "cutout"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}={getattr(self, name)!r} must be a number of pixels >= 0")
+            check_count(name, getattr(self, name), 0)
 
     def __call__(self, key: Array, images: Array) -> Array:
-        """Augments each of the images `[B, H, W, C]`, or sequences `[B, T, H, W, C]`, on its own; blank pixels are 0.
-
-        Shape and dtype stay; the frames of a sequence are augmented alike.
-        """
+        """Augments each image `[B, H, W, C]`, or each sequence `[B, T, H, W, C]` with all of its frames alike."""
         return jax.vmap(self._one)(jax.random.split(key, images.shape[0]), images)
 
     def _one(self, key: Array, image: Array) -> Array:
-        """`image` is `[..., H, W, C]`."""
         shift_key, flip_key, cutout_key = jax.random.split(key, 3)
         *frames, h, w, _ = image.shape
         if p := self.crop_padding:
@@ -69,6 +63,6 @@ class Augmentation:
 
 
 def _covered(length: int, centre: Array, side: int) -> Array:
-    """Which of `length` pixels lie within `side` pixels around `centre`: `centre - side // 2` and the next `side`."""
+    """Mask `[length]` of the `side` pixels from `centre - side // 2` on."""
     offset = jnp.arange(length) - (centre - side // 2)
     return (offset >= 0) & (offset < side)

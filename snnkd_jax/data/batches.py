@@ -1,7 +1,7 @@
 """Batches as pure functions of (seed, step), so that a resumed run sees exactly what it would have seen.
 
-A global batch of B rows is shared out to the processes: each makes its own rows only, `process_rows`. Which rows there
-are, and in which order, does not depend on the number of processes.
+A global batch of B rows is divided among the processes: each makes its own rows only, `process_rows`. Neither the rows
+nor their order depend on the number of processes.
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ from snnkd_jax.parallel.mesh import process_rows
 
 Batch = dict[str, NDArray]
 """`images`, uint8 or float32 in [0, 1], `[B, H, W, C]` or `[B, T, H, W, C]`, and `labels`, int32 `[B]`; evaluation
-batches have `mask`, float32 `[B]`, as well."""
+batches also have `mask`, float32 `[B]`."""
 
 EvalBatches = Callable[[], Iterable[Batch]]
-"""Begins a pass over all examples: this process's rows of each batch, the same number of batches in every process."""
+"""Starts a pass over all examples: this process's rows of each batch, the same number of batches in every process."""
 
 
 class Source(Protocol):
-    """Where training batches come from."""
+    """Training batches by step; each epoch is a permutation, and its incomplete last batch is dropped."""
 
     @property
     def batch_size(self) -> int:
@@ -42,11 +42,8 @@ class Source(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class InMemory:
-    """Examples in memory as a `Source`: the epochs are permutations, their incomplete last batch is left out.
-
-    Raises `InputError` for a batch that is larger than the examples.
-    """
+class MemorySource:
+    """Examples in memory as a `Source`; raises `InputError` for a batch that is larger than all of them."""
 
     examples: Batch
     batch_size: int
@@ -65,7 +62,7 @@ class InMemory:
         epoch, i = divmod(step, self.steps_per_epoch)
         order = epoch_order(self.seed, epoch, len(self.examples["labels"]))
         index = order[i * self.batch_size : (i + 1) * self.batch_size][process_rows(self.batch_size)]
-        return _take(self.examples, index)
+        return take(self.examples, index)
 
 
 @functools.lru_cache(maxsize=2)
@@ -75,25 +72,16 @@ def epoch_order(seed: int, epoch: int, n: int) -> NDArray:
 
 
 def eval_batches(examples: Batch, batch_size: int) -> Iterator[Batch]:
-    """All examples in order, this process's rows of each batch; the last one is filled up with copies of `mask` 0."""
+    """All examples in order, this process's rows of each batch; the last one is padded with copies of `mask` 0."""
     n = len(examples["labels"])
     for start in range(0, n, batch_size):
         index = np.arange(start, start + batch_size)[process_rows(batch_size)]
         mask = (index < n).astype(np.float32)
-        yield _take(examples, np.where(index < n, index, start)) | {"mask": mask}
-
-
-def split_validation(examples: Batch, fraction: float, seed: int) -> tuple[Batch, Batch]:
-    """Holds a random part of the examples out: `(training, validation)`, as `split_indices`."""
-    training, validation = split_indices(len(examples["labels"]), fraction, seed)
-    return _take(examples, training), _take(examples, validation)
+        yield take(examples, np.where(index < n, index, start)) | {"mask": mask}
 
 
 def split_indices(n: int, fraction: float, seed: int) -> tuple[NDArray, NDArray]:
-    """A random part of n examples is held out: the indices of `(training, validation)`, each ascending.
-
-    Raises `InputError` unless both parts have examples.
-    """
+    """A random split of n examples: ascending indices `(training, validation)`; raises `InputError` if one is empty."""
     held_out = round(n * fraction) if 0 < fraction < 1 else 0
     if not 0 < held_out < n:
         raise InputError(f"validation_fraction={fraction!r} leaves {held_out} of {n} examples; use a value like 0.1")
@@ -101,5 +89,6 @@ def split_indices(n: int, fraction: float, seed: int) -> tuple[NDArray, NDArray]
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
-def _take(examples: Batch, index: NDArray) -> Batch:
+def take(examples: Batch, index: NDArray) -> Batch:
+    """The examples of these indices."""
     return {name: x[index] for name, x in examples.items()}

@@ -1,7 +1,7 @@
-"""What a data set is to the rest of the library: images and labels in memory, nothing lazy.
+"""A data set in memory: arrays of images and labels.
 
-The largest set is 180 MB as bytes, so indexing an array replaces a loader. Sets that are read from disk as they are
-needed are `snnkd_jax.data.on_disk.Streamed`; both give `Inputs` to a training.
+The largest of the published ones takes 180 MB as bytes, so indexing an array replaces a loader. Data sets that do not
+fit are read from disk, by `snnkd_jax.data.on_disk.DiskDataset`; both make the `Inputs` of a training.
 """
 
 import functools
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snnkd_jax.data.batches import Batch, InMemory, eval_batches, split_validation
+from snnkd_jax.data.batches import Batch, MemorySource, eval_batches, split_indices, take
 from snnkd_jax.data.inputs import Inputs
 from snnkd_jax.data.normalisation import Normalisation, pixel_statistics
 from snnkd_jax.digest import sha256
@@ -23,8 +23,7 @@ class Dataset:
     """A training and a test set of labelled images, or of sequences of images, one frame per time step.
 
     Images are uint8, or float32 in [0, 1], `[N, H, W, C]` or `[N, T, H, W, C]`; labels are int32 `[N]` with values 0 to
-    `num_classes - 1`. Both keep the order in which they are stored, the same in every process. A part of the training
-    set, `validation_fraction`, is held out for validation.
+    `num_classes - 1`. A part of the training set, `validation_fraction`, is held out for validation.
     """
 
     name: str
@@ -53,17 +52,17 @@ class Dataset:
 
     @functools.cached_property
     def normalisation(self) -> Normalisation:
-        """The statistics of the whole training set, so that they do not depend on the split."""
+        """Statistics of the whole training set, so that they do not depend on the split."""
         return pixel_statistics(self.train_images)
 
     @functools.cached_property
     def identity(self) -> bytes:
-        """What tells the data set from others: digests of its training images and labels."""
+        """SHA-256 of the training images and of their labels."""
         return b"".join(hashlib.sha256(x.tobytes()).digest() for x in (self.train_images, self.train_labels))
 
     @property
-    def described(self) -> dict[str, Any]:
-        """What else tells it from others; see `Data`."""
+    def metadata(self) -> dict[str, Any]:
+        """Name, classes, split and test set, as JSON values."""
         return {
             "dataset": self.name,
             "class_names": list(self.class_names),
@@ -80,13 +79,14 @@ class Dataset:
     def split(self, seed: int) -> tuple[Batch, Batch]:
         """`(training, validation)`, the same for every run of one seed; raises `InputError` if a part is empty."""
         train = {"images": self.train_images, "labels": self.train_labels}
-        return split_validation(train, self.validation_fraction, seed)
+        training, validation = split_indices(len(self.train_labels), self.validation_fraction, seed)
+        return take(train, training), take(train, validation)
 
     def inputs(self, batch_size: int, seed: int) -> Inputs:
         """The batches of a training; raises `InputError` for a batch that is larger than the training set."""
         training, validation = self.split(seed)
         return Inputs(
-            InMemory(training, batch_size, seed),
+            MemorySource(training, batch_size, seed),
             functools.partial(eval_batches, validation, batch_size),
             functools.partial(eval_batches, self.test, batch_size),
         )

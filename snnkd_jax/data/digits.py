@@ -17,17 +17,11 @@ _WHITE = 16  # the stored values are counts of ink in 4x4 pixels
 
 def load_digits() -> Dataset:
     """Returns 1,437 training and 360 test images of shape `[8, 8, 1]`, scaled from 0..16 to 0..255."""
-    from sklearn import datasets  # a second of import, needed here only
+    from sklearn import datasets  # takes a second, and no other data set needs it
 
     raw: Any = datasets.load_digits()
     order = np.random.default_rng(0).permutation(len(raw.target))
     images = np.rint(raw.images[order, :, :, None] * 255 / _WHITE).astype(np.uint8)
     labels = raw.target[order].astype(np.int32)
-    return Dataset(
-        name="digits",
-        train_images=images[:-_TEST_SIZE],
-        train_labels=labels[:-_TEST_SIZE],
-        test_images=images[-_TEST_SIZE:],
-        test_labels=labels[-_TEST_SIZE:],
-        class_names=tuple(str(name) for name in raw.target_names),
-    )
+    (train_images, test_images), (train_labels, test_labels) = (np.split(x, [-_TEST_SIZE]) for x in (images, labels))
+    return Dataset("digits", train_images, train_labels, test_images, test_labels, tuple(map(str, raw.target_names)))

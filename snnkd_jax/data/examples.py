@@ -1,14 +1,12 @@
-"""Examples on disk: images that are read and decoded when they are asked for."""
+"""Examples on disk: images that are read and decoded on access."""
 
 import dataclasses
 import io
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from snnkd_jax.data.crops import centre, random_part
 from snnkd_jax.errors import InputError
 
 REMEDY = "have TFDS prepare it again, or name another data_dir"
@@ -16,7 +14,7 @@ REMEDY = "have TFDS prepare it again, or name another data_dir"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
-    """One split, by the index of the example, in the order in which it is stored; several threads may read it."""
+    """The examples of one split in their stored order; several threads may read them."""
 
     source: Any
     where: str
@@ -25,21 +23,8 @@ class Examples:
     def __len__(self) -> int:
         return len(self.source)
 
-    def random_part(self, i: int, size: int, rng: np.random.Generator, flip: bool) -> tuple[NDArray, np.int32]:
-        """A random part of image i for training, uint8 `[size, size, 3]`, and its label."""
-        image, label = self._read(i)
-        return random_part(image, size, rng, flip), label
-
-    def centre(self, i: int, size: int) -> tuple[NDArray, np.int32]:
-        """The centre of image i, uint8 `[size, size, 3]`, and its label."""
-        image, label = self._read(i)
-        return centre(image, size), label
-
-    def _read(self, i: int) -> tuple[Image.Image, np.int32]:
-        """Image i in red, green and blue, and its label.
-
-        Raises `InputError`, which names the record, if it cannot be read or decoded, or has no label.
-        """
+    def __getitem__(self, i: int) -> tuple[Image.Image, np.int32]:
+        """Image i in RGB, and its label; raises `InputError`, which names it, for a damaged or unlabelled image."""
         name = ""
         try:
             example = self.source[i]
@@ -47,7 +32,7 @@ class Examples:
             image, label = Image.open(io.BytesIO(example["image"])).convert("RGB"), int(example["label"])
         except Exception as error:  # Pillow's plugins and ArrayRecord raise nearly anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise InputError(f"record {i}{name} of {self.where} cannot be read ({reason}): {REMEDY}") from error
+            raise InputError(f"example {i}{name} of {self.where} cannot be read ({reason}): {REMEDY}") from error
         if not 0 <= label < self.num_classes:
-            raise InputError(f"record {i}{name} of {self.where} has label {label} of {self.num_classes}: {REMEDY}")
+            raise InputError(f"example {i}{name} of {self.where} has label {label} of {self.num_classes}: {REMEDY}")
         return image, np.int32(label)

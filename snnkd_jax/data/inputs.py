@@ -1,4 +1,4 @@
-"""What a training sees of a data set, wherever it lies."""
+"""The data of a training, wherever they are stored."""
 
 import dataclasses
 from typing import Any, Protocol
@@ -8,7 +8,7 @@ from snnkd_jax.data.batches import EvalBatches, Source
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """Batches of the three parts of a data set; `validation` and `test` begin a pass over all of theirs."""
+    """Batches of the three splits of a data set."""
 
     training: Source
     validation: EvalBatches
@@ -16,16 +16,16 @@ class Inputs:
 
 
 class Data(Protocol):
-    """A data set that can be trained on: `Dataset`, in memory, or `Streamed`, on disk."""
+    """A data set that can be trained on: `Dataset`, in memory, or `DiskDataset`."""
 
     @property
     def name(self) -> str:
-        """In tables and messages."""
+        """Name in tables and messages."""
         ...
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """In the order of the labels."""
+        """Names of the classes in the order of the labels."""
         ...
 
     @property
@@ -38,15 +38,15 @@ class Data(Protocol):
         """T of sequences, one frame per time step; None for images."""
         ...
 
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Name, classes, split and test set, as JSON values."""
+        ...
+
     normalisation: Any
     """`Normalisation` of the pixels."""
     identity: Any
-    """Bytes, equal in processes, and in runs, whose copies of the data set are."""
-
-    @property
-    def described(self) -> dict[str, Any]:
-        """What else tells it from others, as JSON values: its name, its classes, its split, its test set."""
-        ...
+    """Bytes that are equal for equal copies of the data set, to compare those of processes and of runs."""
 
     def inputs(self, batch_size: int, seed: int) -> Inputs:
         """The batches of a training."""

@@ -14,10 +14,10 @@ NAMES = ("digits", *OFFICIAL)
 
 
 def load(name: str, data_dir: str | None = None) -> Dataset:
-    """The data set of one of `NAMES`, prepared first if it is one of TFDS's and not in `data_directory(data_dir)` yet.
+    """Loads one of `NAMES` into memory; prepares it first if it is missing in `data_directory(data_dir)`.
 
-    Reading 60,000 images takes about 5 s. Raises `InputError` for an unknown name, data that can be had neither locally
-    nor from the network, and files that are damaged, of another format or not writable.
+    Reading 60,000 images takes about 5 s. Raises `InputError` for an unknown name, data that are neither on disk nor
+    can be downloaded, and files that are damaged, of another format or not writable.
     """
     check_choice("dataset", name, NAMES)
     if name == "digits":
@@ -34,7 +34,7 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
 
 
 def shape_of(name: str, image_size: int) -> tuple[tuple[int, int, int], int]:
-    """Image shape `[H, W, C]`, `image_size` for ImageNet, and number of classes of a data set that need not be there.
+    """Image shape `[H, W, C]` and number of classes of a data set that need not be on disk; ImageNet has `image_size`.
 
     Raises `InputError` for an unknown name.
     """
@@ -49,11 +49,11 @@ def shape_of(name: str, image_size: int) -> tuple[tuple[int, int, int], int]:
 
 
 def data_directory(data_dir: str | None) -> Path:
-    """The folder of all TFDS data sets: None is `TFDS_DATA_DIR`, or where that is not set `~/tensorflow_datasets`.
+    """The folder of all TFDS data sets, by default `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
 
-    Raises `InputError` for one that is not on a local file system.
+    Raises `InputError` if it is not on a local file system.
     """
     value = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    if "://" in value:  # pathlib would make a local folder named "gs:" of it
+    if "://" in value:  # to pathlib, "gs:" would be a local folder
         raise InputError(f"TFDS_DATA_DIR={value} is not a local folder: copy the data to one")
     return Path(value).expanduser().absolute()

@@ -1,4 +1,4 @@
-"""The normalisation of pixels, as data sets and teachers state it."""
+"""Normalisation of pixels per channel."""
 
 import dataclasses
 import math
@@ -13,24 +13,24 @@ from snnkd_jax.errors import InputError, check_choice
 
 @dataclasses.dataclass(frozen=True)
 class Normalisation:
-    """Pixel statistics of the training set in [0, 1], one value a channel."""
+    """Mean and standard deviation per channel, of pixels in [0, 1]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def __call__(self, images: Array | NDArray) -> Array:
-        """Bytes, or floats in [0, 1], `[..., C]` to float32 of mean 0 and standard deviation 1."""
-        return (in_unit_range(images) - jnp.array(self.mean)) / jnp.array(self.std)
+        """`(x - mean) / std` of bytes, or of floats in [0, 1], `[..., C]`, in float32."""
+        return (to_unit_range(images) - jnp.array(self.mean)) / jnp.array(self.std)
 
 
-def in_unit_range(images: Array | NDArray) -> Array:
+def to_unit_range(images: Array | NDArray) -> Array:
     """Pixels as float32 in [0, 1]: bytes divided by 255, floats as they are."""
     pixels = jnp.asarray(images, jnp.float32)
     return pixels if jnp.issubdtype(images.dtype, jnp.floating) else pixels / 255
 
 
 def pixel_statistics(images: NDArray) -> Normalisation:
-    """Of a training set `[..., C]`, bytes or floats in [0, 1]; of bytes from counts, hence exactly."""
+    """Statistics of a training set `[..., C]`, bytes or floats in [0, 1]; those of bytes are exact, by counting."""
     values = np.arange(256) / 255
     found = []
     for channel in np.moveaxis(images, -1, 0):
@@ -49,12 +49,12 @@ NORMALISATIONS = {
     "imagenet": Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "half": Normalisation((0.5,), (0.5,)),
 }
-"""Of pixels in [0, 1], as in public training codes; "cifar" has a std that is not CIFAR-10's own, and nearly all
-published weights assume "imagenet". Source: torchvision."""
+"""Normalisations of public training codes: nearly all published weights assume "imagenet" (torchvision's); the std of
+"cifar" is widespread, but not that of CIFAR-10."""
 
 
 def parse_normalisation(text: str) -> Normalisation | None:
-    """The normalisation of that name, or `MEAN/STD` with one number or one a channel; None for "dataset".
+    """The normalisation of that name, or from `MEAN/STD`, one number or one per channel; None for "dataset".
 
     Raises `InputError` for anything else.
     """
@@ -66,7 +66,6 @@ def parse_normalisation(text: str) -> Normalisation | None:
         mean, std = (tuple(float(x) for x in part.split(",")) for part in text.split("/"))
     except ValueError:
         mean, std = (), ()
-    positive = all(0 < x < math.inf for x in std)
-    if not mean or len(mean) != len(std) or not positive or not all(map(math.isfinite, mean)):
+    if not mean or len(mean) != len(std) or not all(map(math.isfinite, mean)) or not all(0 < x < math.inf for x in std):
         raise InputError(f"teacher_normalisation={text!r} must be as many means as positive stds, such as 0.5/0.25")
     return Normalisation(mean, std)

@@ -1,7 +1,6 @@
-"""The data sets that come from elsewhere, and what their authors say they hold.
+"""The published data sets, and the numbers of examples that their authors state.
 
-Everything else that is known about them (version, download addresses, checksums, features) is read from their stock
-TFDS builders, so that it is written down once.
+Version, download addresses, checksums and features are read from their stock TFDS builders.
 """
 
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Official:
-    """One published data set: its builder in `tfds.image_classification` and its number of examples."""
+    """A published data set: its builder in `tfds.image_classification` and its numbers of examples."""
 
     builder: str
     train_size: int
@@ -18,7 +17,7 @@ class Official:
 
     def stock_builder(self) -> Any:
         """The builder class that TFDS ships; TFDS has no usable annotations."""
-        import tensorflow_datasets as tfds  # half a second of import, and not needed for digits
+        import tensorflow_datasets as tfds  # takes half a second, and digits do not need it
 
         return getattr(tfds.image_classification, self.builder)
 

@@ -1,9 +1,9 @@
-"""Data sets that are too large for memory: a TFDS directory whose images are read and decoded when they are asked for.
+"""Data sets that are too large for memory: a TFDS directory whose images are read and decoded on access.
 
-Any image classification set of TFDS's in the ArrayRecord format will do, such as `imagenet2012`: features "image" and
+Any image classification set of TFDS in the ArrayRecord format will do, such as `imagenet2012`: features "image" and
 "label", a split "train", and one to test on. That is "test" where it has labels, else "validation": the labels of
-ImageNet's test set are not published, and its validation set is what everyone reports. What hyper-parameters may be
-chosen on is a part of "train" that is held out.
+ImageNet's test set are not published, and its validation set is what everyone reports. The validation split of a run
+is held out from "train".
 """
 
 import concurrent.futures
@@ -11,28 +11,26 @@ import dataclasses
 import functools
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from snnkd_jax.data.batches import split_indices
+from snnkd_jax.data.crops import centre_crop
 from snnkd_jax.data.examples import REMEDY, Examples
 from snnkd_jax.data.inputs import Inputs
 from snnkd_jax.data.loading import NAMES, data_directory
 from snnkd_jax.data.normalisation import NORMALISATIONS, Normalisation, pixel_statistics
-from snnkd_jax.data.prepared import open_builder, open_split, told_what_to_do
-from snnkd_jax.data.reader import Stream, centres
+from snnkd_jax.data.prepared import append_remedy, open_builder, open_split
+from snnkd_jax.data.reader import DiskSource, centre_crops
 from snnkd_jax.errors import InputError, check_choice
-
-# Images of which the pixel statistics are measured.
-MEASURED_IMAGES = 1000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Streamed:
-    """A training and a test set of labelled photographs on disk; `identity` is that of the copy and its shards.
+class DiskDataset:
+    """A training and a test set of labelled photographs on disk.
 
-    `workers` threads decode images, crop them by area, scale them to `image_size` and, with `flip`, mirror them.
+    `workers` threads decode images, crop them by area, resize them to `image_size` and, with `flip`, mirror them.
     """
 
     name: str
@@ -44,30 +42,26 @@ class Streamed:
     workers: int = 16
     flip: bool = True
     validation_fraction: float = 0.1
+    frames: ClassVar[None] = None  # images, no sequences
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """`[H, W, C]` of every image."""
         return self.image_size, self.image_size, 3
 
-    @property
-    def frames(self) -> None:
-        """None: images, no sequences."""
-        return
-
     @functools.cached_property
     def normalisation(self) -> Normalisation:
-        """ImageNet's, or of the centres of `MEASURED_IMAGES` images, the same for every seed and in every process."""
+        """Statistics of ImageNet, else of the centre crops of 1000 images, the same for all seeds and processes."""
         if self.name.startswith("imagenet2012"):
             return NORMALISATIONS["imagenet"]
-        chosen = np.sort(np.random.default_rng(0).permutation(len(self.train))[:MEASURED_IMAGES])
+        chosen = np.sort(np.random.default_rng(0).permutation(len(self.train))[:1000])
         with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
-            images = pool.map(lambda i: self.train.centre(i, self.image_size)[0], chosen)
+            images = pool.map(lambda i: centre_crop(self.train[i][0], self.image_size), chosen)
             return pixel_statistics(np.stack(list(images)))
 
     @property
-    def described(self) -> dict[str, Any]:
-        """What else tells it from others; see `Data`."""
+    def metadata(self) -> dict[str, Any]:
+        """Name, classes, split and crops, as JSON values."""
         options = {name: getattr(self, name) for name in ("image_size", "flip", "validation_fraction")}
         return {"dataset": self.name, "class_names": list(self.class_names), **options}
 
@@ -78,20 +72,20 @@ class Streamed:
             raise InputError(f"batch_size={batch_size!r} must be at most {len(training)}, the training images")
         reading = {"image_size": self.image_size, "batch_size": batch_size, "threads": self.workers}
         return Inputs(
-            Stream(self.train, training, flip=self.flip, seed=seed, **reading),
-            functools.partial(centres, self.train, validation, **reading),
-            functools.partial(centres, self.test, np.arange(len(self.test)), **reading),
+            DiskSource(self.train, training, flip=self.flip, seed=seed, **reading),
+            functools.partial(centre_crops, self.train, validation, **reading),
+            functools.partial(centre_crops, self.test, np.arange(len(self.test)), **reading),
         )
 
 
-def open_streamed(name: str, data_dir: str | None = None, **options: Any) -> Streamed:
+def open_dataset(name: str, data_dir: str | None = None, **options: Any) -> DiskDataset:
     """Opens the latest version of `<data dir>/<name>`, which TFDS has prepared; `name` may be "name/configuration".
 
-    `options` are the last fields of `Streamed`. Raises `InputError` for a data set that is not there, incomplete,
+    `options` are the last fields of `DiskDataset`. Raises `InputError` for a data set that is not there, incomplete,
     damaged or in another file format, or that has other features or splits than those of image classification.
     """
     directory = _latest(name, data_directory(data_dir))
-    with told_what_to_do(directory, REMEDY):
+    with append_remedy(directory, REMEDY):
         builder = open_builder(directory)
         features = builder.info.features
         if missing := [key for key in ("image", "label") if key not in features]:
@@ -100,7 +94,7 @@ def open_streamed(name: str, data_dir: str | None = None, **options: Any) -> Str
         class_names = tuple(features["label"].names or map(str, range(num_classes)))
         examples = functools.partial(_examples, builder, directory, num_classes)
         identity = (directory / "dataset_info.json").read_bytes()
-        return Streamed(name, identity, class_names, examples(("train",)), examples(("test", "validation")), **options)
+        return DiskDataset(name, identity, class_names, examples("train"), examples("test", "validation"), **options)
 
 
 def _latest(name: str, data_dir: Path) -> Path:
@@ -117,8 +111,8 @@ def _latest(name: str, data_dir: Path) -> Path:
     return max(found, key=lambda path: [int(number) for number in path.name.split(".")])
 
 
-def _examples(builder: Any, directory: Path, num_classes: int, splits: tuple[str, ...]) -> Examples:
-    """The first of the splits that is there and has labels."""
+def _examples(builder: Any, directory: Path, num_classes: int, *splits: str) -> Examples:
+    """The first of the splits that exists and has labels."""
     for split in splits:
         if split in builder.info.splits and builder.info.splits[split].num_examples:
             source = open_split(builder, split)

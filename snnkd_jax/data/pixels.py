@@ -1,7 +1,4 @@
-"""Images from outside, made into what networks take, or refused with what is wrong with them.
-
-Inside the library pixels are bytes (uint8), or float32 in [0, 1].
-"""
+"""Checks and conversion of a user's images: inside the library, pixels are bytes (uint8), or float32 in [0, 1]."""
 
 from typing import Any
 
@@ -16,11 +13,11 @@ from snnkd_jax.errors import InputError
 
 
 def as_pixels(name: str, images: Any, image_shape: tuple[int, int, int], sequences: bool = False) -> NDArray | Array:
-    """Images as uint8, or as float32 in [0, 1], for a network of `image_shape` `[H, W, C]`; `Normalisation` comes next.
+    """Images as uint8, or as float32 in [0, 1], before `Normalisation`, for a network of `image_shape` `[H, W, C]`.
 
     `images` are `[B, H, W, C]`, `[B, H, W]` for C = 1, with `sequences` also `[B, T, H, W, C]`, bytes or floats in
-    [0, 1]; JAX's arrays stay such. Raises `InputError`, which calls them `name`, for another shape or dtype, and for
-    floats that are not finite or not in [0, 1]; traced values are taken as they come.
+    [0, 1]; JAX arrays remain JAX arrays. Raises `InputError`, which calls them `name`, for another shape or dtype, and
+    for floats that are not finite or not in [0, 1], unless they are traced.
     """
     images = _array(name, images)
     shape = images.shape
@@ -29,7 +26,7 @@ def as_pixels(name: str, images: Any, image_shape: tuple[int, int, int], sequenc
     if images.ndim not in ((4, 5) if sequences else (4,)) or images.shape[-3:] != image_shape:
         wanted = ", ".join(map(str, image_shape))
         hint = f"; give one image as {name}[None]" if shape == image_shape else "; resize or convert them"
-        frames = f", or [B, T, {wanted}] for one frame a step" if sequences else ""
+        frames = f", or [B, T, {wanted}] for one frame per step" if sequences else ""
         raise InputError(f"{name} have shape {shape}; the network takes [B, {wanted}]{frames}{hint}")
     return check_pixels(name, images)
 

@@ -1,24 +1,23 @@
 """Prepares a TFDS directory from the official archives, without TensorFlow.
 
-The stock builders unpack, read and encode with TensorFlow. Here the archives are unpacked with the standard library
-and the images are encoded with Pillow; a subclass of the stock builder then writes them. It has the same name,
-version, features and example keys, so what results is the directory that the stock builder would have written, in
-the ArrayRecord format. TFDS writes under a temporary name and renames at the end: an interrupted preparation leaves
-nothing that could be taken for a complete one.
+The stock builders unpack, read and encode with TensorFlow. Here the archives are unpacked with the standard library,
+the images are encoded with Pillow, and a subclass of the stock builder writes the directory that the stock builder
+would have written in the ArrayRecord format. TFDS writes under a temporary name and renames at the end, so an
+interrupted preparation cannot be taken for a complete one.
 """
 
 import contextlib
 import io
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
 import numpy as np
 
-from snnkd_jax.data.archives import Contents, read_archives
+from snnkd_jax.data.archives import Splits, read_archives
 from snnkd_jax.data.download import download
 from snnkd_jax.data.official import OFFICIAL
 from snnkd_jax.digest import sha256
@@ -28,9 +27,9 @@ from snnkd_jax.errors import InputError
 def prepare(name: str, data_dir: Path) -> None:
     """Writes `<data_dir>/<name>/<version>` from the archives in `<data_dir>/downloads/manual/<name>`.
 
-    Archives that are not there are downloaded to that folder first. One that is there but has not the official
-    checksum is used if its structure is right, with a warning: people compress archives anew. Raises `InputError` for
-    an archive that is damaged, or missing and cannot be downloaded, and if `data_dir` is not writable.
+    Missing archives are downloaded to that folder first. One with another checksum than the official is used with a
+    warning if its structure is right, since people recompress archives. Raises `InputError` for an archive that is
+    damaged, or missing and cannot be downloaded, and if `data_dir` is not writable.
     """
     folder = data_dir / "downloads" / "manual" / name
     try:
@@ -39,19 +38,21 @@ def prepare(name: str, data_dir: Path) -> None:
     except OSError as error:
         raise InputError(f"cannot write to {data_dir} ({error}): set TFDS_DATA_DIR to a writable folder") from error
     files = _find_archives(name, folder)
-    contents = read_archives(name, files)
-    _warn_of_checksums(name, files)
+    splits, class_names = read_archives(name, files)
+    for file, (_, info) in _official_files(name).items():
+        if (found := sha256(files[file].read_bytes())) != info.checksum:
+            warnings.warn(f"{files[file]} has SHA-256 {found}, the official file {info.checksum}", stacklevel=3)
     print(f"preparing {name} in {data_dir} ...")
     try:
-        _write(name, contents, data_dir)
+        _write(name, splits, class_names, data_dir)
     except OSError as error:
         raise InputError(f"cannot write {name} to {data_dir} ({error}): make room or set TFDS_DATA_DIR") from error
 
 
 def _find_archives(name: str, folder: Path) -> dict[str, Path]:
-    """Returns the path of every archive by its official file name, after downloading those that are missing."""
+    """The path of every archive by its official file name; downloads those that are missing."""
     urls = _official_files(name)
-    # The archives of mnist and fashion_mnist have the same names, so they must not lie in a common folder.
+    # The archives of mnist and fashion_mnist have the same names, so they need folders of their own.
     places = [folder, folder.parent] if name.startswith("cifar") else [folder]
     found = {file: place / file for place in reversed(places) for file in urls if (place / file).exists()}
     missing = sorted(urls.keys() - found.keys())
@@ -69,37 +70,30 @@ def _find_archives(name: str, folder: Path) -> dict[str, Path]:
     return found
 
 
-def _warn_of_checksums(name: str, files: Mapping[str, Path]) -> None:
-    for file, (_, info) in _official_files(name).items():
-        actual = sha256(files[file].read_bytes())
-        if actual != info.checksum:
-            warnings.warn(f"{files[file]} has SHA-256 {actual}, the official file {info.checksum}", stacklevel=4)
-
-
 def _official_files(name: str) -> dict[str, tuple[str, Any]]:
-    """Returns the address and TFDS's `UrlInfo` (`size`, `checksum`) of every archive by its file name."""
+    """The address and TFDS's `UrlInfo` (`size`, `checksum`) of every archive by its file name."""
     url_infos = OFFICIAL[name].stock_builder().url_infos
     return {url.rsplit("/", 1)[1]: (url, info) for url, info in url_infos.items()}
 
 
-def _write(name: str, contents: Contents, data_dir: Path) -> None:
+def _write(name: str, splits: Splits, class_names: dict[str, list[str]], data_dir: Path) -> None:
     import tensorflow_datasets as tfds
 
     stock = OFFICIAL[name].stock_builder()
 
     class Builder(stock, skip_registration=True):  # pyright: ignore[reportGeneralTypeIssues, reportCallIssue]
-        """The stock builder, fed from memory."""
+        """The stock builder with examples from memory."""
 
         name = stock.name
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-            del dl_manager  # the archives are here already
-            for feature, names in contents.class_names.items():
+            del dl_manager  # nothing to download
+            for feature, names in class_names.items():
                 self.info.features[feature].names = names
-            return {split: self._generate_examples(split) for split in contents.splits}
+            return {split: self._generate_examples(split) for split in splits}
 
         def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-            features = contents.splits[split]
+            features = splits[split]
             for i in range(len(features["label"])):
                 example: dict[str, Any] = {key: int(values[i]) for key, values in features.items() if key != "image"}
                 example["image"] = _png(features["image"][i])

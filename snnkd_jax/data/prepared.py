@@ -1,7 +1,7 @@
-"""Prepared TFDS directories: opened, and read into memory.
+"""Prepared TFDS directories: opening, and reading into memory.
 
-TFDS reads ArrayRecord files without TensorFlow, and no other format, so that one is required. Decoding the images
-takes nearly all of the time, and threads do not shorten it: at this size an image is mostly Python overhead.
+Without TensorFlow, TFDS reads ArrayRecord files only. Decoding the images takes nearly all of the time, and threads do
+not shorten it: at this size an image is mostly Python overhead.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ from snnkd_jax.errors import InputError
 def read_prepared(name: str, directory: Path) -> Dataset:
     """Reads `directory` (`<data dir>/<name>/<version>`), which TFDS or `prepare` has written.
 
-    Raises `InputError` if it is incomplete, damaged or in another file format, and warns if it holds, by its own
-    account, another number of examples than the official set.
+    Raises `InputError` if it is incomplete, damaged or in another file format, and warns if it does not have the
+    official number of examples.
     """
-    with told_what_to_do(directory, "move it away to have it prepared again, or point TFDS_DATA_DIR elsewhere"):
+    with append_remedy(directory, "move it away to have it prepared again, or point TFDS_DATA_DIR elsewhere"):
         builder = open_builder(directory)
         train = _read_split(builder, "train", OFFICIAL[name].train_size)
         test = _read_split(builder, "test", OFFICIAL[name].test_size)
@@ -32,19 +32,19 @@ def read_prepared(name: str, directory: Path) -> Dataset:
 
 
 @contextlib.contextmanager
-def told_what_to_do(directory: Path, remedy: str) -> Iterator[None]:
-    """Around what opens or reads a directory: every error is an `InputError` that ends with the remedy."""
+def append_remedy(directory: Path, remedy: str) -> Iterator[None]:
+    """Context for reading a directory: turns every error into an `InputError` that ends with the remedy."""
     try:
         yield
     except InputError as error:
         raise InputError(f"{error}: {remedy}") from error
-    except Exception as error:  # a damaged file raises nearly anything, RuntimeError for the records themselves
+    except Exception as error:  # a damaged file raises nearly anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{directory} cannot be read ({reason}): {remedy}") from error
 
 
 def open_builder(directory: Path) -> Any:
-    """The TFDS builder that reads a directory; raises `InputError` for one that is incomplete or no ArrayRecord."""
+    """The TFDS builder of a directory; raises `InputError` if that is incomplete or not in the ArrayRecord format."""
     import tensorflow_datasets as tfds
 
     if not (directory / "dataset_info.json").exists():
@@ -58,7 +58,7 @@ def open_builder(directory: Path) -> Any:
 
 
 def open_split(builder: Any, split: str) -> Any:
-    """Its examples, read one by one by their index; images stay as they are coded."""
+    """The examples of a split by index, with encoded images."""
     import tensorflow_datasets as tfds
 
     # TFDS would decode with OpenCV where that is installed, and JPEGs would then differ between machines.
@@ -69,10 +69,9 @@ def _read_split(builder: Any, split: str, official_size: int) -> tuple[np.ndarra
     from PIL import Image
 
     source = open_split(builder, split)
-    size = len(source)
-    if size != official_size:
-        told = f"{builder.data_dir} holds {size} {split} examples, the official set {official_size}"
-        warnings.warn(told, stacklevel=4)
+    if (size := len(source)) != official_size:
+        message = f"{builder.data_dir} holds {size} {split} examples, the official set {official_size}"
+        warnings.warn(message, stacklevel=4)
     features = builder.info.features
     shape, num_classes = features["image"].shape, features["label"].num_classes
     images = np.empty((size, *shape), np.uint8)

@@ -1,9 +1,9 @@
-"""Batches of images that are read and decoded in the background, a few batches ahead: `Source` and `EvalBatches`.
+"""Batches of images from disk, read and decoded in the background, two batches ahead: `Source` and `EvalBatches`.
 
 A batch is a function of the step, as in `snnkd_jax.data.batches`: the same split, the same order of an epoch, and the
-random part of an image that is taken is a function of (seed, epoch, image), whichever process reads it. So the iterator
-has no state that a checkpoint would have to hold beside the step: what Grain would store is the index of the next row,
-and that is `step` times this process's rows.
+random crop of an image is a function of (seed, epoch, image), whichever process reads it. So the iterator has no state
+that a checkpoint would have to hold beside the step: what Grain would store is the index of the next row, and that is
+`step` times this process's rows.
 
 Grain's threads do the work: Pillow decodes and resizes without Python's lock, and a process that is killed leaves no
 thread behind, where Grain's worker processes (0.2.18) live on and keep their shared memory.
@@ -21,18 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnkd_jax.data.batches import Batch, epoch_order
+from snnkd_jax.data.crops import centre_crop, random_crop
 from snnkd_jax.data.examples import Examples
 from snnkd_jax.parallel.mesh import process_rows
 
-_BATCHES_AHEAD = 2
-
 
 @dataclasses.dataclass(eq=False)
-class Stream:
-    """Random parts of the examples in `index` as a `Source`; the incomplete last batch of an epoch is left out.
-
-    Asked for one step after the other it is quick; at any other step it begins to read anew.
-    """
+class DiskSource:
+    """Random crops of the examples in `index` as a `Source`; a step that is not the next one restarts the reading."""
 
     examples: Examples
     index: NDArray
@@ -58,20 +54,17 @@ class Stream:
         epoch, i = divmod(step, self.steps_per_epoch)
         example = int(self.index[epoch_order(self.seed, epoch, len(self.index))[i * self.batch_size + row]])
         rng = np.random.default_rng([self.seed, 2, epoch, example])
-        image, label = self.examples.random_part(example, self.image_size, rng, self.flip)
-        return {"images": image, "labels": label}
+        image, label = self.examples[example]
+        return {"images": random_crop(image, self.image_size, rng, self.flip), "labels": label}
 
 
-def centres(examples: Examples, index: NDArray, image_size: int, batch_size: int, threads: int) -> Iterator[Batch]:
-    """The centres of the examples in `index`, in order: this process's rows of each batch.
-
-    The last batch is filled up with copies of the last example, of `mask` 0.
-    """
+def centre_crops(examples: Examples, index: NDArray, image_size: int, batch_size: int, threads: int) -> Iterator[Batch]:
+    """Centre crops of the examples in `index`, in order; this process's rows, the last batch padded with `mask` 0."""
 
     def row(batch: int, row: int) -> dict[str, Any]:
         place = batch * batch_size + row
-        image, label = examples.centre(int(index[min(place, len(index) - 1)]), image_size)
-        return {"images": image, "labels": label, "mask": np.float32(place < len(index))}
+        image, label = examples[int(index[min(place, len(index) - 1)])]
+        return {"images": centre_crop(image, image_size), "labels": label, "mask": np.float32(place < len(index))}
 
     with contextlib.closing(_read_ahead(row, 0, math.ceil(len(index) / batch_size), batch_size, threads)) as batches:
         yield from batches
@@ -88,6 +81,6 @@ def _read_ahead(
         batch, i = divmod(n, share)
         return row(batch, rows.start + i)
 
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(_BATCHES_AHEAD * share, threads))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * share, threads))
     one_by_one = grain.MapDataset.range(start * share, min(stop * share, sys.maxsize)).map(nth)
     return iter(one_by_one.to_iter_dataset(options).batch(share))

@@ -8,13 +8,13 @@ from jax import Array
 from snnkd_jax.distill.losses import mask_channels
 from snnkd_jax.models.layers import BatchNorm, Conv
 
-# Fraction of the channels that are masked, as published (BKDSNN, ECCV 2024).
+# Fraction of masked channels, as published (BKDSNN, ECCV 2024).
 BLUR_RATIO = 0.15
 
 
 @dataclasses.dataclass(frozen=True)
 class Connector:
-    """A term reads `student.connected`, of all pairs of stages or the `last`; BKDSNN's generator may follow each."""
+    """A term's request for `student.connected`: for all stage pairs or the `last`, with BKDSNN's generator or not."""
 
     last: bool = False
     generator: bool = False
@@ -35,7 +35,7 @@ class Connectors(nn.Module):
 
     @nn.compact
     def __call__(self, stages: dict[str, Array], train: bool, blur_key: Array) -> dict[str, Array]:
-        """Time-averaged stage outputs, `[B, H, W, C]` each, to `[B, H, W, channels[stage]]` each, in float32."""
+        """Maps time-averaged stage outputs `[B, H, W, C]` to `[B, H, W, channels[stage]]` each, in float32."""
         connected = {}
         for name, size in self.channels:
             x = BatchNorm(train, name=f"norm_{name}")(Conv(size, kernel=1, name=f"conv_{name}")(stages[name]))

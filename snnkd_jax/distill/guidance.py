@@ -12,14 +12,14 @@ from jax import Array
 from snnkd_jax.distill.connector import Connectors
 from snnkd_jax.distill.objective import MAPS, Objective, Term
 from snnkd_jax.distill.outputs import StudentOutputs, TeacherOutputs, time_mean
-from snnkd_jax.distill.presets import presets_of_logits
+from snnkd_jax.distill.presets import logit_presets
 from snnkd_jax.distill.teacher import TeacherNetwork
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.layers import MaxPool
 from snnkd_jax.models.recorder import trace_calls
 
-# Of the batch in which the terms are checked: unlike any usual number of steps, classes or channels.
+# Batch size with which the terms are checked: unlike any usual number of steps, classes or channels.
 _PROBE = 61
 
 Targets = dict[str, Any]
@@ -28,7 +28,7 @@ Targets = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Guidance:
-    """The terms of an objective for one student, with one teacher or none, for images `[H, W, C]` or so many `frames`.
+    """The terms of an objective for a student and a teacher or none, on images `[H, W, C]` or sequences of `frames`.
 
     Raises `InputError` if a teacher is missing or does not give what the objective reads, or if a term fails.
     """
@@ -53,7 +53,7 @@ class Guidance:
         return self._student_outputs.logits.shape[-1]
 
     def init(self, key: Array) -> dict[str, Variables]:
-        """Fresh `params` and `batch_stats` of the connectors, by term; an empty dictionary if there are none."""
+        """Draws `params` and `batch_stats` of the connectors, by term; an empty dictionary if there are none."""
         if not self._connectors:
             return {}
         stages = {name: jnp.zeros((1, *x.shape[2:])) for name, x in self._student_outputs.stages.items()}
@@ -65,7 +65,7 @@ class Guidance:
         return {part: {name: v[part] for name, v in variables.items()} for part in ("params", "batch_stats")}
 
     def targets(self, teacher_variables: Any, images: Array) -> Targets:
-        """What the objective reads of the teacher's outputs for normalised images; no gradient flows into them."""
+        """Computes the teacher outputs that the objective reads, from normalised images and without a gradient."""
         assert self.teacher is not None
         return self._read(*self.teacher.apply(teacher_variables, images))
 
@@ -78,48 +78,39 @@ class Guidance:
         connectors: Mapping[str, Any],
         key: Array,
     ) -> tuple[dict[str, Array], Variables]:
-        """The computed terms, `[B]` each, by name, and the new `batch_stats` of the connectors, by term.
+        """Computes the active terms, `[B]` each, by name, and the new `batch_stats` of the connectors, by term.
 
-        Without a teacher, `targets` is None; `connectors` is as from `init`, `key` of the channels that they mask.
+        Without a teacher, `targets` is None; `connectors` is as from `init`; `key` draws the masked channels.
         """
-        teacher = None if targets is None else self._outputs(teacher_variables, targets)
-        connected, batch_stats = self._connect(student, connectors, key)
+        teacher = None
+        if targets is not None:
+            features = targets["features"]
+            maps = {
+                kind: {mine: features[kind][theirs] for mine, theirs in pairs.items()}
+                for kind, pairs in self._compared.items()
+            }
+            head = _head("teacher", teacher_variables) if "head" in self.objective.needs else None
+            teacher = TeacherOutputs(targets["logits"], **maps, head=head)
+        stages = {name: time_mean(x) for name, x in student.stages.items()} if self._connectors else {}
+        keys, connected, batch_stats = self._keys(key), {}, {}
+        for name, module in self._connectors.items():
+            own: Any = {part: trees[name] for part, trees in connectors.items()}
+            found = module.apply(own, stages, train=True, blur_key=keys[name], mutable=["batch_stats"])
+            connected[name], batch_stats[name] = found[0], found[1]["batch_stats"]
         values = {
             term.name: term(dataclasses.replace(student, connected=connected.get(term.name, {})), teacher, labels)
             for term in self.objective.active
         }
         return values, batch_stats
 
-    def _connect(self, student: StudentOutputs, variables: Mapping[str, Any], key: Array) -> tuple[Any, Variables]:
-        """What each term's connectors make of the student's stages, and their new `batch_stats`."""
-        stages = {name: time_mean(x) for name, x in student.stages.items()} if self._connectors else {}
-        keys, connected, batch_stats = self._keys(key), {}, {}
-        for name, module in self._connectors.items():
-            own = {part: trees[name] for part, trees in variables.items()}
-            connected[name], updates = module.apply(
-                own, stages, train=True, blur_key=keys[name], mutable=["batch_stats"]
-            )
-            batch_stats[name] = updates["batch_stats"]
-        return connected, batch_stats
-
     def _keys(self, key: Array) -> dict[str, Array]:
-        """One for each term with connectors; that of the first is `key` itself."""
+        """Derives a key for each term with connectors; the first one's is `key` itself."""
         return {name: jax.random.fold_in(key, i) if i else key for i, name in enumerate(self._connectors)}
 
     def _read(self, logits: Array, features: Mapping[str, Any]) -> Targets:
         maps = {kind: {name: features[kind][name] for name in pairs.values()} for kind, pairs in self._compared.items()}
-        return jax.lax.stop_gradient(
-            jax.tree.map(lambda x: x.astype(jnp.float32), {"logits": logits, "features": maps})
-        )
-
-    def _outputs(self, teacher_variables: Any, targets: Targets) -> TeacherOutputs:
-        """The targets by the names of the student's stages."""
-        maps = {
-            kind: {mine: targets["features"][kind][theirs] for mine, theirs in pairs.items()}
-            for kind, pairs in self._compared.items()
-        }
-        head = _head("teacher", teacher_variables) if "head" in self.objective.needs else None
-        return TeacherOutputs(targets["logits"], **maps, head=head)
+        targets = {"logits": logits, "features": maps}
+        return jax.lax.stop_gradient(jax.tree.map(lambda x: x.astype(jnp.float32), targets))
 
     @functools.cached_property
     def _compared(self) -> dict[str, dict[str, str]]:
@@ -132,7 +123,6 @@ class Guidance:
 
     @functools.cached_property
     def _connectors(self) -> dict[str, Connectors]:
-        """Term name to its connectors."""
         found = {}
         for term in self.objective.active:
             if term.connector is not None:
@@ -143,7 +133,7 @@ class Guidance:
         return found
 
     def _pairs(self, term: Term, kind: str) -> dict[str, str]:
-        """Student stage to teacher stage, those that a term compares."""
+        """Pairs the stages that a term compares: student stage to teacher stage."""
         pairs = pair_stages(self._student_outputs.stages, self._teacher_shapes[1][kind])
         last = term.connector is not None and term.connector.last
         return {max(pairs): pairs[max(pairs)]} if last else pairs
@@ -151,50 +141,46 @@ class Guidance:
     def _check_teacher(self, teacher: TeacherNetwork) -> None:
         """Raises `InputError` if the two networks do not give what the objective compares."""
         logits, features = self._teacher_shapes
-        student, needs = self._student_outputs, self.objective.needs
-        num_classes = student.logits.shape[-1]
-        if logits.shape != (1, num_classes):
+        stages, needs = self._student_outputs.stages, self.objective.needs
+        if logits.shape != (1, self.num_classes):
             found = f"the teacher gives logits of shape {logits.shape} for one image"
-            raise InputError(f"{found}, the student has {num_classes} classes")
+            raise InputError(f"{found}, the student has {self.num_classes} classes")
         for kind in MAPS:
             if kind in needs and not features.get(kind):
                 raise InputError(
                     f"the teacher gives no {kind.replace('_', '-')}, which this objective compares; give them "
-                    f"(snnkd_jax.distill.teacher says how), or use {presets_of_logits()}"
+                    f"(snnkd_jax.distill.teacher says how), or use {logit_presets()}"
                 )
-        if needs & {*MAPS, "head"} and not student.stages:
+        if needs & {*MAPS, "head"} and not stages:
             raise InputError(
                 "the student gives no stages, which this objective compares; return (logits, {'stages': {name: maps "
-                f"[B, T, H, W, C]}}}}), or use {presets_of_logits()}"
+                f"[B, T, H, W, C]}}}}), or use {logit_presets()}"
             )
         for term in self.objective.active:
             if "head" in (term.needs or ()):
-                roles = {"student": (self.student, student.stages)} if term.connector is None else {}
-                roles |= {"teacher": (teacher, features.get("stages", {}))}
-                self._check_heads(roles)
+                own = self._check_head("student", self.student, stages) if term.connector is None else None
+                width = self._check_head("teacher", teacher, features.get("stages", {}))
+                if own not in (None, width):
+                    raise InputError(
+                        f"the teacher's classifier reads {width} channels, the student's last stage has {own}; use "
+                        "networks of the same width, or another preset"
+                    )
 
-    def _check_heads(self, roles: dict[str, tuple[TeacherNetwork, Any]]) -> None:
-        """Raises `InputError` unless the classifiers read means of the last stages, of one number of channels."""
-        channels = {}
-        for role, (network, stages) in roles.items():
-            variables = jax.eval_shape(lambda network=network: network.init(jax.random.key(0), self.image_shape))
-            kernel, _ = _head(role, variables)
-            last = stages[max(stages)].shape[-3:] if stages else kernel.shape[:1]
-            channels[role] = last[-1]
-            reads = f"the {role}'s classifier reads"
-            if kernel.shape[0] != last[-1]:
-                raise InputError(f"{reads} a hidden layer, not its last stage; use another preset")
-            seen = trace_calls(network, variables, self.image_shape) if stages else ()
-            if any(isinstance(call.module, MaxPool) and call.inputs.shape[-3:] == last for call in seen):
-                raise InputError(f"{reads} maxima of its last stage, not the mean; use pool='avg', or another preset")
-        if len(set(channels.values())) > 1:
-            raise InputError(
-                f"the teacher's classifier reads {channels['teacher']} channels, the student's last stage has "
-                f"{channels['student']}; use networks of one width, or another preset"
-            )
+    def _check_head(self, role: str, network: TeacherNetwork, stages: Mapping[str, Any]) -> int:
+        """Returns C of the last stage; raises `InputError` unless the classifier reads its mean over the map."""
+        variables = jax.eval_shape(lambda: network.init(jax.random.key(0), self.image_shape))
+        kernel, _ = _head(role, variables)
+        last = stages[max(stages)].shape[-3:] if stages else kernel.shape[:1]
+        reads = f"the {role}'s classifier reads"
+        if kernel.shape[0] != last[-1]:
+            raise InputError(f"{reads} a hidden layer, not its last stage; use another preset")
+        seen = trace_calls(network, variables, self.image_shape) if stages else ()
+        if any(isinstance(call.module, MaxPool) and call.inputs.shape[-3:] == last for call in seen):
+            raise InputError(f"{reads} maxima of its last stage, not the mean; use pool='avg', or another preset")
+        return last[-1]
 
     def probe(self) -> tuple[Any, ...]:
-        """Arguments of `values`, as shapes."""
+        """Returns arguments of `values`, as shapes."""
         key, teacher = jax.random.key(0), self.teacher
         variables = {} if teacher is None else jax.eval_shape(lambda: teacher.init(key, self.image_shape))
         targets = None if teacher is None else jax.eval_shape(self._read, *self._teacher_shapes)
@@ -206,40 +192,37 @@ class Guidance:
 
     @functools.cached_property
     def _student_outputs(self) -> StudentOutputs:
-        """Shapes, for one image."""
         return jax.eval_shape(lambda outputs: StudentOutputs.of(*outputs), self._shapes(self.student))
 
     @functools.cached_property
     def _teacher_shapes(self) -> tuple[Any, Any]:
-        """Logits and features for one image."""
         assert self.teacher is not None
         try:
             return self._shapes(self.teacher)
         except InputError:
             raise
-        except Exception as error:  # of Flax, or of whatever the function is made of
+        except Exception as error:  # Flax and the teacher's own function raise their own
             raise InputError(f"the teacher does not take images {self.image_shape} ({error})") from error
 
     def _shapes(self, network: TeacherNetwork) -> tuple[Any, Any]:
+        """Returns the shapes of logits and features for one image."""
         images = jnp.zeros((1, *(() if self.frames is None else (self.frames,)), *self.image_shape))
-        key = jax.random.key(0)
-        return jax.eval_shape(lambda: network.apply(network.init(key, self.image_shape), images))
+        return jax.eval_shape(lambda: network.apply(network.init(jax.random.key(0), self.image_shape), images))
 
 
 def _head(role: str, variables: Any) -> tuple[Array, Array]:
-    """Kernel `[C, K]` and bias `[K]` of the classifier, which every architecture of `snnkd_jax.models` calls "head"."""
+    """Returns kernel `[C, K]` and bias `[K]` of the classifier, "head" in every architecture of `snnkd_jax.models`."""
     try:
-        head = variables["params"]["head"]
-        return head["kernel"], head["bias"]
+        return variables["params"]["head"]["kernel"], variables["params"]["head"]["bias"]
     except (KeyError, TypeError, IndexError):
         missing = "params/head with kernel and bias, which this objective reads"
-        raise InputError(f"the {role}'s variables have no {missing}; use {presets_of_logits()}") from None
+        raise InputError(f"the {role}'s variables have no {missing}; use {logit_presets()}") from None
 
 
 def pair_stages(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, str]:
-    """Student stage to the teacher's last stage with maps of its size, of arrays or shapes `[..., H, W, C]`.
+    """Pairs each student stage with the teacher's last stage of the same map size, from arrays or their shapes.
 
-    Others are left out; raises `InputError` if no two stages have maps of the same size.
+    Omits the others; raises `InputError` if no two stages have maps of the same size.
     """
     by_size = {x.shape[-3:-1]: name for name, x in teacher.items()}
     pairs = {name: by_size[x.shape[-3:-1]] for name, x in student.items() if x.shape[-3:-1] in by_size}

@@ -1,12 +1,12 @@
-"""Loss terms as pure functions of one example each; the letters are those of `snnkd_jax.distill.terms`.
+"""Loss terms as pure functions per example; the letters are those of `snnkd_jax.distill.terms`.
 
-Leading axes are free unless a function says otherwise: a term over logits `[B, K]` gives `[B]`, over `[B, T, K]` it
-gives `[B, T]`. p and q are the teacher's and the student's soft labels, `softmax(zA / tau)` and `softmax(z / tau)`, of
-`teacher_logits` zA, broadcastable to `[..., K]`, and `student_logits` z, `[..., K]`; `temperature` is tau.
-Those over feature maps `[B, H, W, C]` give `[B]`: F is the student's map, its mean over time, and A the teacher's; sums
-and means are in float32, and maps of different sizes raise `InputError`. No gradient flows into a teacher, nor into the
-steps that play it within the student. What has a temperature is computed in float32, or in float64 if the logits are,
-and raises `InputError` for one that is not positive and finite. Constants that are traced are not looked at.
+Leading axes are free unless stated otherwise: a term maps logits `[B, K]` to `[B]`, and `[B, T, K]` to `[B, T]`. p and
+q are the teacher's and the student's soft labels, `softmax(zA / tau)` and `softmax(z / tau)`, of `teacher_logits` zA,
+broadcastable to `[..., K]`, and `student_logits` z, `[..., K]`; `temperature` is tau. Terms of feature maps
+`[B, H, W, C]` return `[B]`: F is the student's map averaged over time, and A the teacher's; sums and means are in
+float32, and maps of different sizes raise `InputError`. No gradient flows into a teacher, nor into the student's steps
+that serve as targets. Terms with a temperature are computed in float32, or in float64 if the logits are, and raise
+`InputError` unless it is positive and finite. Traced constants are not checked.
 """
 
 import math
@@ -25,8 +25,8 @@ MAP = (1, 2, 3)  # axes of one example
 def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
     """`-sum_k q[k] log softmax(z)[k]`, q = (1 - eps) onehot(y) + eps / K; in nats.
 
-    `logits` are z, `[..., K]`, `labels` y, integers that broadcast against `[...]`, and `label_smoothing` is eps in
-    [0, 1) (Szegedy et al., CVPR 2016).
+    z are `logits` `[..., K]`, y integer `labels` that broadcast against `[...]`, and eps is `label_smoothing` in [0, 1)
+    (Szegedy et al., CVPR 2016).
     """
     check_in_range("label_smoothing", label_smoothing, 0, 1)
     q = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), label_smoothing)
@@ -34,19 +34,19 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) ->
 
 
 def kd_divergence(student_logits: Array, teacher_logits: Array, temperature: float) -> Array:
-    """`tau^2 KL(p || q)` in nats; tau^2 keeps the gradients' scale (Hinton et al. 2015)."""
+    """`tau^2 KL(p || q)` in nats; tau^2 preserves the gradients' scale (Hinton et al. 2015)."""
     log_p, log_q = _soft_labels(teacher_logits, student_logits, temperature)
-    return temperature**2 * _mean_of(log_p, log_p - log_q)
+    return temperature**2 * _expectation(log_p, log_p - log_q)
 
 
 def check_in_range(name: str, value: float, low: float, high: float) -> None:
     """Raises `InputError` unless `value` is in [low, high), or traced."""
-    if not isinstance(value, Tracer) and not low <= float(value) < high:  # float: within a trace, of an array too
+    if not isinstance(value, Tracer) and not low <= float(value) < high:  # float: arrays may be constants of a trace
         raise InputError(f"{name}={value!r} must be in [{low:g}, {high:g})")
 
 
 def check_temperature(temperature: float) -> None:
-    """The same for tau, which is positive and finite."""
+    """Raises `InputError` unless tau is positive and finite, or traced."""
     if not isinstance(temperature, Tracer) and not 0 < float(temperature) < math.inf:
         raise InputError(f"temperature={temperature!r} must be a positive finite number, such as 4")
 
@@ -58,7 +58,7 @@ def check_same_shape(student: tuple[int, ...], teacher: tuple[int, ...]) -> None
 
 
 def _wide(x: Array) -> Array:
-    """Half precision as float32."""
+    """Converts half precision to float32."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -69,19 +69,19 @@ def _log_soft_labels(logits: Array, temperature: float) -> Array:
 
 
 def _soft_labels(teacher_logits: Array, student_logits: Array, temperature: float) -> tuple[Array, Array]:
-    """log p and log q."""
+    """Returns log p and log q."""
     teacher_logits = jax.lax.stop_gradient(teacher_logits)
     return _log_soft_labels(teacher_logits, temperature), _log_soft_labels(student_logits, temperature)
 
 
-def _mean_of(log_p: Array, x: Array) -> Array:
-    """`sum_k p[k] x[k]`, where a class without probability counts for nothing, whatever its x."""
+def _expectation(log_p: Array, x: Array) -> Array:
+    """`sum_k p[k] x[k]`; a class of probability 0 contributes 0, whatever its x."""
     p = jnp.exp(log_p)
     return jnp.sum(p * jnp.where(p > 0, x, 0), axis=-1)
 
 
 def negative_mean(x: Array) -> Array:
-    """Mean of the negative values of each channel, `[..., C]` to float32 `[C]`; 0 for a channel that has none."""
+    """Averages the negative values of each channel, `[..., C]` to float32 `[C]`; 0 for a channel without any."""
     x = x.astype(jnp.float32)
     negative = x < 0
     axes = tuple(range(x.ndim - 1))
@@ -92,10 +92,10 @@ def margin_distance(student: Array, teacher: Array, margin: Array) -> Array:
     """Partial L2 distance to the teacher's pre-ReLU feature, summed over the map.
 
         t' = max(t, m)                                margin ReLU, m < 0
-        d = sum (s - t')^2 1[s > t' or t' > 0]        a student below a negative target is left in peace
+        d = sum (s - t')^2 1[s > t' or t' > 0]        a student below a negative target contributes no loss
 
-    s and t are `[B, H, W, C]`, and d is float32 `[B]`; of m, `[C]`, Heo et al. take the expectation of the negative
-    responses. Raises `InputError` for maps of different shapes.
+    s and t are `[B, H, W, C]`, and d is float32 `[B]`; m, `[C]`, is the expectation of the negative responses in Heo et
+    al. Raises `InputError` for maps of different shapes.
 
     Reference: Heo et al., ICCV 2019, arXiv 1904.01866, eq. 2-4.
     """
@@ -108,12 +108,12 @@ def margin_distance(student: Array, teacher: Array, margin: Array) -> Array:
 def classifier_divergence(
     feature: Array, kernel: Array, bias: Array, teacher_logits: Array, temperature: float
 ) -> Array:
-    """EnOF's alignment of features (L_AF): the student's feature read by the teacher's classifier.
+    """EnOF's feature alignment (L_AF): the student's feature, classified by the teacher's classifier.
 
         d = tau^2 KL(softmax(zA / tau) || softmax((f W + b) / tau))      in nats
 
-    f, `[..., C]`, is what the student's own classifier reads, W `[C, K]` and b `[K]` the teacher's. The factor tau^2 is
-    a guess; the authors average f over time.
+    f, `[..., C]`, is the input of the student's own classifier, W `[C, K]` and b `[K]` are the teacher's. The factor
+    tau^2 is a guess; the authors average f over time.
 
     Reference: Guo et al., EnOF-SNN, NeurIPS 2024.
     """
@@ -122,7 +122,7 @@ def classifier_divergence(
 
 
 def logit_deviation(logits: Array, phi: float) -> Array:
-    """TET's regulariser `mean_k (z[k] - phi)^2`, `[..., K]` to `[...]`: it keeps single steps from outliers.
+    """TET's regulariser `mean_k (z[k] - phi)^2`, `[..., K]` to `[...]`, against outliers at single steps.
 
     Reference: Deng et al., TET, ICLR 2022, arXiv 2202.11946; phi is the firing threshold.
     """
@@ -130,13 +130,13 @@ def logit_deviation(logits: Array, phi: float) -> Array:
 
 
 def temporal_sharing(logits: Array, labels: Array, temperature: float) -> Array:
-    """TKS: the mean of the steps that are right teaches every step.
+    """TKS: the mean of the correct steps teaches every step.
 
-        z' = mean of z[t] over {t: argmax_k z[t][k] = y}; 0, the uniform distribution, where no step is right
+        z' = mean of z[t] over {t: argmax_k z[t][k] = y}; 0, the uniform distribution, if no step is correct
         d[t] = tau^2 KL(softmax(z' / tau) || softmax(z[t] / tau))      in nats
 
-    z[t] is `[B, T, K]`, y `[B]`, d `[B, T]`. The authors' code differs: it sums the steps that are right and softens
-    only the target, which ties the temperature to the number of such steps, and does not stop the target's gradient.
+    z[t] is `[B, T, K]`, y `[B]`, d `[B, T]`. The authors' code differs: it sums the correct steps and softens only the
+    target, which ties the temperature to the number of such steps, and does not stop the target's gradient.
 
     Reference: Dong et al., TKS, arXiv 2304.06540.
     """
@@ -155,7 +155,7 @@ def negative_entropy(logits: Array, temperature: float) -> Array:
     Reference: Yu et al., TSER, CVPR 2025, arXiv 2503.03144.
     """
     log_q = _log_soft_labels(logits, temperature)
-    return _mean_of(log_q, log_q)
+    return _expectation(log_q, log_q)
 
 
 def head_tail_divergence(
@@ -163,13 +163,13 @@ def head_tail_divergence(
 ) -> Array:
     """HTA-KL: forward and reverse KL, each weighted by where the student is wrong.
 
-        head = the fewest classes whose probability p sums to `head_mass`, the others are the tail
+        head = the fewest classes whose probabilities p sum to `head_mass`, the others are the tail
         w = sum_head |p - q| / sum_k |p - q|
         d = tau^2 (w KL(p || q) + (1 - w) KL(q || p))      in nats; no gradient through w
 
     The paper names the parts (a mask by cumulative probability, forward and reverse KL, adaptive weights); how they
     combine, and `head_mass`, are a guess after adaptive KL (Wu et al., COLING 2025, arXiv 2404.02657). Raises
-    `InputError` for a `head_mass` that is not in (0, 1]; with 1 all classes are of the head.
+    `InputError` unless `head_mass` is in (0, 1]; with 1 all classes are in the head.
 
     Reference: Zhang et al., HTA-KL, IJCNN 2025, arXiv 2504.20445.
     """
@@ -180,21 +180,20 @@ def head_tail_divergence(
     gap = jnp.abs(p - jax.lax.stop_gradient(q))
     order = jnp.argsort(-jnp.broadcast_to(p, gap.shape), axis=-1)
     p_sorted, gap_sorted = (jnp.take_along_axis(jnp.broadcast_to(x, gap.shape), order, axis=-1) for x in (p, gap))
-    # A class is of the head if those before it fall short of the mass, so the head is never empty.
-    # Sums are rounded: the last classes may find nothing left of the mass 1.
+    # The head: classes before which the sum is below the mass. Sums are rounded, and may reach 1 before the last class.
     head = (jnp.cumsum(p_sorted, axis=-1) - p_sorted < head_mass) | (head_mass == 1)
     # Where q = p both divergences are 0, whatever the weight.
     total = jnp.maximum(jnp.sum(gap, axis=-1), jnp.finfo(gap.dtype).tiny)
     w = jnp.sum(jnp.where(head, gap_sorted, 0), axis=-1) / total
-    forward, reverse = _mean_of(log_p, log_p - log_q), _mean_of(log_q, log_q - log_p)
+    forward, reverse = _expectation(log_p, log_p - log_q), _expectation(log_q, log_q - log_p)
     return temperature**2 * (w * forward + (1 - w) * reverse)
 
 
 def unit_vector(x: Array, axis: int | tuple[int, ...]) -> Array:
-    """`x / ||x||` over `axis`; 0, with gradient 0, where the norm is below 1e-6, which may be rounding."""
+    """`x / ||x||` over `axis`; 0 with gradient 0 where the norm is below 1e-6, which may be rounding."""
     square = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
     nonzero = square > 1e-12
-    # The inner `where`: the branch that is not taken must have a finite gradient too.
+    # The inner `where`: the branch not taken needs a finite gradient too.
     return jnp.where(nonzero, x * jax.lax.rsqrt(jnp.where(nonzero, square, 1)), 0)
 
 
@@ -219,8 +218,8 @@ def inter_class_distance(student_logits: Array, teacher_logits: Array, temperatu
 def intra_class_distance(student_logits: Array, teacher_logits: Array, temperature: float) -> Array:
     """DIST between the examples of a class: `tau^2 (1 - corr_b(p[b, k], q[b, k]))`, in tau^2 [0, 2].
 
-    The one term that is of the batch and not of an example: logits `[B, ..., K]` give `[..., K]`, `[B, K]` gives `[K]`.
-    A batch of one is constant: tau^2, without a gradient. The rest is as in `inter_class_distance`.
+    The only term per batch instead of per example: it maps logits `[B, ..., K]` to `[..., K]`, and `[B, K]` to `[K]`. A
+    batch of one is constant: tau^2, without a gradient. The rest is as in `inter_class_distance`.
     """
     return _correlation_distance(student_logits, teacher_logits, temperature, axis=0)
 
@@ -237,8 +236,8 @@ def strong_to_weak(logits: Array, temperature: float) -> Array:
         c[t] = mean_b max_k softmax(z[t])[k],   s = argmax_t c[t],   w = argmin_t c[t]
         d = tau^2 KL(softmax(z[s] / tau) || softmax(z[w] / tau))      in nats; 0 for T = 1
 
-    z[t] is `[B, T, K]`, d `[B]`. The steps are chosen for the whole batch, as the authors do: that choice is all that
-    examples share. Whether the factor tau^2 is theirs is not certain: it is not in their pseudocode.
+    z[t] is `[B, T, K]`, d `[B]`. The steps are chosen for the whole batch, as the authors do; examples share nothing
+    else. Whether the factor tau^2 is theirs is not certain: it is not in their pseudocode.
 
     Reference: Ding et al., NeurIPS 2025, arXiv 2510.07924.
     """
@@ -255,7 +254,7 @@ def _squares(student: Array, teacher: Array) -> Array:
 def squared_distance(student: Array, teacher: Array) -> Array:
     """`sum_hwc (F - A)^2` over maps of one shape, `[B]`: the plain feature loss on the last stage, and BKDSNN's.
 
-    Reference: the code of Xu et al., BKDSNN, ECCV 2024, arXiv 2407.09083, which calls the plain one KDSNN.
+    Reference: code of Xu et al., BKDSNN, ECCV 2024, arXiv 2407.09083, where the plain one is called KDSNN.
     """
     return jnp.sum(_squares(student, teacher), axis=MAP)
 
@@ -269,13 +268,13 @@ def mean_squared_distance(student: Array, teacher: Array) -> Array:
 
 
 def attention_distance(student: Array, teacher: Array) -> Array:
-    """Attention transfer: compares where two maps `[B, H, W, any C]` are active; float32 `[B]`.
+    """Attention transfer: compares where two maps `[B, H, W, any C]` are active; returns float32 `[B]`.
 
         Q(F)[h, w] = sum_c F[h, w, c]^2
         d = mean_hw (Q(F) / ||Q(F)|| - Q(A) / ||Q(A)||)^2
 
-    A map of zeros, or one with ||Q|| below 1e-6, has the attention 0 and no gradient. The distance is that of Zagoruyko
-    & Komodakis' code; their equation has the norm instead of its square. That LaSNN's distance is this one is a guess.
+    A map of zeros, or one with ||Q|| below 1e-6, has attention 0 and no gradient. The distance is that of Zagoruyko &
+    Komodakis' code; their equation has the norm instead of its square. That LaSNN uses this distance is a guess.
 
     Reference: Zagoruyko & Komodakis, ICLR 2017, arXiv 1612.03928; for SNNs Hong et al., LaSNN, arXiv 2304.09101.
     """
@@ -290,9 +289,8 @@ def attention_distance(student: Array, teacher: Array) -> Array:
 def mask_channels(key: Array, feature: Array, ratio: float) -> Array:
     """BKDSNN's blur: each channel of each example is set to 0 with probability `ratio`, the others are not rescaled.
 
-    The authors take ratio 0.15. What is left goes through a generator, whose output `squared_distance` compares with
-    the teacher's map. `feature` is F, after the connector, where there is one; raises `InputError` for a ratio that is
-    not in [0, 1).
+    `feature` is F, after the connector if there is one. The authors' ratio is 0.15; a generator maps the result to the
+    teacher's map. Raises `InputError` unless the ratio is in [0, 1).
 
     Reference: Xu et al., BKDSNN, ECCV 2024, arXiv 2407.09083, and its code.
     """

@@ -1,4 +1,4 @@
-"""What a loss term reads: the outputs of a student and of its teacher for a batch of B images."""
+"""The inputs of a loss term: the outputs of a student and of its teacher for a batch of B images."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,34 +14,23 @@ Maps = Mapping[str, Array]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StudentOutputs:
-    """Of T time steps and K classes; an ANN has T = 1. Stages are named in order, from the first to the last.
+    """A student's outputs, for T time steps and K classes; an ANN has T = 1. Names of stages are in forward order."""
 
-    | value             | shape                                                                            |
-    | ----------------- | -------------------------------------------------------------------------------- |
-    | `logits`          | `[B, T, K]`                                                                      |
-    | `mean_logits`     | `[B, K]`, their mean over time                                                   |
-    | `read_out`        | `[B, 1, K]`, the same as an array that all terms share                           |
-    | `stages`          | name to `[B, T or 1, H, W, C]`, stage outputs: spikes, or their mean over time   |
-    | `pre_activations` | name to `[B, T or 1, H, W, C]`, stages before the activation                     |
-    | `firing_rates`    | layer to `[B]`, spikes per neuron and step                                       |
-    | `connected`       | stage to `[B, H, W, C]`, its mean over time through the connector of this term   |
-    """
-
-    logits: Array
-    read_out: Array
-    stages: Maps = dataclasses.field(default_factory=dict)
-    pre_activations: Maps = dataclasses.field(default_factory=dict)
-    firing_rates: Maps = dataclasses.field(default_factory=dict)
-    connected: Maps = dataclasses.field(default_factory=dict)
+    logits: Array  # [B, T, K]
+    read_out: Array  # [B, 1, K], the mean over time, computed once for all terms
+    stages: Maps = dataclasses.field(default_factory=dict)  # [B, T or 1, H, W, C] by name: spikes or their time mean
+    pre_activations: Maps = dataclasses.field(default_factory=dict)  # the same before the activation
+    firing_rates: Maps = dataclasses.field(default_factory=dict)  # [B] by layer: spikes per neuron and step
+    connected: Maps = dataclasses.field(default_factory=dict)  # [B, H, W, C] by stage: time means after the connector
 
     @property
     def mean_logits(self) -> Array:
-        """`[B, K]`."""
+        """The logits averaged over time, `[B, K]`."""
         return self.read_out[:, 0]
 
     @classmethod
     def of(cls, logits: Array, features: Mapping[str, Any]) -> "StudentOutputs":
-        """Of what a network returns; an ANN's logits `[B, K]` and stages `[B, H, W, C]` are those of one step."""
+        """Wraps what a network returns; an ANN's logits `[B, K]` and stages `[B, H, W, C]` become one time step."""
         maps = {
             kind: {name: x if x.ndim == 5 else x[:, None] for name, x in features.get(kind, {}).items()}
             for kind in ("stages", "pre_activations")
@@ -53,22 +42,14 @@ class StudentOutputs:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TeacherOutputs:
-    """In float32 and without a gradient; beyond `logits` what the objective's terms declare, empty or None otherwise.
+    """A teacher's outputs, float32, without a gradient; empty or None, except logits, if no term declares them."""
 
-    | value             | shape                                                                            |
-    | ----------------- | -------------------------------------------------------------------------------- |
-    | `logits`          | `[B, K]`                                                                         |
-    | `stages`          | name of the paired stage of the student to `[B, H, W, C]`, the teacher's output  |
-    | `pre_activations` | likewise, before the teacher's activation                                        |
-    | `head`            | `(kernel [C, K], bias [K])` of the teacher's classifier                          |
-    """
-
-    logits: Array
-    stages: Maps = dataclasses.field(default_factory=dict)
-    pre_activations: Maps = dataclasses.field(default_factory=dict)
-    head: tuple[Array, Array] | None = None
+    logits: Array  # [B, K]
+    stages: Maps = dataclasses.field(default_factory=dict)  # [B, H, W, C] by the name of the paired student stage
+    pre_activations: Maps = dataclasses.field(default_factory=dict)  # the same before the teacher's activation
+    head: tuple[Array, Array] | None = None  # kernel [C, K] and bias [K] of the teacher's classifier
 
 
 def time_mean(stage: Array) -> Array:
-    """A stage of the student averaged over time, `[B, T, H, W, C]` to `[B, H, W, C]`, in float32."""
+    """Averages a stage of the student over time, `[B, T, H, W, C]` to `[B, H, W, C]`, in float32."""
     return stage.mean(axis=1).astype(jnp.float32)

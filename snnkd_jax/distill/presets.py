@@ -1,31 +1,29 @@
-"""The objectives of published methods, by name.
+"""Objectives of published methods, by name.
 
-| preset           | source                               | weights and temperature                                 |
-| ---------------- | ------------------------------------ | ------------------------------------------------------- |
-| `none`           | direct training, no teacher          |                                                         |
-| `kdsnn-response` | KDSNN, CVPR 2023, 2304.05627         | a guess                                                 |
-| `kdsnn-feature`  | the same, read as Heo et al. 2019    | a guess: the largest that did no harm on `digits`       |
-| `kdsnn`          | both: response and its `feature`     | as theirs                                               |
-| `kdsnn-last`     | what others call KDSNN               | BKDSNN's code, ImageNet                                 |
-| `lasnn`          | LaSNN 2023, 2304.09101               | attention transfer's code; that LaSNN has them: a guess |
-| `sakd`           | SAKD, Neural Networks 2024           | its code, CIFAR; goes with initial_weights="teacher"    |
-| `bkdsnn`         | BKDSNN, ECCV 2024, 2407.09083        | its code, CIFAR-10; its `kd` term weighs the examples   |
-| `enof`           | EnOF, NeurIPS 2024                   | a guess; it also has a ReLU as the last activation      |
-| `tet`            | TET, ICLR 2022, 2202.11946           | its code, CIFAR10-DVS                                   |
-| `temporal`       | temporal decoupling, ICML 2025,      | published, CIFAR                                        |
-|                  | 2501.15925                           |                                                         |
-| `tks`            | TKS 2024, 2304.06540                 | the mean over training of its schedule from 0 to 0.7    |
-| `tser`           | TSER, CVPR 2025, 2503.03144          | a guess                                                 |
-| `hta-kl`         | HTA-KL 2025, 2504.20445              | a guess, of the term too                                |
-| `dist`           | DIST, NeurIPS 2022, 2205.10536       | its code, CIFAR-100                                     |
-| `strong2weak`    | Strong2Weak, NeurIPS 2025,           | as reported by others                                   |
-|                  | 2510.07924                           |                                                         |
+| preset           | source                                     | weights and temperature                              |
+| ---------------- | ------------------------------------------ | ---------------------------------------------------- |
+| `none`           | direct training, no teacher                |                                                      |
+| `kdsnn-response` | KDSNN, CVPR 2023, 2304.05627               | a guess                                              |
+| `kdsnn-feature`  | the same, read as Heo et al. 2019          | a guess: the largest that did no harm on `digits`    |
+| `kdsnn`          | both: response and its `feature`           | as theirs                                            |
+| `kdsnn-last`     | what others call KDSNN                     | BKDSNN's code, ImageNet                              |
+| `lasnn`          | LaSNN 2023, 2304.09101                     | attention transfer's code; for LaSNN a guess         |
+| `sakd`           | SAKD, Neural Networks 2024                 | its code, CIFAR; goes with initial_weights="teacher" |
+| `bkdsnn`         | BKDSNN, ECCV 2024, 2407.09083              | its code, CIFAR-10; its `kd` term weights examples   |
+| `enof`           | EnOF, NeurIPS 2024                         | a guess; it also has a ReLU as the last activation   |
+| `tet`            | TET, ICLR 2022, 2202.11946                 | its code, CIFAR10-DVS                                |
+| `temporal`       | temporal decoupling, ICML 2025, 2501.15925 | published, CIFAR                                     |
+| `tks`            | TKS 2024, 2304.06540                       | the mean over training of its schedule, 0 to 0.7     |
+| `tser`           | TSER, CVPR 2025, 2503.03144                | a guess                                              |
+| `hta-kl`         | HTA-KL 2025, 2504.20445                    | a guess, and so is the term                          |
+| `dist`           | DIST, NeurIPS 2022, 2205.10536             | its code, CIFAR-100                                  |
+| `strong2weak`    | Strong2Weak, NeurIPS 2025, 2510.07924      | as reported by others                                |
 
-Departures. Heo et al.: the margin is the mean of the negative responses in the batch, not the one that the teacher's
-batch-norm parameters predict; it needs nothing of the teacher but its features. Connectors are 1x1 convolutions with
-batch norm for all methods, and BKDSNN's generator has no biases; its weight is that of its Spikingformer. SAKD's code
-gives its KL the weight 0. TET: phi is 1, whatever the threshold is. Codes that could be read were those of BKDSNN,
-SAKD, TET, TKS, DIST and temporal decoupling.
+Departures. Heo et al.: the margin is the mean of the negative responses in the batch instead of the expectation from
+the teacher's batch-norm parameters, so only its features are needed. Connectors are 1x1 convolutions with batch norm
+for all methods, and BKDSNN's generator has no biases; its weight is that of its Spikingformer. SAKD's code gives its KL
+the weight 0. TET: phi is 1, whatever the threshold is. Code was available of BKDSNN, SAKD, TET, TKS, DIST and temporal
+decoupling.
 """
 
 from snnkd_jax.distill import terms
@@ -34,7 +32,6 @@ from snnkd_jax.distill.objective import Objective, Term
 
 
 def _objective(*guidance: Term, ce: float = 1.0, per_step: bool = False) -> Objective:
-    """The cross-entropy, and what guides the student beside it."""
     return Objective((Term("ce", terms.CrossEntropy(per_step), ce), *guidance))
 
 
@@ -68,7 +65,7 @@ PRESETS: dict[str, Objective] = {
 }
 
 
-def presets_of_logits() -> str:
-    """The presets that read nothing of a teacher but its logits, as "a, b or c"."""
+def logit_presets() -> str:
+    """Lists the presets that read only a teacher's logits, as "a, b or c"."""
     *names, last = [name for name, x in PRESETS.items() if x.needs == {"teacher"}]
     return f"{', '.join(names)} or {last}"

@@ -1,14 +1,14 @@
-"""A teacher that is trained already: any function `images -> logits` or `images -> (logits, features)`.
+"""A trained teacher: any function `images -> logits` or `images -> (logits, features)`.
 
-| value                         | shape          | who reads it                                                   |
-| ----------------------------- | -------------- | -------------------------------------------------------------- |
-| `logits`                      | `[B, K]`       | every objective with a teacher                                 |
-| `features["stages"]`          | `[B, H, W, C]` | terms that need `stages`: stage outputs                        |
-| `features["pre_activations"]` | `[B, H, W, C]` | terms that need `pre_activations`, such as `Margin`            |
+| value                         | shape          | read by                                             |
+| ----------------------------- | -------------- | --------------------------------------------------- |
+| `logits`                      | `[B, K]`       | every objective with a teacher                      |
+| `features["stages"]`          | `[B, H, W, C]` | terms that need `stages`: stage outputs             |
+| `features["pre_activations"]` | `[B, H, W, C]` | terms that need `pre_activations`, such as `Margin` |
 
-Features are dictionaries, in the order of their names from the first layer to the last; an objective that finds none
-of its own refuses the teacher. Images arrive as float32 `[B, H, W, C]`, normalised by the statistics of the student's
-training set, or by those that the teacher was trained with, if it says them.
+Features are dictionaries whose names are in forward order; an objective that needs features which the teacher does not
+return refuses it. Images are float32 `[B, H, W, C]`, normalised by the statistics of the student's training set, or by
+the teacher's own `normalisation`.
 """
 
 import dataclasses
@@ -28,14 +28,13 @@ from snnkd_jax.models.stages import check_outputs
 
 
 class TeacherNetwork(Protocol):
-    """What can guide a student: an ANN as a `Network`, or a `Teacher`."""
+    """A network that can guide a student: an ANN as a `Network`, or a `Teacher`."""
 
     def init(self, key: Array, image_shape: tuple[int, int, int]) -> Any:
-        """Variables for images `[H, W, C]`."""
-        ...
+        """Returns variables for images `[H, W, C]`."""
 
     def apply(self, variables: Any, images: Array) -> tuple[Array, Features]:
-        """Logits `[B, K]` and features as in the table above, of normalised images `[B, H, W, C]`."""
+        """Returns logits `[B, K]` and features as in the table above, from normalised images `[B, H, W, C]`."""
         ...
 
 
@@ -43,8 +42,8 @@ class TeacherNetwork(Protocol):
 class Teacher:
     """A function of variables and images, and its variables, any tree of arrays.
 
-    `normalisation` is of the pixels that the function takes; None: that of the student's training set. Functions
-    without variables need names of their own: tables and runs know a teacher by its `title`.
+    `normalisation` is applied to the teacher's pixels; None: that of the student's training set. Tables and runs
+    identify a teacher by its `title`, so functions without variables need different names.
     """
 
     function: Callable[[Any, Array], Any]
@@ -54,18 +53,16 @@ class Teacher:
 
     @property
     def title(self) -> str:
-        """Its name, and a digest of its variables."""
+        """The name, with a digest of the variables."""
         return f"{self.name}-{fingerprint(self.variables)[:8]}" if jax.tree.leaves(self.variables) else self.name
 
-    def init(self, key: Any, image_shape: tuple[int, int, int]) -> Any:
-        """The variables: they are trained already."""
-        del key, image_shape
+    def init(self, key: Any, image_shape: tuple[int, int, int]) -> Any:  # noqa: ARG002
+        """Returns the trained variables."""
         return self.variables
 
     def apply(self, variables: Any, images: Array) -> tuple[Array, Features]:
-        """`(logits, features)` as in the table above; raises `InputError` if the function returns anything else."""
-        found = self.function(variables, images)
-        logits, features = check_outputs(f"teacher {self.name!r}", found, images.shape[:1])
+        """Returns `(logits, features)` as in the table above; raises `InputError` if the function does not."""
+        logits, features = check_outputs(f"teacher {self.name!r}", self.function(variables, images), images.shape[:1])
         return logits, features | {"firing_rates": {}}
 
 
@@ -79,22 +76,22 @@ def flax_teacher(
     name: str = "flax",
     **arguments: Any,
 ) -> Teacher:
-    """A Flax Linen module as a teacher.
+    """Wraps a Flax Linen module as a teacher.
 
     Args:
-        module: whose call returns logits `[B, K]` of images `[B, H, W, C]`.
-        variables: its collections, with "params".
-        stages: the paths of the submodules whose outputs, `[B, H, W, C]`, are the stage ends, in their order, such as
+        module: a module whose call maps images `[B, H, W, C]` to logits `[B, K]`.
+        variables: its variable collections, with "params".
+        stages: paths of the submodules whose outputs `[B, H, W, C]` are the stage outputs, in forward order, such as
             "layer1/block2".
-        pre_activations: the same for what enters the activation at a stage end.
-        normalisation, name: as of a `Teacher`.
-        arguments: of the call, such as `train=False`.
+        pre_activations: paths of those whose outputs are the inputs of the stages' last activations.
+        normalisation, name: as in `Teacher`.
+        arguments: further arguments of the call, such as `train=False`.
 
     Raises:
-        InputError: when it is applied, if a path names no submodule that was called.
+        InputError: when it is applied, if a path names no submodule that is called.
     """
     wanted = {"stages": stages, "pre_activations": pre_activations}
-    paths = {path for group in wanted.values() for path in group}
+    paths = {*stages, *pre_activations}
 
     def function(variables: Any, images: Array) -> tuple[Array, dict[str, dict[str, Array]]]:
         apply = functools.partial(module.apply, variables, images, **arguments)
@@ -102,10 +99,8 @@ def flax_teacher(
         found = {call.name: call.output for call in calls}
         if missing := paths - found.keys():
             raise InputError(f"teacher {name!r} has no submodule {min(missing)!r} that is called")
-        features = {
-            kind: {f"stage{i:02}": found[path] for i, path in enumerate(group, start=1)}
-            for kind, group in wanted.items()
+        return logits, {
+            kind: {f"stage{i:02}": found[path] for i, path in enumerate(group, 1)} for kind, group in wanted.items()
         }
-        return logits, features
 
     return Teacher(function, variables, normalisation, name)

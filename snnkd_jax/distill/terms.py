@@ -2,10 +2,8 @@
 
 z[t] are the student's logits at step t, z their mean over T steps, zA the teacher's logits, y the labels. With
 `per_step`, a term of z becomes the mean over t of that term of z[t]. F_i is the student's i-th stage (spikes) averaged
-over time and A_i the teacher's that is paired with it, i = 1..n. A term declares what it reads of the teacher (`needs`)
-and the connectors that map F_i.
-
-`snnkd_jax.distill.losses` has the equations and their sources.
+over time and A_i the teacher's stage paired with it, i = 1..n. A term declares what it reads of the teacher (`needs`)
+and the connectors that map F_i. The equations and their sources are in `snnkd_jax.distill.losses`.
 """
 
 import dataclasses
@@ -21,7 +19,7 @@ from snnkd_jax.distill.outputs import StudentOutputs, TeacherOutputs, time_mean
 
 
 def _read_outs(student: StudentOutputs, per_step: bool) -> Array:
-    """z[t] or z, `[B, T or 1, K]`."""
+    """Returns z[t] or z, `[B, T or 1, K]`."""
     return student.logits if per_step else student.read_out
 
 
@@ -43,7 +41,7 @@ class CrossEntropy:
 
 @dataclasses.dataclass(frozen=True)
 class Softened:
-    """The softmax temperature tau of the terms that have one."""
+    """Base class of terms with a softmax temperature tau."""
 
     temperature: float = 4.0
     needs: ClassVar = ()
@@ -81,11 +79,11 @@ class Ensemble(Softened):
     """mean_t tau^2 KL(z || z[t]): the mean of all steps teaches each step; 0 for T = 1."""
 
     def __call__(self, student: StudentOutputs, *_: Any) -> Array:
-        return losses.kd_divergence(student.logits, _read_outs(student, per_step=False), self.temperature).mean(axis=1)
+        return losses.kd_divergence(student.logits, student.read_out, self.temperature).mean(axis=1)
 
 
 class Sharing(Softened):
-    """TKS: mean_t tau^2 KL(z' || z[t]), z' the mean of the steps that are right."""
+    """TKS: mean_t tau^2 KL(z' || z[t]), z' the mean of the correct steps."""
 
     def __call__(self, student: StudentOutputs, _: Any, labels: Array) -> Array:
         return losses.temporal_sharing(student.logits, labels, self.temperature).mean(axis=1)
@@ -107,7 +105,7 @@ class Entropy(Softened):
 
 @dataclasses.dataclass(frozen=True)
 class Deviation:
-    """TET: mean_tk (z[t][k] - phi)^2."""
+    """TET: `mean_tk (z[t][k] - phi)^2`."""
 
     phi: float = 1.0
     needs: ClassVar = ()
@@ -161,7 +159,7 @@ class StageMeans:
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """sum_i of the distance between the spatial attention of F_i and of A_i, of any numbers of channels."""
+    """sum_i of the distance between the spatial attention of F_i and of A_i, whatever their numbers of channels."""
 
     needs: ClassVar = ("stages",)
 
@@ -172,7 +170,7 @@ class Attention:
 
 @dataclasses.dataclass(frozen=True)
 class Classifier(Softened):
-    """EnOF: tau^2 KL(zA || the teacher's classifier applied to F), F the last stage averaged over its map."""
+    """EnOF: tau^2 KL(zA || teacher's classifier applied to F), F the last stage averaged over its map."""
 
     needs: ClassVar = ("head",)
 

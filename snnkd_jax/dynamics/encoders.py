@@ -1,4 +1,4 @@
-"""Encoders: from an image to a current or to spikes over T steps, `[B, ...]` to `[B, T, ...]`."""
+"""Encoders: images `[B, ...]` to currents or spikes `[B, T, ...]`."""
 
 import jax
 import jax.numpy as jnp
@@ -21,15 +21,12 @@ def poisson(key: Array, images: Array, num_steps: int) -> Array:
 
     Values outside [0, 1] act as 0 or 1. Spikes have the dtype of `images`.
     """
-    check_count("num_steps", num_steps)
-    shape = (images.shape[0], num_steps, *images.shape[1:])
-    # Compared in float32: a bfloat16 uniform has so few values that the rates would be off by percents.
-    uniform = jax.random.uniform(key, shape, jnp.float32)
-    return (uniform < images[:, None].astype(jnp.float32)).astype(images.dtype)
+    rates = direct(images, num_steps).astype(jnp.float32)  # in bfloat16, they would be off by percents
+    return (jax.random.uniform(key, rates.shape, jnp.float32) < rates).astype(images.dtype)
 
 
 def latency(images: Array, num_steps: int) -> Array:
-    """Time-to-first-spike code: one spike each, at step `t = round((T - 1) (1 - images))`, images in [0, 1].
+    """Time-to-first-spike code: one spike per pixel, at step `t = round((T - 1) (1 - images))`, images in [0, 1].
 
     The brightest pixel fires at step 0, a black one at step T - 1, and with T = 1 all fire at once. Values outside
     [0, 1] act as 0 or 1. Spikes have the dtype of `images`.

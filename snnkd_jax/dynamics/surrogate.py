@@ -33,9 +33,9 @@ Curve = Callable[[Array, float], Array]
 
 @dataclasses.dataclass(frozen=True)
 class Surrogate:
-    """A spike function: calling it is the step `1[x >= 0]` whose gradient is `derivative`.
+    """A spike function: the step `1[x >= 0]` whose gradient is `derivative`.
 
-    Hashable and comparable by value, so it can be a static argument of `jax.jit` and a field of a configuration.
+    Hashable and compared by value, so that it can be a static argument of `jax.jit`.
     """
 
     name: str
@@ -48,11 +48,11 @@ class Surrogate:
             raise InputError(f"alpha={self.alpha!r}: the sharpness of a surrogate must be a positive finite number")
 
     def __call__(self, x: Array) -> Array:
-        """Spikes in {0, 1} of the shape and dtype of `x`, the distance of the potential from the threshold."""
+        """Spikes in {0, 1} for the distance `x` of the potential from the threshold, of its shape and dtype."""
         return _spike(self, x)
 
     def primitive(self, x: Array) -> Array:
-        """The smooth function whose derivative stands in for the step's, elementwise."""
+        """The smooth function whose derivative replaces the step's, elementwise."""
         return self.primitive_of(x, self.alpha)
 
     def derivative(self, x: Array) -> Array:
@@ -147,4 +147,4 @@ def _fast_sigmoid_derivative(x, alpha):
 SURROGATES: dict[str, Callable[..., Surrogate]] = {
     make.__name__: make for make in (atan, sigmoid, triangle, rectangle, fast_sigmoid)
 }
-"""Name to what makes the surrogate, of a sharpness alpha or of its default."""
+"""Name to constructor, of an optional alpha."""

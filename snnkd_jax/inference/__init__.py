@@ -1,1 +1,1 @@
-"""Trained networks in use."""
+"""Inference with trained networks, and their conversion."""

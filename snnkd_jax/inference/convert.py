@@ -1,12 +1,12 @@
-"""Conversion of a trained ANN into a spiking network, the alternative to training one.
+"""Conversion of a trained ANN into a spiking network, without training.
 
-| method       | threshold theta of a layer                         | first potential | source                |
-| ------------ | -------------------------------------------------- | --------------- | --------------------- |
-| `percentile` | a percentile of its activations on training images | 0               | Rueckauer et al. 2017 |
-| `qcfs`       | learned with the quantised activation, in training | theta / 2       | Bu et al., ICLR 2022  |
+| method       | threshold theta of a layer                         | initial potential | source                |
+| ------------ | -------------------------------------------------- | ----------------- | --------------------- |
+| `percentile` | a percentile of its activations on training images | 0                 | Rueckauer et al. 2017 |
+| `qcfs`       | learned with the quantised activation, in training | theta / 2         | Bu et al., ICLR 2022  |
 
-Both fold the batch norms, use integrate-and-fire neurons with soft reset, feed the image as a constant current, take
-maxima over all steps so far, and read out the mean of the logits. The conversion error falls with 1 / T; see
+Both fold the batch norms, use integrate-and-fire neurons with soft reset and cumulative max pooling, take the image as
+a constant input current, and read out the mean of the logits. The conversion error falls with 1 / T; see
 `snnkd_jax.models.converted`.
 """
 
@@ -25,18 +25,17 @@ from snnkd_jax.models.converted import convert_to_spiking, learned_thresholds, q
 from snnkd_jax.models.folding import fold_norms
 from snnkd_jax.models.recorder import spiking_layers
 
-# Of the images that thresholds are measured on, every activation is kept.
-BATCH_SIZE, MEASURED_IMAGES = 100, 500
+BATCH_SIZE, MEASURED_IMAGES = 100, 500  # few, since all activations are kept for the percentiles
 
 
 def convert(teacher: Trained, train_images: NDArray, num_steps: int, percentile: float = 99.9) -> Trained:
-    """A trained ANN as a spiking network: by `qcfs` if it has quantised activations, else by `percentile`.
+    """Converts a trained ANN: by `qcfs` if it has quantised activations, else by `percentile`.
 
     Args:
         teacher: the ANN.
-        train_images: `[N, H, W, C]`, bytes or floats in [0, 1], N >= 1; percentiles are taken over 500 of
-            them, drawn with a fixed seed.
-        num_steps: T of one call of the spiking network; others follow from `Network.apply_from`.
+        train_images: `[N, H, W, C]`, bytes or floats in [0, 1], N >= 1; percentiles are taken over 500 of them, drawn
+            with a fixed seed.
+        num_steps: T of one call of the spiking network; `Network.apply_from` continues for more.
         percentile: in (0, 100], of a layer's activations, zeros included; 100 is their maximum.
 
     Raises:
@@ -46,9 +45,9 @@ def convert(teacher: Trained, train_images: NDArray, num_steps: int, percentile:
     if teacher.network.num_steps is not None:
         found = spiking_layers(teacher.network, teacher.variables, teacher.image_shape).values()
         names = ", ".join(dict.fromkeys(type(neuron).__name__ for neuron in found))
-        raise InputError(f"this network is spiking already, of {names} neurons; convert an ordinary one")
+        raise InputError(f"this network is spiking already, with {names} neurons; convert an ANN")
     if not hasattr(teacher.network.module, "activation"):
-        raise InputError(f"{teacher.network.title} does not take its activation from outside; convert one of `build`")
+        raise InputError(f"{teacher.network.title} has no `activation` to replace; convert a network of `build`")
     if quantisation_levels(teacher.network) is not None:
         thresholds, v_init = learned_thresholds(teacher.variables), 0.5
     else:
@@ -62,7 +61,7 @@ def convert(teacher: Trained, train_images: NDArray, num_steps: int, percentile:
 
 
 def percentiles(network: Network, variables: Variables, images: NDArray, percentile: float) -> dict[str, float]:
-    """A percentile of each ReLU layer's activations on normalised images `[N, H, W, C]`, by the layer's path.
+    """The percentile of the activations of each ReLU layer on normalised images `[N, H, W, C]`, by the layer's path.
 
     Raises `InputError` for a percentile outside (0, 100], or no images.
     """

@@ -1,7 +1,7 @@
-"""A trained network that makes one time step at a call, and the state that it hands on from step to step.
+"""Step-by-step inference: a network that computes one time step per call, and the state between calls.
 
-There is one compiled program for each batch size 1, 2, 4, 8, ...; a batch of another size is filled up. A whole
-sequence runs through the same program as a stream, so both give the same bits.
+One program is compiled for each of the batch sizes 1, 2, 4, 8, ...; other batches are filled up to the next one. A
+whole sequence runs through the same program as a stream, so both give the same bits.
 """
 
 import dataclasses
@@ -23,10 +23,10 @@ from snnkd_jax.parallel.compiler import compile_options
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a network says of a batch of images, after `steps` int32 `[B]` time steps of each; an ANN makes one.
+    """A prediction for a batch of images, after `steps` int32 `[B]` time steps for each; 1 with an ANN.
 
-    `logits` float32 `[B, K]` are means over the steps, `confidence` `[B]` is the probability of the likeliest class,
-    and `firing_rates` has the spikes per neuron and step of each layer, `[B]`, by its name.
+    `logits` float32 `[B, K]` are means over the steps, `confidence` `[B]` is the probability of the most likely class,
+    and `firing_rates` are the spikes per neuron and step `[B]`, by layer.
     """
 
     logits: Any
@@ -37,19 +37,19 @@ class Prediction:
 
     @property
     def classes(self) -> Any:
-        """The likeliest class of each image, integers `[B]`."""
+        """The most likely class of each image, integers `[B]`."""
         return self.logits.argmax(-1)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The name of the likeliest class of each image."""
+        """The name of the most likely class of each image."""
         return tuple(self.class_names[i] for i in np.asarray(self.classes))
 
 
 class Rows(NamedTuple):
-    """A filled-up batch on its way through the time steps; the first axis of every array is the batch.
+    """The state of a filled-up batch between time steps; the first axis of every array is the batch.
 
-    `state` is of the neurons, `logits` `[b, K]` and `firing_rates` `[b]` are sums over the `steps` int32 `[b]` so far.
+    `state` is that of the neurons; `logits` `[b, K]` and `firing_rates` `[b]` are sums over `steps` int32 `[b]` so far.
     """
 
     state: Variables
@@ -61,19 +61,19 @@ class Rows(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class State:
-    """Where a stream of `batch` images is; `rows` are those and what fills them up."""
+    """The state of `batch` streams between time steps; `rows` includes those that fill up the batch."""
 
     rows: Rows
     batch: int = dataclasses.field(metadata={"static": True})
 
     def only(self, kept: NDArray) -> "State":
-        """The state of some of the images, integers `[n]`, n >= 1, filled up with repetitions of them."""
-        return State(_take(self.rows, np.resize(kept, filled(len(kept)))), len(kept))
+        """The state of the streams with these indices, integers `[n]`, n >= 1, filled up with repetitions of them."""
+        return State(_take(self.rows, np.resize(kept, padded_size(len(kept)))), len(kept))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stepper:
-    """Makes time steps where `variables` lie; `network` is spiking with `num_steps=1`, or ordinary."""
+    """Computes time steps on the device of `variables`; `network` is spiking with `num_steps=1`, or an ANN."""
 
     network: Network
     variables: Variables
@@ -82,8 +82,8 @@ class Stepper:
     class_names: tuple[str, ...]
 
     def start(self, batch: int) -> State:
-        """The state of so many images before the first step."""
-        return State(_repeat(self._first, filled(batch)), batch)
+        """The state of `batch` streams before the first step."""
+        return State(_take(self._first, np.zeros(padded_size(batch), int)), batch)
 
     def __call__(self, state: State, images: Array | NDArray) -> tuple[State, Prediction]:
         """The state after a time step, of frames `[batch, H, W, C]` as from `as_pixels`, and the prediction so far."""
@@ -92,7 +92,7 @@ class Stepper:
         if full != state.batch:
             pad = jnp.pad if isinstance(images, jax.Array) else np.pad
             images = pad(images, ((0, full - state.batch), (0, 0), (0, 0), (0, 0)))
-        # Compiler options are for the outermost jit, which here may be the user's.
+        # Compiler options belong to the outermost jit, which may be the user's.
         rows, prediction = (self._step if traced else self._compiled)(self.variables, state.rows, images)
         if full != state.batch:
             prediction = jax.tree.map(lambda x: x[: state.batch], prediction)
@@ -118,18 +118,18 @@ class Stepper:
 
     @functools.cached_property
     def _first(self) -> Rows:
-        """One image before the first step."""
-        with jax.ensure_compile_time_eval():  # it is kept, also where a user's jit traces the first call
+        """The state of one stream before the first step."""
+        with jax.ensure_compile_time_eval():  # cached, so not a tracer of the user's jit that makes the first call
             image = jnp.zeros((1, *self.image_shape))
             logits, features = jax.eval_shape(self.network.apply, self.variables, image)
             state = {} if self.network.num_steps is None else self.network.initial_state(self.variables, image)
             rates = {name: jnp.zeros(1) for name in features["firing_rates"]}
             rows = Rows(state, jnp.zeros((1, logits.shape[-1])), rates, jnp.zeros(1, jnp.int32))
-            # On the device of later ones, for which a step would be compiled again.
+            # On the device of later states, or a step would be compiled twice.
             return jax.device_put(rows, jax.tree.leaves(self.variables)[0].sharding)
 
 
-def filled(batch: int) -> int:
+def padded_size(batch: int) -> int:
     """The size to which a batch is filled up: the next of 1, 2, 4, 8, ..."""
     return 1 << max(batch - 1, 0).bit_length()
 
@@ -137,8 +137,3 @@ def filled(batch: int) -> int:
 @jax.jit
 def _take(tree: Any, rows: Array) -> Any:
     return jax.tree.map(lambda x: x[rows], tree)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _repeat(tree: Any, batch: int) -> Any:
-    return jax.tree.map(lambda x: jnp.repeat(x, batch, axis=0), tree)

@@ -1,12 +1,12 @@
-"""A network in text: its layers in the order in which they are computed."""
+"""A text summary of a network: its layers in the order of computation."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
 from flax import traverse_util
 
-from snnkd_jax.dynamics.neurons import PLIF, Neuron
+from snnkd_jax.dynamics.integration import Neuron
+from snnkd_jax.dynamics.neurons import PLIF
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.converted import ConvertedMaxPool
@@ -29,7 +29,7 @@ _KINDS = {
 
 
 def summary(network: Network, variables: Variables, image_shape: tuple[int, int, int]) -> str:
-    """The neurons with their constants; a line per layer, with its output for one image and step; all parameters."""
+    """Neurons with their constants, a line per layer with its output shape per image and step, and total parameters."""
     params: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables["params"])
     rows = [("layer", "kind", "output", "parameters")]
     neurons: list[Neuron] = []
@@ -38,12 +38,17 @@ def summary(network: Network, variables: Variables, image_shape: tuple[int, int,
         kind = "neurons" if isinstance(module, Spike) else _KINDS.get(type(module))
         if kind is None:
             continue
-        # The names inside `layers.Conv` and `converted.ConvertedSpike`, the same for all.
+        # Without the names inside `layers.Conv` and `converted.ConvertedSpike`.
         path = module.path[:-1] if module.path[-1] in ("conv", "spike") else module.path
         own = {key[len(path) :]: x for key, x in params.items() if key[: len(path)] == path}
         if isinstance(module, Spike):
             neurons.append(module.neuron)
-            kind += "".join(f", {name} = {value}" for name, value in _learned(module.neuron, params, module.path))
+            learned = {name: params[*module.path, name] for name in module.neuron.parameters}
+            if isinstance(module.neuron, PLIF):  # its time constant, not the parameter
+                learned = module.neuron.precompute(learned)
+            for name, x in learned.items():
+                value = f"{float(x):.4g}" if x.ndim == 0 else f"{float(x.min()):.4g} to {float(x.max()):.4g}"
+                kind += f", {name} = {value}"
         shape = call.output.shape[1 if network.num_steps is None else 2 :]
         size = sum(x.size for x in own.values())
         rows.append(("/".join(path), kind, " x ".join(map(str, shape)), f"{size:,}" if size else "-"))
@@ -51,12 +56,3 @@ def summary(network: Network, variables: Variables, image_shape: tuple[int, int,
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
     lines.append(f"{sum(x.size for x in params.values()):,} parameters")
     return "\n".join([*(f"neurons: {neuron}" for neuron in dict.fromkeys(neurons)), "", *lines])
-
-
-def _learned(neuron: Neuron, params: dict[tuple[str, ...], Any], path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """What a layer of neurons has learnt: of `PLIF`, the time constant."""
-    learned = {name: params[*path, name] for name in neuron.parameters}
-    if isinstance(neuron, PLIF):
-        learned = neuron.constants(learned)
-    for name, x in learned.items():
-        yield name, f"{float(x):.4g}" if x.ndim == 0 else f"{float(x.min()):.4g} to {float(x.max()):.4g}"

@@ -38,7 +38,7 @@ import numpy as np
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.digest import sha256
 from snnkd_jax.errors import InputError
-from snnkd_jax.files import write_whole
+from snnkd_jax.files import write_atomically
 from snnkd_jax.interop.graph import to_network
 from snnkd_jax.interop.tracing import trace_graph
 from snnkd_jax.models import Network, Variables
@@ -109,7 +109,7 @@ def write_nir(
     if old_readers:
         _without_v_reset(content)
     try:
-        write_whole(Path(path), _block(content.getvalue()) + content.getvalue())
+        write_atomically(Path(path), _block(content.getvalue()) + content.getvalue())
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); name another") from error
     return written

@@ -18,7 +18,7 @@ import numpy as np
 from flax import traverse_util
 from numpy.typing import NDArray
 
-from snnkd_jax.dynamics.neurons import IF, LIF, PLIF
+from snnkd_jax.dynamics.neurons import IF, LIF, PLIF, plif_tau
 from snnkd_jax.errors import InputError
 from snnkd_jax.interop import graph
 from snnkd_jax.interop.graph import Convolution, Dense, Flatten, Graph, Layer, Node, Pair, Pool, Shape
@@ -211,5 +211,5 @@ def _neuron(spike: Spike, values: dict[str, NDArray]) -> LIF | IF:
         raise InputError(f"{name}: v_reset=None subtracts the threshold (soft reset); train with a number, such as 0")
     if isinstance(neuron, IF):
         return IF(neuron.v_threshold, neuron.v_reset)
-    tau = float(neuron.time_constant({name: jnp.asarray(value) for name, value in values.items()}))
+    tau = float(plif_tau(jnp.asarray(values["w"]))) if isinstance(neuron, PLIF) else neuron.tau
     return LIF(tau, neuron.v_threshold, neuron.v_reset, neuron.decay_input)

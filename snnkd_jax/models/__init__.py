@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from snnkd_jax.dynamics.neurons import Neuron, check_neuron
-from snnkd_jax.errors import InputError, check_choice, check_count, spelled_choice
+from snnkd_jax.dynamics.integration import Neuron, check_neuron
+from snnkd_jax.errors import InputError, check_choice, check_count, match_choice
 from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.airbench import Airbench
 from snnkd_jax.models.convnet import ConvNet
@@ -95,7 +95,7 @@ def build(
         check_count("levels", levels)
         if neuron is not None:
             raise InputError(f"levels={levels!r} is for ANNs, and neuron is given; leave one of them out")
-    name = spelled_choice("model", name, MODELS)
+    name = match_choice("model", name, MODELS)
     check_choice("pool", pool, get_args(Pool))
     fields = inspect.signature(MODELS[name]).parameters
     if pool == "max" and "pool" not in fields:

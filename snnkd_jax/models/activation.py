@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from snnkd_jax.dynamics.neurons import Neuron, check_neuron, initial_state, integrate, integrate_with_slopes
+from snnkd_jax.dynamics.integration import Neuron, check_neuron, initial_state, integrate, integrate_with_slopes
 from snnkd_jax.errors import InputError
 from snnkd_jax.models.stages import is_collected
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from snnkd_jax.digest import title, traced
+from snnkd_jax.digest import jaxpr_digest, title
 from snnkd_jax.dynamics.neurons import NEURONS, describe_neuron, neuron_from
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, build
@@ -26,7 +26,7 @@ def describe_network(network: Network, image_shape: tuple[int, int, int]) -> dic
         described = {"title": network.title, "num_steps": network.num_steps}
     variables = jax.eval_shape(lambda: network.init(jax.random.key(0), image_shape))
     images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
-    return described | {"jax": jax.__version__, "digest": traced(network.apply, variables, images)}
+    return described | {"jax": jax.__version__, "digest": jaxpr_digest(network.apply, variables, images)}
 
 
 def can_be_built(description: dict[str, Any]) -> bool:

@@ -12,7 +12,7 @@ its mean output by a shift of its input that is the same at all steps.
                            as it moves their variance (the variance within time stays): exact.
     max pooling            sum_i routes_i x_i over a window, routes_i the fraction of steps at which x_i was the first
                            maximum.
-    neuron                 dr = kappa dx, kappa of `neurons.integrate_with_slopes`: exact for a shift of x. What is
+    neuron                 dr = kappa dx, kappa of `integrate_with_slopes`: exact for a shift of x. What is
                            lost is that a spike of the layer before moves its own and later steps, not all alike.
 
 So there are two modules with the same parameters. The spiking one runs with its gradients stopped, and collects in
@@ -29,7 +29,7 @@ import jax
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from snnkd_jax.dynamics.neurons import Neuron
+from snnkd_jax.dynamics.integration import Neuron
 from snnkd_jax.models.activation import neuron_parameters
 from snnkd_jax.models.layers import BatchNorm, MaxPool, normalise, windows
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from snnkd_jax.dynamics.neurons import Neuron
+from snnkd_jax.dynamics.integration import Neuron
 from snnkd_jax.models.activation import Spike
 
 _COLLECTION = "calls"

@@ -1,17 +1,13 @@
-"""Compiler options, and the cache of compiled programs."""
+"""Compiler options, and the compilation cache."""
 
 import contextlib
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache as compilation_cache_module
-
-_CPU_OPTIONS = {
-    # jax 0.10 sends convolutions to a library that is 2-4x slower at 64 channels; this keeps them with Eigen.
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE",
-}
+from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 
 @functools.cache
@@ -22,17 +18,19 @@ def compile_options(platform: str | None = None) -> dict[str, str]:
     """
     if (platform or jax.default_backend()) != "cpu":
         return {}
+    # jax 0.10 sends convolutions to a library that is 2-4x slower at 64 channels; this keeps them with Eigen.
+    options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"}
     try:
-        jax.jit(lambda x: x + 1, compiler_options=_CPU_OPTIONS).lower(0).compile()
+        jax.jit(lambda x: x + 1, compiler_options=options).lower(0).compile()
     except jax.errors.JaxRuntimeError:
         return {}
-    return dict(_CPU_OPTIONS)
+    return options
 
 
 def quick_compile_options(platform: str | None = None) -> dict[str, str]:
     """Options of `jax.jit` for a program that runs once, such as the initialisation of a network.
 
-    On CPU, where it takes longer to be compiled than to run, it is compiled without optimisation.
+    On CPU, where compiling takes longer than running, it is compiled without optimisation.
     """
     if (platform or jax.default_backend()) != "cpu":
         return {}
@@ -41,21 +39,23 @@ def quick_compile_options(platform: str | None = None) -> dict[str, str]:
 
 @contextlib.contextmanager
 def compilation_cache(directory: Path) -> Iterator[None]:
-    """Keeps compiled programs in `directory`, so that the same step is not compiled again when a run is resumed.
+    """Caches compiled programs in `directory`, so that a resumed run does not compile the same step again.
 
-    A cache that the user has set up (`JAX_COMPILATION_CACHE_DIR`) is left in its place.
+    A cache that the user has set up (`JAX_COMPILATION_CACHE_DIR`) is used instead.
     """
-    names = {"jax_compilation_cache_dir": str(directory), "jax_persistent_cache_min_compile_time_secs": 0.5}
-    before = {name: getattr(jax.config, name) for name in names}
+    options = {"jax_compilation_cache_dir": str(directory), "jax_persistent_cache_min_compile_time_secs": 0.5}
+    before = {name: getattr(jax.config, name) for name in options}
     if before["jax_compilation_cache_dir"] is not None:
         yield
         return
-    for name, value in names.items():
-        jax.config.update(name, value)
-    compilation_cache_module.reset_cache()  # it is opened once a process, where the first program found it
+
+    def configure(values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            jax.config.update(name, value)
+        jax_cache.reset_cache()  # JAX opens the cache once per process, for its first program
+
+    configure(options)
     try:
         yield
     finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        compilation_cache_module.reset_cache()
+        configure(before)

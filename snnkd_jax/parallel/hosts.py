@@ -1,12 +1,11 @@
-"""Several processes that train together, one per host or per device: how they meet, agree, and notice that one is gone.
+"""Processes that train together, one per host or per device: initialisation, agreement, failure detection, shutdown.
 
-All run the same program on the same arguments. Whatever differs between them, files above all, is agreed upon, so that
-all go the same way: a process that stopped alone would leave the others waiting. One process agrees with itself at no
-cost.
+All run the same program with the same arguments. What may differ between them, files above all, is communicated, so
+that all take the same branch: a process that stopped alone would leave the others waiting. For a single process all of
+this costs nothing.
 """
 
 import contextlib
-import hashlib
 import os
 import sys
 import threading
@@ -20,34 +19,32 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from snnkd_jax.digest import sha256
 from snnkd_jax.errors import InputError
 from snnkd_jax.parallel.mesh import all_devices
 
 T = TypeVar("T")
 
-# Guesses, in seconds. A survivor says what happened and ends after SILENCE; JAX ends whoever could not after HEARTBEAT,
-# and at once when it is the first process that is gone.
-MEETING, SILENCE, HEARTBEAT, PARTING = 300, 15, 25, 10
+# Rough estimates in seconds. A survivor reports the loss and exits after WATCHDOG_TIMEOUT; failing that, JAX ends it
+# after HEARTBEAT_TIMEOUT, and at once when it is the first process that is gone.
+INITIALIZATION_TIMEOUT, WATCHDOG_TIMEOUT, HEARTBEAT_TIMEOUT, SHUTDOWN_TIMEOUT = 300, 15, 25, 10
 
-# Of the texts that processes exchange, in bytes.
-_LONGEST = 1024
-
-_parting = threading.Event()
+_shutting_down = threading.Event()
 
 
-def join(distributed: bool | None) -> None:
-    """Meets the other processes. To be called before anything touches devices.
+def initialize(distributed: bool | None) -> None:
+    """Connects to the other processes; call it before anything touches devices.
 
-    They are found through `JAX_COORDINATOR_ADDRESS` (host:port of the first process), `JAX_NUM_PROCESSES` and
-    `JAX_PROCESS_ID`; what of these is not set is asked of SLURM, Open MPI, Kubernetes or the metadata of a TPU slice.
-    With `distributed` False there are none, with None only where JAX finds them. Raises `InputError` if they are not
-    found, or do not come.
+    They are found by `JAX_COORDINATOR_ADDRESS` (host:port of the first process), `JAX_NUM_PROCESSES` and
+    `JAX_PROCESS_ID`; what is not set is taken from SLURM, Open MPI, Kubernetes or the metadata of a TPU slice. False
+    for `distributed` means a single process, None several only where JAX finds them. Raises `InputError` if they are
+    not found or do not connect.
     """
     if distributed is False or jax.distributed.is_initialized():
         return
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    told = {name: os.environ[name] for name in names if name in os.environ}
-    address, count, index = (told.get(name) for name in names)
+    given = {name: os.environ[name] for name in names if name in os.environ}
+    address, count, index = (given.get(name) for name in names)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "(?s).*Kubernetes environment detected")
@@ -55,21 +52,21 @@ def join(distributed: bool | None) -> None:
                 address,
                 None if count is None else int(count),
                 None if index is None else int(index),
-                cluster_detection_method="deactivate" if len(told) == len(names) else None,
-                initialization_timeout=MEETING,
-                heartbeat_timeout_seconds=HEARTBEAT,
-                shutdown_timeout_seconds=PARTING,
+                cluster_detection_method="deactivate" if len(given) == len(names) else None,
+                initialization_timeout=INITIALIZATION_TIMEOUT,
+                heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+                shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
             )
     except jax.errors.JaxRuntimeError as error:
-        raise InputError(f"the other processes cannot be met ({str(error)[:300]})") from error
+        raise InputError(f"the other processes cannot be reached ({str(error)[:300]})") from error
     except RuntimeError as error:
         if distributed or "must be called before" not in str(error):
             raise
-        return  # a program that has used devices before has decided to be alone
+        return  # a program that has used devices already is a single process
     except (ValueError, OSError) as error:  # the latter where a TPU machine has no metadata
-        if distributed or told:
+        if distributed or given:
             raise InputError(
-                f"distributed={distributed!r}, {told or 'no cluster found'}: {error}; set {', '.join(names)}"
+                f"distributed={distributed!r}, {given or 'no cluster found'}: {error}; set {', '.join(names)}"
             ) from error
         return
     try:
@@ -77,34 +74,34 @@ def join(distributed: bool | None) -> None:
     except InputError:
         jax.distributed.shutdown()
         raise
-    if several():
-        threading.Thread(target=_watch, name="watch", daemon=True).start()
+    if is_distributed():
+        threading.Thread(target=_watchdog, name="watchdog", daemon=True).start()
 
 
-def several() -> bool:
-    """Whether there are other processes; touches devices only after these have been met."""
+def is_distributed() -> bool:
+    """Whether there are other processes; touches devices only after `initialize` has found them."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def is_first() -> bool:
-    """Whether this process is the one that writes and prints."""
-    return not several() or jax.process_index() == 0
+def is_host0() -> bool:
+    """Whether this process is the first, which alone writes and prints."""
+    return not is_distributed() or jax.process_index() == 0
 
 
-def say(text: str) -> None:
-    """Prints a line, in the first process only."""
-    if is_first():
+def print_on_host0(text: str) -> None:
+    """Prints a line in the first process only."""
+    if is_host0():
         tqdm.write(text)
 
 
-def _watch() -> None:
-    """Ends this process when another one is gone; the main thread may be waiting for it inside a computation."""
-    everyone = _barrier()
+def _watchdog() -> None:
+    """Exits when another process is gone, which the main thread may be waiting for inside a computation."""
+    barrier = _barrier()
     try:
-        while not _parting.wait(1):
-            everyone(key="snnkd_jax_alive", timeout_ms=1000 * SILENCE)
+        while not _shutting_down.wait(1):
+            barrier(key="snnkd_jax_alive", timeout_ms=1000 * WATCHDOG_TIMEOUT)
     except jax.errors.JaxRuntimeError:
-        if _parting.is_set():
+        if _shutting_down.is_set():
             return
         message = "error: another process of this run is gone, and its own output says why; start all of them to resume"
         print(message, file=sys.stderr, flush=True)
@@ -112,23 +109,23 @@ def _watch() -> None:
 
 
 def _barrier() -> Callable[..., None]:
-    from orbax.checkpoint import multihost  # two seconds of import, needed by several processes only
+    from orbax.checkpoint import multihost  # takes two seconds, and a single process does not need it
 
     return multihost.get_barrier_sync_fn()
 
 
-def wait_if_lost() -> None:
-    """After an unexpected error: if it comes of another process being gone, this one is ended while it waits."""
-    time.sleep(SILENCE + 5)
+def wait_for_watchdog() -> None:
+    """Waits after an unexpected error: if another process being gone is its cause, the watchdog ends this one."""
+    time.sleep(WATCHDOG_TIMEOUT + 5)
 
 
-def leave(status: int) -> int:
-    """Parts from the others and returns the exit status; ends the process if they do not part as well."""
-    if not several():
+def shut_down(status: int) -> int:
+    """Disconnects and returns the exit status; exits with it if the others do not disconnect as well."""
+    if not is_distributed():
         return status
-    _parting.set()
+    _shutting_down.set()
     try:
-        _barrier()(key="snnkd_jax_parting", timeout_ms=1000 * PARTING)
+        _barrier()(key="snnkd_jax_shutdown", timeout_ms=1000 * SHUTDOWN_TIMEOUT)
     except jax.errors.JaxRuntimeError:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -137,42 +134,41 @@ def leave(status: int) -> int:
     return status
 
 
-def gathered(text: str) -> list[str]:
-    """The texts of all processes, in their order, cut after 1024 bytes."""
-    if not several():
+def gather_texts(text: str) -> list[str]:
+    """The texts of all processes in their order, each truncated to 1024 bytes."""
+    if not is_distributed():
         return [text]
-    row = np.frombuffer(text.encode()[:_LONGEST].ljust(_LONGEST, b"\0"), np.uint8)
+    row = np.frombuffer(text.encode()[:1024].ljust(1024, b"\0"), np.uint8)
     return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in multihost_utils.process_allgather(row)]
 
 
-def of_first(value: int) -> int:
-    """The first process's value."""
-    return int(gathered(str(value))[0])
+def broadcast_from_host0(value: int) -> int:
+    """The first process's value, in all processes."""
+    return int(gather_texts(str(value))[0])
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
-    """Around what each process does without the others: an `InputError` in one is raised in all."""
+def raise_on_all_hosts() -> Iterator[None]:
+    """Context for what each process does by itself: an `InputError` in one is raised in all."""
     try:
         yield
     except InputError as error:
-        gathered(str(error))
+        gather_texts(str(error))
         raise
-    for i, message in enumerate(gathered("")):
+    for i, message in enumerate(gather_texts("")):
         if message:
             raise InputError(f"process {i}: {message}")
 
 
-def first_then_others(function: Callable[[], T]) -> T:
-    """Calls it in the first process, then in the others, which find what the first has made."""
-    with together():
-        results = [function()] if is_first() else []
-    with together():
-        results = results or [function()]
-    return results[0]
+def host0_first(function: Callable[[], T]) -> T:
+    """Calls `function` in the first process, then in the others, which find the files that the first has made."""
+    with raise_on_all_hosts():
+        results = [function()] if is_host0() else []
+    with raise_on_all_hosts():
+        return results[0] if results else function()
 
 
-def check_same(what: str, value: bytes) -> None:
+def check_equal_on_all_hosts(what: str, value: bytes) -> None:
     """Raises `InputError` in all processes unless they have the same value."""
-    if len(set(gathered(hashlib.sha256(value).hexdigest()))) > 1:
+    if len(set(gather_texts(sha256(value)))) > 1:
         raise InputError(f"the processes of this run differ in {what}; they must be the same")

@@ -1,1 +1,1 @@
-"""Compiles training steps for accelerators that are not there."""
+"""Planning of training runs by compiling them for accelerators that are not attached."""

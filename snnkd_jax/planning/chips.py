@@ -1,6 +1,6 @@
-"""Accelerators that are not there: what is published of them, and devices for which programs can be compiled.
+"""Accelerators: their published figures, and devices for ahead-of-time compilation without the hardware.
 
-| chip   | peak, TFLOP/s | memory    | its bandwidth, GB/s | links, GB/s | source                              |
+| chip   | peak, TFLOP/s | memory    | bandwidth, GB/s     | links, GB/s | source                              |
 | ------ | ------------- | --------- | ------------------- | ----------- | ----------------------------------- |
 | `v4`   | 275           | 32 GiB    | 1200                | 300         | docs.cloud.google.com/tpu/docs/v4   |
 | `v5e`  | 197           | 16 GB     | 819                 | 200         | docs.cloud.google.com/tpu/docs/v5e  |
@@ -9,8 +9,8 @@
 | `a100` | 312           | 80 GB     | 2039                | 300         | NVIDIA A100 80GB SXM data sheet     |
 | `h100` | 989           | 80 GB     | 3352                | 450         | NVIDIA H100 80GB SXM data sheet     |
 
-Peaks are of dense bfloat16 matrix products with float32 sums. A TPU multiplies float32 convolutions at that precision
-unless it is told otherwise; a GPU, in TF32, at half the speed. Links are all of a chip together, one way.
+Peaks are for dense bfloat16 matrix products with float32 accumulation. TPUs compute float32 convolutions at that
+precision by default; GPUs in TF32, at half the speed. Links are the sum over all links of a chip, in one direction.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from snnkd_jax.errors import InputError, check_choice
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """The published figures in FLOP/s, bytes and bytes per second; of a GPU also what its compiler must know."""
+    """Published figures in FLOP/s, bytes and bytes per second; `target` is the compiler's description of a GPU."""
 
     flops: float
     memory: float
@@ -43,7 +43,7 @@ gpu_device_info {{
 }}
 platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 8 }} device_description_str: "{}"
 """
-"""A `GpuTargetConfigProto` as text, without what differs between the GPUs here, of what XLA asks for."""
+"""The fields of a `GpuTargetConfigProto` that XLA requires, as a template for the values that differ between GPUs."""
 
 _A100 = """
   core_count: 108 fpus_per_core: 64 clock_rate_ghz: 1.41 l2_cache_size: 41943040 memory_bandwidth: 2039040000000
@@ -65,7 +65,7 @@ CHIPS = {
     "h100": Chip(989e12, 80e9, 3352e9, 450e9, _GPU.format(_H100, "NVIDIA H100 80GB HBM3")),
 }
 
-# What libtpu asks of the machine that it thinks it is on.
+# Variables that libtpu requires on a machine without a TPU.
 _TPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -76,28 +76,26 @@ _TPU_ENVIRONMENT = {
 
 
 def devices(topology: str) -> tuple[Chip, Sequence[Any]]:
-    """The chip of a topology, and its devices, one a chip, which can be compiled for and nothing else.
+    """The chip of a topology, and its devices, one per chip, for compilation only.
 
-    `topology` is a TPU slice such as "v5e:16x16" or "v5p:2x2x2", or GPUs of one machine, "h100:8" (or "h100", one).
-    JAX's own platform must be the CPU (`jax_platforms`), because the accelerator cannot be started. Variables that
-    libtpu wants are set in the environment where they are missing.
-
-    Raises `InputError` for an unknown chip or an impossible shape, or if the compiler is not installed.
+    `topology` is a TPU slice such as "v5e:16x16" or "v5p:2x2x2", or GPUs of one machine, "h100:8" ("h100": one). JAX's
+    own platform must be the CPU (`jax_platforms`). Missing environment variables of libtpu are set. Raises `InputError`
+    for an unknown chip or an impossible shape, or if the compiler is not installed.
     """
     name, _, shape = topology.partition(":")
     check_choice("topology", name, CHIPS)
     chip = CHIPS[name]
     shape = shape or ("1" if chip.target else "")
     if not (shape.isdigit() if chip.target else all(n.isdigit() for n in shape.split("x"))):
-        example = f"{name}:8" if chip.target else f"{name}:{'2x2' if name.endswith('e') else '2x2x1'}"
-        raise InputError(f"topology={topology!r} must name the chips, such as {example}")
+        example = "8" if chip.target else "2x2" if name.endswith("e") else "2x2x1"
+        raise InputError(f"topology={topology!r} must name the chips, such as {name}:{example}")
     try:
         if chip.target:
-            options = {"target_config": chip.target, "topology": f"1x1x{shape}"}
-            return chip, topologies.get_topology_desc(name, "cuda", **options).devices
+            description = topologies.get_topology_desc(name, "cuda", target_config=chip.target, topology=f"1x1x{shape}")
+            return chip, description.devices
         for variable, value in _TPU_ENVIRONMENT.items():
             os.environ.setdefault(variable, value)
-        # Where a chip has two cores, they are one device, as JAX has it on the machine itself.
+        # The two cores of a v4 chip are one device, as on the hardware.
         options: dict[str, Any] = {"chip_config_name": "megacore"} if name == "v4" else {}
         return chip, topologies.get_topology_desc(topology, "tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:

@@ -1,4 +1,4 @@
-"""What the devices of a compiled program say to each other, read from its text."""
+"""Collective operations of a compiled program, parsed from its text."""
 
 import dataclasses
 import math
@@ -8,14 +8,14 @@ from collections.abc import Iterable
 
 _OPERATIONS = "all-reduce|all-gather|(?:ragged-)?all-to-all|collective-permute|collective-broadcast|reduce-scatter"
 
-# "%name = f32[3,3,64,64]{3,2,1,0} all-reduce(...", or a tuple of types; "-start" where it is asynchronous.
+# "%name = f32[3,3,64,64]{3,2,1,0} all-reduce(...", or a tuple of types; "-start" if it is asynchronous.
 _CALL = re.compile(rf"^\s*(?:ROOT )?\S+ = (\S.*?) ({_OPERATIONS})(?:-start)?\(", re.MULTILINE)
 _TYPE = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One array of one collective operation, as long as it is on a single device: "all-reduce", "f32", (64,)."""
+    """One array of a collective operation, in its shape on one device: "all-reduce", "f32", (64,)."""
 
     operation: str
     dtype: str
@@ -23,15 +23,15 @@ class Collective:
 
     @property
     def bytes(self) -> int:
-        """Its size."""
+        """The size on one device."""
         bits = 8 if self.dtype == "pred" else int(re.findall(r"\d+", self.dtype)[0])
         return math.prod(self.shape) * bits // 8
 
 
 def collectives(text: str) -> tuple[Collective, ...]:
-    """Those in the text of a compiled program (`jax.stages.Compiled.as_text`), in its order.
+    """Parses the collectives in the text of a compiled program (`jax.stages.Compiled.as_text`), in order.
 
-    What is inside a loop counts once. Asynchronous gathers and permutations name what they take and what they return.
+    Those inside a loop count once. Asynchronous gathers and permutations list both their operands and their results.
     """
     return tuple(
         Collective(operation, dtype, tuple(int(n) for n in shape.split(",") if n))
@@ -41,8 +41,8 @@ def collectives(text: str) -> tuple[Collective, ...]:
 
 
 def total_bytes(found: Iterable[Collective]) -> dict[str, int]:
-    """Operation to the bytes of all its arrays."""
+    """Bytes of all arrays by operation."""
     totals: Counter[str] = Counter()
-    for one in found:
-        totals[one.operation] += one.bytes
+    for collective in found:
+        totals[collective.operation] += collective.bytes
     return dict(totals)

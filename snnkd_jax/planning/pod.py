@@ -1,13 +1,12 @@
-"""What a training step costs each chip of a pod, found by compiling it for the pod on a machine without one.
+"""The cost of a training step per chip of a pod, found by compiling it for the pod on a machine without one.
 
-The step is the one that trains (`compiled.compile_steps`), with every option of the configuration; nothing is run and
-no data are read. FLOPs, bytes and memory are the compiler's own account of its program, of one chip:
+The step is that of training (`compiled.compile_steps`) with all options of the configuration; nothing is executed and
+no data are read. FLOPs, bytes and memory are the compiler's own analysis of its program for one chip, and
 
-    step >= max(FLOPs / peak FLOP/s,  bytes / memory bandwidth,  2 (D - 1) / D all-reduced bytes / links)
+    step time >= max(FLOPs / peak FLOP/s,  bytes / memory bandwidth,  2 (D - 1) / D all-reduced bytes / links)
 
-with the figures of `snnkd_jax.planning.chips` and D chips, each of which sends so much in any all-reduce of that size.
-Bytes are those that pass between the compiler's fused operations, some of which stay on the chip. No step is as fast as
-that.
+with the figures of `snnkd_jax.planning.chips` and D chips, each of which sends that share in an all-reduce. Bytes are
+those between the compiler's fused operations, some of which stay on the chip.
 """
 
 import dataclasses
@@ -32,11 +31,11 @@ from snnkd_jax.training.trainer import Trainer
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A compiled training step; everything but the number of chips is of one chip, in bytes where it is memory.
+    """Costs of a compiled training step per chip; sizes are in bytes.
 
-    `arguments` are state, teacher and batch, `temporary` what else the step holds at its peak, mostly activations.
-    For GPUs the compiler counts neither: `flops` are those of the program before it is compiled, `bytes` are None.
-    `collectives` of the parts of an accumulated batch are listed once.
+    `arguments` are state, teacher and batch, `temporary` the other memory at the peak, mostly activations. For GPUs,
+    `flops` are those of the program before compilation, and `bytes`, the memory traffic, are None. Collectives of the
+    parts of an accumulated batch are listed once.
     """
 
     chips: int
@@ -51,19 +50,18 @@ class Plan:
 
     @property
     def memory(self) -> int:
-        """All that is needed; the state is updated in its place."""
+        """Peak memory; the state is updated in place."""
         return self.arguments + self.outputs - self.aliased + self.temporary
 
     def bounds(self, chip: Chip) -> dict[str, float]:
-        """Seconds that the step takes at least, for each of the reasons above."""
-        reduced = total_bytes(self.collectives).get("all-reduce", 0)
-        links = 2 * (self.chips - 1) / self.chips * reduced / chip.links
-        found = {"compute": self.flops / chip.flops, "links": links}
-        return found if self.bytes is None else found | {"memory": self.bytes / chip.bandwidth}
+        """Lower bounds of the step time in s, by the formula above."""
+        reduced = 2 * (self.chips - 1) / self.chips * total_bytes(self.collectives).get("all-reduce", 0)
+        bounds = {"compute": self.flops / chip.flops, "links": reduced / chip.links}
+        return bounds if self.bytes is None else bounds | {"memory": self.bytes / chip.bandwidth}
 
 
 def planned_trainer(config: Config) -> tuple[Trainer, Variables]:
-    """The student's trainer as a run would have it, but for constants, and the shapes of the teacher's variables."""
+    """The student's trainer with arbitrary constants, and the shapes of the teacher's variables."""
     image_shape, num_classes = shape_of(config.data.dataset, config.data.image_size)
     objective = config.objective.build()
     teacher = config.build_teacher(num_classes) if objective.needs_teacher else None
@@ -86,17 +84,15 @@ def planned_trainer(config: Config) -> tuple[Trainer, Variables]:
 def plan(config: Config, topology: str, per_chip_batch: int) -> Plan:
     """Compiles the student's training step for a topology of `chips.devices`; the batch size of `config` is not used.
 
-    Raises:
-        InputError: for what a run or `chips.devices` would refuse.
-        MemoryError: if the compiler finds that the step does not fit.
+    Raises `InputError` as a run and `chips.devices` do, and `MemoryError` if the compiler refuses the size.
     """
     accumulate = config.optimisation.accumulate
     if per_chip_batch < 1 or per_chip_batch % accumulate:
         raise InputError(f"per_chip_batch={per_chip_batch!r} must be a multiple of accumulate={accumulate}")
-    _, there = devices(topology)
-    mesh = jax.make_mesh((len(there),), ("data",), axis_types=(AxisType.Auto,), devices=there)
+    _, chips = devices(topology)
+    mesh = jax.make_mesh((len(chips),), ("data",), axis_types=(AxisType.Auto,), devices=chips)
     trainer, teacher_variables = planned_trainer(config)
-    size = per_chip_batch * len(there)
+    size = per_chip_batch * len(chips)
     batch = {
         "images": jax.ShapeDtypeStruct((size, *trainer.image_shape), jnp.uint8),
         "labels": jax.ShapeDtypeStruct((size,), jnp.int32),
@@ -108,15 +104,15 @@ def plan(config: Config, topology: str, per_chip_batch: int) -> Plan:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise MemoryError(f"{per_chip_batch} images a chip do not fit: {str(error).splitlines()[0]}") from error
+        raise MemoryError(f"{per_chip_batch} images per chip do not fit: {str(error).splitlines()[0]}") from error
     costs, memory = compiled.cost_analysis(), compiled.memory_analysis()
     if not costs:
         traced: Any = jax.jit(trainer.step).trace(*arguments)
-        costs = {"flops": traced.lower(lowering_platforms=("cuda",)).cost_analysis()["flops"] / len(there)}
-    # The body of a loop counts once; the one over the parts of an accumulated batch holds nearly everything.
+        costs = {"flops": traced.lower(lowering_platforms=("cuda",)).cost_analysis()["flops"] / len(chips)}
+    # The body of a loop counts once; the loop over the parts of an accumulated batch has nearly all operations.
     moved = costs.get("bytes accessed")
     return Plan(
-        len(there),
+        len(chips),
         per_chip_batch,
         costs["flops"] * accumulate,
         moved and moved * accumulate,
@@ -129,18 +125,18 @@ def plan(config: Config, topology: str, per_chip_batch: int) -> Plan:
 
 
 def largest_batch(memory: Callable[[int], float], first: int, capacity: float, multiple: int = 8) -> int:
-    """The largest batch that fits, within an eighth, by few compilations.
+    """Searches for the largest batch that fits, to within an eighth, with few compilations.
 
-    Memory is nearly a + c B, once a batch no longer fits into the memory beside a chip's arithmetic. The next size to
-    be compiled is where the line through the last two that fit reaches 15/16 of what is left, eight times the last one
-    at most; and, as soon as a size did not fit, the geometric mean of that one and the last, if it is smaller.
+    Memory is nearly linear in the batch size, except for batches that fit into on-chip memory. The next size is where
+    the line through the last two sizes that fit reaches 15/16 of the remaining capacity, but at most eight times the
+    last one, and at most its geometric mean with the smallest size that did not fit.
 
-    `memory` gives the bytes that a batch needs, of `capacity`, and raises `MemoryError` if it is refused. The search
-    starts with `first`, and goes on by multiples of `multiple`. Raises `MemoryError` if not even `first` fits.
+    `memory` returns the bytes of a batch, or raises `MemoryError`. The search starts at `first`, which must fit (else
+    `MemoryError`), and continues with multiples of `multiple`.
     """
     fits, held = first, memory(first)
     if held > capacity:
-        raise MemoryError(f"{first} images a chip need {held / 2**30:.2f} GiB, and there are {capacity / 2**30:.2f}")
+        raise MemoryError(f"{first} images per chip need {held / 2**30:.2f} of {capacity / 2**30:.2f} GiB")
     too_large, line, size = math.inf, math.inf, 2 * first
     while size > 17 / 16 * fits:
         try:

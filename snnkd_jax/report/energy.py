@@ -1,4 +1,4 @@
-"""The energy of the networks of a run, in a table and in words; operations and joules are those of an image."""
+"""The energy of networks per image, from records: table rows and the explanation of their columns."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ COLUMNS = (
 
 
 def energy_terms(records: list[dict[str, Any]]) -> str:
-    """What the columns mean, and at which energies of an operation."""
+    """Explains `COLUMNS`, with the energies per operation of the records."""
     constants = sorted({(r["mac_pj"], r["ac_pj"]) for r in records})
     return (
         "Means over test images, accuracies those of one seed on the whole test set. Operations by NeuroBench's "
@@ -29,7 +29,7 @@ def energy_terms(records: list[dict[str, Any]]) -> str:
 
 
 def of_ann(record: dict[str, Any], role: str) -> float | None:
-    """A network's energy by that of the ANN of its architecture; None where that was not counted."""
+    """The ratio of a network's energy to that of the ANN of its architecture; None if that was not counted."""
     ann = record["networks"].get(record["networks"][role]["ann"])
     return None if ann is None else _energy(record, record["networks"][role]) / _energy(record, ann)
 
@@ -40,10 +40,10 @@ def _energy(record: dict[str, Any], network: dict[str, Any]) -> float:
 
 def energy_rows(record: dict[str, Any]) -> list[list[str]]:
     """A row of `COLUMNS` for each network of a record."""
-    rows = []
+    rows, costs = [], (record["mac_pj"], record["ac_pj"])
     for role, network in record["networks"].items():
-        constants, (macs, acs) = (record["mac_pj"], record["ac_pj"]), network["estimate"]
-        estimate, ratio = joules(macs, acs, *constants), of_ann(record, role)
+        macs, acs = network["estimate"]
+        estimate, ratio = joules(macs, acs, *costs), of_ann(record, role)
         accuracy, energy = network["test_accuracy"], _energy(record, network)
         rows.append(
             [
@@ -54,17 +54,16 @@ def energy_rows(record: dict[str, Any]) -> list[list[str]]:
                 *map(_three_figures, (network["macs"] / 1e6, network["acs"] / 1e6, 1e6 * energy)),
                 "–" if ratio is None else f"{ratio:.2f}",
                 _three_figures(1e6 * estimate),
-                f"{estimate / joules(network['dense_pass'], 0, *constants):.2f}",
+                f"{estimate / joules(network['dense_pass'], 0, *costs):.2f}",
             ]
         )
     return rows
 
 
 def title(record: dict[str, Any], role: str) -> str:
-    """A network in words, with its architecture and width."""
-    network = record["networks"][role]
-    other = {"ann": "ANN", "converted": "teacher, converted"}
-    named = other[role] if role in other else title_of(config_of(record["config"], record["name"]), role)
+    """The architecture and width of a network and its role in words."""
+    network, others = record["networks"][role], {"ann": "ANN", "converted": "teacher, converted"}
+    named = others[role] if role in others else title_of(config_of(record["config"], record["name"]), role)
     return f"{network['model']}, width {network['width']:g}, {named}"
 
 

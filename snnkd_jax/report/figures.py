@@ -1,7 +1,7 @@
-"""The figures of a report: matplotlib's SVG, made part of the page around it.
+"""Figures of a report, as SVG of Matplotlib embedded in the page.
 
-Text stays text in the page's font, colours are the page's own (CSS), so that one drawing serves a light and a dark
-background. A drawing is about as wide as a phone. The same numbers give the same bytes.
+Text stays text in the page's font and colours are CSS, so that one drawing serves light and dark mode. A drawing is
+about as wide as a phone. The same numbers give the same bytes.
 """
 
 import dataclasses
@@ -20,20 +20,16 @@ from snnkd_jax.analysis.observation import Layer
 from snnkd_jax.report.page import Html
 from snnkd_jax.report.style import STYLE
 
-_WIDTH, _HEIGHT = 360, 230  # units of the drawing, one CSS pixel each on a phone
-_POINTS = 72  # of them in one of matplotlib's inches
-_INK, _LINE = "currentColor", "var(--line)"
+_WIDTH = 360  # points, one CSS pixel each on a phone
 _MARKERS = "osD^vP*X"
-_GAP = 4  # between the layers of a raster
+_GAP = 4  # between layers of a raster
 
 _REPORT_STYLE = STYLE | {
     "svg.fonttype": "none",
     "font.size": 10,
     "axes.labelsize": 10,
     "legend.fontsize": 9,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none"),
     "text.parse_math": False,  # names may hold any character
     "axes.formatter.use_mathtext": False,
     "path.simplify": False,
@@ -42,7 +38,7 @@ _REPORT_STYLE = STYLE | {
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A line of a plot, or points if `dashes` are "none"; `label` "" is in no legend, `low` and `high` bound a band."""
+    """A line of a plot, or points if `dashes` is "none"; `label` "" is in no legend, `band` is (low, high)."""
 
     label: str
     x: ArrayLike
@@ -50,90 +46,89 @@ class Curve:
     colour: str
     dashes: str = "-"
     marker: str = ""
-    low: ArrayLike | None = None
-    high: ArrayLike | None = None
+    band: tuple[ArrayLike, ArrayLike] | None = None
 
 
 def spread(n: int) -> list[str]:
-    """CSS colours of n curves in an order, from blue to red, readable on both backgrounds."""
+    """CSS colours of n ordered curves, from blue to red, with enough contrast in light and dark mode."""
     return [f"oklch(var(--lightness) 0.13 {hue:.0f})" for hue in np.linspace(265, 30, max(n, 2))[:n]]
 
 
 def markers(n: int) -> str:
-    """Markers of n curves, the first ones again after the eighth."""
+    """Markers of n curves, repeated after the eighth."""
     return (_MARKERS * n)[:n]
 
 
 class _Drawing:
-    """A matplotlib figure in the style of the page; colours stand in for those of CSS until it is written."""
+    """A Matplotlib figure with placeholders for CSS colours, which `svg` replaces."""
 
-    def __init__(self, height: float = _HEIGHT, rows: int = 1, columns: int = 1, **options: Any):
-        self._stand_ins: dict[str, str] = {}
-        ink = self.colour(_INK)
+    def __init__(self, height: float = 230, rows: int = 1, columns: int = 1, **options: Any):
+        self._placeholders: dict[str, str] = {}
         names = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
-        self._style: Any = _REPORT_STYLE | dict.fromkeys(names, ink) | {"grid.color": self.colour(_LINE)}
+        inks = dict.fromkeys(names, self.colour("currentColor")) | {"grid.color": self.colour("var(--line)")}
+        self._style: Any = _REPORT_STYLE | inks
         with mpl.rc_context(self._style):
-            self.figure = Figure(figsize=(_WIDTH / _POINTS, height / _POINTS), layout="constrained")
+            self.figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
             self.grid = self.figure.subplots(rows, columns, squeeze=False, **options)
         self.axes = self.grid[0, 0]
 
     def colour(self, css: str) -> str:
-        """A colour for matplotlib in the place of one of CSS."""
-        return self._stand_ins.setdefault(css, f"#fe{len(self._stand_ins):04x}")
+        """A placeholder for a CSS colour."""
+        return self._placeholders.setdefault(css, f"#fe{len(self._placeholders):04x}")
 
     def svg(self, name: str, label: str) -> Html:
-        """The drawing as an element of the page: `name` tells its parts from other drawings', `label` is read aloud."""
+        """The drawing as an element of the page; `name` is the prefix of its identifiers, `label` its description."""
         file = io.StringIO()
         with mpl.rc_context(self._style):
             self.figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
         svg = _in_a_page(file.getvalue(), name)
-        for css, stand_in in self._stand_ins.items():
-            svg = svg.replace(stand_in, css)
+        for css, placeholder in self._placeholders.items():
+            svg = svg.replace(placeholder, css)
         (size, *_) = re.findall(r'viewBox="[^"]*"', svg)
         opening = f'<svg {size} role="img" aria-label="{html.escape(label)}">'
         return Html(opening + svg[svg.index(">") + 1 :])
 
 
 _DROPPED = (
-    r"^.*?(?=<svg)",  # the head of a file
+    r"^.*?(?=<svg)",  # XML declaration and doctype
     r"<metadata>.*?</metadata>",
-    r"<defs>\s*<style.*?</style>\s*</defs>",  # it would style the whole page
-    r" font-family: [^;\"]*;?",  # the page has one
+    r"<defs>\s*<style.*?</style>\s*</defs>",  # would style the whole page
+    r" font-family: [^;\"]*;?",  # use the page's
     r' transform="rotate\(-0 [^)]*\)"',
     r"xlink:(?=href=)",
 )
 
 
 def _in_a_page(svg: str, name: str) -> str:
-    """A file of matplotlib's as a part of a page, in which identifiers must be unique."""
+    """Adapts an SVG file to a page, in which identifiers must be unique."""
     for pattern in _DROPPED:
         svg = re.sub(pattern, "", svg, flags=re.DOTALL)
     used = set(re.findall(r'(?:href="#|url\(#)([\w.]+)', svg))
     svg = re.sub(r' id="([\w.]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
-    # Hundredths of a pixel are enough.
+    # Round down to hundredths of a pixel.
     svg = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda m: re.sub(r"(\d\.\d\d)\d+", r"\1", m[0]), svg)
     return re.sub(r"\s*\n\s*", " ", svg)
 
 
 def lines(name: str, curves: Sequence[Curve], x_label: str, y_label: str) -> Html:
-    """Curves over whole numbers."""
+    """A plot of curves over integers."""
     drawing = _Drawing()
     _plot(drawing, drawing.axes, curves)
-    _over_whole_numbers(drawing.axes, x_label)
+    _integer_axis(drawing.axes, x_label)
     drawing.axes.set_ylabel(y_label)
     named = [curve.label for curve in curves if curve.label]
     drawing.figure.legend(loc="outside lower center", ncols=min(len(named), 2), frameon=False)
     return drawing.svg(name, f"Plot of {y_label} against {x_label}, of {', '.join(named)}")
 
 
-def _over_whole_numbers(axes: Any, label: str) -> None:
+def _integer_axis(axes: Any, label: str) -> None:
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel(label)
 
 
 def panels(name: str, by_title: Mapping[str, Sequence[Curve]], x_label: str, y_label: str) -> Html:
-    """Small plots of the same axes, three in a row."""
+    """Small plots that share their axes, three per row."""
     rows = -(-len(by_title) // 3)
     drawing = _Drawing(rows * 85 + 50, rows, 3, sharex=True, sharey=True)
     places = drawing.grid.ravel()
@@ -152,28 +147,25 @@ def panels(name: str, by_title: Mapping[str, Sequence[Curve]], x_label: str, y_l
 def _plot(drawing: _Drawing, axes: Any, curves: Sequence[Curve]) -> None:
     for curve in curves:
         colour = drawing.colour(curve.colour)
-        (line,) = axes.plot(curve.x, curve.y, ls=curve.dashes, color=colour, lw=1.6, marker=curve.marker, ms=4)
-        line.set_label(curve.label or "_")
-        if curve.low is not None and curve.high is not None:
-            axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.2, lw=0)
+        options = {"ls": curve.dashes, "marker": curve.marker, "label": curve.label or "_"}
+        axes.plot(curve.x, curve.y, color=colour, lw=1.6, ms=4, **options)
+        if curve.band is not None:
+            axes.fill_between(curve.x, *curve.band, color=colour, alpha=0.2, lw=0)
     axes.grid(lw=0.6)
 
 
 def raster(name: str, layers: Sequence[Layer]) -> Html:
-    """A dash for each spike: steps to the right, neurons downwards, layer below layer."""
-    # Of a layer, as many units as neurons, but so many that its name has room beside it.
-    heights = [max(layer.spikes.shape[1], 12) for layer in layers]
+    """A spike raster: time steps on the x-axis, neurons on the y-axis, layers one below the other."""
+    heights = [max(layer.spikes.shape[1], 12) for layer in layers]  # at least as high as the layer's name
     whole = sum(heights) + _GAP * len(layers)
-    height = min(whole, 420)
-    drawing = _Drawing(height + 50)
-    axes = drawing.axes
-    num_steps = len(layers[0].spikes)
+    drawing = _Drawing(min(whole, 420) + 50)
+    axes, num_steps = drawing.axes, len(layers[0].spikes)
     top, ticks = 0.0, []
     for layer, rows, css in zip(layers, heights, spread(len(layers)), strict=True):
         t, neuron = np.nonzero(layer.spikes)
         y = top + (neuron + 0.5) * rows / layer.spikes.shape[1]
         x = np.stack([t + 0.6, t + 1.4, np.full(t.shape, np.nan)], axis=1)
-        width = max(0.5, 0.8 * height / whole)
+        width = max(0.5, 0.8 * min(whole, 420) / whole)
         axes.plot(x.ravel(), np.repeat(y, 3), color=drawing.colour(css), lw=width, solid_capstyle="butt")
         ticks.append(top + rows / 2)
         top += rows + _GAP
@@ -181,40 +173,37 @@ def raster(name: str, layers: Sequence[Layer]) -> Html:
     axes.set_xlim(0.5, num_steps + 0.5)
     axes.set_yticks(ticks, [layer.name for layer in layers], fontsize=9)
     axes.tick_params(axis="y", length=0)
-    _over_whole_numbers(axes, "time step")
+    _integer_axis(axes, "time step")
     return drawing.svg(name, f"Spikes of neurons in {len(layers)} layers at {num_steps} time steps")
 
 
 def potentials(name: str, layers: Sequence[Layer]) -> Html:
-    """The potentials of a few neurons of each layer, from rest on, after each step; circles are spikes."""
+    """Membrane potentials of a few neurons of each layer before the first and after each step; circles are spikes."""
     drawing = _Drawing(90 * len(layers) + 40, len(layers), 1, sharex=True)
     for axes, layer in zip(drawing.grid[:, 0], layers, strict=True):
         steps = np.arange(len(layer.v) + 1)
         v = np.vstack([np.full(layer.v.shape[1], layer.v_start), layer.v])
-        # Neurons without a threshold have their spikes above all potentials.
-        height = layer.v_threshold if np.isfinite(layer.v_threshold) else v.max()
+        height = layer.v_threshold if np.isfinite(layer.v_threshold) else v.max()  # of the circles
         for i, css in enumerate(spread(layer.v.shape[1])):
             colour = drawing.colour(css)
             axes.plot(steps, v[:, i], color=colour, lw=1.4, marker=".", ms=3)
             fired = steps[1:][layer.spikes[:, i]]
             axes.plot(fired, np.full(len(fired), height), "o", color=colour, ms=5, mfc="none")
         if np.isfinite(layer.v_threshold):
-            axes.axhline(height, color=drawing.colour(_INK), lw=0.8, ls="--")
+            axes.axhline(height, color=drawing.colour("currentColor"), lw=0.8, ls="--")
         axes.set_title(layer.name, loc="left", fontsize=9)
         axes.grid(lw=0.6)
-    _over_whole_numbers(drawing.grid[-1, 0], "time step")
+    _integer_axis(drawing.grid[-1, 0], "time step")
     drawing.figure.supylabel("membrane potential", fontsize=10)
     return drawing.svg(name, f"Membrane potentials by time step in {', '.join(layer.name for layer in layers)}")
 
 
 def heat(name: str, counts: NDArray) -> Html:
-    """A confusion matrix of many classes: each row's shares, from nothing to the colour of the student."""
+    """A confusion matrix of many classes, by the shares of each row."""
     drawing = _Drawing(_WIDTH)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    pixels = np.zeros((*shares.shape, 4))
-    pixels[..., :3] = np.array([48, 120, 186]) / 255
-    pixels[..., 3] = np.sqrt(shares)  # so that rare confusions can be seen
-    drawing.axes.imshow(pixels, interpolation="nearest")
-    drawing.axes.set_xlabel("answer")
+    colour = [np.full(shares.shape, value / 255) for value in (48, 120, 186)]
+    drawing.axes.imshow(np.dstack([*colour, np.sqrt(shares)]), interpolation="nearest")  # sqrt: rare ones are visible
+    drawing.axes.set_xlabel("prediction")
     drawing.axes.set_ylabel("class")
     return drawing.svg(name, f"Confusion matrix of {len(counts)} classes")

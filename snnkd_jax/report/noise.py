@@ -1,51 +1,42 @@
-"""Accuracy under noise over several seeds: summed up, in a table and in words.
-
-Every quantity is `{"values", "mean", "std"}`, values in the order of the seeds, std the sample standard deviation, None
-for one seed.
-"""
+"""Accuracy under noise over several seeds: statistics by `over_seeds`, tables and a summary in words."""
 
 import statistics
 from typing import Any
 
 from snnkd_jax.analysis.robustness import GROUPS
+from snnkd_jax.report.markdown import markdown_table
 from snnkd_jax.report.statistics import gain, over_seeds, percent, points
 from snnkd_jax.runs.roles import NETWORKS
 
-Report = dict[str, Any]
 
+def summarise(by_role: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Statistics over runs, given what `evaluate_noise` returns by role and run; a shared teacher has one entry.
 
-def summarise(reports: dict[str, list[Report]]) -> dict[str, Any]:
-    """What a record has of its networks, given role to the report of each run; a teacher that all runs share has one.
-
-    Returns:
-        `networks`: role to `clean`, to `kinds` (each with `accuracy` by level, `mean` and `drop`, or None) and to
-        `mean`, by group of kinds. `comparison` of the student with that without KD, None if one of them is missing:
-        `kinds`, those that both have, `better`, those in which the mean over levels, averaged over runs, is higher with
-        KD, `gain`, the difference averaged over these kinds, and `clean_gain`, that without noise, both in accuracy.
+    Returns `networks`, by role the entries `clean`, `kinds` and `mean` with each number replaced by `over_seeds`, and
+    `comparison` of the students with and without KD, or None: `kinds` that both have, `better`, those with a higher
+    mean accuracy with KD, `gain`, the mean difference over `kinds`, and `clean_gain`, the difference without noise.
     """
     comparison = None
-    if "student" in reports and "student_baseline" in reports:
-        comparison = _comparison(reports["student"], reports["student_baseline"])
-    return {"networks": {role: _network(runs) for role, runs in reports.items()}, "comparison": comparison}
-
-
-def _network(runs: list[Report]) -> dict[str, Any]:
-    kinds: dict[str, Any] = {}
-    for kind, entry in runs[0]["kinds"].items():
-        found = [run["kinds"][kind] for run in runs]
-        kinds[kind] = entry and {
-            "accuracy": [over_seeds(values) for values in zip(*(e["accuracy"] for e in found), strict=True)],
-            "mean": over_seeds(e["mean"] for e in found),
-            "drop": over_seeds(e["drop"] for e in found),
-        }
-    means = {
-        group: None if mean is None else over_seeds(run["mean"][group] for run in runs)
-        for group, mean in runs[0]["mean"].items()
+    if "student" in by_role and "student_baseline" in by_role:
+        comparison = _comparison(by_role["student"], by_role["student_baseline"])
+    networks = {
+        role: {name: _merged([run[name] for run in runs]) for name in ("clean", "kinds", "mean")}
+        for role, runs in by_role.items()
     }
-    return {"clean": over_seeds(run["clean"] for run in runs), "kinds": kinds, "mean": means}
+    return {"networks": networks, "comparison": comparison}
 
 
-def _comparison(students: list[Report], baselines: list[Report]) -> dict[str, Any]:
+def _merged(values: list[Any]) -> Any:
+    """`over_seeds` of each number in nested dictionaries and lists of one structure; None stays None."""
+    first = values[0]
+    if isinstance(first, dict):
+        return {name: _merged([value[name] for value in values]) for name in first}
+    if isinstance(first, list):
+        return [_merged(list(numbers)) for numbers in zip(*values, strict=True)]
+    return None if first is None else over_seeds(values)
+
+
+def _comparison(students: list[dict[str, Any]], baselines: list[dict[str, Any]]) -> dict[str, Any]:
     kinds = [kind for kind in students[0]["kinds"] if students[0]["kinds"][kind] and baselines[0]["kinds"].get(kind)]
     pairs = list(zip(students, baselines, strict=True))
     gains = {kind: [s["kinds"][kind]["mean"] - b["kinds"][kind]["mean"] for s, b in pairs] for kind in kinds}
@@ -58,9 +49,9 @@ def _comparison(students: list[Report], baselines: list[Report]) -> dict[str, An
 
 
 def noise_rows(record: dict[str, Any]) -> list[list[str]]:
-    """A heading, then a row without noise, one for each kind, and means over kinds; a column for each network.
+    """A heading and rows: without noise, each kind, and means over kinds, with a column for each network.
 
-    Accuracies are mean ± sample standard deviation over runs, gains, the last column, mean ± standard error.
+    Accuracies are mean ± sample standard deviation over runs, the gains in the last column mean ± standard error.
     """
     networks = record["networks"]
     rows: dict[str, list[dict[str, Any] | None]] = {"none": [network["clean"] for network in networks.values()]}
@@ -72,24 +63,21 @@ def noise_rows(record: dict[str, Any]) -> list[list[str]]:
             rows[title] = means
     compared = record["comparison"] is not None
     heading = ["noise", *(NETWORKS[role] for role in networks), *(["gain by KD"] if compared else [])]
-    found = [heading]
+    cells = [heading]
     for title, entries in rows.items():
-        found.append([title, *("–" if entry is None else percent(entry["values"]) for entry in entries)])
+        cells.append([title, *("–" if entry is None else percent(entry["values"]) for entry in entries)])
         if compared:
             by_role = dict(zip(networks, entries, strict=True))
             student, baseline = by_role["student"], by_role["student_baseline"]
-            found[-1].append(gain(student["values"], baseline["values"]) if student and baseline else "–")
-    return found
+            cells[-1].append(gain(student["values"], baseline["values"]) if student and baseline else "–")
+    return cells
 
 
 def noise_table(record: dict[str, Any]) -> str:
-    """`noise_rows` in Markdown."""
+    """`noise_rows` as a Markdown table."""
     heading, *rows = noise_rows(record)
-    lines = [f"| {' | '.join(heading)} |", f"| {' | '.join(['---'] * len(heading))} |"]
-    for title, *cells in rows:
-        title = f"**{title}**" if title in _GROUP_TITLES.values() else title
-        lines.append(f"| {' | '.join([title, *cells])} |")
-    return "\n".join(lines) + "\n"
+    means = _GROUP_TITLES.values()
+    return markdown_table(heading, ([f"**{title}**" if title in means else title, *cells] for title, *cells in rows))
 
 
 _GROUP_TITLES = {
@@ -100,7 +88,7 @@ _GROUP_TITLES = {
 
 
 def in_words(record: dict[str, Any]) -> str:
-    """In how many kinds the student with KD is the better one, and by how much on average; empty without the pair."""
+    """In how many kinds KD makes the student more accurate, and by how much; empty without both students."""
     found = record["comparison"]
     if found is None:
         return ""

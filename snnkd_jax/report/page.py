@@ -1,6 +1,6 @@
-"""HTML: elements whose text is escaped, and a page that needs no network and runs no script.
+"""HTML elements with escaped text, and a document that fetches nothing and runs no script.
 
-The page reads well on a phone and on a screen, in light and in dark; its figures take their colours from it.
+It is laid out for phones and screens, light and dark mode; figures take their colours from its CSS.
 """
 
 import html
@@ -10,15 +10,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 NETWORK_COLOURS = {role: f"var(--{role.replace('_', '-')})" for role in ("teacher", "student_baseline", "student")}
-"""CSS colours of a run's networks, readable on both backgrounds."""
+"""CSS colours of a run's networks, with enough contrast in light and dark mode."""
 
 
 class Html(str):
-    """Markup; any other value becomes text when it enters an element."""
+    """Markup; values of other types are escaped when they enter an element."""
 
 
 def element(tag: str, *content: Any, **attributes: Any) -> Html:
-    """`<tag ...>content</tag>`; an attribute `aria_label` is written `aria-label`, `class_` is `class`, None none."""
+    """`<tag ...>content</tag>`; an attribute `aria_label` is written `aria-label`, `class_` `class`, None nothing."""
     given = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
         for name, value in attributes.items()
@@ -29,37 +29,28 @@ def element(tag: str, *content: Any, **attributes: Any) -> Html:
 
 
 def join(parts: Iterable[Html]) -> Html:
-    """One after the other."""
+    """The elements one after the other."""
     return Html("\n".join(parts))
 
 
-def paragraph(*content: Any) -> Html:
-    """A paragraph of text."""
-    return element("p", *content)
-
-
-def absent(*content: Any) -> Html:
-    """Says why something is not there."""
+def note(*content: Any) -> Html:
+    """A note in the place of missing content."""
     return element("p", *content, class_="absent")
 
 
 def table(caption: str, heading: Sequence[Any], rows: Iterable[Sequence[Any]]) -> Html:
-    """A table whose first column names the rows; it scrolls by itself where it is wider than the page."""
+    """A scrollable table with row headers in its first column; an `Html` value is a whole cell."""
     cells = [list(row) for row in rows]
     classes = [_class(*column) for column in zip(*cells, strict=True)] or [None] * len(heading)
     columns = zip(heading, [None, *classes[1:]], strict=True)
     head = element("tr", *(element("th", title, scope="col", class_=class_) for title, class_ in columns))
-    body = join(
-        element("tr", element("th", first, scope="row"), *(element("td", cell, class_=_class(cell)) for cell in others))
-        for first, *others in cells
-    )
+    body = join(element("tr", element("th", first, scope="row"), *map(_cell, others)) for first, *others in cells)
     inside = element("table", element("caption", caption), element("thead", head), element("tbody", body))
-    return scrolling(caption, inside)
+    return element("div", inside, class_="scroll", role="region", aria_label=caption, tabindex="0")
 
 
-def scrolling(label: str, content: Html) -> Html:
-    """What may be wider than the page, in a frame of its own that the keyboard reaches."""
-    return element("div", content, class_="scroll", role="region", aria_label=label, tabindex="0")
+def _cell(value: Any) -> Html:
+    return value if isinstance(value, Html) else element("td", value, class_=_class(value))
 
 
 _NUMBER = re.compile(r"[+-]?[\d.,]+( ?%)?( ± [\d.,]+)?|–|-|nan|inf")
@@ -69,62 +60,51 @@ def _class(*cells: Any) -> str | None:
     return "number" if all(_NUMBER.fullmatch(str(cell)) for cell in cells) else None
 
 
-def shown(value: Any) -> str:
-    """An option or another value of a JSON file as text."""
+def as_text(value: Any) -> str:
+    """A string, or another JSON value as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def percent(share: float) -> str:
-    """A share of 1 in %."""
-    return f"{100 * share:.2f} %"
-
-
 def details(summary: str, *content: Any) -> Html:
-    """What is shown when it is asked for."""
+    """Content that is collapsed until the reader opens it."""
     return element("details", element("summary", summary), *content)
 
 
 def figure(drawing: Html, caption: str, *numbers: Any) -> Html:
-    """A drawing, what it shows in words, and its numbers."""
+    """A drawing with its caption and its numbers."""
     return element("figure", drawing, element("figcaption", caption), *numbers)
 
 
-def figures(*found: Html) -> Html:
-    """Figures side by side, as many as there is room for."""
-    return element("div", *found, class_="figures")
+def figures(*content: Html) -> Html:
+    """A grid of figures, with as many columns as fit."""
+    return element("div", *content, class_="figures")
 
 
-def beside(*parts: Html) -> Html:
-    """Parts of their own width side by side, where there is room."""
-    return element("div", *(element("div", part) for part in parts), class_="beside")
-
-
-def page(title: str, introduction: Html, sections: dict[str, tuple[str, Html]]) -> str:
-    """A whole document; `sections` are anchor to title and content."""
-    links, found = [], []
-    for name, (heading, content) in sections.items():
-        links.append(element("li", element("a", heading, href=f"#{name}")))
-        h2 = element("h2", heading, id=f"{name}-title")
-        found.append(element("section", h2, content, id=name, aria_labelledby=f"{name}-title"))
+def document(title: str, introduction: Html, sections: dict[str, tuple[str, Html]]) -> str:
+    """The whole page; `sections` map an anchor to a title and content."""
+    links = (element("li", element("a", heading, href=f"#{name}")) for name, (heading, _) in sections.items())
+    content = (
+        element("section", element("h2", heading, id=f"{n}-title"), section, id=n, aria_labelledby=f"{n}-title")
+        for n, (heading, section) in sections.items()
+    )
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     head = [
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
-        # Nothing is fetched and nothing runs, whatever the values in the page are.
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        # Whatever the values in the page are, the browser fetches and executes nothing.
+        element("meta", http_equiv="Content-Security-Policy", content=policy),
         element("title", title),
         element("style", Html(_STYLE)),
     ]
     body = [
         element("header", element("h1", title), introduction),
         element("nav", element("ul", *links), aria_label="Sections"),
-        element("main", *found),
+        element("main", *content),
     ]
-    document = element("html", element("head", *head), "\n", element("body", *body), lang="en")
-    return f"<!DOCTYPE html>\n{document}\n"
+    html = element("html", element("head", *head), "\n", element("body", *body), lang="en")
+    return f"<!DOCTYPE html>\n{html}\n"
 
-
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 _STYLE = """
 :root { --ink: #1c1e21; --paper: #ffffff; --faint: #5c626a; --line: #d5d9de; --shade: #f3f5f7; --accent: #1f6fb2;

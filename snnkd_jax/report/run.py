@@ -1,4 +1,4 @@
-"""What a run directory holds of a run, finished or not, for those who read it."""
+"""Reads a run directory, of a finished or unfinished run."""
 
 import dataclasses
 from pathlib import Path
@@ -7,9 +7,8 @@ from typing import Any
 from snnkd_jax.analysis.observation import Observation, load_observation
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_json
-from snnkd_jax.runs.command import command
 from snnkd_jax.runs.config import Config, config_of
-from snnkd_jax.runs.models import shown
+from snnkd_jax.runs.models import teacher_label
 from snnkd_jax.runs.recipe import read_config
 from snnkd_jax.runs.roles import NETWORKS, title_of
 from snnkd_jax.training.metrics import read_log
@@ -17,11 +16,10 @@ from snnkd_jax.training.metrics import read_log
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run of a configuration, or a training by `fit`; what it lacks is None or empty.
+    """A run of a configuration, or of `fit`; missing parts are None or empty.
 
-    `started` is its config.json, `config` the configuration in it, None of a training by `fit`, `result` its
-    result.json, `epochs` has the entries of metrics.jsonl by network, and `noise` and `energy` are what `snnkd noise`
-    and `snnkd energy` found.
+    `started` is config.json, `config` the configuration in it (None for `fit`), `result` result.json, `epochs` the
+    entries of metrics.jsonl by network, `noise` and `energy` the results of `snnkd noise` and `snnkd energy`.
     """
 
     path: Path
@@ -36,22 +34,27 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of its directory."""
+        """The name of the directory."""
         return self.path.resolve().name
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the run was started with, by name."""
+        """The options of the run by name."""
         return self.started["fit"] if self.config is None else self.config.flat()
 
     @property
+    def versions(self) -> dict[str, Any]:
+        """Versions by package."""
+        return versions if isinstance(versions := self.started.get("versions"), dict) else {}
+
+    @property
     def is_plain(self) -> bool:
-        """Whether the student has nothing to learn from but the labels."""
+        """Whether the student is trained without distillation."""
         return self.options["teacher"] is None if self.config is None else self.config.is_plain
 
     @property
     def introduction(self) -> str:
-        """What was trained, in words."""
+        """A sentence on what was trained."""
         options = self.options
         if (config := self.config) is None:
             trained = fit_title(options)
@@ -59,28 +62,23 @@ class Run:
         elif config.teacher.teacher_only:
             trained = f"An ANN, {config.teacher.teacher} of width {config.teacher_width:g}"
         else:
-            trained = f"A spiking {options['student']} of width {options['width']:g}, T = {options['num_steps']}"
-            trained += f", preset {config.method}"
+            size = f"width {options['width']:g}, T = {options['num_steps']}"
+            trained = f"A spiking {options['student']} of {size}, preset {config.method}"
         return f"{trained}, on {options['dataset']}, seed {options['seed']}."
 
     @property
-    def command(self) -> str:
-        """The command that makes the run, or the call."""
-        return "snnkd_jax.fit(...)" if self.config is None else command(self.config)
-
-    @property
     def titles(self) -> dict[str, str]:
-        """The networks in words; a student without distillation is called so."""
+        """Titles of the networks by role."""
         return NETWORKS | ({"student": NETWORKS["student_baseline"]} if self.is_plain else {})
 
     def accuracies(self) -> dict[str, float]:
         """Test accuracy of each network that the result has."""
-        found = {} if self.result is None else self.result["test_accuracy"]
-        return {role: found[role] for role in NETWORKS if found.get(role) is not None}
+        by_role = {} if self.result is None else self.result["test_accuracy"]
+        return {role: by_role[role] for role in NETWORKS if by_role.get(role) is not None}
 
 
 def read_run(path: Path) -> Run:
-    """Reads a run directory; raises `InputError` if it is none, or a file in it is damaged."""
+    """Reads a run directory; raises `InputError` if it is not one, or a file in it is damaged."""
     started = read_json(path / "config.json") if (path / "config.json").is_file() else {}
     config = None if isinstance(started.get("fit"), dict) else read_config(path)
     observation, description = path / "student" / "observation.npz", path / "student" / "network.json"
@@ -120,22 +118,21 @@ def _result(path: Path) -> dict[str, Any] | None:
 
 
 def fit_title(fitted: dict[str, Any]) -> str:
-    """The network of a training by `fit`, of the options that config.json has of it."""
+    """The title of a network trained by `fit`, from its options in config.json."""
     network = fitted["network"]
     return network["title"] if "title" in network else f"{network['model']}, width {network['width']:g}"
 
 
 def result_rows(result: dict[str, Any]) -> list[list[str]]:
-    """The comparison of a finished run: a heading, and a row for each network that was trained."""
+    """The comparison of the networks of a finished run: a heading, and a row per trained network."""
     if "fit" in result:
         network = result["fit"]["network"]
         num_steps = network["num_steps"] if "title" in network else (network["spiking"] or {}).get("num_steps")
         titles = dict.fromkeys(NETWORKS, fit_title(result["fit"]))
     else:
-        config = result["config"]
-        num_steps = config["num_steps"]
+        config, num_steps = result["config"], result["config"]["num_steps"]
         titles = {
-            "teacher": f"teacher ({shown(config['teacher'])})",
+            "teacher": f"teacher ({teacher_label(config['teacher'])})",
             "student_baseline": f"student without KD ({config['student']})",
             "student": f"{title_of(config_of(config, 'the result'), 'student')} ({config['student']})",
         }

@@ -1,4 +1,4 @@
-"""Numbers over seeds, in records and in words: values ± standard deviation, differences ± standard error."""
+"""Statistics over seeds: values ± sample standard deviation, differences ± standard error."""
 
 import statistics
 from collections.abc import Iterable
@@ -13,7 +13,9 @@ def over_seeds(values: Iterable[float]) -> dict[str, Any]:
 
 
 def mean_and_std(values: list[float], digits: int) -> str:
-    """Mean ± sample standard deviation, the mean alone of one value."""
+    """Mean ± sample standard deviation, the mean alone for one value, "–" for none."""
+    if not values:
+        return "–"
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.{digits}f}{spread}"
 
@@ -24,16 +26,16 @@ def percent(accuracies: list[float]) -> str:
 
 
 def standard_error(values: list[float]) -> float:
-    """Of the mean of two values or more."""
+    """The standard error of the mean of two or more values."""
     return statistics.stdev(values) / len(values) ** 0.5
 
 
 def gain(accuracies: Iterable[float], than: Iterable[float]) -> str:
-    """The mean of the differences between networks of one seed, in points, ± its standard error."""
+    """The mean difference in points between networks of the same seed, ± its standard error."""
     return points([a - b for a, b in zip(accuracies, than, strict=True)])
 
 
 def points(differences: list[float]) -> str:
-    """Differences of accuracies in points, mean ± standard error, the mean alone of one value."""
+    """Mean ± standard error of differences of accuracies in points, or the mean alone for one value."""
     error = f" ± {100 * standard_error(differences):.2f}" if len(differences) > 1 else ""
     return f"{100 * statistics.fmean(differences):+.2f}{error}"

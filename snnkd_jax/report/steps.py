@@ -1,4 +1,4 @@
-"""Accuracy by time steps in lines for the terminal, mean ± standard deviation over runs."""
+"""Accuracy by time steps as text for the terminal, mean ± standard deviation over runs."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ SHOWN = (1, 2, 3, 4, 6, 8, 16, 32, 64, 128, 256)
 
 
 def step_lines(entry: dict[str, Any]) -> str:
-    """What a method reaches at some T, and for each tolerance of early exit; `entry` is that of a record."""
+    """Accuracy of an entry of a record at some T, and with early exit at each tolerance."""
     lines = [f"{entry['method']}, {entry['network']}"]
     for t in SHOWN:
         if t <= len(entry["accuracy"][0]):

@@ -1,13 +1,11 @@
-"""What all figures have in common; the same numbers give the same bytes."""
+"""Matplotlib settings of all figures; the same numbers give the same bytes."""
 
 from typing import Any
 
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "snnkd",
     "svg.fonttype": "path",
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-    "savefig.facecolor": "white",
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "white"),
     "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,

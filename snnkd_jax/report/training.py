@@ -1,24 +1,24 @@
-"""What a report shows of training: losses, accuracies and firing rates, epoch by epoch."""
+"""Sections of a report on training: losses, accuracies and firing rates by epoch."""
 
 import math
 from typing import Any
 
+from snnkd_jax.report import page
 from snnkd_jax.report.figures import Curve, lines, spread
-from snnkd_jax.report.page import NETWORK_COLOURS, Html, absent, details, figure, figures, join, table
 from snnkd_jax.report.run import Run
 
 _NO_TERMS = (
     *("phase", "epoch", "step", "accuracy", "grad_norm", "loss", "firing_rate"),
     *("averaged_steps", "seconds", "images_per_second", "validation"),
 )
-"""What the log has of an epoch beside the terms of the loss."""
+"""Entries of the log that are not terms of the loss."""
 
 
-def training_section(run: Run) -> Html:
-    """Losses and accuracies of each network, epoch by epoch."""
+def training_section(run: Run) -> page.Html:
+    """Losses and accuracies of each network by epoch."""
     trained = {role: entries for role, entries in run.epochs.items() if entries}
     if not trained:
-        return absent("No epoch has been logged: metrics.jsonl is missing or has no complete line.")
+        return page.note("No epoch has been logged: metrics.jsonl is missing or has no complete line.")
     drawn = []
     plots = ("loss", "cross-entropy, nats", "ce", 1), ("accuracy", "accuracy, %", "accuracy", 100)
     for name, title, fitted, scale in plots:
@@ -26,10 +26,10 @@ def training_section(run: Run) -> Html:
         for role, entries in trained.items():
             for label, key, dashes in ((run.titles[role], ("validation", name), "-"), ("", (fitted,), ":")):
                 values = [scale * value for value in _series(entries, *key)]
-                curves.append(Curve(label, _epochs(entries), values, NETWORK_COLOURS[role], dashes))
+                curves.append(Curve(label, _epochs(entries), values, page.NETWORK_COLOURS[role], dashes))
             ends.append(f"{run.titles[role]} {scale * _series(entries, 'validation', name)[-1]:.4g}")
         caption = f"{title.capitalize()}: on the validation split, and in training (dotted). At the end: "
-        drawn.append(figure(lines(name, curves, "epoch", title), f"{caption}{'; '.join(ends)}."))
+        drawn.append(page.figure(lines(name, curves, "epoch", title), f"{caption}{'; '.join(ends)}."))
     role = "student" if "student" in trained else next(iter(trained))
     entries = trained[role]
     terms = ["loss", *_terms(entries)]
@@ -38,43 +38,43 @@ def training_section(run: Run) -> Html:
         for term, colour in zip(terms, ["currentColor", *spread(len(terms) - 1)], strict=True)
     ]
     last = "; ".join(f"{term} {_series(entries, term)[-1]:.4g}" for term in terms)
-    caption = f"What the {run.titles[role]} minimises, loss, and its unweighted terms. At the end: {last}."
-    drawn.append(figure(lines("terms", curves, "epoch", "mean over the epoch"), caption))
-    return join([figures(*drawn), *(_epoch_table(run.titles[role], entries) for role, entries in trained.items())])
+    caption = f"The loss of the {run.titles[role]} and its unweighted terms. At the end: {last}."
+    drawn.append(page.figure(lines("terms", curves, "epoch", "mean over the epoch"), caption))
+    tables = [_epoch_table(run.titles[role], entries) for role, entries in trained.items()]
+    return page.join([page.figures(*drawn), *tables])
 
 
-def _epoch_table(title: str, entries: list[dict[str, Any]]) -> Html:
-    terms = _terms(entries)
-    columns = [(name,) for name in ("loss", *terms, "accuracy")]
+def _epoch_table(title: str, entries: list[dict[str, Any]]) -> page.Html:
+    columns = [(name,) for name in ("loss", *_terms(entries), "accuracy")]
     columns += [("validation", "loss"), ("validation", "accuracy"), ("firing_rate",), ("seconds",)]
     values = zip(*(_series(entries, *column) for column in columns), strict=True)
     rows = [[epoch, *(f"{v:.4g}" for v in row)] for epoch, row in zip(_epochs(entries), values, strict=True)]
-    return details(f"Every epoch of the {title}", table(title, ["epoch", *map(" ".join, columns)], rows))
+    return page.details(f"Every epoch of the {title}", page.table(title, ["epoch", *map(" ".join, columns)], rows))
 
 
-def rates_section(run: Run) -> Html:
-    """Spikes per neuron and step of each layer, epoch by epoch."""
+def rates_section(run: Run) -> page.Html:
+    """Spikes per neuron and step of each layer by epoch."""
     by_role = {
         role: entries
         for role in ("student", "student_baseline")
         if (entries := [e for e in run.epochs[role] if e["validation"].get("firing_rates")])
     }
     if not by_role:
-        return absent("No epoch of a spiking network has been logged.")
-    # In the order in which an image passes them, where it is known.
+        return page.note("No epoch of a spiking network has been logged.")
+    # In the order of computation, if it is known.
     known = [] if run.observation is None else [layer.name for layer in run.observation.layers]
     names: list[str] = list(next(iter(by_role.values()))[-1]["validation"]["firing_rates"])
     names.sort(key=lambda name: known.index(name) if name in known else len(known))
     drawn = [_rates(role, run.titles[role], names, entries) for role, entries in by_role.items()]
     ends = [(run.titles[r], e) for r, logged in by_role.items() for e in logged[:1] + logged[1:][-1:]]
     heading = ["layer", *(f"{title}, epoch {_epochs([entry])[0]}" for title, entry in ends)]
-    found = [entry["validation"]["firing_rates"] for _, entry in ends]
-    rows = [[name, *(f"{rates.get(name, math.nan):.4f}" for rates in found)] for name in names]
-    numbers = table("Firing rates, spikes per neuron and step", heading, rows)
-    return join([figures(*drawn), numbers])
+    rates = [entry["validation"]["firing_rates"] for _, entry in ends]
+    rows = [[name, *(f"{by_layer.get(name, math.nan):.4f}" for by_layer in rates)] for name in names]
+    numbers = page.table("Firing rates, spikes per neuron and step", heading, rows)
+    return page.join([page.figures(*drawn), numbers])
 
 
-def _rates(role: str, title: str, names: list[str], entries: list[dict[str, Any]]) -> Html:
+def _rates(role: str, title: str, names: list[str], entries: list[dict[str, Any]]) -> page.Html:
     shown = names if len(names) <= 8 else (names[0], names[-1])
     curves = [
         Curve(name if name in shown else "", _epochs(entries), _series(entries, "validation", "firing_rates", name), c)
@@ -84,9 +84,9 @@ def _rates(role: str, title: str, names: list[str], entries: list[dict[str, Any]
     least, most = min(last, key=last.__getitem__), max(last, key=last.__getitem__)
     caption = (
         f"Firing rates of the {title}, spikes per neuron and time step on the validation split, first layer blue, last "
-        f"red. At the end they go from {last[least]:.3f} in {least} to {last[most]:.3f} in {most}."
+        f"red. At the end they range from {last[least]:.3f} in {least} to {last[most]:.3f} in {most}."
     )
-    return figure(lines(f"rates-{role}", curves, "epoch", "firing rate"), caption)
+    return page.figure(lines(f"rates-{role}", curves, "epoch", "firing rate"), caption)
 
 
 def _epochs(entries: list[dict[str, Any]]) -> list[int]:
@@ -98,11 +98,8 @@ def _terms(entries: list[dict[str, Any]]) -> list[str]:
 
 
 def _series(entries: list[dict[str, Any]], *keys: str) -> list[float]:
-    """A value of each epoch, NaN where it is missing."""
-    found = []
-    for entry in entries:
-        value: Any = entry
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        found.append(math.nan if value is None else float(value))
-    return found
+    """A value per epoch, NaN where it is missing."""
+    values: list[Any] = entries
+    for key in keys:
+        values = [value.get(key) if isinstance(value, dict) else None for value in values]
+    return [math.nan if value is None else float(value) for value in values]

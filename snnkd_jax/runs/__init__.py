@@ -1,1 +1,1 @@
-"""The facts of one run: its configuration, its directory, its result."""
+"""One run: its configuration, directory and result."""

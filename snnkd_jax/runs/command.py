@@ -8,21 +8,19 @@ from snnkd_jax.runs.run_dir import run_directory
 
 
 def command(config: Config) -> str:
-    """The command line of a configuration: what differs from the defaults of its data set.
+    """The command line of a configuration: the options that differ from the defaults of its data set, and the seed.
 
-    If its teacher is that of another run, which is still there, that run's command comes first, and the teacher is
-    read from where that command leaves it.
+    If its teacher is that of another run whose directory still exists, the command of that run comes first, and
+    `--teacher-checkpoint` names the directory that this command writes.
     """
     if (teacher := run_of_teacher(config)) is not None:
-        taught = config.replace(teacher_checkpoint=None)
+        student = config.replace(teacher_checkpoint=None)
         directory = run_directory(teacher.replace(run_dir=None))
-        return f"{command(teacher)} && {command(taught)} --teacher-checkpoint {directory}"
-    default = default_config(config.data.dataset).flat()
-    arguments = ["--dataset", config.data.dataset]
+        return f"{command(teacher)} && {command(student)} --teacher-checkpoint {directory}"
+    default = default_config(config.data.dataset).flat() | {"seed": None}
+    words = ["snnkd", "train", "--dataset", config.data.dataset]
     for name, value in config.published().flat().items():
-        if name == "dataset" or (value == default[name] and name != "seed"):
-            continue
-        flag = name.replace("_", "-")
-        is_switch = isinstance(default[name], bool)
-        arguments += [f"--{'' if value else 'no-'}{flag}"] if is_switch else [f"--{flag}", str(value)]
-    return shlex.join(["snnkd", "train", *arguments])
+        if value != default[name]:
+            flag, is_switch = name.replace("_", "-"), isinstance(default[name], bool)
+            words += [f"--{'' if value else 'no-'}{flag}"] if is_switch else [f"--{flag}", str(value)]
+    return shlex.join(words)

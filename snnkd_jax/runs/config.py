@@ -1,7 +1,7 @@
-"""The configuration of a run: nested frozen dataclasses, one default each, checked before anything starts.
+"""The configuration of a run: nested frozen dataclasses with one default per field, checked before anything starts.
 
-A field is called as its flag on the command line, so names are unique over all sections; `Config.flat` and
-`Config.replace` have them side by side. Parsing needs no JAX: what does is imported where a section is built.
+A field has the name of its flag on the command line, so names are unique over all sections: `Config.flat` returns all
+options by name, and `Config.replace` changes them by name. Parsing needs no JAX, which `build` methods import.
 """
 
 import dataclasses
@@ -9,32 +9,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from snnkd_jax.errors import InputError, check_counts, spelled_choice
+from snnkd_jax.errors import InputError, check_counts, match_choice
 from snnkd_jax.runs.data import DataConfig
-from snnkd_jax.runs.models import GIVEN, MODELS, NeuronConfig, StudentConfig, TeacherConfig, shown
+from snnkd_jax.runs.models import GIVEN, MODELS, NeuronConfig, StudentConfig, TeacherConfig, teacher_label
 from snnkd_jax.runs.objective import ObjectiveConfig
 from snnkd_jax.runs.optimisation import OptimisationConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """The run: seed, directory, devices, checkpoints."""
+    """Seed, run directory, devices and checkpoints."""
 
     seed: int = 0
-    """Of weights, batches, augmentation and the validation split."""
+    """Random seed of weights, batches, augmentation and the validation split."""
     run_dir: str | None = None
-    """Directory of configuration, metrics, checkpoints and result; None: runs/ and the run's main arguments. Run the
-    same command to resume."""
+    """Directory of configuration, metrics, checkpoints and result; None: one in runs/, named after the main options."""
     baseline: bool = False
     """Also train the same student without the teacher."""
     distributed: bool | None = None
-    """Whether other processes, of this host or others, train with this one; None: wherever JAX detects a cluster."""
+    """Train together with other processes, on this host or others; None: if JAX detects a cluster."""
     fsdp: int | None = None
-    """Shard parameters and optimiser state over so many devices; None: replicated on every device."""
+    """Shard parameters and optimiser state over this many devices; None: replicated on every device."""
     checkpoint_every: int | None = None
-    """Training steps between checkpoints; None: one per epoch."""
+    """Training steps between checkpoints; None: one checkpoint per epoch."""
     keep_checkpoints: int = 3
-    """Checkpoints kept per network."""
+    """Number of checkpoints kept per network."""
     profile: bool = False
     """Write a trace of a few training steps of the student to <run_dir>/profile, for TensorBoard or Perfetto."""
 
@@ -47,10 +46,7 @@ class RunConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Distil a spiking student from an ANN teacher on an image data set.
-
-    The defaults depend on --dataset; those below are CIFAR-10's unless --dataset is given with --help.
-    """
+    """All options of a run, by section."""
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     teacher: TeacherConfig = dataclasses.field(default_factory=TeacherConfig)
@@ -65,7 +61,7 @@ class Config:
         return {name: value for section in vars(self).values() for name, value in vars(section).items()}
 
     def replace(self, **options: Any) -> "Config":
-        """The same with other options, whichever section they are in; raises `TypeError` for an unknown name."""
+        """A copy with these options changed, whichever section they are in; raises `TypeError` for an unknown name."""
         if unknown := options.keys() - self.flat().keys():
             raise TypeError(f"unknown option(s) {', '.join(sorted(unknown))}")
         sections = {}
@@ -81,12 +77,12 @@ class Config:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the student has random weights and the cross-entropy alone, so that it is the baseline of others."""
+        """Whether the student has random initial weights and the cross-entropy alone, as a baseline has."""
         return self.objective.is_cross_entropy and self.student.initial_weights == "random"
 
     @property
     def teacher_width(self) -> float:
-        """Multiplier of the teacher's channels."""
+        """Width multiplier of the teacher's channels."""
         return self.student.width if self.teacher.teacher_width is None else self.teacher.teacher_width
 
     @property
@@ -105,36 +101,35 @@ class Config:
 
     @property
     def method(self) -> str:
-        """How the student is taught, in words: the preset, initial weights that are not random, changed weights."""
+        """The training method of the student in words: preset, initial weights unless random, changed loss weights."""
         initial = ["teacher's weights"] * (self.student.initial_weights == "teacher")
         changed = [f"{name.replace('_', ' ')} {value:g}" for name, value in self.objective.given.items()]
         return ", ".join([self.objective.preset, *initial, *changed])
 
     def published(self) -> "Config":
-        """The same without the paths of this machine: of files and folders, their names."""
-        checkpoint = self.teacher.teacher_checkpoint
-        checkpoint = None if checkpoint is None else Path(checkpoint).name
-        paths = {"teacher_checkpoint": checkpoint, "run_dir": None, "store_teacher": None}
-        return self.replace(teacher=shown(self.teacher.teacher), **paths)
+        """A copy without the paths of this machine: files and folders by name only."""
+        teacher, checkpoint = teacher_label(self.teacher.teacher), self.teacher.teacher_checkpoint
+        paths = {"data_dir": None, "run_dir": None, "store_teacher": None}
+        return self.replace(teacher=teacher, teacher_checkpoint=checkpoint and Path(checkpoint).name, **paths)
 
     def check(self) -> None:
-        """Raises `InputError` for what can be seen to be wrong without JAX."""
+        """Raises `InputError` for whatever can be found to be wrong without JAX."""
         for section in vars(self).values():
             section.check()
         bptt_epochs, backprop, epochs = self.student.bptt_epochs, self.student.backprop, self.optimisation.epochs
         if not 0 <= bptt_epochs <= epochs or (bptt_epochs and backprop != "rate"):
             raise InputError(f"bptt_epochs={bptt_epochs!r} must be in 0 to epochs={epochs}, and needs backprop='rate'")
         if self.student.initial_weights == "teacher" and self.teacher.teacher.startswith(GIVEN):
-            raise InputError("initial_weights='teacher': a function has no weights that a student could begin with")
+            raise InputError("initial_weights='teacher': a teacher function has no weights; use 'random'")
 
     def checked(self) -> "Config":
-        """The same with names and paths in one spelling.
+        """A copy with canonical names and absolute paths.
 
-        Raises `InputError` for whatever can be seen to be wrong without data and devices.
+        Raises `InputError` for whatever can be found to be wrong without data and devices.
         """
         self.check()
-        student = spelled_choice("student: model", self.student.student, MODELS)
-        config = self.replace(student=student, **self.teacher.spelled())
+        student = match_choice("student: model", self.student.student, MODELS)
+        config = self.replace(student=student, **self.teacher.canonical())
         teacher = config.teacher
         config.build_student(2)
         if not teacher.is_foreign:
@@ -156,52 +151,28 @@ class Config:
 
 
 _SMALL = {"teacher": "convnet", "student": "convnet", "warmup_epochs": 1, "flip": False, "cutout": 0}
+_DIGITS = _SMALL | {"width": 0.25, "teacher_width": 1.0, "preset": "temporal", "num_steps": 2, "baseline": True}
+_DIGITS |= {"epochs": 60, "batch_size": 64, "crop_padding": 1}
 _MNIST = _SMALL | {"epochs": 20, "crop_padding": 2}
+_DEFAULTS: dict[str, dict[str, Any]] = {"digits": _DIGITS, "mnist": _MNIST, "fashion_mnist": _MNIST | {"flip": True}}
+_DEFAULTS |= {"cifar10": {}, "cifar100": {}}
 
-# The student's: Fang et al. 2021, but for the weight decay, which is 0 there. The teacher's: torchvision's, but for the
-# schedule. What is held out for validation is a guess.
-_IMAGENET = {
-    "teacher": "resnet34-imagenet",
-    "student": "sew-resnet18",
-    "epochs": 320,
-    "teacher_epochs": 90,
-    "batch_size": 256,
-    "neuron": "if",
-    "detach_reset": True,
-    "weight_decay": 1e-4,
-    "crop_padding": 0,
-    "cutout": 0,
-    "validation_fraction": 0.02,
-}
-
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "digits": _SMALL
-    | {
-        "width": 0.25,
-        "teacher_width": 1.0,
-        "preset": "temporal",
-        "num_steps": 2,
-        "epochs": 60,
-        "batch_size": 64,
-        "baseline": True,
-        "crop_padding": 1,
-    },
-    "mnist": _MNIST,
-    "fashion_mnist": _MNIST | {"flip": True},
-    "cifar10": {},
-    "cifar100": {},
-}
+# The student as in Fang et al. 2021, but for the weight decay, which is 0 there. The teacher as in torchvision, but for
+# the schedule. The validation fraction is a guess.
+_IMAGENET: dict[str, Any] = {"student": "sew-resnet18", "epochs": 320, "neuron": "if", "detach_reset": True}
+_IMAGENET |= {"teacher": "resnet34-imagenet", "teacher_epochs": 90, "batch_size": 256, "weight_decay": 1e-4}
+_IMAGENET |= {"crop_padding": 0, "cutout": 0, "validation_fraction": 0.02}
 
 
 def default_config(dataset: str) -> Config:
-    """The default configuration for a data set; those that are not held in memory have ImageNet's."""
+    """The default configuration of a data set; those of ImageNet for any that is read from disk."""
     return Config().replace(dataset=dataset, **_DEFAULTS.get(dataset, _IMAGENET))
 
 
 def config_of(saved: Mapping[str, Any], where: str) -> Config:
-    """The configuration that was saved by `Config.flat`; options that are younger than it have their defaults.
+    """The configuration saved as `Config.flat`, with defaults for options that were added later.
 
-    Raises `InputError`, which names `where`, if it is none of this program.
+    Raises `InputError`, naming `where`, if it is not a configuration of this program.
     """
     try:
         return default_config(saved["dataset"]).replace(**saved)

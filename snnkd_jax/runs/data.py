@@ -11,25 +11,25 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """The data set, its validation split, and what is done to training images."""
+    """Data set, validation split and augmentation."""
 
     dataset: str = "cifar10"
-    """digits (ships with scikit-learn, needs no download), mnist, fashion_mnist, cifar10 or cifar100, held in memory;
+    """digits (included in scikit-learn, no download), mnist, fashion_mnist, cifar10 or cifar100, held in memory;
     or any image classification set that TFDS has prepared as array_record, read from disk, such as imagenet2012."""
     data_dir: str | None = None
-    """Folder of the data sets, as TFDS keeps them; None: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+    """Folder of the data sets in the layout of TFDS; None: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
     image_size: int = 224
-    """Side in pixels to which images that are read from disk are brought."""
+    """Side in pixels to which images read from disk are resized."""
     workers: int = 16
-    """Threads that read and decode images from disk, in each process; no result depends on it."""
+    """Threads per process that read and decode images from disk; no result depends on their number."""
     validation_fraction: float = 0.1
-    """Share of the training set that is held out; the test set is used once, after the last epoch."""
+    """Fraction of the training set held out for validation; the test set is used once, after the last epoch."""
     crop_padding: int = 4
-    """Random shift by up to this many pixels. Images from disk are cropped by area before, in any case."""
+    """Largest random shift in pixels, with zero padding; images read from disk are random-resized-cropped before it."""
     flip: bool = True
-    """Random mirroring."""
+    """Random horizontal flip."""
     cutout: int = 8
-    """Side of the blanked square in pixels; 0: none."""
+    """Side of the cutout square in pixels; 0: no cutout."""
 
     def check(self) -> None:
         """Raises `InputError` for a value out of range."""
@@ -45,27 +45,25 @@ class DataConfig:
         return self.dataset in NAMES
 
     def augmentation(self) -> "Augmentation":
-        """What is done to training images on the device; those from disk are mirrored where they are decoded."""
+        """The augmentation on the device; images read from disk are flipped where they are decoded."""
         from snnkd_jax.data import Augmentation
 
         return Augmentation(self.crop_padding, self.flip and self.in_memory, self.cutout)
 
     def load(self) -> "Dataset":
-        """The data set in memory; raises `InputError` for one that is read from disk, and as `data.load`."""
+        """The data set in memory; raises `InputError` for one that is read from disk, and where `data.load` does."""
         from snnkd_jax.data import NAMES, load
 
         if not self.in_memory:
-            raise InputError(
-                f"dataset {self.dataset!r} is read from disk in training; what is measured after it works with "
-                f"{', '.join(NAMES)}"
-            )
+            names = ", ".join(NAMES)
+            raise InputError(f"dataset {self.dataset!r} is read from disk, for training only; this works with {names}")
         return dataclasses.replace(load(self.dataset, self.data_dir), validation_fraction=self.validation_fraction)
 
     def open(self) -> Any:
-        """The data set, a `Dataset` or a `Streamed`; raises `InputError` if it is not there or damaged."""
+        """The data set, in memory or on disk; raises `InputError` if it is missing or damaged."""
         if self.in_memory:
             return self.load()
-        from snnkd_jax.data.on_disk import open_streamed
+        from snnkd_jax.data.on_disk import open_dataset
 
         names = ("image_size", "workers", "flip", "validation_fraction")
-        return open_streamed(self.dataset, self.data_dir, **{name: getattr(self, name) for name in names})
+        return open_dataset(self.dataset, self.data_dir, **{name: getattr(self, name) for name in names})

@@ -1,20 +1,20 @@
-"""Which networks of finished runs are to be compared: of each role, one per seed."""
+"""The networks of finished runs to compare: one per role and seed."""
 
 from pathlib import Path
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.runs.config import Config
-from snnkd_jax.runs.recipe import BOOKKEEPING, OF_DISTILLATION, SEED, check_same, seeds_of_one_recipe
+from snnkd_jax.runs.recipe import BOOKKEEPING, DISTILLATION, SEED, check_same_recipe, seeds_of_one_recipe
 
 
 def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config], dict[str, list[Path]]]:
-    """The configurations of the runs in the order of their seeds, and the directories of each role in that order.
+    """The configurations of the runs, and the network directories by role, both in the order of the seeds.
 
-    Raises `InputError` if the runs are not the seeds of one configuration, the baselines are not the same recipe
-    without distillation, or only some of the runs have a network.
+    Raises `InputError` if the runs differ in more than their seed, if the baselines are not the same recipe without
+    distillation, or if only some of the runs have a network.
     """
     found = seeds_of_one_recipe("runs", runs)
-    configs, seeds = [config for config, _ in found], [config.run.seed for config, _ in found]
+    configs, where = [config for config, _ in found], ", ".join(str(run) for _, run in found)
     candidates = {
         "teacher": [_teacher(config, run) for config, run in found],
         "student_baseline": [run / "student_baseline" for _, run in found],
@@ -22,20 +22,20 @@ def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config],
     }
     if configs[0].is_plain:
         if baseline:
-            raise InputError(f"runs {runs[0]}, ... are without distillation themselves; leave baseline out")
+            raise InputError(f"runs {runs[0]}, ... are trained without distillation; leave baseline out")
         candidates = {"student_baseline": candidates["student"]}
     if baseline:
         if any((directory / "network.json").is_file() for directory in candidates["student_baseline"]):
             raise InputError(f"baseline {baseline[0]}: the runs have a student_baseline of their own; leave it out")
         others = seeds_of_one_recipe("baseline", baseline)
+        seeds = [config.run.seed for config in configs]
         if [config.run.seed for config, _ in others] != seeds:
             raise InputError(f"baseline runs must have the seeds of the runs, {seeds}")
         both = [*configs, *(config for config, _ in others)]
-        check_same("runs and baseline", both, (*SEED, *BOOKKEEPING, *OF_DISTILLATION))
+        check_same_recipe("runs and baseline", both, (*SEED, *BOOKKEEPING, *DISTILLATION))
         if distilled := [str(run) for config, run in others if not config.is_plain]:
-            raise InputError(f"baseline {', '.join(distilled)} has more than the labels to learn from; give others")
+            raise InputError(f"baseline {', '.join(distilled)} is not trained by the cross-entropy alone; give others")
         candidates["student_baseline"] = [run / "student" for _, run in others]
-    where = ", ".join(str(run) for _, run in found)
     networks = {}
     for role, places in candidates.items():
         present = [(place / "network.json").is_file() for place in places]
@@ -44,12 +44,12 @@ def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config],
         if all(present):
             networks[role] = [place.resolve() for place in places]
     if not networks:
-        raise InputError(f"runs {where} have no network that was trained to its end")
+        raise InputError(f"runs {where} have no network that finished training")
     return configs, networks
 
 
 def _teacher(config: Config, run: Path) -> Path:
-    """The run's own teacher, or the one that it was given, by its run or directly."""
+    """The directory of the teacher: the run's own, or that of `teacher_checkpoint`, a run or a network directory."""
     if config.teacher.teacher_checkpoint is None or (run / "teacher" / "network.json").is_file():
         return run / "teacher"
     given = Path(config.teacher.teacher_checkpoint)

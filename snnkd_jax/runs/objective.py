@@ -9,30 +9,28 @@ from snnkd_jax.errors import InputError, check_choice
 if TYPE_CHECKING:
     from snnkd_jax.distill.objective import Objective
 
-PRESETS = (
-    *("none", "kdsnn-response", "kdsnn-feature", "kdsnn", "kdsnn-last", "lasnn", "sakd", "bkdsnn", "enof"),
-    *("tet", "temporal", "tks", "tser", "hta-kl", "dist", "strong2weak"),
-)
-"""The keys of `distill.presets.PRESETS`, known without JAX."""
+PRESETS = ("none", "kdsnn-response", "kdsnn-feature", "kdsnn", "kdsnn-last", "lasnn", "sakd", "bkdsnn", "enof")
+PRESETS += ("tet", "temporal", "tks", "tser", "hta-kl", "dist", "strong2weak")
+"""The keys of `distill.presets.PRESETS`, without importing JAX."""
 
 WEIGHTS = ("ce_weight", "kd_weight", "steps_weight", "feature_weight")
 
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-    """The distillation objective: a preset, and the weights and constants that replace its own."""
+    """The distillation objective: a preset, and weights and constants that override its own."""
 
     preset: str = "kdsnn-feature"
-    """Distillation objective: none, kdsnn-response, kdsnn-feature, kdsnn (both), kdsnn-last, lasnn, sakd, bkdsnn, enof,
+    """none, kdsnn-response, kdsnn-feature, kdsnn (both), kdsnn-last, lasnn, sakd, bkdsnn, enof,
     tet, temporal, tks, tser, hta-kl, dist or strong2weak."""
     ce_weight: float | None = None
     """Weight of the cross-entropy; None: the preset's."""
     kd_weight: float | None = None
-    """Weight of the distance from the teacher's soft labels; None: the preset's."""
+    """Weight of the distillation loss on the teacher's soft labels; None: the preset's."""
     steps_weight: float | None = None
-    """Weight of what the time steps teach each other; None: the preset's."""
+    """Weight of the loss between time steps, such as self-distillation; None: the preset's."""
     feature_weight: float | None = None
-    """Weight of the distance from the teacher's features; None: the preset's."""
+    """Weight of the distillation loss on the teacher's features; None: the preset's."""
     temperature: float | None = None
     """Softmax temperature of the soft labels; None: the preset's."""
     label_smoothing: float = 0.0
@@ -50,7 +48,7 @@ class ObjectiveConfig:
 
     @property
     def given(self) -> dict[str, float]:
-        """The weights of loss terms and the temperature that replace the preset's."""
+        """Loss weights and temperature that override the preset's."""
         return {name: getattr(self, name) for name in (*WEIGHTS, "temperature") if getattr(self, name) is not None}
 
     def build(self) -> "Objective":
@@ -62,12 +60,10 @@ class ObjectiveConfig:
         return objective if self.temperature is None else objective.with_constants(temperature=self.temperature)
 
     def cross_entropy(self) -> "Objective":
-        """The cross-entropy alone, as the teacher and the baseline are trained."""
-        from snnkd_jax.distill.presets import PRESETS
-
-        return PRESETS["none"].with_constants(label_smoothing=self.label_smoothing)
+        """The cross-entropy alone, the objective of the teacher and the baseline."""
+        return ObjectiveConfig("none", label_smoothing=self.label_smoothing).build()
 
     @property
     def is_cross_entropy(self) -> bool:
-        """Whether the cross-entropy alone trains the student."""
+        """Whether the student's objective is the cross-entropy alone."""
         return self.build() == self.cross_entropy()

@@ -11,28 +11,28 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class OptimisationConfig:
-    """Epochs, batches, optimiser and learning rate, of teacher and student."""
+    """Epochs, batches, optimiser and learning rate of teacher and student."""
 
     epochs: int = 200
     """Training epochs of the student."""
     batch_size: int = 128
-    """Images per training step, over all devices of all hosts; a multiple of their number."""
+    """Global batch size: images per training step over all devices of all hosts, a multiple of their number."""
     accumulate: int = 1
-    """Parts of a batch that are computed one after another, in the memory of one; batch norm sees one at a time."""
+    """Gradient accumulation: micro-batches per batch, in the memory of one; each has its own batch norm statistics."""
     optimizer: str = "sgd"
-    """sgd (Nesterov) or adamw, for teacher and student."""
+    """sgd (Nesterov) or adamw."""
     learning_rate: float = 0.1
-    """Peak learning rate; the schedule is a half cosine to 0."""
+    """Peak learning rate, with cosine decay to 0."""
     base_batch_size: int | None = None
-    """The learning rate is that of a batch of this size, and grows in proportion to --batch-size; None: it does not."""
+    """Batch size for which --learning-rate is given; it is scaled linearly to --batch-size. None: no scaling."""
     warmup_epochs: int = 5
-    """Epochs of linear warm-up; at most all epochs but one."""
+    """Epochs of linear warm-up, at most all epochs but one."""
     momentum: float = 0.9
     """SGD momentum."""
     weight_decay: float = 5e-4
-    """Weight decay of convolutions and dense layers, not of norms, biases and neuron parameters."""
+    """Weight decay of convolution and dense kernels; none for norms, biases and neuron parameters."""
     clip_norm: float | None = None
-    """Largest global gradient norm; None: no clipping."""
+    """Global gradient norm at which gradients are clipped; None: no clipping."""
 
     def check(self) -> None:
         """Raises `InputError` for an unknown optimiser or a value out of range."""
@@ -43,21 +43,16 @@ class OptimisationConfig:
 
     @property
     def peak_learning_rate(self) -> float:
-        """The learning rate of a batch of `batch_size`, lr · B / B_base (Goyal et al. 2017, arXiv 1706.02677, 2.1)."""
+        """The learning rate lr · B / B_base for a batch of B images (Goyal et al. 2017, arXiv 1706.02677, 2.1)."""
         if self.base_batch_size is None:
             return self.learning_rate
         return self.learning_rate * self.batch_size / self.base_batch_size
 
     def build(self, epochs: int, steps_per_epoch: int) -> "optax.GradientTransformation":
-        """The optimiser of a training of so many epochs."""
+        """The optimiser for a training of this many epochs."""
         from snnkd_jax.training.optim import make_optimizer
 
-        return make_optimizer(
-            self.optimizer,
-            learning_rate=self.peak_learning_rate,
-            num_steps=epochs * steps_per_epoch,
-            warmup_steps=min(self.warmup_epochs, epochs - 1) * steps_per_epoch,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            clip_norm=self.clip_norm,
-        )
+        rate, warmup_epochs = self.peak_learning_rate, min(self.warmup_epochs, epochs - 1)
+        steps, warmup_steps = epochs * steps_per_epoch, warmup_epochs * steps_per_epoch
+        options = {name: getattr(self, name) for name in ("momentum", "weight_decay", "clip_norm")}
+        return make_optimizer(self.optimizer, learning_rate=rate, num_steps=steps, warmup_steps=warmup_steps, **options)

@@ -1,4 +1,4 @@
-"""Where a number came from: versions, hardware and commit."""
+"""Provenance of a result: command, versions, hardware and commit."""
 
 import importlib.metadata
 import os
@@ -13,16 +13,13 @@ from typing import Any
 
 import jax
 
-_PACKAGES = (
-    *("snnkd-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy"),
-    "scikit-learn",
-)
+_PACKAGES = ["snnkd-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy"]
+_PACKAGES += ["scikit-learn"]
 
 
 def versions(others: Iterable[str] = ()) -> dict[str, str]:
-    """Package name to installed version, of Python, of what this project needs, and of `others`."""
-    names = (*_PACKAGES, *others)
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+    """Installed versions by name: Python, the dependencies of this project, and the packages `others`."""
+    return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in (*_PACKAGES, *others)}
 
 
 def commit() -> str | None:
@@ -30,33 +27,29 @@ def commit() -> str | None:
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+
     try:
-        head = _git(root, "rev-parse", "HEAD")
-        changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "*.py")
-        return head + ("+changes" if changes else "")
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
-def _git(root: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
-
-
 def hardware() -> str:
-    """Devices and processor in words, as "1 cpu device(s) (2 x AMD EPYC ...)"."""
-    device = jax.devices()[0]
-    kind = f"{os.cpu_count()} x {_processor()}" if device.platform == "cpu" else device.device_kind
+    """Devices and processor in words, such as "1 cpu device(s) (2 x AMD EPYC ...)"."""
+    device, cpuinfo = jax.devices()[0], Path("/proc/cpuinfo")
+    kind = device.device_kind
+    if device.platform == "cpu":
+        named = re.search(r"^model name\s*:\s*(.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+        kind = f"{os.cpu_count()} x {named[1].strip() if named else platform.processor() or platform.machine()}"
     return f"{jax.device_count()} {device.platform} device(s) ({kind})"
 
 
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    named = re.search(r"^model name\s*:\s*(.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
-    return named[1].strip() if named else platform.processor() or platform.machine()
-
-
 def origin(others: Iterable[str] = ()) -> dict[str, Any]:
-    """What a result rests on: command, versions (of the packages `others` too), hardware and commit."""
+    """The provenance of a result: command, versions (also of the packages `others`), hardware and commit."""
     program = Path(sys.argv[0])
     installed = program.stem == "snnkd" or program.parts[-2:] == ("cli", "__main__.py")
     return {

@@ -1,4 +1,4 @@
-"""The result record: one JSON file per result, with what it rests on."""
+"""The result record: one JSON file per result, with its provenance."""
 
 import datetime
 from collections.abc import Iterable
@@ -14,10 +14,9 @@ from snnkd_jax.runs.recipe import SEED
 
 
 def write_record(path: Path, kind: str, content: dict[str, Any], versions: Iterable[str] = ()) -> None:
-    """Writes what was found, with the command, versions (of the packages `versions` too), hardware, commit and date.
+    """Writes a record of this `kind`, named after its file, with provenance (also of the packages `versions`) and date.
 
-    The record has the file's name without `.json`, and `kind` of measurement; `content` goes before entries of the same
-    name. Raises `InputError` if the file cannot be written.
+    Entries of `content` take precedence over the provenance. Raises `InputError` if the file cannot be written.
     """
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     try:
@@ -28,12 +27,12 @@ def write_record(path: Path, kind: str, content: dict[str, Any], versions: Itera
 
 
 def recipe_of(found: list[tuple[Config, Path]]) -> dict[str, Any]:
-    """What a record says of finished runs that differ in their seed: the first one's command, configuration, origin."""
+    """The entries of a record about runs that differ in their seed: seeds, recipe, and provenance of the first run."""
     config, run = found[0]
     started = read_json(run / "config.json")
     return {
         "run_command": command(config),
         "seeds": [config.run.seed for config, _ in found],
-        "config": {n: v for n, v in config.published().flat().items() if n not in SEED},
+        "config": {name: value for name, value in config.published().flat().items() if name not in SEED},
         "trained": {name: started[name] for name in ("versions", "hardware", "commit")},
     }

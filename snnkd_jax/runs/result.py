@@ -1,20 +1,16 @@
-"""The result of a run: what `result.json` says of its networks."""
+"""The result of a run, `result.json`."""
 
 from typing import Any
 
 from snnkd_jax.runs.roles import NETWORKS
 
-_ENTRIES = {
-    "test_accuracy": "accuracy",
-    "test_accuracy_by_step": "accuracy_by_step",
-    "firing_rate": "firing_rate",
-    "parameters": "parameters",
-}
-"""Entry of result.json to that of a network's own result."""
+_ENTRIES = {"test_accuracy": "accuracy", "test_accuracy_by_step": "accuracy_by_step"}
+_ENTRIES |= {name: name for name in ("firing_rate", "parameters")}
+"""Entries of result.json to those of a network's own result."""
 
 
 def result_of(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Entries by network; those that were not asked for are all None."""
+    """The entries of result.json, each by role; None for a network that the run does not have."""
     return {
         entry: {role: results[role][name] if role in results else None for role in NETWORKS}
         for entry, name in _ENTRIES.items()
@@ -22,6 +18,6 @@ def result_of(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def result_in(content: dict[str, Any], role: str) -> dict[str, Any]:
-    """A network's own result in what result.json holds; empty if it has none."""
+    """The result of one network from the content of result.json; empty if it has none."""
     found = {name: content.get(entry, {}).get(role) for entry, name in _ENTRIES.items()}
     return {} if found["accuracy"] is None else found

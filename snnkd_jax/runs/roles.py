@@ -1,4 +1,4 @@
-"""The networks of a run, in words."""
+"""The roles of the networks of a run."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -10,7 +10,7 @@ NETWORKS = {"teacher": "teacher", "student_baseline": "student without KD", "stu
 
 
 def title_of(config: "Config", role: str) -> str:
-    """A network of a run in words: teacher, student without KD, or a student and how it was taught."""
+    """A network of a run in words: teacher, student without KD, or student and training method."""
     if role == "student" and not config.is_plain:
         return f"student, {config.method}"
     return NETWORKS["student_baseline" if role == "student" else role]

@@ -1,4 +1,4 @@
-"""The teacher of a run: where it comes from if it is trained already, and what is asked of it before it teaches."""
+"""The teacher of a run: loading, checks and normalisation of one that is trained already."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from snnkd_jax.distill.teacher import Teacher
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.torch_weights import Converted, convert_weights, read_weights
-from snnkd_jax.parallel.hosts import of_first, together
+from snnkd_jax.parallel.hosts import broadcast_from_host0, raise_on_all_hosts
 from snnkd_jax.parallel.mesh import put_replicated
 from snnkd_jax.runs.config import Config
 from snnkd_jax.runs.recipe import run_of_teacher
@@ -25,7 +25,7 @@ from snnkd_jax.training.saved import check_network, describe, shapes_of, write_n
 
 @dataclasses.dataclass(frozen=True)
 class RunTeacher:
-    """The teacher that a configuration asks for, or that was `given`, a function, in its place."""
+    """The teacher that a configuration names, or a `given` one in its place."""
 
     config: Config
     data: Data
@@ -33,7 +33,7 @@ class RunTeacher:
     given: Teacher | None
 
     def build(self) -> Network:
-        """The network, untrained."""
+        """The untrained network."""
         config = self.config
         if config.teacher.file is not None:
             found = self._converted
@@ -41,10 +41,10 @@ class RunTeacher:
         return config.build_teacher(len(self.data.class_names))
 
     def load(self) -> Teacher | None:
-        """The teacher that was handed over, of a PyTorch file, or of another run; None if this run trains it.
+        """The given teacher, or that of a PyTorch file or of another run; None if this run trains its teacher.
 
-        Raises `InputError` if it is not there or damaged, or is not of the network, classes, channels or normalisation
-        that were asked for.
+        Raises `InputError` if it is missing or damaged, or if its architecture, classes, channels or normalisation are
+        not those of the configuration.
         """
         config = self.config.teacher
         if self.given is not None:
@@ -53,7 +53,7 @@ class RunTeacher:
             return None
         network = self.build()
         if config.teacher_checkpoint is not None:
-            with together():
+            with raise_on_all_hosts():
                 directory = teacher_directory(Path(config.teacher_checkpoint))
                 check_network(directory, self._description)
             try:
@@ -64,65 +64,59 @@ class RunTeacher:
         found, normalisation = self._converted, parse_normalisation(config.teacher_normalisation)
         channels, num_classes = self.data.image_shape[-1], len(self.data.class_names)
         if (found.num_classes, found.image_channels) != (num_classes, channels):
-            raise InputError(
-                f"teacher {config.teacher}: a {found.model} for {found.num_classes} classes and {found.image_channels} "
-                f"image channels; {self.data.name} has {num_classes} and {channels}"
-            )
+            has = f"{found.model} for {found.num_classes} classes and {found.image_channels} image channels"
+            raise InputError(f"teacher {config.teacher}: a {has}; {self.data.name} has {num_classes} and {channels}")
         if normalisation is not None and len(normalisation.mean) not in (1, channels):
-            raise InputError(
-                f"teacher_normalisation={config.teacher_normalisation!r} is of {len(normalisation.mean)} channels; "
-                f"{self.data.name} has {channels}"
-            )
+            has = f"{config.teacher_normalisation!r} has {len(normalisation.mean)} channels"
+            raise InputError(f"teacher_normalisation={has}; {self.data.name} has {channels}")
         return Teacher(network.apply, put_replicated(self.mesh, found.variables), normalisation)
 
     def check_accuracy(self, accuracy: float) -> None:
-        """Raises `InputError` if the validation accuracy is that of a teacher that knows nothing."""
+        """Raises `InputError` if the validation accuracy is near chance."""
         chance = 1 / len(self.data.class_names)
         if is_near_chance(accuracy, chance):
             raise InputError(
                 f"teacher {self.config.teacher.teacher}: validation accuracy {accuracy:.4f} is near chance, "
-                f"{chance:.4f}; give the normalisation that it was trained with (teacher_normalisation), and see that "
-                f"its classes are in the order {', '.join(self.data.class_names[:3])}, ..."
+                f"{chance:.4f}; give the normalisation that it was trained with (teacher_normalisation), and check "
+                f"that its classes are in the order {', '.join(self.data.class_names[:3])}, ..."
             )
 
     def keep(self, variables: Variables, run: Path) -> None:
-        """Makes a converted teacher one of the run's networks; raises `InputError` if it had another one before."""
+        """Saves a teacher of a PyTorch file as a network of the run; raises `InputError` if the run has another one."""
         directory = run / "teacher"
-        if not of_first(int((directory / "network.json").exists())):
+        if not broadcast_from_host0(int((directory / "network.json").exists())):
             save_network(directory, variables)
             write_network(directory, self._description)
         elif fingerprint(load_network(directory, variables, self.mesh)) != fingerprint(variables):
-            raise InputError(
-                f"teacher {self.config.teacher.teacher}: run_dir {run} was started with other weights; name another"
-            )
+            raise InputError(f"teacher {self.config.teacher.teacher}: run_dir {run} has other weights; name another")
 
     @property
     def _description(self) -> dict[str, Any]:
-        """What `network.json` says of it."""
+        """The content of its `network.json`."""
         own = parse_normalisation(self.config.teacher.teacher_normalisation)
         return describe(self.build(), self.data, own or self.data.normalisation)
 
     @functools.cached_property
     def _converted(self) -> Converted:
-        """The network in the teacher's file."""
+        """The network of the teacher's PyTorch file."""
         assert self.config.teacher.file is not None
         return convert_weights(read_weights(self.config.teacher.file))
 
 
-def seen_of_held_out(config: Config) -> str | None:
-    """A sentence, if the teacher of another run was trained on images that this run holds out."""
-    other = run_of_teacher(config)
-    # Of one seed, the smaller part that is held out is a part of the larger one.
-    if other is None or (
-        other.run.seed == config.run.seed and other.data.validation_fraction >= config.data.validation_fraction
-    ):
+def split_warning(config: Config) -> str | None:
+    """A warning if the teacher of another run was trained on images of this run's validation split, else None."""
+    if (other := run_of_teacher(config)) is None:
+        return None
+    seed, fraction = other.run.seed, other.data.validation_fraction
+    # With the same seed, the smaller validation split is part of the larger one.
+    if seed == config.run.seed and fraction >= config.data.validation_fraction:
         return None
     return (
-        f"the teacher was trained with seed={other.run.seed}, validation_fraction={other.data.validation_fraction:g}, "
-        "so on images that this run holds out: validation accuracies may be too high; the test set is untouched"
+        f"the teacher was trained with seed={seed}, validation_fraction={fraction:g}, so on images of this run's "
+        "validation split: validation accuracies may be too high; the test set is untouched"
     )
 
 
 def is_near_chance(accuracy: float, chance: float) -> bool:
-    """Whether it is below twice chance, and, of few classes, below a tenth of the way from chance to 1."""
+    """Whether an accuracy is below twice chance, and below chance plus a tenth of what is missing to 1."""
     return accuracy < min(2 * chance, chance + 0.1 * (1 - chance))

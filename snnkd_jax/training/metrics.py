@@ -1,4 +1,4 @@
-"""Metrics over an epoch, and the log of a run, `metrics.jsonl`: one JSON object for each epoch of each network."""
+"""Metrics of an epoch, and the log of a run, `metrics.jsonl`: one JSON object per epoch of each network."""
 
 import contextlib
 import importlib.util
@@ -13,37 +13,34 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from snnkd_jax.files import write_whole
-from snnkd_jax.parallel.hosts import is_first
+from snnkd_jax.files import write_atomically
+from snnkd_jax.parallel.hosts import is_host0
 
 
 class MetricsLog:
-    """Appends to `<directory>/metrics.jsonl`, and to TensorBoard events where tensorboardX is installed.
-
-    Of several processes, the first writes.
-    """
+    """The log `<directory>/metrics.jsonl` and, with tensorboardX, TensorBoard events; the first process writes them."""
 
     def __init__(self, directory: Path):
         self._path, self._writer = directory / "metrics.jsonl", None
-        if is_first() and importlib.util.find_spec("tensorboardX") is not None:
+        if is_host0() and importlib.util.find_spec("tensorboardX") is not None:
             from tensorboardX import SummaryWriter
 
             self._writer = SummaryWriter(str(directory / "tensorboard"))
 
     def rewind(self, phase: str, step: int) -> list[dict[str, Any]]:
-        """Drops what `phase` logged after `step`, which will be written again; returns its entries that are left."""
+        """Drops the entries of `phase` after `step`, which is resumed there; returns its remaining entries."""
         entries = [e for e in read_log(self._path.parent) if e["phase"] != phase or e["step"] <= step]
-        if is_first():
-            write_whole(self._path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
+        if is_host0():
+            write_atomically(self._path, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
         return [entry for entry in entries if entry["phase"] == phase]
 
     def seconds(self) -> float:
-        """The time that all epochs took, those of earlier sessions included."""
+        """Returns the total time of all epochs, those of earlier sessions included."""
         return sum(entry["seconds"] for entry in read_log(self._path.parent))
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Writes one entry; it has "phase", "step" and "seconds", numbers, and dictionaries of numbers."""
-        if not is_first():
+        """Appends an entry with "phase", "step" and "seconds": numbers, and dictionaries of numbers."""
+        if not is_host0():
             return
         with self._path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
@@ -56,13 +53,13 @@ class MetricsLog:
             self._writer.flush()
 
     def close(self) -> None:
-        """Closes the file of TensorBoard."""
+        """Closes the TensorBoard file."""
         if self._writer is not None:
             self._writer.close()
 
 
 def read_log(directory: Path) -> list[dict[str, Any]]:
-    """The entries of `<directory>/metrics.jsonl`, none without it; a line cut off by a crash is left out."""
+    """Reads `<directory>/metrics.jsonl`, without lines cut off by a crash; a missing file has no entries."""
     path, entries = directory / "metrics.jsonl", []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
@@ -71,47 +68,45 @@ def read_log(directory: Path) -> list[dict[str, Any]]:
 
 
 class EpochMetrics:
-    """Means over an epoch; a step's metrics are read when the next step has been started."""
+    """Means over an epoch; a step's metrics are read when the next step has been dispatched."""
 
     def __init__(self):
-        self._restart()
+        self._reset()
         self._pending = None
         self.latest: dict[str, float] = {}
 
-    def _restart(self):
+    def _reset(self):
         self._sums: dict[str, float] = defaultdict(float)
         self._count, self._first_step, self._last_call = 0, 0.0, time.perf_counter()
 
     def add(self, metrics: Any) -> None:
-        """Takes the metrics of a step that has just been started; reads those of the step before."""
+        """Adds the metrics of a step that has just been dispatched; waits for those of the step before."""
         self._first_step = self._first_step or time.perf_counter()
         metrics, self._pending = jax.device_get(self._pending), metrics
         if metrics is None:
             return
         rate = mean_rate({name: float(rate) for name, rate in metrics.pop("firing_rates").items()})
-        self.latest = {name: float(value) for name, value in metrics.items()}
-        self.latest |= {} if rate is None else {"firing_rate": rate}
+        self.latest = {name: float(x) for name, x in metrics.items()} | ({} if rate is None else {"firing_rate": rate})
         for name, value in self.latest.items():
             self._sums[name] += value
         self._count += 1
 
     def take(self, batch_size: int) -> dict[str, float]:
-        """The means since the last call, the number of steps that they are of, their time and their speed.
+        """Returns the means since the last call, the number of averaged steps, time and speed.
 
-        `seconds` since the last call, compilation and evaluation included; `images_per_second` without them, from
-        the start of the second step on.
+        `seconds` includes compilation and evaluation; `images_per_second`, measured from the second step on, does not.
         """
         self.add(None)
         now = time.perf_counter()
-        taken = {name: value / self._count for name, value in self._sums.items()} | {
+        means = {name: value / self._count for name, value in self._sums.items()} | {
             "averaged_steps": self._count,  # fewer than an epoch's where it was resumed in the middle
             "seconds": now - self._last_call,
             "images_per_second": max(self._count - 1, 1) * batch_size / (now - self._first_step),
         }
-        self._restart()
-        return taken
+        self._reset()
+        return means
 
 
 def mean_rate(rates: dict[str, float]) -> float | None:
-    """The mean over layers; None for an ordinary network."""
+    """Returns the mean over layers; None for an ANN."""
     return float(np.mean(list(rates.values()))) if rates else None

@@ -1,4 +1,4 @@
-"""The optimiser: SGD with Nesterov momentum or AdamW, under a cosine schedule with linear warm-up."""
+"""The optimiser: SGD with Nesterov momentum or AdamW, with a cosine schedule and linear warm-up."""
 
 from typing import Any
 
@@ -18,15 +18,15 @@ def make_optimizer(
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """An Optax transformation.
+    """Builds an Optax transformation.
 
     Args:
-        name: "sgd" (Nesterov; weight decay is added to the gradient) or "adamw" (decoupled).
-        learning_rate: the peak, reached after `warmup_steps`, then falling to 0 at `num_steps` along a half cosine.
-        num_steps, warmup_steps: training steps in all, and of linear growth from 0.
-        momentum: of SGD.
-        weight_decay: acts on the weights of convolutions and dense layers only, see `decays`.
-        clip_norm: largest global gradient norm; None does not clip.
+        name: "sgd" (Nesterov; weight decay is added to the gradient) or "adamw" (decoupled weight decay).
+        learning_rate: the peak, reached after `warmup_steps`, then decayed to 0 at `num_steps` along a half cosine.
+        num_steps, warmup_steps: all training steps, and those of the linear warm-up from 0.
+        momentum: SGD momentum.
+        weight_decay: applied to the kernels of convolutions and dense layers only, see `decays`.
+        clip_norm: maximum global gradient norm; None: no clipping.
 
     Raises:
         InputError: for an unknown name or a number out of range.
@@ -55,4 +55,4 @@ def make_optimizer(
 
 def decays(params: Any) -> Any:
     """A tree of bools: True for weights ("kernel"), False for norms, biases and neuron parameters."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+    return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)

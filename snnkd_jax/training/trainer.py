@@ -1,8 +1,8 @@
-"""The training and the evaluation step: pure functions, which `snnkd_jax.training.compiled` compiles.
+"""The training and evaluation steps: pure functions, which `snnkd_jax.training.compiled` compiles.
 
 A step is `(state, teacher variables, batch) -> (state, metrics)`. The teacher runs in evaluation mode, without gradient
-and outside the state: inside the step, unless `Trainer.teach` has computed its outputs in a program of its own.
-Everything random is keyed by `(seed, state.step)`.
+and outside the state: inside the step, unless `Trainer.teach` has computed its outputs in a separate program.
+All randomness is keyed by `(seed, state.step)`.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from jax import Array
 
 from snnkd_jax.data.augment import Augment
 from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.digest import traced
+from snnkd_jax.digest import jaxpr_digest
 from snnkd_jax.distill.guidance import Guidance, Targets
 from snnkd_jax.distill.objective import Objective
 from snnkd_jax.distill.outputs import StudentOutputs
@@ -25,15 +25,17 @@ from snnkd_jax.distill.teacher import TeacherNetwork
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Variables, with_weights_of
 
-# Of the key of a step, apart from those that the augmentation splits off; and of that, for modules with dropout.
+# Folded into the key of a step for masked channels, and into that one for dropout; augmentation splits off others.
 _BLUR, _DROPOUT = 1_000_000, 1
 
 Metrics = dict[str, Any]
 Batch = dict[str, Any]
+Gradient = tuple[Any, Variables, Metrics]
+"""The gradient of the loss, the new batch statistics, and metrics."""
 
 
 class TrainState(NamedTuple):
-    """All that changes in training; `params` and `batch_stats` have "network" and, by term, "connectors", if any."""
+    """What training updates; `params` and `batch_stats` have "network" and, if there are any, "connectors" by term."""
 
     step: Array
     params: Variables
@@ -42,20 +44,20 @@ class TrainState(NamedTuple):
 
 
 def variables_of(state: TrainState) -> Variables:
-    """The network's variables, without connectors."""
+    """Returns the network's variables, without connectors."""
     return {"params": state.params["network"], "batch_stats": state.batch_stats["network"]}
 
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """What is constant in a training. `teacher_normalisation` is of the teacher's pixels; None: `normalisation`.
+    """The constants of a training, and its step.
 
-    `gather` makes variables whole, where they are used, that lie divided among devices.
+    `teacher_normalisation` None: `normalisation`. `gather` replicates sharded variables where they are used.
 
-    With `accumulate` N > 1 a step goes through its batch in N parts, one after another, in the memory of one, and
-    updates the parameters once, by the mean of their gradients. Part n has the images n, n + N, n + 2N, ... That is the
-    gradient of the whole batch, if the objective's terms are means over examples, but for batch norm, which takes its
-    statistics over each part and updates the running ones N times. Augmentation is that of the whole batch.
+    With `accumulate` N > 1 a step processes its batch in N parts, one after another, in the memory of one, and updates
+    the parameters once, with the mean of their gradients. Part n has the images n, n + N, n + 2N, ... If the
+    objective's terms are means over examples, that is the gradient of the whole batch, except for batch norm, which
+    takes its statistics over each part and updates the running ones N times. Augmentation is that of the whole batch.
 
     Raises `InputError` if the network does not fit the images or the augmentation, and as `Guidance` does.
     """
@@ -74,59 +76,47 @@ class Trainer:
     gather: Callable[[Variables], Variables] = lambda variables: variables
 
     def __post_init__(self):
-        if self.accumulate < 1:
-            raise InputError(f"accumulate={self.accumulate!r} must be at least 1")
         if self.augment is not None:
-            self._check_augment(self.augment)
-        _ = self.guidance  # it checks the objective and the teacher
+            images = self.pixels(2)
+            try:
+                found = jax.eval_shape(self.augment, jax.random.key(0), images)
+            except Exception as error:
+                raise InputError(
+                    f"augment of images {images.shape} fails ({type(error).__name__}: {error}); it must be a pure "
+                    "function (key, images [B, ...] in [0, 1]) -> images"
+                ) from error
+            shape, dtype = getattr(found, "shape", type(found)), getattr(found, "dtype", None)
+            if (shape, dtype) != (images.shape, images.dtype):
+                raise InputError(f"augment returns {dtype} {shape} for images float32 {images.shape}; keep both")
+        _ = self.guidance  # checks the objective and the teacher
         jax.eval_shape(self.init)
 
     def pixels(self, batch: int) -> jax.ShapeDtypeStruct:
-        """The shape of so many images, or of sequences with one frame per time step."""
+        """Returns the shape of a batch of images, or of sequences with one frame per time step."""
         frames = () if self.frames is None else (self.frames,)
         return jax.ShapeDtypeStruct((batch, *frames, *self.image_shape), jnp.float32)
 
     @property
     def augment_digest(self) -> str | None:
-        """A digest of what the augmentation computes."""
-        return None if self.augment is None else traced(self.augment, jax.random.key(0), self.pixels(2))
-
-    def _check_augment(self, augment: Augment) -> None:
-        """Raises `InputError` if the augmentation cannot be traced or does not return images like those it takes."""
-        images = self.pixels(2)
-        try:
-            found = jax.eval_shape(augment, jax.random.key(0), images)
-        except Exception as error:
-            raise InputError(
-                f"augment of images {images.shape} fails ({type(error).__name__}: {error}); it must be a pure function "
-                "(key, images [B, ...] in [0, 1]) -> images"
-            ) from error
-        shape, dtype = getattr(found, "shape", type(found)), getattr(found, "dtype", None)
-        if shape != images.shape or dtype != images.dtype:
-            raise InputError(f"augment returns {dtype} {shape} for images float32 {images.shape}; it must keep both")
+        """A digest of the augmentation's computation."""
+        return None if self.augment is None else jaxpr_digest(self.augment, jax.random.key(0), self.pixels(2))
 
     def init(self, initial: Variables | None = None) -> TrainState:
-        """The state before the first step, by the seed, or with the weights of another network (`with_weights_of`)."""
+        """Draws the state before the first step, or initialises it from another network (`with_weights_of`)."""
         network_key, connector_key = jax.random.split(jax.random.key(self.seed))
         network = self.network.init(network_key, self.image_shape)
         variables: dict[str, Any] = {"network": network if initial is None else with_weights_of(initial, network)}
         if connectors := self.guidance.init(connector_key):
             variables["connectors"] = connectors
-        params = {name: v["params"] for name, v in variables.items()}
-        batch_stats = {name: v["batch_stats"] for name, v in variables.items()}
+        params, batch_stats = ({name: v[part] for name, v in variables.items()} for part in ("params", "batch_stats"))
         return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, self.optimizer.init(params))
 
     def step(self, state: TrainState, teacher_variables: Variables, batch: Batch) -> tuple[TrainState, Metrics]:
-        """One update.
+        """Makes one update.
 
-        Args:
-            state: before the update.
-            teacher_variables: of `teacher`; anything without one.
-            batch: `images` uint8 `[B, H, W, C]`, `labels` int32 `[B]`, and `teacher`, if `teach` was called for it.
-
-        Returns:
-            The state after the update, and scalars: `loss`, each term by name, `accuracy`, `grad_norm`, and under
-            `firing_rates` the mean rate of each layer.
+        `batch` has `images` uint8 `[B, H, W, C]`, `labels` int32 `[B]`, and `teacher` if `teach` has computed it;
+        `teacher_variables` are not used without a teacher. Returns the new state, and scalars: `loss`, each term by
+        name, `accuracy`, `grad_norm`, and under `firing_rates` the mean rate of each layer.
         """
         key, images = self._augmented(state.step, batch["images"])
         batch = {**batch, "images": images}
@@ -140,14 +130,8 @@ class Trainer:
         metrics["grad_norm"] = optax.tree.norm(grads)
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
-    def _accumulated(
-        self, gradient: Callable[..., tuple[Any, Variables, Metrics]], state: TrainState, batch: Batch, key: Array
-    ) -> tuple[Any, Variables, Metrics]:
-        """`gradient` of the parts of a batch: means of gradients and metrics, and the last batch statistics."""
-
-        # Part n takes every N-th image, so that each device finds its share of every part among its own.
-        def divide(x: Array) -> Array:
-            return x.reshape(-1, self.accumulate, *x.shape[1:]).swapaxes(0, 1)
+    def _accumulated(self, gradient: Callable[..., Gradient], state: TrainState, batch: Batch, key: Array) -> Gradient:
+        """Applies `gradient` to the parts of a batch; returns mean gradients and metrics, and the last statistics."""
 
         def add(carry, part):
             total, batch_stats = carry
@@ -156,15 +140,17 @@ class Trainer:
             return (jax.tree.map(jnp.add, total, grads), batch_stats), metrics
 
         start = jax.tree.map(jnp.zeros_like, state.params), state.batch_stats
-        parts = jnp.arange(self.accumulate), jax.tree.map(divide, batch)
-        (total, batch_stats), metrics = jax.lax.scan(add, start, parts)
-        grads = jax.tree.map(lambda x: x / self.accumulate, total)
+        parts = self.accumulate
+        # Part n takes every N-th image, so that each device has its share of every part already.
+        xs = jnp.arange(parts), jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+        (total, batch_stats), metrics = jax.lax.scan(add, start, xs)
+        grads = jax.tree.map(lambda x: x / parts, total)
         return grads, batch_stats, jax.tree.map(lambda x: x.mean(axis=0), metrics)
 
     def _gradient(
         self, params: Variables, teacher_variables: Variables, batch_stats: Variables, batch: Batch, blur_key: Array
-    ) -> tuple[Any, Variables, Metrics]:
-        """The loss's gradient by `params`, new batch statistics, and metrics, on augmented images."""
+    ) -> Gradient:
+        """Differentiates the loss on augmented images with respect to `params`."""
         images = self.normalisation(batch["images"])
         targets = batch.get("teacher")
         if self.is_guided and targets is None:
@@ -193,7 +179,7 @@ class Trainer:
 
     @functools.cached_property
     def guidance(self) -> Guidance:
-        """The objective's terms between the network and the teacher, if they read one."""
+        """The objective's terms for the network, and for the teacher if they read one."""
         teacher = self.teacher if self.objective.reads_teacher else None
         return Guidance(self.objective, self.network, teacher, self.image_shape, self.frames)
 
@@ -203,11 +189,11 @@ class Trainer:
         return self.guidance.teacher is not None
 
     def teach(self, teacher_variables: Variables, step: Array, images: Array) -> Targets:
-        """What the objective reads of the teacher, in the step from state `step`, of the uint8 images of its batch."""
+        """Computes the teacher outputs that the objective reads, for the uint8 images of the batch of a step."""
         return self._targets(teacher_variables, self._augmented(step, images)[1])
 
     def _augmented(self, step: Array, images: Array) -> tuple[Array, Array]:
-        """The key of a step, and its images augmented."""
+        """Returns the key of a step, and its augmented images."""
         key = jax.random.fold_in(jax.random.key(self.seed), step)
         return key, images if self.augment is None else self.augment(key, images)
 
@@ -221,8 +207,8 @@ def evaluate_batch(
 ) -> Metrics:
     """Sums over the examples of a batch whose `mask` is 1.
 
-    They are `count`; `correct` `[T]`, by the mean of the logits of the first t steps; `loss`, the cross-entropy in nats
-    by all steps; and under `firing_rates` the rate of each layer.
+    Returns `count`; `correct` `[T]`, by the mean logits of the first t steps; `loss`, the cross-entropy in nats after
+    all steps; and under `firing_rates` the rate of each layer.
     """
     mask = batch["mask"]
     outputs = StudentOutputs.of(*network.apply(variables, normalisation(batch["images"])))
@@ -237,5 +223,5 @@ def evaluate_batch(
 
 
 def _correct(logits: Array, labels: Array) -> Array:
-    """1.0 where the summed logits of the first t steps, `[B, t, K]`, are largest for the label: `[B, T]`."""
+    """Returns 1.0 where the summed logits of the first t steps are largest for the label, `[B, T, K]` to `[B, T]`."""
     return (jnp.argmax(jnp.cumsum(logits, axis=1), axis=-1) == labels[:, None]).astype(jnp.float32)

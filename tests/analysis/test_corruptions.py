@@ -11,10 +11,10 @@ from comparison import agrees
 from PIL import Image
 
 from snnkd_jax.analysis.corruptions import IMAGE_LEVELS, corrupt, noise_key
-from snnkd_jax.analysis.disturbance import DISTURBANCES
-from snnkd_jax.analysis.robustness import LAYER_LEVELS, LEVELS
+from snnkd_jax.analysis.disturbance import LAYER_LEVELS
+from snnkd_jax.analysis.robustness import LEVELS
 from snnkd_jax.errors import InputError
-from snnkd_jax.parallel.mesh import split
+from snnkd_jax.parallel.mesh import batch_sharding
 
 KEY = jax.random.key(0)
 MESH = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
@@ -31,7 +31,6 @@ def noisy(kind, level, images, index=None):
 def test_there_are_fourteen_kinds_of_five_levels_that_grow():
     assert len(IMAGE_LEVELS) == 10
     assert tuple(LAYER_LEVELS) == ("spike_deletion", "spike_insertion", "threshold_mismatch", "weight_noise")
-    assert set(LAYER_LEVELS) == set(DISTURBANCES)
     for kind, strengths in LEVELS.items():
         assert len(strengths) == 5
         falling = kind in ("shot", "contrast", "jpeg")
@@ -57,7 +56,7 @@ def test_the_draw_of_an_image_depends_on_its_index_and_not_on_its_batch(kind):
     order = np.array([7, 2, 9])
     np.testing.assert_array_equal(noisy(kind, 3, SMOOTH[order], order), whole[order])
     if kind in ("gaussian", "shot"):
-        np.testing.assert_array_equal(noisy(kind, 3, jax.device_put(SMOOTH, split(MESH))), whole)
+        np.testing.assert_array_equal(noisy(kind, 3, jax.device_put(SMOOTH, batch_sharding(MESH))), whole)
 
 
 def test_images_levels_kinds_and_seeds_differ_in_their_draws():

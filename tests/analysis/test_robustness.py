@@ -12,7 +12,6 @@ from comparison import agrees
 
 from snnkd_jax.analysis.corruptions import IMAGE_LEVELS, corrupt, noise_key
 from snnkd_jax.analysis.disturbance import (
-    DISTURBANCES,
     LEAST_FACTOR,
     NEURON_KINDS,
     apply_disturbed,
@@ -28,7 +27,7 @@ from snnkd_jax.inference.convert import convert
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.models import Network, build
 from snnkd_jax.models.activation import Spike
-from snnkd_jax.parallel.mesh import split
+from snnkd_jax.parallel.mesh import batch_sharding
 
 KEY = jax.random.key(0)
 MESH = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
@@ -76,6 +75,7 @@ def spikes_of(kind, strength, current=CURRENT, neuron=NEURON, index=None):
     return np.asarray(_spikes(kind, strength, KEY, index, current, neuron))
 
 
+@pytest.mark.slow
 def test_neurons_and_weights_are_untouched_at_strength_0():
     for kind in NEURON_KINDS:
         assert spikes_of(kind, 0.0).tobytes() == np.asarray(Spike(NEURON, T).apply({}, CURRENT)).tobytes()
@@ -90,11 +90,11 @@ def test_the_spikes_of_an_image_are_disturbed_by_its_index(kind):
     whole = spikes_of(kind, 0.3)
     order = np.random.default_rng(0).permutation(32)
     np.testing.assert_array_equal(spikes_of(kind, 0.3, CURRENT[order], index=order), whole[order])
-    spread = jax.device_put((CURRENT, jnp.arange(32)), split(MESH))
+    spread = jax.device_put((CURRENT, jnp.arange(32)), batch_sharding(MESH))
     np.testing.assert_array_equal(spikes_of(kind, 0.3, spread[0], index=spread[1]), whole)
 
 
-def test_spikes_are_lost_and_inserted_at_their_rates():
+def test_spikes_are_deleted_and_inserted_at_their_rates():
     """Half of 51,200 neuron-steps fire, so that a rate is known to 0.003."""
     spikes = np.asarray(Spike(NEURON, T).apply({}, CURRENT))
     assert 0.45 < spikes.mean() < 0.55
@@ -198,8 +198,8 @@ def test_noisy_weights_are_multiplied_kernels():
 
 
 def test_wrong_disturbances_are_refused():
-    for kind in DISTURBANCES[:3]:
-        with pytest.raises(InputError, match=f"kind='{kind}' disturbs spiking neurons; an ordinary network has none"):
+    for kind in NEURON_KINDS:
+        with pytest.raises(InputError, match=rf"kind='{kind}'.*ANN.*use 'weight_noise'"):
             disturbed(kind, 0.1, network=ANN)
     with pytest.raises(InputError, match=r"'spike_delation' is unknown \(did you mean spike_deletion\?\)"):
         disturbed("spike_delation", 0.1)
@@ -261,8 +261,8 @@ def test_report_is_of_the_networks_own_answers(monkeypatch):
     assert measure(BYTES[order], answers_of(SNN)[order], batch_size=16, mesh=MESH, index=order) == report
 
 
-def test_an_ordinary_network_has_no_spikes_to_lose(monkeypatch):
-    """Of the groups of kinds, it has the mean over those on images only."""
+def test_an_ann_has_no_spikes_to_delete(monkeypatch):
+    """Only the mean over image noise is defined for it."""
 
     def darker(kind, _level, _key, images, _index):
         return images * list(IMAGE_LEVELS).index(kind) / 10

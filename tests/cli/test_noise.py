@@ -66,7 +66,7 @@ def test_seeds_are_paired_and_a_record_is_written(monkeypatch, tmp_path, capsys)
     taught = f"{run} --seed 0 --no-baseline --teacher-checkpoint runs/digits-convnet-temporal-t2-seed0"
     assert f"RUN of `{run} --seed 0 && {taught}`" in section
     assert f"baseline of `{run} --preset none --seed 0`, on" in section
-    assert "[x](experiments/results/noise/x.json): the digits, convnet, width 0.25, T = 2, temporal;" in section
+    assert "[x](../experiments/results/noise/x.json): the digits, convnet, width 0.25, T = 2, temporal;" in section
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path):
@@ -83,9 +83,9 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path):
         "a student_baseline of their own": ([make_run(tmp_path / "d", ["student", "student_baseline"])], [alone]),
         "must have the seeds of the runs": ([a], [make_run(tmp_path / "e", ["student"], preset="none", seed=1)]),
         "differ in epochs": ([a], [make_run(tmp_path / "f", ["student"], preset="none", epochs=1)]),
-        "has more than the labels": ([a], [make_run(tmp_path / "g", ["student"])]),
+        "is not trained by the cross-entropy alone": ([a], [make_run(tmp_path / "g", ["student"])]),
         "leave baseline out": ([alone], [a]),
-        "no network that was trained to its end": ([make_run(tmp_path / "h", [".hidden"])], []),
+        "no network that finished training": ([make_run(tmp_path / "h", [".hidden"])], []),
     }
     for message, arguments in cases.items():
         with pytest.raises(InputError, match=message):

@@ -45,10 +45,10 @@ def test_image_files_are_classified(run, tmp_path, capsys):
         confidence = f"{prediction.confidence[i]:.3f}"
         assert f"{path}: {prediction.names[i]}, confidence {confidence}, time steps 3" in shown.out
         assert f"act2 {prediction.firing_rates['act2'][i]:.3f}" in shown.out
-    assert shown.err == f"{colour}: RGB made grey\n"
+    assert shown.err == f"{colour}: RGB converted to greyscale\n"
     large = saved(tmp_path / "large.png", np.full((16, 24), 200, np.uint8))
     assert snnkd(["predict", "run", str(large), "--resize"]) == 0
-    assert "24 x 16 scaled to 8 x 8" in capsys.readouterr().err
+    assert "24 x 16 resized to 8 x 8" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("run")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from snnkd_jax.data import Dataset
-from snnkd_jax.data.batches import InMemory, eval_batches, split_validation
+from snnkd_jax.data.batches import MemorySource, eval_batches
 from snnkd_jax.errors import InputError
 
 N = 23
@@ -18,9 +18,9 @@ def examples(n: int) -> dict[str, np.ndarray]:
     return {"images": images, "labels": np.arange(100, 100 + n, dtype=np.int32)}
 
 
-def dataset(n: int) -> Dataset:
+def dataset(n: int, fraction: float) -> Dataset:
     train, test = examples(n), examples(3)
-    return Dataset("toy", train["images"], train["labels"], test["images"], test["labels"], ("a", "b"))
+    return Dataset("toy", train["images"], train["labels"], test["images"], test["labels"], ("a", "b"), fraction)
 
 
 def identities(batch) -> tuple[int, ...]:
@@ -35,11 +35,11 @@ def identities(batch) -> tuple[int, ...]:
 def test_a_batch_larger_than_the_examples_is_refused():
     for batch_size in (N + 1, 0):
         with pytest.raises(InputError, match=f"batch_size={batch_size} must be in 1 to 23"):
-            InMemory(examples(N), batch_size, 0)
+            MemorySource(examples(N), batch_size, 0)
 
 
 def epoch(seed: int, number: int, batch_size: int = 5) -> list[tuple[int, ...]]:
-    source = InMemory(examples(N), batch_size, seed)
+    source = MemorySource(examples(N), batch_size, seed)
     steps = source.steps_per_epoch
     assert steps == N // batch_size
     return [identities(source(number * steps + i)) for i in range(steps)]
@@ -66,10 +66,10 @@ def test_another_remainder_is_left_out_in_another_epoch():
 
 def test_a_batch_is_a_function_of_seed_and_step_alone():
     # Steps in another order, and between them other seeds and sizes: a cache or a hidden generator would show.
-    in_order = [InMemory(examples(N), 5, 3)(step) for step in range(20)]
+    in_order = [MemorySource(examples(N), 5, 3)(step) for step in range(20)]
     for step in (19, 0, 7, 8, 7, 12, 3):
-        InMemory(examples(N), 4, 4)(step)
-        again = InMemory(examples(N), 5, 3)(step)
+        MemorySource(examples(N), 4, 4)(step)
+        again = MemorySource(examples(N), 5, 3)(step)
         assert identities(again) == identities(in_order[step])
 
 
@@ -91,13 +91,9 @@ def test_evaluation_has_every_example_once_in_order_and_masks_the_padding(n, bat
     np.testing.assert_array_equal(kept, np.arange(n))
 
 
-def train_of(dataset: Dataset) -> dict[str, np.ndarray]:
-    return {"images": dataset.train_images, "labels": dataset.train_labels}
-
-
 @pytest.mark.parametrize(("n", "fraction", "held_out"), [(100, 0.1, 10), (23, 0.1, 2), (2, 0.5, 1), (20, 0.9, 18)])
 def test_validation_split_is_disjoint_complete_and_of_the_size_asked_for(n, fraction, held_out):
-    training, validation = (identities(part) for part in split_validation(train_of(dataset(n)), fraction, seed=0))
+    training, validation = (identities(part) for part in dataset(n, fraction).split(0))
     assert len(validation) == held_out
     assert sorted(training + validation) == list(range(n))
     assert list(training) == sorted(training)
@@ -106,7 +102,7 @@ def test_validation_split_is_disjoint_complete_and_of_the_size_asked_for(n, frac
 
 def test_validation_split_is_random_and_a_function_of_the_seed():
     def held_out(seed: int) -> tuple[int, ...]:
-        return identities(split_validation(train_of(dataset(100)), 0.1, seed)[1])
+        return identities(dataset(100, 0.1).split(seed)[1])
 
     assert held_out(5) == held_out(5)
     assert len({held_out(seed) for seed in range(10)}) == 10
@@ -117,13 +113,13 @@ def test_validation_split_is_random_and_a_function_of_the_seed():
 @pytest.mark.parametrize("fraction", [0.0, 0.04, 0.96, 1.0, 1.5, -0.1, float("nan"), float("inf")])
 def test_validation_split_without_examples_on_both_sides_is_refused(fraction):
     with pytest.raises(InputError, match="validation_fraction"):
-        split_validation(train_of(dataset(10)), fraction, seed=0)
+        dataset(10, fraction).split(0)
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_make_one_global_batch_between_them(monkeypatch, processes):
     """Their rows, in the order of the processes, are the rows that one process makes."""
-    source = InMemory(examples(N), 8, 3)
+    source = MemorySource(examples(N), 8, 3)
     whole, evaluated = [identities(source(step)) for step in range(5)], list(eval_batches(examples(N), 8))
     monkeypatch.setattr("jax.process_count", lambda: processes)
     shares, eval_shares = [], []

@@ -1,4 +1,4 @@
-"""Images that are read from disk: crops, batches as functions of the step, whole runs.
+"""Data sets on disk: batches as functions of the step, damaged directories, whole runs.
 
 The data set is written here, by TFDS itself and without TensorFlow: JPEGs of several sizes.
 """
@@ -6,7 +6,6 @@ The data set is written here, by TFDS itself and without TensorFlow: JPEGs of se
 import contextlib
 import io
 import json
-import math
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -24,8 +23,8 @@ from tiny_runs import start
 from snnkd_jax.cli.train import main
 from snnkd_jax.data import crops
 from snnkd_jax.data.batches import Batch
-from snnkd_jax.data.on_disk import Examples, open_streamed
-from snnkd_jax.data.reader import Stream, centres
+from snnkd_jax.data.on_disk import Examples, open_dataset
+from snnkd_jax.data.reader import DiskSource, centre_crops
 from snnkd_jax.errors import InputError
 from snnkd_jax.runs.config import default_config
 
@@ -92,7 +91,7 @@ def data_dir(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def train(data_dir) -> Examples:
-    return open_streamed("photos", str(data_dir)).train
+    return open_dataset("photos", str(data_dir)).train
 
 
 def stored(data_dir: Path, split: str) -> list[tuple[Image.Image, int, str]]:
@@ -104,97 +103,11 @@ def stored(data_dir: Path, split: str) -> list[tuple[Image.Image, int, str]]:
     ]
 
 
-# --- crops ---
-
-
-class Fixed:
-    """A generator that gives what it is told to, in place of uniform numbers and of places."""
-
-    def __init__(self, uniform: list[float], integers: list[int]):
-        self._uniform, self._integers = iter(uniform), iter(integers)
-
-    def uniform(self, low: float, high: float) -> float:
-        value = next(self._uniform)
-        assert low <= value <= high
-        return value
-
-    def integers(self, high: int) -> int:
-        value = next(self._integers)
-        assert 0 <= value < high
-        return value
-
-
-@pytest.mark.parametrize(
-    ("size", "uniform", "integers", "box"),
-    [
-        # sqrt(0.5 * 8000 * 1.25) = 70.7, sqrt(0.5 * 8000 / 1.25) = 56.6; the last places where it fits
-        ((100, 80), [0.5, math.log(1.25)], [29, 23], (29, 23, 100, 80)),
-        # the whole area at aspect 3/4 is 77.5 x 103.3, too high; a quarter of it at aspect 1 is 44.7 x 44.7
-        ((100, 80), [1.0, math.log(0.75), 0.25, 0.0], [5, 7], (5, 7, 50, 52)),
-        # ten squares of the area 30000 do not fit into 300 x 100: the centre, 133 x 100
-        ((300, 100), [1.0, 0.0] * 10, [], (83, 0, 216, 100)),
-        ((90, 400), [1.0, 0.0] * 10, [], (0, 140, 90, 260)),
-        ((100, 100), [1.0, math.log(4 / 3)] * 10, [], (0, 0, 100, 100)),
-    ],
-)
-def test_random_box_by_hand(size, uniform, integers, box):
-    rng: Any = Fixed(uniform, integers)
-    assert crops.random_box(rng, *size) == box
-
-
-def test_random_boxes_have_the_areas_and_aspects_that_were_asked_for():
-    """Of a square: tries of an area above 3/4 fit if |log r| <= -log a, so that fewer of them are left."""
-    rng, side = np.random.default_rng(0), 1000
-    boxes = np.array([crops.random_box(rng, side, side) for _ in range(4000)])
-    w, h = (boxes[:, 2:] - boxes[:, :2]).T
-    assert boxes.min() >= 0
-    assert boxes.max() <= side
-    area, aspect = w * h / side**2, w / h
-    assert 0.079 < area.min() < 0.085
-    assert 0.98 < area.max() <= 1
-    assert 0.748 < aspect.min() < 0.76
-    assert 1.32 < aspect.max() < 1.336
-    large = (1 - 0.75 + 0.75 * math.log(0.75)) / math.log(4 / 3)  # integral of -log a / log 4/3 from 3/4 to 1
-    assert np.mean(area < 0.31) == pytest.approx(0.23 / (0.67 + large), abs=0.03)
-    assert np.mean(aspect < 1) == pytest.approx(0.5, abs=0.03)
-    free = side - w[w < side]
-    assert np.mean(boxes[w < side, 0] / free) == pytest.approx(0.5, abs=0.02)
-
-
-def test_random_part_is_the_box_resized_and_mirrored_in_half_of_the_cases():
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
-    mirrored = 0
-    for seed in range(60):
-        left, top, right, bottom = crops.random_box(np.random.default_rng(seed), 60, 40)
-        part = Image.fromarray(np.asarray(image)[top:bottom, left:right])
-        expected = np.asarray(part.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
-        np.testing.assert_array_equal(crops.random_part(image, SIZE, np.random.default_rng(seed), False), expected)
-        found = crops.random_part(image, SIZE, np.random.default_rng(seed), True)
-        mirrored += not np.array_equal(found, expected)
-        np.testing.assert_array_equal(found if np.array_equal(found, expected) else found[:, ::-1], expected)
-    assert 18 < mirrored < 42
-
-
-@pytest.mark.parametrize(
-    ("size", "resized", "box"),
-    [
-        ((100, 50), (64, 32), (18, 2, 46, 30)),
-        ((50, 101), (32, 64), (2, 18, 30, 46)),
-        ((7, 7), (32, 32), (2, 2, 30, 30)),
-    ],
-)
-def test_the_centre_by_hand(size, resized, box):
-    """28 of 32 pixels, as 224 of 256; the longer side is rounded down."""
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8))
-    expected = image.resize(resized, Image.Resampling.BILINEAR).crop(box)
-    np.testing.assert_array_equal(crops.centre(image, 28), np.asarray(expected))
-
-
 # --- batches ---
 
 
-def stream(train: Examples, index=None, seed: int = 3, batch_size: int = 8, threads: int = 4, flip: bool = True):
-    return Stream(train, np.arange(TRAIN) if index is None else index, SIZE, flip, batch_size, seed, threads)
+def disk_source(train: Examples, index=None, seed: int = 3, batch_size: int = 8, threads: int = 4, flip: bool = True):
+    return DiskSource(train, np.arange(TRAIN) if index is None else index, SIZE, flip, batch_size, seed, threads)
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -208,7 +121,7 @@ def joined(parts: Sequence[Batch]) -> Batch:
 def test_batches_against_a_loop(data_dir, train):
     """Three epochs of 5 steps: which images, in which order, which part of each."""
     index = np.arange(1, TRAIN, 1)
-    source, images = stream(train, index), stored(data_dir, "train")
+    source, images = disk_source(train, index), stored(data_dir, "train")
     assert source.steps_per_epoch == 5
     for step in range(15):
         epoch, i = step // 5, step % 5
@@ -230,13 +143,13 @@ def test_a_batch_is_a_function_of_the_step_alone(train):
 
     Steps in order, in another order, from a source that begins there, with other numbers of threads.
     """
-    in_order = [source(step) for source in [stream(train)] for step in range(12)]
+    in_order = [source(step) for source in [disk_source(train)] for step in range(12)]
     assert not same(in_order[0], in_order[5])
-    shuffled = stream(train, threads=1)
+    shuffled = disk_source(train, threads=1)
     for step in (7, 8, 3, 11, 0, 1, 1):
         assert same(shuffled(step), in_order[step]), step
-        assert same(stream(train, threads=9)(step), in_order[step]), step
-    assert not same(stream(train, seed=4)(0), in_order[0])
+        assert same(disk_source(train, threads=9)(step), in_order[step]), step
+    assert not same(disk_source(train, seed=4)(0), in_order[0])
 
 
 def processes(monkeypatch, n: int, make) -> list:
@@ -251,9 +164,9 @@ def processes(monkeypatch, n: int, make) -> list:
 
 def test_processes_make_one_global_batch_between_them(train, monkeypatch):
     """Two and four of them, the latter from the middle of an epoch on, as after a restart with more hosts."""
-    whole = [source(step) for source in [stream(train)] for step in range(11)]
-    halves = processes(monkeypatch, 2, lambda: [s(step) for s in [stream(train)] for step in range(11)])
-    quarters = processes(monkeypatch, 4, lambda: [s(step) for s in [stream(train)] for step in range(7, 11)])
+    whole = [source(step) for source in [disk_source(train)] for step in range(11)]
+    halves = processes(monkeypatch, 2, lambda: [s(step) for s in [disk_source(train)] for step in range(11)])
+    quarters = processes(monkeypatch, 4, lambda: [s(step) for s in [disk_source(train)] for step in range(7, 11)])
     for shares, first in ((halves, 0), (quarters, 7)):
         for i, parts in enumerate(zip(*shares, strict=True)):
             assert {len(part["labels"]) for part in parts} == {8 // len(shares)}
@@ -262,8 +175,8 @@ def test_processes_make_one_global_batch_between_them(train, monkeypatch):
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_evaluation_has_every_centre_once_in_order(data_dir, monkeypatch, n):
-    test = open_streamed("photos", str(data_dir)).test
-    shares = processes(monkeypatch, n, lambda: list(centres(test, np.arange(TEST), SIZE, 4, 3)))
+    test = open_dataset("photos", str(data_dir)).test
+    shares = processes(monkeypatch, n, lambda: list(centre_crops(test, np.arange(TEST), SIZE, 4, 3)))
     batches = [
         {name: np.concatenate([p[name] for p in parts]) for name in parts[0]} for parts in zip(*shares, strict=True)
     ]
@@ -272,7 +185,7 @@ def test_evaluation_has_every_centre_once_in_order(data_dir, monkeypatch, n):
     np.testing.assert_array_equal(masks, np.arange(12) < TEST)
     images = stored(data_dir, "validation")
     for name, expected in (
-        ("images", [crops.centre(image, SIZE) for image, _, _ in images]),
+        ("images", [crops.centre_crop(image, SIZE) for image, _, _ in images]),
         ("labels", [label for _, label, _ in images]),
     ):
         np.testing.assert_array_equal(np.concatenate([b[name] for b in batches])[masks == 1], np.array(expected))
@@ -286,14 +199,14 @@ def test_a_run_sees_three_disjoint_parts(data_dir, train):
     dataset = config.data.open()
     inputs = dataset.inputs(8, config.run.seed)
     training = inputs.training
-    assert isinstance(training, Stream)
+    assert isinstance(training, DiskSource)
     held_out = np.random.default_rng([config.run.seed, 0]).permutation(TRAIN)[:11]
     assert set(training.index) == set(range(TRAIN)) - set(held_out)
     validation = np.concatenate([b["images"][b["mask"] == 1] for b in inputs.validation()])
-    np.testing.assert_array_equal(validation, [train.centre(i, SIZE)[0] for i in sorted(held_out)])
+    np.testing.assert_array_equal(validation, [crops.centre_crop(train[i][0], SIZE) for i in sorted(held_out)])
     test = np.concatenate([b["labels"][b["mask"] == 1] for b in inputs.test()])
     np.testing.assert_array_equal(test, [label for _, label, _ in stored(data_dir, "validation")])
-    pixels = np.stack([train.centre(i, SIZE)[0] for i in range(TRAIN)]) / 255  # fewer than are measured
+    pixels = np.stack([crops.centre_crop(train[i][0], SIZE) for i in range(TRAIN)]) / 255  # fewer than are measured
     np.testing.assert_allclose(dataset.normalisation.mean, pixels.mean((0, 1, 2)), atol=1e-6)
     np.testing.assert_allclose(dataset.normalisation.std, pixels.std((0, 1, 2)), atol=1e-6)
     assert (dataset.image_shape, dataset.class_names) == ((SIZE, SIZE, 3), ("dark", "bright"))
@@ -301,21 +214,21 @@ def test_a_run_sees_three_disjoint_parts(data_dir, train):
     assert training.flip
 
 
-# --- what can be wrong with a directory ---
+# --- damaged directories ---
 
 
 def test_a_truncated_image_is_named(tmp_path, capfd):
     examples = photographs(TRAIN, 0)
     examples[5]["image"] = examples[5]["image"][: len(examples[5]["image"]) // 2]
     write(tmp_path, {"train": examples, "validation": photographs(TEST, 1)})
-    broken = open_streamed("photos", str(tmp_path)).train
-    (record,) = (i for i, (_, _, name) in enumerate(names(broken)) if name == "0-5.jpg")
-    with pytest.raises(InputError, match=rf"record {record} \(0-5\.jpg\) of .*split train.*truncated"):
-        [source(step) for source in [stream(broken)] for step in range(5)]
+    broken = open_dataset("photos", str(tmp_path)).train
+    (broken_one,) = (i for i, (_, _, name) in enumerate(names(broken)) if name == "0-5.jpg")
+    with pytest.raises(InputError, match=rf"example {broken_one} \(0-5\.jpg\) of .*split train.*truncated"):
+        [source(step) for source in [disk_source(broken)] for step in range(5)]
     arguments = ["--data-dir", str(tmp_path), "--dataset", "photos", "--image-size", "16", "--batch-size", "8"]
     assert main([*arguments, "--run-dir", str(tmp_path / "run")]) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith(f"error: record {record} (0-5.jpg) of {tmp_path}")
+    assert line.startswith(f"error: example {broken_one} (0-5.jpg) of {tmp_path}")
 
 
 def names(examples: Examples) -> list[tuple[None, int, str]]:
@@ -328,35 +241,35 @@ def test_the_first_split_with_labels_is_the_test_set(tmp_path):
     splits = {"train": photographs(4, 0), "validation": photographs(5, 1)}
     write(tmp_path, splits, "2.9.0")
     write(tmp_path, splits | {"test": unlabelled}, "2.10.0")
-    opened = open_streamed("photos", str(tmp_path))
+    opened = open_dataset("photos", str(tmp_path))
     assert (len(opened.train), len(opened.test)) == (4, 5)
     assert opened.test.where == f"{tmp_path / 'photos' / '2.10.0'}, split validation"
     write(tmp_path, splits | {"test": photographs(3, 2)}, "3.0.0")
-    assert len(open_streamed("photos", str(tmp_path)).test) == 3
+    assert len(open_dataset("photos", str(tmp_path)).test) == 3
 
 
-def test_a_label_that_is_none_is_named(tmp_path):
+def test_a_missing_label_is_named(tmp_path):
     examples = photographs(4, 0)
     examples[2]["label"] = -1
     write(tmp_path, {"train": examples, "validation": photographs(2, 1)})
-    train = open_streamed("photos", str(tmp_path)).train
+    train = open_dataset("photos", str(tmp_path)).train
     with pytest.raises(InputError, match=r"\(0-2\.jpg\) .* has label -1 of 2"):
-        [train.centre(i, SIZE) for i in range(4)]
+        [train[i] for i in range(4)]
 
 
 def test_other_data_sets_are_refused(tmp_path):
     text = tfds.features.Text()
     directory = write(tmp_path, {"train": [{"text": "a"}]}, text=text)
     with pytest.raises(InputError, match=r"1\.0\.0 has no feature image and no label, only text: have TFDS"):
-        open_streamed("photos", str(tmp_path))
+        open_dataset("photos", str(tmp_path))
     (directory / "dataset_info.json").unlink()
     with pytest.raises(InputError, match="not a complete TFDS directory"):
-        open_streamed("photos", str(tmp_path))
+        open_dataset("photos", str(tmp_path))
     write(tmp_path, {"train": photographs(2, 0)}, "1.0.1")
     with pytest.raises(InputError, match="no split test or validation with labels, only train"):
-        open_streamed("photos", str(tmp_path))
+        open_dataset("photos", str(tmp_path))
     with pytest.raises(InputError, match=r"dataset 'imagenet2012' is unknown; .* have TFDS prepare it in"):
-        open_streamed("imagenet2012", str(tmp_path))
+        open_dataset("imagenet2012", str(tmp_path))
 
 
 # --- whole runs ---

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from representative import slow
 from tiny_training import STUDENT, TEACHER, batch, make, teacher_variables
 
 from snnkd_jax.distill.connector import Connector
@@ -33,6 +34,7 @@ def l1(student, teacher, labels):
     return jnp.abs(student.logits.mean(1) - teacher.logits).mean(-1)
 
 
+@pytest.mark.slow
 def test_a_term_on_logits_trains_and_is_logged_under_its_name_unweighted():
     _, metrics = stepped(trainer(CE, Term("l1", l1, 0.25)))
     assert metrics["l1"] > 0
@@ -89,6 +91,7 @@ def test_a_term_on_features_gets_its_own_connectors_and_they_are_trained():
     assert by_own["own"] == pytest.approx(by_library["feature"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_connector_alone_asks_for_the_teachers_stages_and_for_the_last_pair_if_it_says_so():
     made = trainer(Term("own", lambda s, t, _: connected_l2(s, t, _), connector=Connector(last=True)))
     assert made.objective.needs == {"stages"}
@@ -118,7 +121,7 @@ def rate(student, teacher, labels):
     return sum(student.firing_rates.values()) / len(student.firing_rates)
 
 
-@pytest.mark.parametrize("needs", [(), None])
+@pytest.mark.parametrize("needs", [(), slow(None)])
 def test_a_term_of_the_student_alone_needs_no_teacher(needs):
     made = trainer(CE, Term("rate", rate, 10.0, needs), teacher=None)
     assert not made.is_guided
@@ -182,6 +185,7 @@ def test_a_declared_teacher_must_be_there():
         trainer(CE, Term("kd", KL()), teacher=None)
 
 
+@pytest.mark.slow
 def test_the_head_is_of_a_teacher_that_reads_its_last_stage():
     def read(student, teacher, labels):
         del labels

@@ -20,7 +20,7 @@ from host_failures import logged
 from snnkd_jax import data, experiment
 from snnkd_jax.cli.train import main
 from snnkd_jax.data.augment import Augmentation
-from snnkd_jax.data.batches import InMemory
+from snnkd_jax.data.batches import MemorySource
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.distill.teacher import Teacher, flax_teacher
@@ -37,7 +37,7 @@ from snnkd_jax.training import teacher_store
 from snnkd_jax.training.checkpoint import save_network
 from snnkd_jax.training.compiled import compile_steps
 from snnkd_jax.training.optim import make_optimizer
-from snnkd_jax.training.teacher_store import STEPS_PER_FILE, TaughtSource, taught_source
+from snnkd_jax.training.teacher_store import STEPS_PER_FILE, TeacherStore, open_teacher_store
 from snnkd_jax.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("silent_layers")
@@ -187,8 +187,8 @@ class Counted:
 OUTPUTS = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), Counted.of(0))
 
 
-def opened(folder: Path, compute=None) -> TaughtSource:
-    return TaughtSource(InMemory(examples(12), 4, 0), folder, OUTPUTS, compute or Counted())
+def opened(folder: Path, compute=None) -> TeacherStore:
+    return TeacherStore(MemorySource(examples(12), 4, 0), folder, OUTPUTS, compute or Counted())
 
 
 def test_outputs_are_computed_once_and_read_again(tmp_path):
@@ -265,8 +265,8 @@ def test_a_store_is_of_one_teacher_data_seed_and_augmentation(tmp_path, monkeypa
     def taught(trainer, variables=WEIGHTS, size=4, known=False, grey=9, **described):
         """Opens a store of grey images, which is `known` or not."""
         images = np.full((12, *SHAPE), grey, np.uint8)
-        source = InMemory({"images": images, "labels": np.zeros(12, np.int32)}, size, 3)
-        found = taught_source(source, tmp_path, trainer, variables, num_steps=6, mesh=mesh, described=described)
+        source = MemorySource({"images": images, "labels": np.zeros(12, np.int32)}, size, 3)
+        found = open_teacher_store(source, tmp_path, trainer, variables, 6, mesh, described)
         before = set(folders)
         folders.update(path.name for path in tmp_path.iterdir())
         assert len(folders) == len(before) + (not known)
@@ -333,6 +333,7 @@ def test_a_training_on_one_image_at_a_time_is_refused_before_it_begins(tmp_path)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.optimised
 @pytest.mark.usefixtures("compiled_once")
 def test_a_run_with_a_function_is_the_same_bit_for_bit_with_a_store(tmp_path, one_device, monkeypatch, capsys):
@@ -362,13 +363,14 @@ def test_a_run_with_a_function_is_the_same_bit_for_bit_with_a_store(tmp_path, on
         run(config(tmp_path / "run"), other)
 
 
+@pytest.mark.slow
 @pytest.mark.optimised
 def test_a_training_on_stored_features_is_the_same_bit_for_bit(tmp_path, one_device, monkeypatch):
     """As the loop trains; written by one training and read by another, which does not run the teacher."""
     monkeypatch.setattr(teacher_store, "STEPS_PER_FILE", 2)
     network = build("convnet", K, width=0.1)
     variables = network.init(jax.random.key(1), SHAPE)
-    trainer, source = make(network, "kdsnn"), InMemory(examples(40), 8, 3)
+    trainer, source = make(network, "kdsnn"), MemorySource(examples(40), 8, 3)
     steps = compile_steps(trainer, one_device)
     assert steps.teach is not None
 
@@ -384,9 +386,9 @@ def test_a_training_on_stored_features_is_the_same_bit_for_bit(tmp_path, one_dev
 
     live = trained(source, steps.teach)
     for _ in range(2):
-        taught = taught_source(source, tmp_path, trainer, variables, num_steps=5, mesh=one_device, described={})
+        taught = open_teacher_store(source, tmp_path, trainer, variables, 5, one_device, {})
         jax.tree.map(np.testing.assert_array_equal, trained(taught, None), live)
-        monkeypatch.setattr(TaughtSource, "_write", None)
+        monkeypatch.setattr(TeacherStore, "_write", None)
     assert live[1][0]["feature"] > 0
 
 
@@ -463,6 +465,6 @@ def test_records_name_files_without_their_folders():
 
 @pytest.mark.usefixtures("one_device")
 def test_a_function_has_no_weights_to_begin_with(tmp_path):
-    with pytest.raises(InputError, match="initial_weights='teacher': a function has no weights"):
+    with pytest.raises(InputError, match=r"initial_weights='teacher': .*function has no weights; use 'random'"):
         run(config(tmp_path / "run", initial_weights="teacher"), nearest_mean())
     assert not (tmp_path / "run").exists()

@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import agrees
+from representative import representatives
 
 from snnkd_jax.dynamics import surrogate
+from snnkd_jax.dynamics.integration import integrate, integrate_with_slopes
 from snnkd_jax.dynamics.neurons import (
     IF,
     LIF,
     PLIF,
-    integrate,
     integrate_and_fire,
-    integrate_with_slopes,
     lif,
     plif,
     plif_parameter,
@@ -165,9 +165,10 @@ CASES = [
 CASES = [dataclasses.replace(case, num_steps=(3, 9, 4, 1, 12)[i % 5]) for i, case in enumerate(CASES)]
 CASES += [Case("plif", None, surrogate=name, num_steps=t) for name, t in zip(SURROGATES, (4, 9, 4, 9, 4), strict=True)]
 CASES += [Case("plif", 0.3, num_steps=t, decay_input=False) for t in (4, 9)]
+QUICK = CASES[::6]  # every neuron, reset and value of the flags, short and long scans
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", representatives(CASES, QUICK.__contains__), ids=str)
 def test_spikes_potential_and_gradients_agree_with_a_float64_loop(case):
     assert_agrees(case)
 
@@ -177,7 +178,7 @@ def test_float64_currents_are_integrated_in_float64():
         assert_agrees(Case("plif", -0.4, surrogate="atan", num_steps=9), np.float64, rtol=1e-12, row="plif in float64")
 
 
-@pytest.mark.parametrize("case", CASES[::2], ids=str)
+@pytest.mark.parametrize("case", representatives(CASES[::2], QUICK.__contains__), ids=str)
 def test_slopes_of_the_mean_spike_count_agree_with_the_float64_loop(case):
     """kappa is what the loop's backward pass gives for a cotangent of 1/T at every step, summed over the inputs."""
     rng = np.random.default_rng(3)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax import Array
 from network_checks import IMAGES, assert_trees_close, train_outputs
+from representative import slow
 
 from snnkd_jax.analysis.disturbance import apply_disturbed
 from snnkd_jax.analysis.energy import count
@@ -17,7 +18,8 @@ from snnkd_jax.analysis.observation import load_observation, observe, save_obser
 from snnkd_jax.analysis.robustness import evaluate_noise
 from snnkd_jax.data.batches import eval_batches
 from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.dynamics.neurons import ATAN, IF, PLIF, initial_state, integrate, integrate_with_slopes
+from snnkd_jax.dynamics.integration import initial_state, integrate, integrate_with_slopes
+from snnkd_jax.dynamics.neurons import ATAN, IF, PLIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference.convert import convert
 from snnkd_jax.inference.trained import Trained
@@ -119,7 +121,7 @@ def test_gradients_are_those_of_jax_through_a_plain_loop(num_steps):
     assert np.abs(found[1]) > 0.1
 
 
-@pytest.mark.parametrize("num_steps", [5, 18])
+@pytest.mark.parametrize("num_steps", [5, slow(18)])
 def test_slopes_are_the_derivatives_of_the_mean_spike_count(num_steps):
     """By backpropagation through a loop, a neuron at a time; and of a smooth neuron, by differences in float64."""
     x = currents((2, num_steps, 3))
@@ -213,6 +215,7 @@ def test_one_layer_through_rates_is_backpropagation_through_time():
     assert np.abs(expected[1][0]["beta"]) > 0.1
 
 
+@pytest.mark.slow
 def test_one_step_of_a_network_through_rates_is_backpropagation_through_time():
     neuron = AdaptiveLIF(v_threshold=0.5)
     networks = [build("convnet", 5, neuron=neuron, num_steps=1, width=0.2, backprop=b) for b in ("bptt", "rate")]
@@ -238,6 +241,7 @@ def test_a_network_streams():
     np.testing.assert_array_equal(prediction.logits, trained().predict(PIXELS).logits)
 
 
+@pytest.mark.slow
 def test_noise_is_measured_but_for_the_thresholds():
     labels = trained().predict(PIXELS).classes
     kinds = ("spike_deletion", "spike_insertion", "threshold_mismatch", "weight_noise")
@@ -261,6 +265,7 @@ def test_energy_and_summary():
     assert [cell.strip() for cell in line.split("  ") if cell] == ["act2", "neurons, beta = 0.2", "4 x 4 x 16", "1"]
 
 
+@pytest.mark.slow
 def test_observed_potentials_are_v(tmp_path):
     """Against the state that a stream hands on; the file and the figure keep them."""
     batches = eval_batches({"images": PIXELS, "labels": np.arange(6, dtype=np.int32) % 5}, 6)

@@ -66,7 +66,7 @@ def test_each_aim_by_hand(records):
     assert len(table) == 17
     assert {aim: found for aim, found in table.items() if found[1] == "no"} == {
         "CIFAR-10, VGG-11: T = 1 at most 2 points below T = 4": ("30.00 below", "no"),
-        "noise, d, [nine](experiments/results/noise/nine.json): KD better in 10 of 14 kinds": ("9 of 14", "no"),
+        "noise, d, [nine](../experiments/results/noise/nine.json): KD better in 10 of 14 kinds": ("9 of 14", "no"),
         "energy of the student at T = 4, vgg: below that of its ANN": ("1.50 of it", "no"),
     }
     assert table["MNIST, T = 4: 99.50 % (KDSNN has 99.37)"][0] == "99.60 ± 0.00"

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from snnkd_jax.cli import parsed
-from snnkd_jax.cli.arguments import bound
+from snnkd_jax.cli import parse_subcommand
+from snnkd_jax.cli.arguments import parse
 from snnkd_jax.cli.train import train
 from snnkd_jax.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 RECORDS = sorted((ROOT / "experiments" / "results").rglob("*.json"))
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TRAINING = ("cifar_distill", "imagenet_distill", "spikingjelly_run")
 """Scripts that take the arguments of `snnkd train`."""
 
@@ -28,7 +28,7 @@ def understand(command: str) -> None:
     """Parses a command line without doing what it says; raises `InputError`, or an error of what is not there."""
     program, *words = [word for word in shlex.split(command) if word != "--help"]
     if program == "snnkd":
-        parsed(words[0], words[1:])
+        parse_subcommand(words[0], words[1:])
         return
     assert program == "python"
     script = re.fullmatch(r"experiments/(\w+)\.py", words[0])
@@ -37,7 +37,7 @@ def understand(command: str) -> None:
     if script[1] in NO_ARGUMENTS:
         assert not words[1:]
     else:
-        bound(train if script[1] in TRAINING else importlib.import_module(script[1]).main, words[1:])
+        parse(train if script[1] in TRAINING else importlib.import_module(script[1]).main, words[1:])
 
 
 def of_record(value: Any) -> Iterator[str]:
@@ -49,10 +49,10 @@ def of_record(value: Any) -> Iterator[str]:
 
 
 def of_page(text: str) -> Iterator[str]:
-    """The commands in the blocks of shell of a page, which name the folder of the program."""
+    """The commands in the blocks of shell of a page, with or without the folder of the program."""
     for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
-            if found := re.search(r"bin/(snnkd .*|python experiments/.*)", line):
+            if found := re.search(r"(?:^|bin/|\s)((?:snnkd [a-z]|python experiments/).*)", line):
                 command = re.sub(r"\s(#|&).*", "", found[1])
                 # Some stand within quotes, which end after them.
                 yield command.removesuffix('"') if command.count('"') % 2 else command
@@ -72,7 +72,7 @@ def test_commands_of_pages(path):
 
 def test_commands_are_found_and_wrong_ones_refused():
     assert len([command for path in RECORDS for command in of_record(json.loads(path.read_text()))]) > 80
-    assert len(list(of_page(PAGES[0].read_text()))) > 20
+    assert len([command for path in PAGES for command in of_page(path.read_text())]) > 35
     for command in ("snnkd train --colour red", "snnkd tarin", "python experiments/knobs.py --seed 1"):
         with pytest.raises(InputError):
             understand(command)

@@ -1,4 +1,4 @@
-"""The documentation: the tutorial runs, pages say what source and records say, and no equation is missing."""
+"""The documentation: examples run, what pages say is what source and records say, and no equation is missing."""
 
 import ast
 import importlib
@@ -14,7 +14,6 @@ from pathlib import Path
 import comparison
 import fidelity
 import knobs
-import make_tables
 import pytest
 from compilation import QUICKLY
 from records.docstrings import is_block, paragraphs
@@ -22,58 +21,187 @@ from records.fidelity import ROWS
 from records.knobs import knob_table, loss_section
 
 import snnkd_jax
+from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import MODELS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
-@pytest.mark.slow
-def test_tutorial_runs_in_order(tmp_path):
-    """All of its code as one program, on the lines of the page; in a process of its own, which compiles quickly."""
+def code_of(page: Path) -> str:
+    """All Python of a page as one program, on the lines of the page."""
     lines, inside = [], False
-    for line in (DOCS / "tutorial.md").read_text().splitlines():
+    for line in page.read_text().splitlines():
         inside = line == "```python" or (inside and line != "```")
         lines.append(line if inside and not line.startswith("```") else "")
-    program = tmp_path / "tutorial.py"
-    program.write_text("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
+
+
+def run_program(code: str, folder: Path, *options: str) -> None:
+    """In a process of its own, which compiles quickly."""
+    (folder / "page.py").write_text(code)
     settings = {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": QUICKLY,
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-W", "error::UserWarning", program.name]
-    ran = subprocess.run(command, cwd=tmp_path, env=os.environ | settings, capture_output=True, text=True)
+    command = [sys.executable, *options, "page.py"]
+    ran = subprocess.run(command, cwd=folder, env=os.environ | settings, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_tutorial_runs_in_order(tmp_path):
+    run_program(code_of(DOCS / "tutorial.md"), tmp_path, "-W", "error::UserWarning")
     assert (tmp_path / "runs" / "tutorial" / "result.json").is_file()
 
 
-@pytest.mark.parametrize("name", ["tutorial.md", "fidelity.md"])
-def test_pages_show_the_records(name):
-    page = (DOCS / name).read_text()
-    assert page == make_tables.written(page, make_tables.PAGES[DOCS / name])
+PROGRAMS = (
+    *("getting_started", "own_data", "own_network", "own_neuron", "own_loss", "training", "teachers", "inference"),
+)
+"""Pages whose code runs in the order in which it stands; index.md has a test of its own."""
 
 
-def test_links_of_the_pages_lead_to_files():
-    for page in DOCS.glob("*.md"):
-        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (DOCS / link).exists(), f"{page.name}: {link}"
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_examples_of_the_pages_run(name, tmp_path):
+    """With one epoch for each training, after which layers may still be silent."""
+    code = re.sub(r"(?<!_)epochs=\d+", "epochs=1", code_of(DOCS / f"{name}.md"))
+    assert "kd." in code
+    run_program(code, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_example_of_the_readme_runs(tmp_path):
+    """On random images, with a small network and one epoch."""
+    code = re.sub(r"(?<!_)epochs=\d+", "epochs=1", code_of(ROOT / "README.md")).replace("resnet18", "convnet")
+    arrays = "import numpy as np\nx, y = np.random.rand(280, 12, 12, 3), np.arange(280) % 7\nxt, yt = x[:70], y[:70]\n"
+    run_program(arrays + code, tmp_path)
+    assert (tmp_path / "runs" / "mine" / "report.html").is_file()
+
+
+def unresolved(code: str) -> list[str]:
+    """Dotted names that a program reads from its imports and that are not there, and arguments no function has."""
+    tree = ast.parse(code)
+    scope: dict[str, object] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            exec(ast.unparse(node), scope)
+    found = []
+    for node in ast.walk(tree):
+        called = node.func if isinstance(node, ast.Call) else node
+        if not isinstance(called, ast.Attribute):
+            continue
+        name = ast.unparse(called)
+        if not re.fullmatch(r"[\w.]+", name) or name.split(".")[0] not in scope:
+            continue
+        try:
+            function = eval(name, scope)
+        except AttributeError:
+            found.append(name)
+            continue
+        if isinstance(node, ast.Call) and name.startswith("kd."):
+            parameters = inspect.signature(function).parameters
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+                found += [f"{name}({k.arg}=)" for k in node.keywords if k.arg and k.arg not in parameters]
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_names_in_the_examples_exist(page):
+    assert not unresolved(code_of(page))
+
+
+def test_wrong_names_in_examples_are_found():
+    code = "import snnkd_jax as kd\nkd.fitt(1)\nkd.fit(1, 2, epoch=3)\nkd.data.load('digits')"
+    assert unresolved(code) == ["kd.fitt", "kd.fit(epoch=)", "kd.fitt"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_links_of_the_pages_lead_to_files(page):
+    for link in re.findall(r"\]\(([^)#:\s]+)[^):]*\)", page.read_text()):
+        assert (page.parent / link).exists(), link
+
+
+def test_readme_is_short_and_has_two_commands_to_start_with():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 200
+    section = text.split("## Quick start")[1].split("\n## ")[0]
+    blocks = re.findall(r"```(\w*)\n(.*?)```", section, re.DOTALL)
+    assert [language for language, _ in blocks] == ["bash", "bash"]
+    assert "snnkd train" in blocks[0][1]
+    assert "pytest" in blocks[1][1]
+
+
+def shown(metric) -> str:
+    """A metric of a record in percent, without a deviation if there is none."""
+    return f"{100 * metric['mean']:.2f}" + (f" ± {100 * metric['std']:.2f}" if metric["std"] else "")
+
+
+def test_rows_of_the_readme_are_those_of_the_records():
+    """Every row links to the record that its accuracies are in."""
+    section = (ROOT / "README.md").read_text().split("<!-- headline:")[1].split("<!-- end of headline")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines()[4:] if line]
+    assert len(rows) == 8
+    for data, student, steps, how, teacher, direct, accuracy, gained in rows:
+        ((title, link),) = re.findall(r"\[(.*)\]\((.*)\)", data)
+        record = json.loads((ROOT / link).read_text())
+        assert title == record["dataset"]
+        if "/steps/" in link:
+            (entry,) = record["entries"]
+            (by_step,), (ann,) = entry["accuracy"], entry["ordinary"]
+            assert (teacher, accuracy) == (f"{100 * ann:.2f}", f"{100 * by_step[int(steps) - 1]:.2f}")
+            continue
+        config, metrics = record["config"], record["metrics"]
+        assert student == f"{config['student']} × {config['width']:g}"
+        assert int(steps) == config["num_steps"]
+        assert (config["preset"] in how) != (config["preset"] == "none")
+        assert ("initialised" in how) == (config.get("initial_weights", "random") == "teacher")
+        assert teacher == shown(metrics["teacher/test_accuracy"])
+        assert accuracy == shown(metrics["student/test_accuracy"])
+        baseline = metrics.get("student_baseline/test_accuracy")
+        if baseline is None and direct != "–":
+            name = "mnist-airbench-none" if title == "MNIST" else "cifar10-vgg11-none"
+            other = json.loads((ROOT / f"experiments/results/{name}.json").read_text())
+            baseline = other["metrics"]["student/test_accuracy"]
+        assert direct == ("–" if baseline is None else shown(baseline))
+        if baseline is not None:
+            mean = metrics["student/test_accuracy"]["mean"] - baseline["mean"]
+            assert gained.startswith(f"{100 * mean:+.2f} ±")
+
+
+def test_the_table_of_presets_has_their_weights():
+    table = (DOCS / "presets.md").read_text().split("\n## ")[0]
+    rows = re.findall(r"^\| `([\w-]+)` \| [^|]* \| ([^|]*) \|", table, re.MULTILINE)
+    found = {name: {k: float(v) for k, v in re.findall(r"`(\w+)` ([\de.-]+\d|\d)", cell)} for name, cell in rows}
+    expected = {name: {term.name: term.weight for term in x.terms} for name, x in PRESETS.items()}
+    assert found == expected
+
+
+def test_every_module_is_on_one_page_of_the_api():
+    modules = {module.name for module in pkgutil.walk_packages(snnkd_jax.__path__, "snnkd_jax.")}
+    named = [name for page in (DOCS / "api").glob("*.md") for name in re.findall(r"^::: (\S+)", page.read_text(), re.M)]
+    assert len(set(named)) == len(named)
+    assert set(named) <= modules
+    packages = {name for name in modules if any(other.startswith(f"{name}.") for other in modules)}
+    assert not modules - packages - set(named) - {"snnkd_jax.cli.__main__"}
 
 
 # Of `dynamics.neurons` and the like, what is no equation; elsewhere, indented blocks that are none, or whose
 # results are whole numbers or bounds, which their tests compare by hand and which have no error to tell.
 NO_EQUATION = {
-    *(f"dynamics.neurons.{name}" for name in ("check_neuron", "describe_neuron", "initial_state")),
-    *(f"dynamics.neurons.{name}" for name in ("neuron_from", "neuron_of")),
+    *(f"dynamics.neurons.{name}" for name in ("describe_neuron", "neuron_from")),
+    *(f"dynamics.integration.{name}" for name in ("check_neuron", "initial_state")),
     *(f"distill.losses.check_{name}" for name in ("in_range", "same_shape", "temperature")),
     "data.archives",  # file formats
     *("inference.trained", "fitting"),  # code
-    "data.crops.random_box",  # pixels, in test_imagenet.py
+    "data.crops.random_box",  # pixels, in test_crops.py
     "planning.pod",  # bounds, in test_pod.py
 }
 OF_EQUATIONS = (
-    *(f"dynamics.{name}" for name in ("surrogate", "neurons", "encoders")),
+    *(f"dynamics.{name}" for name in ("surrogate", "neurons", "integration", "encoders")),
     "distill.losses",
 )
 
@@ -205,4 +333,4 @@ def test_records_of_knobs_have_every_student_that_is_tried():
 def test_every_knob_that_is_tried_is_explained():
     page = (DOCS / "tutorial.md").read_text()
     for _, option, _ in knobs.tried():
-        assert f"`{option}`" in page.split("## The knobs")[1]
+        assert f"`{option}`" in page.split("## The options")[1]

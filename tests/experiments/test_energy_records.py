@@ -1,11 +1,11 @@
-"""What the README says of energy, by hand."""
+"""What the energy page says, by hand."""
 
 from figures import energy as figure_energy
 from matplotlib.figure import Figure
 from records.energy import energy_section
 
 
-def test_readme_section_and_figure():
+def test_section_and_figure():
     """Energies by hand: 10 M MACs and 20 M ACs are 46 + 18 = 64 µJ."""
     snn = {"model": "vgg11", "width": 0.25, "num_steps": 4, "test_accuracy": 0.9123, "ann": "ann", "dense_pass": 20e6}
     snn |= {"macs": 10e6, "acs": 20e6, "estimate": [1e6, 20e6]}

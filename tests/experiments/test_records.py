@@ -1,4 +1,4 @@
-"""Records: what they hold, and that the README says what they say."""
+"""Records: what they hold, and the tables that are made of them."""
 
 import json
 import re
@@ -7,14 +7,13 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import make_tables
 import pytest
 from records.nir import nir_section
 from records.speed import benchmark_tables, early_exit_table, gradient_table, time_table
 from records.trainings import make_record, tables, with_sections
 from time_to_accuracy import reached
 
-from snnkd_jax.cli.arguments import bound
+from snnkd_jax.cli.arguments import parse
 from snnkd_jax.cli.train import train
 from snnkd_jax.errors import InputError
 from snnkd_jax.runs.command import command
@@ -163,7 +162,7 @@ def test_command_of_a_taught_student_begins_with_its_teachers(tmp_path):
 def parsed(command: str) -> Config:
     words = shlex.split(command)
     assert words[:2] == ["snnkd", "train"]
-    return bound(train, words[2:]).keywords["config"]
+    return parse(train, words[2:]).keywords["config"]
 
 
 def commands(record: Any) -> list[str]:
@@ -348,16 +347,3 @@ def test_committed_record_of_speed(path):
         assert entry["images_per_second"]["median"] == pytest.approx(
             statistics.median(entry["batch_size"] / s for s in seconds)
         )
-
-
-def test_readme_shows_the_records():
-    readme = (ROOT / "README.md").read_text()
-    assert readme == make_tables.written(readme)
-
-
-def test_readme_has_two_quick_start_commands():
-    section = (ROOT / "README.md").read_text().split("## Quick start")[1].split("\n## ")[0]
-    blocks = re.findall(r"```(\w*)\n(.*?)```", section, re.DOTALL)
-    assert [language for language, _ in blocks] == ["bash", "bash"]
-    assert "snnkd train" in blocks[0][1]
-    assert "pytest" in blocks[1][1]

@@ -1,4 +1,4 @@
-"""Early exit: the answer of fixed T for those who stay, and a batch that shrinks."""
+"""Early exit: the same answers as at fixed T, in a batch that shrinks."""
 
 import dataclasses
 import functools
@@ -53,7 +53,7 @@ def test_steps_in_pieces_are_the_whole():
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 0.7, None])
 def test_every_image_gets_the_mean_of_the_steps_that_it_took(threshold):
-    """Against the logits of all steps, from which the step at which each image leaves is worked out."""
+    """Compared with the logits of all steps, from which the exit step of each image follows."""
     logits = logits_of(NORMALISATION(IMAGES))
     means = np.cumsum(logits, axis=1) / np.arange(1, T + 1)[:, None]
     p = np.exp(means) / np.exp(means).sum(-1, keepdims=True)
@@ -70,7 +70,7 @@ def test_every_image_gets_the_mean_of_the_steps_that_it_took(threshold):
 
 
 def test_frames_are_taken_one_a_step():
-    """By those as well who stay when others have left."""
+    """Also by images that stay after others have left."""
     frames = np.stack([IMAGES[(np.arange(13) + t) % 13] for t in range(T)], axis=1)
     means = np.cumsum(logits_of(NORMALISATION(frames)), axis=1) / np.arange(1, T + 1)[:, None]
     found = student().predict(frames, threshold=0.7)
@@ -79,7 +79,7 @@ def test_frames_are_taken_one_a_step():
 
 
 def test_the_batch_shrinks(monkeypatch):
-    """To the next of 16, 8, 4, ... that holds those who are left; each size is traced once."""
+    """To the next of 16, 8, 4, ... that holds the remaining images; each size is traced once."""
     seen = []
     apply_from = type(ONE).apply_from
 
@@ -123,9 +123,9 @@ def test_a_loss_of_just_the_tolerance_is_allowed():
     assert choose_threshold(logits, np.zeros(10, int), 0.1) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("at_a_time", [1, 2])
+@pytest.mark.parametrize("at_a_time", [1, 2, 4])
 def test_any_number_of_steps_and_of_images(at_a_time):
-    """Six steps, beyond the four that others are made of, and a last batch that is not full."""
+    """Six steps, computed one or two at a time, and a last batch that is not full."""
     images = np.random.default_rng(0).integers(0, 256, (103, 8, 8, 1), np.uint8)
     normalisation = Normalisation((0.5,), (0.1,))
     network = build("convnet", 5, neuron=NEURON, num_steps=at_a_time, width=0.25)
@@ -148,8 +148,9 @@ def test_accuracies_worked_out_by_hand():
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(InputError, match="num_steps=6 must be a multiple of the spiking network's, 4"):
-        logits_by_step(WHOLE, variables(), Normalisation((0.5,), (1.0,)), np.zeros((1, 8, 8, 1), np.uint8), 6)
+    for num_steps in (0, 1.5):
+        with pytest.raises(InputError, match=f"num_steps={num_steps} must be a whole number of at least 1"):
+            student().logits_by_step(IMAGES, num_steps)  # pyright: ignore[reportArgumentType]
     with pytest.raises(InputError, match=r"images have shape \(0, 8, 8, 1\); at least one is needed"):
         student().logits_by_step(IMAGES[:0], T)
     with pytest.raises(InputError, match=r"images are from .*; floats must be in"):

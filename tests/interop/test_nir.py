@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from check_nir import Counts
 from peers import nir_readers as readers
+from representative import representatives
 
 from snnkd_jax.cli.export_nir import export_nir
 from snnkd_jax.data.normalisation import Normalisation
@@ -81,6 +82,7 @@ CASES = {
     "airbench94": ("airbench94", (16, 8, 3), PLIF(v_threshold=V_THRESHOLD), T),
 }
 """Every architecture, by the model, `[H, W, C]`, the neurons, and the number of frames: 1 for a static image."""
+QUICK = {"convnet", "convnet-reset", "wrn-16-2"}
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +98,7 @@ def written(request, tmp_path_factory):
     return path, np.repeat(frames, T // num_frames, axis=1), frames, expected
 
 
-@pytest.mark.parametrize("written", CASES, indirect=True)
+@pytest.mark.parametrize("written", representatives(CASES, QUICK.__contains__), indirect=True)
 def test_numpy_reads_the_file_spike_for_spike(written):
     path, frames, _, expected = written
     assert_same_spikes(readers.numpy_reader(path)(frames), expected)
@@ -364,6 +366,7 @@ def damaged(content, rng):
     return bytes(copy)
 
 
+@pytest.mark.slow
 def test_a_thousand_damaged_files_are_refused(tmp_path):
     network = build("convnet", 2, neuron=LIF(), num_steps=T, width=0.02)
     path = tmp_path / "net.nir"
@@ -417,7 +420,7 @@ def test_differences_from_numpy_are_counted():
 
 @pytest.mark.peers
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("written", CASES, indirect=True)
+@pytest.mark.parametrize("written", representatives(CASES, QUICK.__contains__), indirect=True)
 def test_spikingjelly_reads_the_file_spike_for_spike(written):
     path, frames, _, expected = written
     assert_same_spikes(readers.spikingjelly_reader(path)(frames), expected)

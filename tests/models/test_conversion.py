@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import agrees
+from representative import representatives
 
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.dynamics.neurons import LIF
@@ -47,7 +48,10 @@ POOLED = {"width": 0.1, "pool": "max"}
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, *SHAPE), np.uint8)
 
 
-@pytest.mark.parametrize("name", ["convnet", "vgg11", "resnet19", "wrn-16-2", "pyramidnet18", "airbench94"])
+BODIES = ["convnet", "vgg11", "resnet19", "wrn-16-2", "pyramidnet18", "airbench94"]
+
+
+@pytest.mark.parametrize("name", representatives(BODIES, {"convnet", "wrn-16-2"}.__contains__))
 def test_folded_norms_change_nothing(name):
     """Every architecture but deeper ones and those of test_imagenet_models.py, half of them spiking, with tdBN."""
     neuron = LIF(tau=4.0) if name in ("convnet", "resnet19", "airbench94") else None
@@ -77,6 +81,7 @@ def test_maxima_keep_the_scale_behind_them():
     np.testing.assert_allclose(jax.jit(folded[0].apply)(folded[1], IMAGES)[0], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_stem_of_one_channel_is_not_read_by_a_sum():
     """Where the norm's layer had another reader, folding would scale that as well."""
     network = build("wrn-16-2", 5, width=0.03)

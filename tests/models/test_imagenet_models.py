@@ -23,6 +23,7 @@ from snnkd_jax.models.layers import BatchNorm, MaxPool
 from snnkd_jax.models.rate import Rate, RateBatchNorm, RateMaxPool
 
 
+@pytest.mark.slow
 def test_published_parameter_counts():
     """Of torchvision's ResNet-18 and -34 with 1000 classes; SEW has the same layers, and neurons without parameters."""
     for name, published in (("18", 11_689_512), ("34", 21_797_672)):
@@ -73,6 +74,7 @@ def test_sums_of_spikes_multiply_and_spikes_accumulate():
     assert cost.layers.keys() - multiplying == {"block1_1/conv1", "block1_1/conv2", "block1_2/conv2"}
 
 
+@pytest.mark.slow
 def test_rates_and_folded_norms():
     """A SEW-ResNet of two blocks with the gains of tdBN: gradients for T = 1, through windows that share maxima."""
     fields = {"block": SEWBlock, "stage_sizes": (1, 1), "width": 0.1}

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from comparison import agrees
 from network_checks import count, moved, shapes
+from representative import representatives, slow
 
 from snnkd_jax.distill.connector import Connectors
 from snnkd_jax.distill.losses import mask_channels
-from snnkd_jax.dynamics.neurons import LIF, neuron_of
+from snnkd_jax.dynamics.neurons import LIF, neuron_from
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import MODELS, Network, build
 from snnkd_jax.models.layers import BatchNorm, avg_pool
@@ -103,14 +104,18 @@ def test_parameter_count(name, neuron):
     agrees(count(shapes(build(name, 10, neuron=neuron))), PARAMETERS[name], name="numbers of parameters")
 
 
+QUICK = {("convnet", (28, 28, 1)), ("vgg11", (8, 8, 1)), ("airbench94", (32, 32, 3)), ("resnet20", (8, 8, 1))}
+SHAPES = itertools.product(MODELS, [(32, 32, 3), (28, 28, 1), (8, 8, 1)])
+SHAPES = representatives(SHAPES, QUICK.__contains__)
+
+
 def test_published_counts():
     assert round(PARAMETERS["wrn-28-4"] / 1e6, 3) == 5.849
     assert round(PARAMETERS["wrn-16-2"] / 1e6, 3) == 0.692
     assert round(PARAMETERS["resnet18"] / 1e6, 2) == 11.17
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("image_shape", [(32, 32, 3), (28, 28, 1), (8, 8, 1)], ids=str)
+@pytest.mark.parametrize(("name", "image_shape"), SHAPES, ids=str)
 def test_shapes(name, image_shape):
     """Teacher and student agree on every stage; the student has T logits."""
     teacher, student = build(name, 7, width=0.25), build(name, 7, neuron=LIF(), num_steps=3, width=0.25)
@@ -164,7 +169,7 @@ def test_first_convolution_is_computed_once_for_a_static_image():
     assert convolutions(student, jnp.zeros((3, 4, 32, 32, 3))) == {12: 20}
 
 
-@pytest.mark.parametrize("name", ["convnet", "pyramidnet18"])
+@pytest.mark.parametrize("name", ["convnet", slow("pyramidnet18")])
 def test_static_image_equals_its_repetition(name):
     """Computing the stem once is exact, in evaluation and in training (batch statistics included)."""
     student = build(name, 4, neuron=LIF(), num_steps=3, width=0.1)
@@ -276,6 +281,7 @@ def test_batch_norm_of_one_value_per_channel_is_refused():
     norm.apply(variables, jnp.ones((1, 2, 5)), mutable=["batch_stats"])
 
 
+@pytest.mark.slow
 def test_tdbn_reaches_the_residual_sum():
     """With tdBN and threshold 2, the norm before a neuron has standard deviation 2, those of a sum 2 / sqrt 2."""
     student = build("resnet18", 4, neuron=LIF(v_threshold=2.0), num_steps=2, width=0.1, tdbn=True)
@@ -353,7 +359,8 @@ def test_a_generator_restores_what_is_blanked():
 
 @pytest.mark.parametrize("kind", ["plif", "if"])
 def test_neuron_kinds_differ_and_plif_starts_as_lif(kind):
-    networks = {k: build("convnet", 3, neuron=neuron_of(k, tau=3.0), num_steps=4, width=0.2) for k in ("lif", kind)}
+    neurons = {k: neuron_from({"neuron": k, "tau": 3.0}) for k in ("lif", kind)}
+    networks = {k: build("convnet", 3, neuron=neuron, num_steps=4, width=0.2) for k, neuron in neurons.items()}
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
     logits = {}
     for k, network in networks.items():
@@ -400,17 +407,17 @@ def test_bad_arguments_are_named(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "hh"}, "neuron 'hh' is unknown"),
+        ({"neuron": "hh"}, "neuron 'hh' is unknown"),
         ({"tau": 0.5}, "tau=0.5"),
-        ({"kind": "if", "tau": 0.5, "v_threshold": 0.0}, "v_threshold=0.0"),
-        ({"kind": "plif", "tau": 1.0}, "tau=1.0"),
+        ({"neuron": "if", "tau": 0.5, "v_threshold": 0.0}, "v_threshold=0.0"),
+        ({"neuron": "plif", "tau": 1.0}, "tau=1.0"),
         ({"v_threshold": 0.0}, "v_threshold=0.0"),
         ({"v_reset": 2.0}, "v_threshold=1.0"),
     ],
 )
 def test_bad_neurons_are_named(change, message):
     with pytest.raises(InputError, match=message):
-        neuron_of(**{"kind": "lif"} | change)
+        neuron_from({"neuron": "lif"} | change)
 
 
 def test_names_as_in_the_papers():

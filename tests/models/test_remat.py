@@ -8,6 +8,7 @@ import jax
 import jax.extend.core
 import jax.numpy as jnp
 import pytest
+from representative import slow
 
 from snnkd_jax.dynamics.neurons import LIF, PLIF
 from snnkd_jax.errors import InputError
@@ -52,7 +53,7 @@ def gradient(network: Network):
 
 FIRST = (("resnet", "block"), ("vgg", "stage"))
 OTHERS = [(name, remat) for name in ARCHITECTURES for remat in ("stage", "block") if (name, remat) not in FIRST]
-CASES = [*FIRST, *(pytest.param(*other, marks=pytest.mark.plan) for other in OTHERS)]
+CASES = [slow(*FIRST[0]), FIRST[1], *(pytest.param(*other, marks=pytest.mark.plan) for other in OTHERS)]
 
 
 @pytest.mark.parametrize(("name", "remat"), CASES)
@@ -73,7 +74,7 @@ def count(jaxpr: Any) -> int:
     return sum(eqn.primitive.name in ("remat2", "checkpoint") for eqn in jaxpr.eqns) + sum(map(count, inner))
 
 
-@pytest.mark.parametrize(("remat", "regions"), [("none", 0), ("stage", 4 + 2 * 16), ("block", 8 + 2 * 16)])
+@pytest.mark.parametrize(("remat", "regions"), [("none", 0), slow("stage", 4 + 2 * 16), ("block", 8 + 2 * 16)])
 def test_the_backward_pass_computes_each_region_again(remat, regions):
     """ResNet-18 has four stages of two blocks, with two pairs of a norm and neurons each, which are computed with their
     region, and once more by themselves; evaluation has nothing to compute again."""
@@ -84,6 +85,7 @@ def test_the_backward_pass_computes_each_region_again(remat, regions):
     assert count(jax.make_jaxpr(student.apply)(variables, IMAGES).jaxpr) == 0
 
 
+@pytest.mark.slow
 def test_rates_survive_and_nothing_is_computed_again_for_them():
     students = [
         build("convnet", 3, neuron=PLIF(), num_steps=2, width=0.1, backprop="rate", remat=remat)

@@ -1,4 +1,4 @@
-"""Several processes: they train what one does, stop as one, and lose nothing when one of them is lost.
+"""Several processes: they train what one does, stop together, and resume when one of them is lost.
 
 Processes and signals are real. What takes minutes is in the group `multihost`; `experiments/host_failures.py` does the
 same more often, and records it.
@@ -17,23 +17,17 @@ import jax
 import numpy as np
 import pytest
 from compilation import QUICKLY
+from representative import slow
+from tiny_training import SHAPE, adamw_trainer
 
-from snnkd_jax.data.augment import Augmentation
-from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.distill.presets import PRESETS
-from snnkd_jax.dynamics.neurons import PLIF
 from snnkd_jax.errors import InputError
-from snnkd_jax.models import build
 from snnkd_jax.parallel import hosts
-from snnkd_jax.parallel.mesh import data_mesh, divided, put_batch
+from snnkd_jax.parallel.mesh import data_mesh, put_batch, state_sharding
 from snnkd_jax.runs.optimisation import OptimisationConfig
 from snnkd_jax.runs.run_dir import report_disk_full
 from snnkd_jax.training.checkpoint import Checkpoints
 from snnkd_jax.training.compiled import compile_steps
-from snnkd_jax.training.optim import make_optimizer
-from snnkd_jax.training.trainer import Trainer, TrainState
-
-SHAPE = (8, 8, 1)
+from snnkd_jax.training.trainer import TrainState
 
 
 @pytest.mark.slow
@@ -54,24 +48,11 @@ def test_two_processes_with_two_devices_train_what_one_does(tmp_path, monkeypatc
     assert "student" not in two[1].output()
 
 
-def trainer() -> Trainer:
-    """With neuron parameters, moments and a clipping state."""
-    return Trainer(
-        build("convnet", 4, neuron=PLIF(), num_steps=2, width=0.25),
-        PRESETS["none"],
-        make_optimizer("adamw", learning_rate=0.01, num_steps=20, clip_norm=1.0),
-        Normalisation((0.5,), (0.2,)),
-        Augmentation(),
-        SHAPE,
-        seed=0,
-    )
-
-
 @functools.cache
 def trained(fsdp: int | None) -> TrainState:
     """After two steps on eight devices."""
     mesh = data_mesh(fsdp)
-    steps = compile_steps(trainer(), mesh)
+    steps = compile_steps(adamw_trainer(), mesh)
     state, rng = steps.init(), np.random.default_rng(0)
     for _ in range(2):
         batch = {"images": rng.integers(0, 256, (16, *SHAPE), np.uint8), "labels": rng.integers(0, 4, 16, np.int32)}
@@ -79,12 +60,12 @@ def trained(fsdp: int | None) -> TrainState:
     return state
 
 
+@pytest.mark.slow
 def test_divided_parameters_are_trained_like_whole_ones():
     """Each device holds a quarter of every kernel and of its moments, along the largest axis that allows it."""
-    divided_state, whole = trained(4), trained(None)
+    sharded, replicated = trained(4), trained(None)
     shares = [
-        (x.shape, x.addressable_shards[0].data.shape)
-        for x in jax.tree.leaves((divided_state.params, divided_state.opt_state))
+        (x.shape, x.addressable_shards[0].data.shape) for x in jax.tree.leaves((sharded.params, sharded.opt_state))
     ]
     assert any(len(shape) == 4 for shape, _ in shares)
     for shape, share in shares:
@@ -92,21 +73,22 @@ def test_divided_parameters_are_trained_like_whole_ones():
         assert np.prod(share) == np.prod(shape) // (4 if axes else 1), shape
         if axes:
             assert share[shape.index(max(axes))] == max(axes) // 4
-    for x, expected in zip(*map(jax.tree.leaves, jax.device_get((divided_state, whole))), strict=True):
+    for x, expected in zip(*map(jax.tree.leaves, jax.device_get((sharded, replicated))), strict=True):
         np.testing.assert_allclose(x, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("saved", "read"), [(4, None), (2, 8)])
+@pytest.mark.parametrize(("saved", "read"), [(4, None), slow(2, 8)])
 def test_a_checkpoint_is_read_bit_for_bit_however_it_is_divided(tmp_path, saved, read):
-    state = jax.device_put(jax.device_get(trained(None)), divided(data_mesh(saved), trained(None)))
+    state = jax.device_put(jax.device_get(trained(None)), state_sharding(data_mesh(saved), trained(None)))
     checkpoints = Checkpoints(tmp_path / "student")
     checkpoints.save(state)
-    checkpoints.wait()
-    found = checkpoints.restore(jax.eval_shape(trainer().init), data_mesh(read))
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path / "student")
+    found = checkpoints.restore(jax.eval_shape(adamw_trainer().init), data_mesh(read))
     checkpoints.close()
     assert found is not None
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), jax.device_get(state))
-    expected = divided(data_mesh(read), state)
+    expected = state_sharding(data_mesh(read), state)
     assert all(
         jax.tree.leaves(jax.tree.map(lambda x, where: x.sharding.is_equivalent_to(where, x.ndim), found, expected))
     )
@@ -119,14 +101,14 @@ def test_learning_rate_in_proportion_to_the_batch():
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "reported"),
     [
         (OSError(28, "No space left on device"), True),
         (ValueError("RESOURCE_EXHAUSTED: write() failed [OS error 28: ENOSPC No space left on device]"), True),
         (OSError(13, "Permission denied"), False),
     ],
 )
-def test_a_full_disk_is_told_as_wrong_input(tmp_path, error, told):
+def test_a_full_disk_is_reported_as_wrong_input(tmp_path, error, reported):
     def fail():
         with report_disk_full(tmp_path):
             try:
@@ -134,7 +116,7 @@ def test_a_full_disk_is_told_as_wrong_input(tmp_path, error, told):
             finally:
                 raise RuntimeError("the save failed")  # as some layer above says
 
-    if told:
+    if reported:
         with pytest.raises(InputError, match=f"{tmp_path}.*no space is left"):
             fail()
     else:
@@ -143,7 +125,7 @@ def test_a_full_disk_is_told_as_wrong_input(tmp_path, error, told):
 
 
 def joined(**environment: str) -> subprocess.CompletedProcess:
-    """The program told that it must meet others."""
+    """Runs the program as one of several processes."""
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     inherited = {name: value for name, value in os.environ.items() if name not in names}
     arguments = [*failures.TINY, "--distributed", "True", "--run-dir", os.devnull]
@@ -164,7 +146,7 @@ def joined(**environment: str) -> subprocess.CompletedProcess:
     ],
     ids=["nothing", "half", "wrong"],
 )
-def test_others_that_cannot_be_met_are_told_in_one_line(environment, names):
+def test_processes_that_cannot_be_reached_are_reported_in_one_line(environment, names):
     done = joined(**environment)
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
@@ -173,12 +155,12 @@ def test_others_that_cannot_be_met_are_told_in_one_line(environment, names):
         assert name in line
 
 
-def test_one_process_agrees_with_itself():
-    assert hosts.gathered("text") == ["text"]
-    assert hosts.of_first(-3) == -3
-    assert hosts.first_then_others(lambda: 5) == 5
-    hosts.check_same("anything", b"")
-    with pytest.raises(InputError, match="mine"), hosts.together():
+def test_a_single_process():
+    assert hosts.gather_texts("text") == ["text"]
+    assert hosts.broadcast_from_host0(-3) == -3
+    assert hosts.host0_first(lambda: 5) == 5
+    hosts.check_equal_on_all_hosts("anything", b"")
+    with pytest.raises(InputError, match="mine"), hosts.raise_on_all_hosts():
         raise InputError("mine")
 
 

@@ -1,4 +1,4 @@
-"""Plans: what is compiled for a pod, what is read from it, and what the README says of it.
+"""Plans: what is compiled for a pod, what is read from it, and what the pages say of it.
 
 Those marked `plan` need libtpu and compile for minutes: `python -m pytest -m plan`.
 """

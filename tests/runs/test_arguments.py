@@ -7,7 +7,7 @@ import gradient_agreement
 import pytest
 from tiny_runs import TINY, refused, start
 
-from snnkd_jax.cli.arguments import bound
+from snnkd_jax.cli.arguments import parse
 from snnkd_jax.cli.plan import plan
 from snnkd_jax.cli.train import main
 from snnkd_jax.runs.config import Config, default_config
@@ -123,5 +123,5 @@ def test_defaults_are_the_papers():
 @pytest.mark.parametrize("dataset", ["cifar10", "digits", "imagenet2012"])
 def test_what_takes_a_runs_arguments_has_its_defaults(command, dataset):
     arguments = ["--width", "0.5", "--dataset", dataset, *["--topology", "v5e:2x2"] * (command is plan)]
-    found = bound(command, arguments).keywords["config"]
+    found = parse(command, arguments).keywords["config"]
     assert found == default_config(dataset).replace(width=0.5)

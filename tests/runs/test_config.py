@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from snnkd_jax.cli.arguments import bound
+from snnkd_jax.cli.arguments import parse
 from snnkd_jax.cli.train import train
 from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.dynamics.neurons import NEURONS
@@ -39,11 +39,19 @@ def test_options_have_one_name_each_and_are_the_same_flat_and_nested():
         config_of({"dataset": "digits", "colour": "red"}, "here")
 
 
+def test_what_is_published_has_no_path_of_this_machine():
+    paths = {"data_dir": "/here/data", "run_dir": "/here/run", "store_teacher": "/here/store"}
+    names = {"teacher": "torch:/here/net.pt", "teacher_checkpoint": "/here/teacher"}
+    published = default_config("mnist").replace(**paths, **names).published()
+    assert "here" not in str(published.flat())
+    assert (published.teacher.teacher, published.teacher.teacher_checkpoint) == ("torch:net.pt", "teacher")
+
+
 def test_every_option_is_a_flag():
     for name, value in Config().flat().items():
         if name in ("dataset", "distributed") or value is None:
             continue
         flag = f"--{name.replace('_', '-')}"
         words = [flag if value else flag.replace("--", "--no-", 1)] if isinstance(value, bool) else [flag, str(value)]
-        found = bound(train, ["--dataset", "cifar10", *words]).keywords["config"]
+        found = parse(train, ["--dataset", "cifar10", *words]).keywords["config"]
         assert found == default_config("cifar10"), name

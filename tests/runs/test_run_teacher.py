@@ -41,7 +41,7 @@ def of_file(monkeypatch):
     [
         ({"num_classes": 100}, "for 100 classes and 1 image channels; digits has 10 and 1"),
         ({"image_channels": 3}, "for 10 classes and 3 image channels; digits has 10 and 1"),
-        ({"normalisation": "imagenet"}, "teacher_normalisation='imagenet' is of 3 channels; digits has 1"),
+        ({"normalisation": "imagenet"}, "teacher_normalisation='imagenet' has 3 channels; digits has 1"),
     ],
 )
 def test_a_network_for_other_images_is_refused(of_file, changes, told):
@@ -73,5 +73,5 @@ def test_a_run_keeps_the_teacher_that_it_began_with(of_file, tmp_path: Path):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "teacher").rglob("*")}
     teacher.keep(variables, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "teacher").rglob("*")} == before
-    with pytest.raises(InputError, match=r"torch:net\.pt: run_dir .* was started with other weights"):
+    with pytest.raises(InputError, match=r"torch:net\.pt: run_dir .* has other weights; name another"):
         teacher.keep(jax.tree.map(lambda x: x + 1, variables), tmp_path)

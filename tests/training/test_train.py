@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from representative import representatives, slow
 from tiny_training import (
     RATE_STUDENT,
     SHAPE,
@@ -42,7 +43,7 @@ from snnkd_jax.training.trainer import Trainer
 
 @pytest.mark.parametrize(
     ("preset", "network"),
-    [("temporal", STUDENT), ("kdsnn", RATE_STUDENT), ("bkdsnn", STUDENT)],
+    [("temporal", STUDENT), slow("kdsnn", RATE_STUDENT), slow("bkdsnn", STUDENT)],
 )
 def test_eight_devices_give_the_update_of_one(preset, network):
     """Parameters, batch statistics and momentum, augmentation included; step 2 sees the rounding of step 1 as well.
@@ -64,7 +65,7 @@ def test_eight_devices_give_the_update_of_one(preset, network):
         assert_close(metrics, expected_metrics, 1e-4)
 
 
-@pytest.mark.parametrize("network", [STUDENT, RATE_STUDENT], ids=["bptt", "rate"])
+@pytest.mark.parametrize("network", [STUDENT, slow(RATE_STUDENT)], ids=["bptt", "rate"])
 def test_step_is_traced_once_and_copies_nothing(monkeypatch, network):
     """Under a guard that lets neither the host's arrays in nor the device's out."""
     trainer, mesh = make("kdsnn", network), data_mesh()
@@ -87,7 +88,7 @@ def test_the_transfer_guard_would_see_a_copy():
         compiled.train(state, {}, batch())
 
 
-@pytest.mark.parametrize("network", [STUDENT, RATE_STUDENT], ids=["bptt", "rate"])
+@pytest.mark.parametrize("network", [slow(STUDENT), RATE_STUDENT], ids=["bptt", "rate"])
 @pytest.mark.parametrize("preset", ["kdsnn"])
 def test_the_same_step_is_lowered_for_every_platform(preset, network):
     """Through `jax.export`, which needs none of the devices, with the compiler options of this one."""
@@ -101,7 +102,7 @@ def test_the_same_step_is_lowered_for_every_platform(preset, network):
     assert len(exported.mlir_module()) > 10_000
 
 
-@pytest.mark.parametrize("preset", sorted(PRESETS.keys() - {"enof"}))
+@pytest.mark.parametrize("preset", representatives(sorted(PRESETS.keys() - {"enof"}), lambda name: name == "kdsnn"))
 def test_every_preset_reaches_every_parameter_through_rates(preset):
     """But `enof`, which needs a linear classifier on the last map, and the convnet has a hidden layer between."""
     trainer = make(preset, RATE_STUDENT, weight_decay=0.0)
@@ -201,6 +202,7 @@ def test_weights_of_another_shape_are_refused(name, width, told):
         jax.eval_shape(make("none").init, other)
 
 
+@pytest.mark.slow
 @pytest.mark.optimised
 def test_a_quickly_compiled_program_draws_the_weights_of_an_optimised_one(monkeypatch):
     trainer = make(network=build("convnet", 5, neuron=PLIF(), num_steps=3, width=0.25))
@@ -266,10 +268,11 @@ def test_evaluation_counts_every_example_once():
 @pytest.mark.parametrize(
     ("student", "teacher", "preset"),
     [
-        ("resnet19", "pyramidnet18", "kdsnn"),
-        ("wrn-16-2", "vgg11", "kdsnn"),
-        ("vgg11", "wrn-28-4", "kdsnn"),
-        *(("airbench94", "vgg11", preset) for preset in PRESETS if preset not in ("none", "enof")),
+        slow("resnet19", "pyramidnet18", "kdsnn"),
+        slow("wrn-16-2", "vgg11", "kdsnn"),
+        slow("vgg11", "wrn-28-4", "kdsnn"),
+        ("airbench94", "vgg11", "kdsnn"),
+        *(slow("airbench94", "vgg11", preset) for preset in PRESETS if preset not in ("none", "enof", "kdsnn")),
         ("airbench94", "airbench94", "enof"),
     ],
 )
@@ -295,6 +298,7 @@ def test_any_teacher_can_guide_any_student(student, teacher, preset):
     assert PRESETS[preset].weights.keys() <= metrics.keys()
 
 
+@pytest.mark.slow
 def test_blur_blanks_other_channels_at_every_step():
     """The same images twice: only the key of the step differs, and with it what the generator has to restore."""
     trainer = make("bkdsnn")
