@@ -85,10 +85,19 @@ class Network:
         return "num_steps" in getattr(getattr(self.module, "activation", None), "keywords", ())
 
     @property
+    def model(self) -> str:
+        """The name of the architecture, or the class of your own module."""
+        return type(self.module).__name__ if self.arguments is None else self.arguments.name
+
+    @property
+    def width(self) -> float | None:
+        """The multiplier of the architecture's channels, None for your own module."""
+        return None if self.arguments is None else self.arguments.width
+
+    @property
     def title(self) -> str:
         """The architecture and its width, or the class of your own module."""
-        found = self.arguments
-        return type(self.module).__name__ if found is None else f"{found.name}, width {found.width:g}"
+        return self.model if self.width is None else f"{self.model}, width {self.width:g}"
 
     def init(self, key: Array, image_shape: tuple[int, int, int]) -> Variables:
         """Initial variables for images `[H, W, C]`."""

@@ -325,7 +325,7 @@ def nearest_mean() -> Teacher:
 
 @pytest.mark.usefixtures("one_device")
 def test_a_training_on_one_image_at_a_time_is_refused_before_it_begins(tmp_path):
-    """Where a batch norm reads one value a channel of it; here the teacher's hidden layer."""
+    """Where a batch norm reads one value per channel of it; here the teacher's hidden layer."""
     with pytest.raises(
         InputError, match="teacher 'convnet': batch norm 'norm_hidden' is trained on one value per channel"
     ):
