@@ -98,6 +98,7 @@ def test_own_network_alone():
     assert "Conv_0" in trained.summary()
 
 
+@pytest.mark.slow
 def test_a_network_with_a_state_of_its_own_predicts_and_does_not_stream():
     class Loop(nn.Module):
         @nn.compact
@@ -306,7 +307,7 @@ def split_at(fraction):
 @pytest.mark.parametrize(
     ("first", "second", "told"),
     [
-        ({"teacher": taught_by(1.0)}, {"teacher": taught_by(2.0)}, "teacher"),
+        slow({"teacher": taught_by(1.0)}, {"teacher": taught_by(2.0)}, "teacher"),
         slow({"network": kd.Network(Sharp(2.0), 2)}, {"network": kd.Network(Sharp(9.0), 2)}, "network"),
         slow({"data": split_at(0.1)}, {"data": split_at(0.2)}, "validation_fraction"),
         slow(

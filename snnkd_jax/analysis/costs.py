@@ -31,12 +31,9 @@ def cost_entry(trained: Trained, cost: Cost) -> dict[str, Any]:
         | {"effective": layer.macs + layer.acs, "dense": layer.dense, "estimate": cost.layer_estimate(layer.name)}
         for layer in cost.layers.values()
     ]
-    network, built = trained.network, trained.network.arguments
     sizes = ("footprint", "connection_sparsity", "activation_sparsity")
     return {
-        "model": type(network.module).__name__ if built is None else built.name,
-        "width": None if built is None else built.width,
-        "num_steps": network.num_steps,
+        **{name: getattr(trained.network, name) for name in ("model", "width", "num_steps")},
         **{name: getattr(cost, name) for name in ("macs", "acs", "dense", "dense_pass", "estimate", *sizes)},
         "layers": layers,
     }

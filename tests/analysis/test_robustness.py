@@ -278,6 +278,7 @@ def test_an_ann_has_no_spikes_to_delete(monkeypatch):
     assert report["mean"]["image"] == pytest.approx(np.mean(means))
 
 
+@pytest.mark.slow
 def test_thresholds_of_neurons_that_start_elsewhere_have_no_mismatch():
     """Of a network converted by QCFS; the other kinds are measured. Levels may be NumPy's."""
     quantised = trained(build("convnet", 5, width=0.25, levels=4))

@@ -105,6 +105,7 @@ def test_a_connector_alone_asks_for_the_teachers_stages_and_for_the_last_pair_if
     stepped(both)
 
 
+@pytest.mark.slow
 def test_needs_may_be_an_attribute_of_the_function():
     def before_activation(_, teacher, labels):
         return sum((jnp.square(x).mean((1, 2, 3)) for x in teacher.pre_activations.values()), jnp.zeros(len(labels)))
@@ -225,6 +226,7 @@ class Plain:
         return (logits, {}), updates
 
 
+@pytest.mark.slow
 def test_a_student_without_features_trains_on_logits_and_is_refused_by_features():
     plain: Any = Plain()
     for preset in ("none", "temporal", "dist"):

@@ -392,6 +392,7 @@ def test_a_training_on_stored_features_is_the_same_bit_for_bit(tmp_path, one_dev
     assert live[1][0]["feature"] > 0
 
 
+@pytest.mark.slow
 def test_a_converted_teacher_is_loaded_as_one_of_the_runs_networks(tmp_path):
     """With the pooling that its description says."""
     logits = {}

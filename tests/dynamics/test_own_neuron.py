@@ -182,6 +182,7 @@ def normalised() -> Array:
     return jnp.asarray(trained().normalisation(PIXELS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backprop", ["bptt", "rate"])
 def test_training_moves_the_parameter(backprop):
     network = build("convnet", 5, neuron=NEURON, num_steps=4, width=0.25, backprop=backprop)
@@ -193,6 +194,7 @@ def test_training_moves_the_parameter(backprop):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradients))
 
 
+@pytest.mark.slow
 def test_one_layer_through_rates_is_backpropagation_through_time():
     """With a linear read-out, as the neurons see one current at all steps, and the read-out their mean alone."""
     spike: Any = Spike(NEURON, 5)
@@ -226,6 +228,7 @@ def test_one_step_of_a_network_through_rates_is_backpropagation_through_time():
     assert_trees_close(found[2:], expected[2:], 2e-5)
 
 
+@pytest.mark.slow
 def test_a_network_streams():
     """By `apply_from`, and by `start` and `step` of a trained one, bit for bit with the sequence."""
     one, state, steps = NETWORK.with_steps(1), None, []
@@ -310,6 +313,7 @@ class Stateless:
         return state, ATAN(current - 1)
 
 
+@pytest.mark.slow
 def test_neurons_need_neither_a_state_nor_a_threshold(tmp_path):
     network = build("convnet", 5, neuron=Stateless(), num_steps=2, width=0.1)
     variables = network.init(jax.random.key(0), SHAPE)

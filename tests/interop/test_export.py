@@ -29,6 +29,7 @@ def exported(step: Any, *arguments: Any) -> jax.export.Exported:
     return jax.export.export(step, platforms=PLATFORMS)(*arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vgg11", slow("wrn-16-2"), *OTHERS])
 def test_training_and_inference_step_are_exported(name):
     teacher = build("vgg11", 5, width=0.05)  # has maps of all sizes

@@ -82,7 +82,7 @@ CASES = {
     "airbench94": ("airbench94", (16, 8, 3), PLIF(v_threshold=V_THRESHOLD), T),
 }
 """Every architecture, by the model, `[H, W, C]`, the neurons, and the number of frames: 1 for a static image."""
-QUICK = {"convnet", "convnet-reset", "wrn-16-2"}
+QUICK = {"convnet", "convnet-reset"}
 
 
 @pytest.fixture(scope="module")

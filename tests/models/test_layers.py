@@ -63,6 +63,7 @@ def test_batch_norm_keeps_half_precision_and_computes_in_float32():
     np.testing.assert_allclose(y[:2, 0].astype(jnp.float32), [1.75, -0.25])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("window", "stride", "padding"), [slow(2, 2, 0), slow(3, 3, 0), (3, 2, 1)])
 @pytest.mark.parametrize("binary", [slow(True), False], ids=["spikes", "reals"])
 def test_max_pooling_is_reduce_window_bit_for_bit_ties_included(window, stride, padding, binary):
@@ -94,7 +95,7 @@ def test_pooling_by_hand():
 SIZES = itertools.product([(1, 1), (2, 2), (2, 1), (1, 5), (2, 4)], [1, 2])
 
 
-@pytest.mark.parametrize(("size", "stride"), representatives(SIZES, lambda case: case == ((2, 1), 1)), ids=str)
+@pytest.mark.parametrize(("size", "stride"), representatives(SIZES, lambda case: case == ((2, 1), 2)), ids=str)
 def test_convolution_of_a_map_smaller_than_the_kernel(size, stride):
     """Value and both gradients of the library's convolution."""
     x = jax.random.normal(jax.random.key(3), (6, *size, 7))

@@ -357,6 +357,7 @@ def test_a_generator_restores_what_is_blanked():
     agrees(found["stage1"] / np.abs(x).max(), x / np.abs(x).max(), atol=1e-5, name="generator")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plif", "if"])
 def test_neuron_kinds_differ_and_plif_starts_as_lif(kind):
     neurons = {k: neuron_from({"neuron": k, "tau": 3.0}) for k in ("lif", kind)}
@@ -372,6 +373,7 @@ def test_neuron_kinds_differ_and_plif_starts_as_lif(kind):
         assert not np.allclose(logits["if"], logits["lif"])
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_bfloat16_and_answers_in_float32():
     student = build("convnet", 3, neuron=LIF(), num_steps=2, width=0.2, dtype=jnp.bfloat16)
     variables = student.init(jax.random.key(0), (8, 8, 1))

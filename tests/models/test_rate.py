@@ -58,6 +58,7 @@ def test_one_layer_with_a_linear_read_out_is_exact_for_any_number_of_steps(v_res
     assert_trees_close(found[2:], expected[2:], name="rates, one layer")
 
 
+@pytest.mark.slow
 def test_neurons_without_memory_are_exact_at_any_depth():
     """tau = 1 forgets within a step, so that all steps of a static image are alike; max pooling included."""
     networks = both(LIF(tau=1.0), 3, stage_sizes=(1, 2, 1), width=0.2)
@@ -126,6 +127,7 @@ def test_a_loss_on_single_steps_sends_the_sum_of_its_gradients():
     assert_trees_close(gradient(weights), gradient(mean), 1e-4, "rates, a loss on single steps")
 
 
+@pytest.mark.slow
 def test_frames_reach_the_stem_as_their_mean():
     """One frame a step: equal ones are a static image, and ones of mean 0 leave the stem without a gradient."""
     network = both(LIF(decay_input=False), 3, stage_sizes=(1,), width=0.1)[1]

@@ -74,6 +74,7 @@ def count(jaxpr: Any) -> int:
     return sum(eqn.primitive.name in ("remat2", "checkpoint") for eqn in jaxpr.eqns) + sum(map(count, inner))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("remat", "regions"), [slow("none", 0), slow("stage", 4 + 2 * 16), ("block", 8 + 2 * 16)])
 def test_the_backward_pass_computes_each_region_again(remat, regions):
     """ResNet-18 has four stages of two blocks, with two pairs of a norm and neurons each, which are computed with their

@@ -68,6 +68,7 @@ def test_a_converted_network_computes_what_the_original_does(model):
     check(converted, *forward(weights, IMAGES.transpose(0, 3, 1, 2).astype(np.float64)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", CASES)
 def test_architecture_width_and_classes_follow_from_the_entries(model):
     weights = CASES[model][0]()

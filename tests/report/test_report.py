@@ -249,6 +249,7 @@ def test_confusions_spikes_noise_and_energy_are_those_of_their_files(run):
     file.close()
 
 
+@pytest.mark.slow
 def test_values_are_text_whatever_they_hold(tmp_path):
     """Nothing of it becomes an element, in the page or in its figures."""
     run = make_run(tmp_path / 'r<b>&"', names=[MALICE, "half a pair \ud800"] * 5)

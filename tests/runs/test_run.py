@@ -334,6 +334,7 @@ def test_a_run_goes_on_with_the_data_and_the_teacher_that_it_began_with(tmp_path
     opened(config, b"others", b"others")
 
 
+@pytest.mark.slow
 def test_divergence_ends_the_run(capsys, tmp_path):
     run_dir = tmp_path / "run"
     arguments = [*TINY, "--preset", "none", "--epochs", "2", "--learning-rate", "1e38"]

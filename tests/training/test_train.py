@@ -141,6 +141,7 @@ def test_update_against_a_plain_composition():
     assert_close(state.params["network"], new, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_loss_is_the_weighted_sum_of_the_logged_terms():
     _, metrics = run(make("kdsnn", kd=0.3, feature=0.01), one_device(), 1)
     expected = 0.5 * metrics["ce"] + 0.3 * metrics["kd"] + 0.01 * metrics["feature"]
@@ -168,6 +169,7 @@ def test_teacher_guides_but_is_not_part_of_the_state():
     assert not np.array_equal(checksum(connectors), checksum(jax.jit(trainer.init)().params["connectors"]))
 
 
+@pytest.mark.slow
 def test_a_training_begins_with_given_weights_and_leaves_them_alone():
     """Weights and running statistics are those of the other network, a learnable tau the student's own."""
     mesh = one_device()
