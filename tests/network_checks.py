@@ -10,6 +10,9 @@ from snnkd_jax.models import Network
 IMAGES = jax.random.normal(jax.random.key(1), (6, 16, 16, 3))
 LABELS = jnp.arange(6) % 5
 
+FAMILIES = ["convnet", "vgg11", "resnet19", "wrn-16-2", "pyramidnet18", "airbench94"]
+"""One model of each family of architectures for small images."""
+
 
 def train_outputs(network: Network, variables, images=IMAGES, per_step=False):
     """Logits, batch statistics and gradients of a cross-entropy plus a term on the stages' means over time."""

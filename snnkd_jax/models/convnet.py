@@ -3,7 +3,7 @@
 import flax.linen as nn
 from jax import Array
 
-from snnkd_jax.models.body import Architecture, norm_act
+from snnkd_jax.models.architecture import Architecture, norm_act
 from snnkd_jax.models.layers import AvgPool, Pooling, channels
 from snnkd_jax.models.stages import Features, stage_features
 

@@ -15,7 +15,7 @@ References: He et al. 2016; Fang et al., NeurIPS 2021, arXiv 2102.04159, element
 import flax.linen as nn
 from jax import Array
 
-from snnkd_jax.models.body import Architecture, Block, norm_act, residual_stages
+from snnkd_jax.models.architecture import Architecture, Block, norm_act, residual_stages
 from snnkd_jax.models.layers import MaxPool, Pooling, global_avg_pool
 from snnkd_jax.models.resnet import BasicBlock
 from snnkd_jax.models.stages import Features

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from snnkd_jax.models.body import Architecture, Block, norm_act, pre_activation_stages
+from snnkd_jax.models.architecture import Architecture, Block, norm_act, pre_activation_stages
 from snnkd_jax.models.layers import avg_pool, channels, global_avg_pool
 from snnkd_jax.models.stages import Features
 

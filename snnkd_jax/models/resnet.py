@@ -10,7 +10,7 @@ channels and a hidden layer of 256). ResNet-20 has projection shortcuts here whe
 import flax.linen as nn
 from jax import Array
 
-from snnkd_jax.models.body import Architecture, Block, norm_act, residual_stages
+from snnkd_jax.models.architecture import Architecture, Block, norm_act, residual_stages
 from snnkd_jax.models.layers import channels, global_avg_pool
 from snnkd_jax.models.stages import Features
 

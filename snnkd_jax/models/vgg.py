@@ -7,7 +7,7 @@ the two hidden layers of 4096 units are left out; pooling is average pooling by 
 import flax.linen as nn
 from jax import Array
 
-from snnkd_jax.models.body import Architecture
+from snnkd_jax.models.architecture import Architecture
 from snnkd_jax.models.layers import AvgPool, Pooling, global_avg_pool
 from snnkd_jax.models.stages import Features, stage_features
 

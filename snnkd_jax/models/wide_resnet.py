@@ -11,7 +11,7 @@ Reference: Zagoruyko & Komodakis 2016, arXiv 1605.07146; without dropout.
 import flax.linen as nn
 from jax import Array
 
-from snnkd_jax.models.body import Architecture, Block, norm_act, pre_activation_stages
+from snnkd_jax.models.architecture import Architecture, Block, norm_act, pre_activation_stages
 from snnkd_jax.models.layers import channels, global_avg_pool
 from snnkd_jax.models.stages import Features
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from network_checks import IMAGES, assert_trees_close, train_outputs
+from network_checks import FAMILIES, IMAGES, assert_trees_close, train_outputs
 from representative import representatives
 
 from snnkd_jax.dynamics.integration import Neuron
@@ -29,10 +29,7 @@ def both(neuron: Neuron, num_steps: int, pools=(MaxPool, RateMaxPool), **options
     return Network(spiking, num_steps), Network(spiking, num_steps, rates)
 
 
-BODIES = ["convnet", "vgg11", "resnet19", "wrn-16-2", "pyramidnet18", "airbench94"]
-
-
-@pytest.mark.parametrize("name", representatives(BODIES, lambda name: name == "airbench94"))
+@pytest.mark.parametrize("name", representatives(FAMILIES, lambda name: name == "airbench94"))
 def test_one_step_is_backpropagation_through_time(name):
     """Every architecture but deeper ones and those of test_imagenet_models.py: learnable tau, tdBN and soft reset."""
     kind = {"neuron": PLIF(v_reset=None), "num_steps": 1, "width": 0.1, "tdbn": True}
