@@ -32,6 +32,7 @@ from snnkd_jax.cli.arguments import call
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.models import build
 from snnkd_jax.runs import provenance
+from snnkd_jax.versions import versions
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "speed"
@@ -368,7 +369,7 @@ def main(settings: tyro.conf.OmitArgPrefixes[Settings]) -> int:
     benchmark.run()
     libraries = settings.libraries or ()
     absent = [] if given.libraries else [name for name in LIBRARIES if name not in libraries]
-    found = provenance.versions(dict.fromkeys(d for name in libraries for d in LIBRARIES[name].distributions))
+    found = versions(dict.fromkeys(d for name in libraries for d in LIBRARIES[name].distributions))
     print(table(benchmark.entries))
     peaks = [m["flops_per_second"] / 1e9 for m in benchmark.matmul]
     if peaks:

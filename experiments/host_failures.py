@@ -8,6 +8,7 @@ weights are compared with those of an undisturbed run. Every signal is sent to a
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -30,6 +31,7 @@ import orbax.checkpoint as ocp
 from snnkd_jax.cli.arguments import call
 from snnkd_jax.errors import InputError
 from snnkd_jax.runs.record import write_record
+from snnkd_jax.training.manifest import read_manifest
 
 RESULTS = Path(__file__).parent / "results" / "hosts"
 SCRIPT = Path(__file__).parent / "cifar_distill.py"
@@ -136,7 +138,7 @@ def arrays(run_dir: Path, phase: str = "student", step: int | None = None) -> li
             warnings.simplefilter("ignore")  # about reading without a sharding
             saved = reader.metadata(path.absolute()).item_metadata.tree
             target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), saved)
-            leaves += jax.tree.leaves(reader.restore(path.absolute(), target)["tree"])
+            leaves += jax.tree.leaves(reader.restore(path.absolute(), target))
     return [np.asarray(x) for x in leaves]
 
 
@@ -212,10 +214,12 @@ def cut_back(run_dir: Path, target: Path, step: int) -> None:
     """Copies a finished run in its state when the student's checkpoint of that step was the newest."""
     shutil.copytree(run_dir, target)
     (target / "result.json").unlink()
-    (target / "student" / "network.json").unlink()
-    for later in steps_of(target, "student"):
-        if later > step:
-            shutil.rmtree(target / "student" / str(later))
+    manifest = read_manifest(target / "student")
+    assert manifest is not None
+    later = [found for found in manifest.steps if found > step]
+    dataclasses.replace(manifest.without(later), network=None).write(target / "student")
+    for found in later:
+        shutil.rmtree(target / "student" / str(found))
 
 
 def fill_disk(run_dir: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from snnkd_jax.data.inputs import Data, Inputs
 from snnkd_jax.digest import checksum
 from snnkd_jax.distill.teacher import Teacher
 from snnkd_jax.errors import InputError
-from snnkd_jax.files import read_json
+from snnkd_jax.files import is_remote
 from snnkd_jax.fitting import evaluate_on_test, finish_run, fit, is_finished, make_trainer, observe_student, opened_run
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.models import Network
@@ -22,6 +22,7 @@ from snnkd_jax.parallel.hosts import check_equal_on_all_hosts, host0_first, prin
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh
 from snnkd_jax.runs.config import Config
 from snnkd_jax.runs.models import GIVEN, teacher_label
+from snnkd_jax.runs.result import read_result
 from snnkd_jax.runs.run_dir import content_digests, report_disk_full, run_directory
 from snnkd_jax.runs.teacher import RunTeacher, split_warning
 from snnkd_jax.training.compiled import Evaluation, compile_evaluation
@@ -43,6 +44,8 @@ def run(config: Config, teacher: Trained | Teacher | None = None) -> dict[str, A
     elif config.teacher.teacher.startswith(GIVEN):
         raise InputError(f"teacher {config.teacher.teacher!r} is a function; hand it to snnkd_jax.experiment.run")
     directory = run_directory(config)
+    if config.run.profile and is_remote(directory):
+        raise InputError(f"profile: JAX writes traces to local directories, not to run_dir {directory}; leave it out")
     config = config.checked()
     mesh = data_mesh(config.run.fsdp)
     check_batch_size(config.optimisation.batch_size, mesh, config.optimisation.accumulate)
@@ -77,7 +80,7 @@ class _Run:
         # Only after the checks, so that a run that cannot start leaves no files behind.
         with opened_run(self.directory, {"config": config.flat()}, contents) as log:
             if log is None:
-                return read_json(self.directory / "result.json")
+                return read_result(self.directory) or {}
             print_on_host0(self.summary())
             results = self.train_networks(student, untrained, given, log)
         return finish_run(self.directory, results, log)

@@ -27,8 +27,9 @@ from snnkd_jax.distill.objective import Objective
 from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.distill.teacher import Teacher
 from snnkd_jax.errors import InputError, check_count
-from snnkd_jax.files import read_json, write_json
+from snnkd_jax.files import as_path, check_writable, is_remote, read_sealed, write_sealed
 from snnkd_jax.inference.trained import Trained, load
+from snnkd_jax.lock import Lock
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.description import describe_network
 from snnkd_jax.parallel.compiler import compilation_cache
@@ -39,6 +40,7 @@ from snnkd_jax.parallel.hosts import (
     is_distributed,
     is_host0,
     print_on_host0,
+    raise_on_all_hosts,
 )
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh
 from snnkd_jax.runs.result import result_of
@@ -155,7 +157,7 @@ def fit(
         source = inputs.training
         if store_teacher is not None and teacher is not None and trainer.is_guided:
             known = {"teacher": teacher.title, "images": sha256(data.identity)}
-            root, total = Path(store_teacher), epochs * steps_per_epoch
+            root, total = as_path("store_teacher", store_teacher), epochs * steps_per_epoch
             source = open_teacher_store(source, root, trainer, teacher_variables, total, mesh, known)
         options: Any = {"callbacks": callbacks, "bptt_epochs": bptt_epochs, "initial": initial}
         state, steps, history = train(
@@ -183,7 +185,7 @@ def fit(
         "bptt_epochs": bptt_epochs,
         "initial": None if initial is None else fingerprint(initial),
     }
-    directory = Path(run_dir)
+    directory = as_path("run_dir", run_dir)
     role = "teacher" if network.num_steps is None and teacher is None else "student"
     with StopRequest() as stop, report_disk_full(directory):
         check_equal_on_all_hosts("their arguments", repr(options).encode())
@@ -263,15 +265,23 @@ def _digests(trainer: Trainer, teacher_variables: Any) -> dict[str, str | None]:
 
 @contextlib.contextmanager
 def opened_run(directory: Path, what: dict[str, Any], contents: dict[str, Any]) -> Iterator[MetricsLog | None]:
-    """Yields the log of a new or resumed run, None if it is finished; arguments and errors as in `open_run_dir`."""
-    host0_first(lambda: open_run_dir(directory, what, contents))
-    if is_finished(directory):
-        if not (directory / "report.html").exists():
-            write_run_report(directory)
-        yield None
-        return
-    with contextlib.closing(MetricsLog(directory)) as log, compilation_cache(directory / "compilation-cache"):
-        yield log
+    """Yields the log of a new or resumed run, None if it is finished; arguments and errors as in `open_run_dir`.
+
+    Until it is closed no other process may write into the directory.
+    """
+    with contextlib.ExitStack() as stack:
+        with raise_on_all_hosts():
+            check_writable("run_dir", directory)
+            lock = stack.enter_context(Lock("run_dir", directory)) if is_host0() else None
+        host0_first(lambda: open_run_dir(directory, what, contents))
+        if is_finished(directory):
+            if not (directory / "report.html").exists():
+                write_run_report(directory)
+            yield None
+            return
+        if not is_remote(directory):
+            stack.enter_context(compilation_cache(directory / "compilation-cache"))
+        yield stack.enter_context(contextlib.closing(MetricsLog(directory, lock)))
 
 
 def is_finished(directory: Path) -> bool:
@@ -281,9 +291,9 @@ def is_finished(directory: Path) -> bool:
 
 def finish_run(directory: Path, results: dict[str, dict[str, Any]], log: MetricsLog) -> dict[str, Any]:
     """Writes result.json and report.html; returns the content of result.json."""
-    result = result_of(results) | {"seconds": log.seconds(), **read_json(directory / "config.json")}
+    result = result_of(results) | {"seconds": log.seconds(), **read_sealed(directory / "config.json")}
     if is_host0():
-        write_json(directory / "result.json", result)
+        write_sealed(directory / "result.json", result)
     broadcast_from_host0(0)  # the other processes wait until it is written
     write_run_report(directory)
     return result

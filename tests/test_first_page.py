@@ -71,8 +71,8 @@ def test_the_script_is_killed_and_resumes_to_the_same_bits(tmp_path):
     results = [json.loads((folder / "runs" / "student" / "result.json").read_text()) for folder in (whole, killed)]
     assert results[0]["test_accuracy"] == results[1]["test_accuracy"]
     assert results[0]["test_accuracy"]["student"] > 0.9  # it learns
-    sealed = [json.loads((f / "runs" / "student" / "student" / "network.json").read_text()) for f in (whole, killed)]
-    assert sealed[0]["digest"] == sealed[1]["digest"]
+    written = [json.loads((f / "runs" / "student" / "student" / "manifest.json").read_text()) for f in (whole, killed)]
+    assert written[0]["network"]["digest"] == written[1]["network"]["digest"]
     for folder in (whole, killed):
         page = (folder / "runs" / "student" / "report.html").read_text()
         assert f"{100 * results[0]['test_accuracy']['student']:.2f} %" in page

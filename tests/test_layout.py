@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "snnkd_jax"
 
 FLOORS = (
-    ("errors", "files", "digest"),
+    ("errors", "files", "digest", "versions", "lock"),
     ("dynamics", "parallel"),
     ("data", "models"),
     ("distill",),

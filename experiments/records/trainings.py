@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from snnkd_jax.errors import InputError
-from snnkd_jax.files import read_json
+from snnkd_jax.files import read_sealed
 from snnkd_jax.report.markdown import markdown_table
 from snnkd_jax.report.statistics import gain, over_seeds, percent
 from snnkd_jax.runs.command import command
@@ -40,7 +40,7 @@ def make_record(name: str, runs: list[Path], dataset: str, notes: str = "") -> d
     for run in runs:
         if not (run / "result.json").is_file():
             raise InputError(f"run {run} has no result.json: it is not finished")
-        results.append(read_json(run / "result.json"))
+        results.append(read_sealed(run / "result.json"))
     if any(result["test_accuracy"]["student"] is None for result in results):
         raise InputError(f"runs {', '.join(map(str, runs))}: a teacher alone makes no record; name runs with a student")
     results.sort(key=lambda result: result["config"]["seed"])

@@ -51,10 +51,9 @@ def energy(
     from snnkd_jax.runs.command import command
     from snnkd_jax.runs.recipe import read_config
     from snnkd_jax.runs.record import write_record
+    from snnkd_jax.training.manifest import is_trained
 
-    trained: dict[str, Trained] = {
-        role: load(run, role) for role in get_args(Role) if (run / role / "network.json").is_file()
-    }
+    trained: dict[str, Trained] = {role: load(run, role) for role in get_args(Role) if is_trained(run / role)}
     if not trained:
         raise InputError(f"{run} has no network that finished training")
     config = read_config(run)

@@ -19,7 +19,7 @@ from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.data.pixels import as_pixels
 from snnkd_jax.distill.teacher import Teacher
 from snnkd_jax.errors import InputError, check_choice, check_count
-from snnkd_jax.files import read_json
+from snnkd_jax.files import as_path, read_sealed
 from snnkd_jax.inference.predict import logits_by_step, predict_at_once, predict_by_step
 from snnkd_jax.inference.stepper import Prediction, State, Stepper
 from snnkd_jax.inference.summary import summary
@@ -27,9 +27,10 @@ from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.description import can_be_built, check_same_network, network_from
 from snnkd_jax.models.folding import fold_norms
 from snnkd_jax.parallel.mesh import data_mesh
-from snnkd_jax.runs.result import result_in
+from snnkd_jax.runs.result import read_result, result_in
 from snnkd_jax.runs.roles import Role
 from snnkd_jax.training.checkpoint import load_network
+from snnkd_jax.training.manifest import is_trained
 from snnkd_jax.training.metrics import read_log
 from snnkd_jax.training.saved import read_network, shapes_of
 
@@ -183,10 +184,10 @@ def load(path: str | Path, role: Role | None = None, *, network: Network | None 
     """
     if role is not None:
         check_choice("role", role, get_args(Role))
-    if not str(path) or not Path(path).is_dir():
-        what = "is not a directory" if str(path) else "is empty"
-        raise InputError(f"path={str(path)!r} {what}; give a run directory, such as runs/mnist")
-    directory = _directory(Path(path), role)
+    place = as_path("path", path)
+    if not place.is_dir():
+        raise InputError(f"path={str(path)!r} is not a directory; give a run directory, such as runs/mnist")
+    directory = _directory(place, role)
     description = read_network(directory)
     if network is not None:
         check_same_network(network, description, directory)
@@ -204,27 +205,27 @@ def load(path: str | Path, role: Role | None = None, *, network: Network | None 
             raise ValueError("the number of channels or classes does not match the normalisation or the class names")
     except Exception as error:  # wrong types and sizes raise whatever they raise
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise InputError(f"{directory / 'network.json'} is damaged ({reason})") from error
+        raise InputError(f"{directory / 'manifest.json'} is of another version ({reason})") from error
     variables = load_network(directory, template, data_mesh())
     run, name = directory.parent, directory.name
     history = tuple(entry for entry in read_log(run) if entry["phase"] == name)
-    result = result_in(read_json(run / "result.json"), name) if (run / "result.json").is_file() else {}
+    result = result_in(read_result(run) or {}, name)
     return Trained(network, variables, normalisation, image_shape, classes, dataset, history, result)
 
 
 def _directory(path: Path, role: Role | None) -> Path:
     """The directory of a network: `path`, or that of a role in the run `path`."""
-    if (path / "network.json").is_file():
+    if is_trained(path):
         if role is not None:
             raise InputError(f"role={role!r}: {path} is the directory of one network; leave role out, or give the run")
         return path
-    found = [name for name in get_args(Role) if (path / name / "network.json").is_file()]
+    found = [name for name in get_args(Role) if is_trained(path / name)]
     # A run of `fit` has one network; in any other, a missing student must not be replaced by another network.
-    fitted = (path / "config.json").is_file() and "fit" in read_json(path / "config.json")
+    fitted = (path / "config.json").is_file() and "fit" in read_sealed(path / "config.json")
     name = role or (found[0] if fitted and found else "student")
     if name not in found:
         hint = f"; it has {', '.join(found)}" if found else ""
         if (path / name).is_dir():
             hint = "; run the command that started the run to resume it"
-        raise InputError(f"{path} has no {name} that finished training (no {name}/network.json){hint}")
+        raise InputError(f"{path} has no {name} that finished training{hint}")
     return path / name

@@ -19,7 +19,7 @@ from snnkd_jax.digest import sha256
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import write_json
 from snnkd_jax.inference.trained import Trained
-from snnkd_jax.runs import provenance
+from snnkd_jax.versions import versions
 
 
 def write_artifact(trained: Trained, directory: Path, name: str = "student", num_steps: int | None = None) -> None:
@@ -51,7 +51,7 @@ def write_artifact(trained: Trained, directory: Path, name: str = "student", num
         "dataset": trained.dataset,
         "num_steps": network.num_steps,
         "platforms": exported.platforms,
-        "versions": provenance.versions(),
+        "versions": versions(),
         "sha256": sha256(artifact),
     }
     try:

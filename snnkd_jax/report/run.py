@@ -6,11 +6,13 @@ from typing import Any
 
 from snnkd_jax.analysis.observation import Observation, load_observation
 from snnkd_jax.errors import InputError
-from snnkd_jax.files import read_json
+from snnkd_jax.files import read_json, read_sealed
 from snnkd_jax.runs.config import Config, config_of
 from snnkd_jax.runs.models import teacher_label
 from snnkd_jax.runs.recipe import read_config
+from snnkd_jax.runs.result import read_result
 from snnkd_jax.runs.roles import NETWORKS, title_of
+from snnkd_jax.training.manifest import read_manifest
 from snnkd_jax.training.metrics import read_log
 
 
@@ -79,9 +81,9 @@ class Run:
 
 def read_run(path: Path) -> Run:
     """Reads a run directory; raises `InputError` if it is not one, or a file in it is damaged."""
-    started = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    started = read_sealed(path / "config.json") if (path / "config.json").is_file() else {}
     config = None if isinstance(started.get("fit"), dict) else read_config(path)
-    observation, description = path / "student" / "observation.npz", path / "student" / "network.json"
+    observation, student = path / "student" / "observation.npz", read_manifest(path / "student")
     epochs: dict[str, list[dict[str, Any]]] = {role: [] for role in NETWORKS}
     for entry in read_log(path):
         if entry["phase"] in epochs and isinstance(entry.get("validation"), dict):
@@ -90,10 +92,10 @@ def read_run(path: Path) -> Run:
         path,
         config,
         started,
-        _result(path / "result.json"),
+        _result(path),
         epochs,
         load_observation(observation) if observation.is_file() else None,
-        tuple(map(str, read_json(description).get("class_names", ()))) if description.is_file() else (),
+        tuple(student.network["class_names"]) if student is not None and student.network is not None else (),
         _optional(path / "noise.json", "networks", "comparison", "images"),
         _optional(path / "energy.json", "networks", "dataset", "config", "name", "mac_pj", "ac_pj"),
     )
@@ -107,13 +109,13 @@ def _optional(path: Path, *needed: str) -> dict[str, Any] | None:
 
 
 def _result(path: Path) -> dict[str, Any] | None:
-    if (result := _optional(path)) is None:
+    if (result := read_result(path)) is None:
         return None
     of_networks = dict.fromkeys(("test_accuracy", "test_accuracy_by_step", "firing_rate", "parameters"), NETWORKS)
     started = {"fit": ("network",)} if "fit" in result else {"config": ("teacher", "student", "preset", "num_steps")}
     for name, needed in (of_networks | started).items():
         if not isinstance(found := result.get(name), dict) or not found.keys() >= set(needed):
-            raise InputError(f"{path} is not the result of a run ({name!r} is missing or incomplete)")
+            raise InputError(f"{path / 'result.json'} is not the result of a run ({name!r} is missing or incomplete)")
     return result
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snnkd_jax.errors import InputError, check_choice, check_counts, match_choice
+from snnkd_jax.files import absolute, as_path
 
 if TYPE_CHECKING:
     from snnkd_jax.dynamics.integration import Neuron
@@ -61,7 +62,7 @@ class TeacherConfig:
     @property
     def file(self) -> Path | None:
         """FILE of `torch:FILE`."""
-        return Path(self.teacher.removeprefix(TORCH)) if self.teacher.startswith(TORCH) else None
+        return as_path("teacher", self.teacher.removeprefix(TORCH)) if self.teacher.startswith(TORCH) else None
 
     @property
     def is_foreign(self) -> bool:
@@ -76,8 +77,9 @@ class TeacherConfig:
             raise InputError(f"teacher_normalisation={self.teacher_normalisation!r} goes with teacher='torch:FILE'")
         teacher = self.teacher if self.is_foreign else match_choice("teacher: model", self.teacher, MODELS)
         if self.file is not None:
-            teacher = f"{TORCH}{self.file.absolute()}"
-        checkpoint = None if self.teacher_checkpoint is None else str(Path(self.teacher_checkpoint).absolute())
+            teacher = f"{TORCH}{absolute('teacher', self.file)}"
+        given = self.teacher_checkpoint
+        checkpoint = None if given is None else absolute("teacher_checkpoint", given)
         return {"teacher": teacher, "teacher_checkpoint": checkpoint}
 
     def build(self, num_classes: int, **options: Any) -> "Network":

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from snnkd_jax.errors import InputError
+from snnkd_jax.files import as_path
 from snnkd_jax.runs.config import Config
 from snnkd_jax.runs.recipe import BOOKKEEPING, DISTILLATION, SEED, check_same_recipe, seeds_of_one_recipe
+from snnkd_jax.training.manifest import is_trained
 
 
 def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config], dict[str, list[Path]]]:
@@ -25,7 +27,7 @@ def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config],
             raise InputError(f"runs {runs[0]}, ... are trained without distillation; leave baseline out")
         candidates = {"student_baseline": candidates["student"]}
     if baseline:
-        if any((directory / "network.json").is_file() for directory in candidates["student_baseline"]):
+        if any(is_trained(directory) for directory in candidates["student_baseline"]):
             raise InputError(f"baseline {baseline[0]}: the runs have a student_baseline of their own; leave it out")
         others = seeds_of_one_recipe("baseline", baseline)
         seeds = [config.run.seed for config in configs]
@@ -38,7 +40,7 @@ def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config],
         candidates["student_baseline"] = [run / "student" for _, run in others]
     networks = {}
     for role, places in candidates.items():
-        present = [(place / "network.json").is_file() for place in places]
+        present = [is_trained(place) for place in places]
         if any(present) and not all(present):
             raise InputError(f"runs {where}: only some of them have a {role}")
         if all(present):
@@ -50,7 +52,7 @@ def find_networks(runs: list[Path], baseline: list[Path]) -> tuple[list[Config],
 
 def _teacher(config: Config, run: Path) -> Path:
     """The directory of the teacher: the run's own, or that of `teacher_checkpoint`, a run or a network directory."""
-    if config.teacher.teacher_checkpoint is None or (run / "teacher" / "network.json").is_file():
+    if config.teacher.teacher_checkpoint is None or is_trained(run / "teacher"):
         return run / "teacher"
-    given = Path(config.teacher.teacher_checkpoint)
+    given = as_path("teacher_checkpoint", config.teacher.teacher_checkpoint)
     return given / "teacher" if (given / "teacher").is_dir() else given

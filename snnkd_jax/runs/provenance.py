@@ -1,6 +1,5 @@
 """Provenance of a result: command, versions, hardware and commit."""
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -13,13 +12,7 @@ from typing import Any
 
 import jax
 
-_PACKAGES = ["snnkd-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy"]
-_PACKAGES += ["scikit-learn"]
-
-
-def versions(others: Iterable[str] = ()) -> dict[str, str]:
-    """Installed versions by name: Python, the dependencies of this project, and the packages `others`."""
-    return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in (*_PACKAGES, *others)}
+from snnkd_jax.versions import versions
 
 
 def commit() -> str | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from snnkd_jax.errors import InputError
-from snnkd_jax.files import read_json
+from snnkd_jax.files import as_path, read_sealed
 from snnkd_jax.runs.config import Config, config_of
 from snnkd_jax.runs.objective import WEIGHTS
 
@@ -26,7 +26,7 @@ def read_config(run: Path) -> Config:
     """The configuration of a run directory; raises `InputError` if it has none."""
     if not (run / "config.json").is_file():
         raise InputError(f"{run} is not a run directory (no config.json); give the one that a training prints first")
-    started = read_json(run / "config.json")
+    started = read_sealed(run / "config.json")
     if "fit" in started:
         raise InputError(f"{run} was trained by snnkd_jax.fit, not from a configuration; use snnkd_jax.load in Python")
     saved = started.get("config")
@@ -40,9 +40,9 @@ def run_of_teacher(config: Config) -> Config | None:
     """
     if config.teacher.teacher_checkpoint is None:
         return None
-    checkpoint = Path(config.teacher.teacher_checkpoint)
+    checkpoint = as_path("teacher_checkpoint", config.teacher.teacher_checkpoint)
     found = [run for run in (checkpoint, checkpoint.parent) if (run / "config.json").is_file()]
-    if not found or "fit" in read_json(found[0] / "config.json"):
+    if not found or "fit" in read_sealed(found[0] / "config.json"):
         return None
     return read_config(found[0])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from snnkd_jax.errors import InputError
-from snnkd_jax.files import read_json, write_json
+from snnkd_jax.files import read_sealed, write_json
 from snnkd_jax.runs.command import command
 from snnkd_jax.runs.config import Config
 from snnkd_jax.runs.provenance import origin
@@ -29,7 +29,7 @@ def write_record(path: Path, kind: str, content: dict[str, Any], versions: Itera
 def recipe_of(found: list[tuple[Config, Path]]) -> dict[str, Any]:
     """The entries of a record about runs that differ in their seed: seeds, recipe, and provenance of the first run."""
     config, run = found[0]
-    started = read_json(run / "config.json")
+    started = read_sealed(run / "config.json")
     return {
         "run_command": command(config),
         "seeds": [config.run.seed for config, _ in found],

@@ -2,7 +2,8 @@
 
 config.json      configuration and provenance of the start, digests of the data set and of another run's teacher
 metrics.jsonl    one line per epoch and network
-teacher/, student_baseline/, student/    checkpoints, and after the training `network.json`, the sealed description
+teacher/, student_baseline/, student/    checkpoints, and `manifest.json`, which lists all that is read from there
+lock.json        the process that writes here, while it does
 compilation-cache/    compiled programs, for resuming; may be deleted
 profile/         traces of --profile
 student/observation.npz    recordings of the student for the report
@@ -11,14 +12,13 @@ result.json      the comparison of the networks; written at the end
 report.html      the report; written last
 
 config.json has the configuration of `experiment.run` under "config", and the arguments of `fit` under "fit", functions
-by title and digest.
+by title and digest. Its "id", which manifests and result.json repeat, tells the files of a run from those of another.
 """
 
 import contextlib
 import errno
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,11 +26,12 @@ from typing import Any
 
 from snnkd_jax.digest import sha256
 from snnkd_jax.errors import InputError
-from snnkd_jax.files import read_json, write_json
+from snnkd_jax.files import as_path, read_sealed, seal_of, write_sealed
 from snnkd_jax.parallel.hosts import is_host0
 from snnkd_jax.runs.config import Config, default_config
 from snnkd_jax.runs.provenance import origin
 from snnkd_jax.runs.recipe import BOOKKEEPING
+from snnkd_jax.training.manifest import is_trained
 
 _MAY_CHANGE = (*BOOKKEEPING, "run_dir", "store_teacher")
 """Options that may change when a run is resumed."""
@@ -44,7 +45,7 @@ _IN_NAME = ("dataset", "student", "preset", "num_steps", "seed")
 def run_directory(config: Config) -> Path:
     """The given run directory, or one named after the main options and a digest of the others that are not default."""
     if config.run.run_dir is not None:
-        return Path(config.run.run_dir)
+        return as_path("run_dir", config.run.run_dir)
     options = config.flat()
     default = default_config(config.data.dataset).flat()
     others = [name for name in options if name not in (*_IN_NAME, *_MAY_CHANGE)]
@@ -62,19 +63,14 @@ def open_run_dir(directory: Path, what: dict[str, Any], contents: dict[str, Any]
     """
     saved = directory / "config.json"
     ((kind, options),) = what.items()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        raise InputError(f"run_dir {directory} cannot be written ({error.strerror}); name another") from error
     if not saved.exists():
         if not is_host0():
             raise InputError(f"run_dir {directory} is not the first process's directory; all hosts must share it")
         if found := [name for name in _AFTER_CONFIG if (directory / name).exists()]:
             raise InputError(f"run_dir {directory} has {', '.join(found)} but no config.json; name another")
-        write_json(saved, {kind: options, **contents, **origin()})
-    started = read_json(saved)
+        content = json.loads(json.dumps({kind: options, **contents, **origin()}))
+        write_sealed(saved, {"id": seal_of(content), **content})
+    started = read_sealed(saved)
     if not isinstance(started.get(kind), dict):
         raise InputError(f"{saved} is not a configuration of this program; name another run_dir")
     _check_same_options(directory, started[kind], json.loads(json.dumps(options)))
@@ -121,9 +117,9 @@ def _check_same_options(directory: Path, old: dict[str, Any], new: dict[str, Any
 def teacher_directory(path: Path) -> Path:
     """The directory of a trained teacher: `path`, or the teacher of the run `path`."""
     for directory in (path / "teacher", path):
-        if (directory / "network.json").is_file():
+        if is_trained(directory):
             return directory
-    raise InputError(f"teacher_checkpoint {path} is not a run directory with a trained teacher (no network.json)")
+    raise InputError(f"teacher_checkpoint {path} is not a run directory with a trained teacher")
 
 
 def content_digests(data: bytes, teacher: bytes | None = None) -> dict[str, str | None]:

@@ -12,6 +12,7 @@ from snnkd_jax.data.normalisation import parse_normalisation
 from snnkd_jax.digest import fingerprint
 from snnkd_jax.distill.teacher import Teacher
 from snnkd_jax.errors import InputError
+from snnkd_jax.files import as_path
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.torch_weights import Converted, convert_weights, read_weights
 from snnkd_jax.parallel.hosts import broadcast_from_host0, raise_on_all_hosts
@@ -20,6 +21,7 @@ from snnkd_jax.runs.config import Config
 from snnkd_jax.runs.recipe import run_of_teacher
 from snnkd_jax.runs.run_dir import teacher_directory
 from snnkd_jax.training.checkpoint import load_network, save_network
+from snnkd_jax.training.manifest import is_trained
 from snnkd_jax.training.saved import check_network, describe, shapes_of, write_network
 
 
@@ -54,7 +56,7 @@ class RunTeacher:
         network = self.build()
         if config.teacher_checkpoint is not None:
             with raise_on_all_hosts():
-                directory = teacher_directory(Path(config.teacher_checkpoint))
+                directory = teacher_directory(as_path("teacher_checkpoint", config.teacher_checkpoint))
                 check_network(directory, self._description)
             try:
                 variables = load_network(directory, shapes_of(network, self.data.image_shape), self.mesh)
@@ -84,7 +86,7 @@ class RunTeacher:
     def keep(self, variables: Variables, run: Path) -> None:
         """Saves a teacher of a PyTorch file as a network of the run; raises `InputError` if the run has another one."""
         directory = run / "teacher"
-        if not broadcast_from_host0(int((directory / "network.json").exists())):
+        if not broadcast_from_host0(int(is_trained(directory))):
             save_network(directory, variables)
             write_network(directory, self._description)
         elif fingerprint(load_network(directory, variables, self.mesh)) != fingerprint(variables):
@@ -92,7 +94,7 @@ class RunTeacher:
 
     @property
     def _description(self) -> dict[str, Any]:
-        """The content of its `network.json`."""
+        """Its description in the manifest."""
         own = parse_normalisation(self.config.teacher.teacher_normalisation)
         return describe(self.build(), self.data, own or self.data.normalisation)
 

@@ -90,8 +90,8 @@ def train(
     role, checkpoints, state, history, profile_directory = "network", None, None, [], None
     if context is not None:
         role = context.role
-        checkpoints = Checkpoints(context.directory / role, context.keep_checkpoints)
-        state = checkpoints.restore(jax.eval_shape(trainer.init), mesh)
+        checkpoints = Checkpoints(context.directory / role, mesh, context.keep_checkpoints)
+        state = checkpoints.restore(jax.eval_shape(trainer.init))
         profile_directory = context.directory / "profile" if context.profile and is_host0() else None
     state = state or steps.init(initial)
     start = int(state.step)

@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import json
-import os
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -13,16 +12,20 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from snnkd_jax.files import write_atomically
+from snnkd_jax.files import append, is_remote, write_atomically
+from snnkd_jax.lock import Lock
 from snnkd_jax.parallel.hosts import is_host0
 
 
 class MetricsLog:
-    """The log `<directory>/metrics.jsonl` and, with tensorboardX, TensorBoard events; the first process writes them."""
+    """The log `<directory>/metrics.jsonl` and, with tensorboardX, TensorBoard events; the first process writes them.
 
-    def __init__(self, directory: Path):
-        self._path, self._writer = directory / "metrics.jsonl", None
-        if is_host0() and importlib.util.find_spec("tensorboardX") is not None:
+    `lock` is that of the directory. There are no TensorBoard events in a bucket.
+    """
+
+    def __init__(self, directory: Path, lock: Lock | None = None):
+        self._path, self._lock, self._writer = directory / "metrics.jsonl", lock, None
+        if is_host0() and not is_remote(directory) and importlib.util.find_spec("tensorboardX") is not None:
             from tensorboardX import SummaryWriter
 
             self._writer = SummaryWriter(str(directory / "tensorboard"))
@@ -42,10 +45,9 @@ class MetricsLog:
         """Appends an entry with "phase", "step" and "seconds": numbers, and dictionaries of numbers."""
         if not is_host0():
             return
-        with self._path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        if self._lock is not None:
+            self._lock.check()
+        append(self._path, json.dumps(entry))
         if self._writer is not None:
             for name, value in flatten_dict(entry, sep="/").items():
                 if isinstance(value, int | float) and name not in ("step", "epoch"):
@@ -61,7 +63,7 @@ class MetricsLog:
 def read_log(directory: Path) -> list[dict[str, Any]]:
     """Reads `<directory>/metrics.jsonl`, without lines cut off by a crash; a missing file has no entries."""
     path, entries = directory / "metrics.jsonl", []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+    for line in path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
             entries.append(json.loads(line))
     return [entry for entry in entries if isinstance(entry, dict) and entry.keys() >= {"phase", "step", "seconds"}]

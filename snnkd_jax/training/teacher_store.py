@@ -25,7 +25,7 @@ from tqdm import tqdm
 from snnkd_jax.data.batches import Batch, Source
 from snnkd_jax.digest import fingerprint, sha256, title
 from snnkd_jax.errors import InputError
-from snnkd_jax.files import write_atomically
+from snnkd_jax.files import is_remote, write_atomically
 from snnkd_jax.parallel.mesh import put_batch, put_replicated
 from snnkd_jax.training.compiled import compile_steps
 from snnkd_jax.training.trainer import Trainer
@@ -101,6 +101,8 @@ def open_teacher_store(
     `variables` are the teacher's; `described` identifies it and the data, in JSON values. Raises `InputError` if there
     are several processes, too little disk space, or a store made by another teacher of the same description.
     """
+    if is_remote(root):
+        raise InputError(f"store_teacher {root}: its files are mapped into memory; name a local folder")
     if jax.process_count() > 1:
         raise InputError(f"store_teacher works in one process, not in {jax.process_count()}; run without it")
     teach = compile_steps(trainer, mesh).teach

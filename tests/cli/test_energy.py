@@ -12,9 +12,11 @@ from snnkd_jax import data
 from snnkd_jax.cli.energy import energy
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.errors import InputError
+from snnkd_jax.files import write_sealed
 from snnkd_jax.inference import trained as loading
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.runs.config import default_config
+from snnkd_jax.training.manifest import Manifest
 
 
 @functools.cache
@@ -36,9 +38,9 @@ def runs(monkeypatch, tmp_path):
     }
     for run, role in networks:
         (tmp_path / run / role).mkdir(parents=True)
-        (tmp_path / run / role / "network.json").touch()
+        Manifest(None, role, {}).write(tmp_path / run / role)
         config = default_config("digits").flat() | {"teacher_checkpoint": f"{tmp_path}/x"}
-        (tmp_path / run / "config.json").write_text(json.dumps({"config": config}))
+        write_sealed(tmp_path / run / "config.json", {"config": config})
     monkeypatch.setattr(loading, "load", lambda run, role: networks[run.name, role])
     return tmp_path
 

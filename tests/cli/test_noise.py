@@ -10,18 +10,20 @@ from snnkd_jax.analysis import robustness
 from snnkd_jax.analysis.corruptions import IMAGE_LEVELS
 from snnkd_jax.cli.noise import noise
 from snnkd_jax.errors import InputError
+from snnkd_jax.files import write_sealed
 from snnkd_jax.inference import trained as loading
 from snnkd_jax.report.noise import noise_table, summarise
 from snnkd_jax.runs.config import default_config
 from snnkd_jax.runs.networks import find_networks
+from snnkd_jax.training.manifest import Manifest
 
 
 def make_run(directory, roles, **changes):
     config = default_config("digits").replace(run_dir=str(directory), **changes)
     for role in roles:
         (directory / role).mkdir(parents=True)
-        (directory / role / "network.json").write_text("{}")
-    (directory / "config.json").write_text(json.dumps({"config": config.flat()}))
+        Manifest(None, role, {}).write(directory / role)
+    write_sealed(directory / "config.json", {"config": config.flat()})
     return directory
 
 

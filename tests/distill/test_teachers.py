@@ -27,7 +27,6 @@ from snnkd_jax.distill.teacher import Teacher, flax_teacher
 from snnkd_jax.dynamics.neurons import LIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.experiment import run
-from snnkd_jax.files import write_json
 from snnkd_jax.inference.trained import load
 from snnkd_jax.models import build
 from snnkd_jax.parallel.mesh import put_batch, put_replicated
@@ -37,6 +36,7 @@ from snnkd_jax.training import teacher_store
 from snnkd_jax.training.checkpoint import save_network
 from snnkd_jax.training.compiled import compile_steps
 from snnkd_jax.training.optim import make_optimizer
+from snnkd_jax.training.saved import write_network
 from snnkd_jax.training.teacher_store import STEPS_PER_FILE, TeacherStore, open_teacher_store
 from snnkd_jax.training.trainer import Trainer
 
@@ -406,7 +406,7 @@ def test_a_converted_teacher_is_loaded_as_one_of_the_runs_networks(tmp_path):
             **{"image_shape": SHAPE, "dataset": "digits", "class_names": list("0123456789"), "spiking": None},
             "normalisation": {"mean": [0.5], "std": [0.25]},
         }
-        write_json(tmp_path / pool / "teacher" / "network.json", description)
+        write_network(tmp_path / pool / "teacher", description)
         found = load(tmp_path / pool, "teacher")
         assert found.network.arguments
         assert (found.network.arguments.pool, found.normalisation) == (pool, Normalisation((0.5,), (0.25,)))

@@ -16,6 +16,7 @@ from time_to_accuracy import reached
 from snnkd_jax.cli.arguments import parse
 from snnkd_jax.cli.train import train
 from snnkd_jax.errors import InputError
+from snnkd_jax.files import write_sealed
 from snnkd_jax.runs.command import command
 from snnkd_jax.runs.config import Config, default_config
 from snnkd_jax.runs.run_dir import run_directory
@@ -40,7 +41,7 @@ def finish(directory: Path, seed: int, accuracy: float | None, **changes) -> Pat
         "hardware": "1 cpu device(s) (2 x Somebody's)",
         "commit": "0" * 40,
     }
-    (directory / "result.json").write_text(json.dumps(result))
+    write_sealed(directory / "result.json", result)
     return directory
 
 
@@ -143,7 +144,7 @@ def test_command_of_a_taught_student_begins_with_its_teachers(tmp_path):
     """And reads the teacher from where that command leaves it, which another configuration does not use."""
     teacher = default_config("digits").replace(width=0.5, teacher_only=True, run_dir=str(tmp_path / "t"))
     (tmp_path / "t" / "teacher").mkdir(parents=True)
-    (tmp_path / "t" / "config.json").write_text(json.dumps({"config": teacher.flat()}))
+    write_sealed(tmp_path / "t" / "config.json", {"config": teacher.flat()})
     student = default_config("digits").replace(width=0.5, seed=3, run_dir=str(tmp_path / "s"))
     for checkpoint in (tmp_path / "t", tmp_path / "t" / "teacher"):
         text = command(student.replace(teacher_checkpoint=str(checkpoint)))

@@ -19,8 +19,10 @@ from chromium import chromium
 
 from snnkd_jax.analysis.observation import Layer, Observation, save_observation
 from snnkd_jax.errors import InputError
+from snnkd_jax.files import read_sealed, write_sealed
 from snnkd_jax.report.write import write_report
 from snnkd_jax.runs.config import Config, default_config
+from snnkd_jax.training.manifest import Manifest
 
 ROOT = Path(__file__).parents[2]
 MALICE = '</td><script>alert("x")</script>&amp;<img src=//evil onerror=alert(1)> $x_{'
@@ -41,7 +43,7 @@ def make_run(
         "commit": "0123456789abcdef" * 2,
     }
     started = {"config": config.flat(), **origin}
-    (directory / "config.json").write_text(json.dumps(started))
+    write_sealed(directory / "config.json", started)
     roles = ["student"] if config.is_plain else ["teacher", "student_baseline", "student"]
     layer_names = [f"act{i}" for i in range(1, layers + 1)]
     log = [log_entry(role, epoch, layer_names, rng) for role in roles for epoch in range(1, epochs + 1)]
@@ -57,9 +59,9 @@ def make_run(
     }
     for values in result.values():
         values |= {role: None for role in accuracy if role not in roles}
-    (directory / "result.json").write_text(json.dumps(result | {"seconds": 90.0} | started))
+    write_sealed(directory / "result.json", result | {"seconds": 90.0} | started)
     names = [str(i) for i in range(classes)] if names is None else names
-    (directory / "student" / "network.json").write_text(json.dumps({"class_names": names}))
+    Manifest(None, "student", {"class_names": names}).write(directory / "student")
     t = config.student.num_steps
     recorded = tuple(
         Layer(name, 500, rng.random((t, 20)) < 0.3, rng.normal(0.3, 0.4, (t, 20)).astype(np.float32), 0.0, 1.0)
@@ -291,7 +293,7 @@ def test_many_layers_and_classes(tmp_path):
 def test_an_unfinished_run_says_what_is_missing(tmp_path):
     """Interrupted in its student's second epoch, with a loss that is not a number."""
     run = make_run(tmp_path / "run")
-    for name in ("result.json", "student/observation.npz", "student/network.json"):
+    for name in ("result.json", "student/observation.npz", "student/manifest.json"):
         (run / name).unlink()
     log = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join([*log[:6], log[6].replace("0.25", "NaN"), log[7][:40]]))
@@ -306,10 +308,10 @@ def test_an_unfinished_run_says_what_is_missing(tmp_path):
 
 def test_a_teacher_alone(tmp_path):
     run = make_run(tmp_path / "run", teacher_only=True)
-    result = json.loads((run / "result.json").read_text())
+    result = read_sealed(run / "result.json")
     for values in (result[name] for name in ("test_accuracy", "test_accuracy_by_step", "firing_rate", "parameters")):
         values |= {"student": None, "student_baseline": None}
-    (run / "result.json").write_text(json.dumps(result))
+    write_sealed(run / "result.json", result)
     shutil.rmtree(run / "student")
     log = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join(log[:3]))
@@ -341,7 +343,7 @@ def test_results_without_their_duration_are_compared(tmp_path):
     runs = [make_run(tmp_path / name, seed=seed) for seed, name in enumerate("ab")]
     for run in runs:
         result = json.loads((run / "result.json").read_text())
-        (run / "result.json").write_text(json.dumps({name: x for name, x in result.items() if name != "seconds"}))
+        write_sealed(run / "result.json", {name: x for name, x in result.items() if name not in ("seconds", "sha256")})
     document = Document(write_report(runs, tmp_path / "c.html").read_text())
     assert document.tables["Test accuracy, mean ± standard deviation over runs"][1][-1] == "–"
 

@@ -1,5 +1,6 @@
 """Whole runs through the command line: the comparison, what a run leaves and keeps, and what it does not take."""
 
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -21,12 +22,14 @@ from snnkd_jax.cli import main as snnkd
 from snnkd_jax.cli.train import main, table
 from snnkd_jax.errors import InputError
 from snnkd_jax.experiment import run
+from snnkd_jax.files import write_sealed
 from snnkd_jax.inference.convert import convert
 from snnkd_jax.inference.predict import accuracy_by_step
 from snnkd_jax.inference.trained import load
 from snnkd_jax.parallel.compiler import compilation_cache
 from snnkd_jax.runs.config import default_config
 from snnkd_jax.runs.run_dir import content_digests, open_run_dir
+from snnkd_jax.training.manifest import read_manifest
 from snnkd_jax.training.metrics import MetricsLog
 from snnkd_jax.training.profiling import PROFILED_STEPS, Profiler
 
@@ -249,8 +252,8 @@ def test_a_finished_network_is_loaded_as_it_was(finished, tmp_path):
         with pytest.raises(InputError, match="no time steps"):
             call(2)
     shutil.copytree(finished, tmp_path / "damaged")
-    (tmp_path / "damaged" / "student" / "network.json").write_text('{"spiking": null}')
-    with pytest.raises(InputError, match=r"network\.json is damaged"):
+    (tmp_path / "damaged" / "student" / "manifest.json").write_text('{"spiking": null}')
+    with pytest.raises(InputError, match=r"manifest\.json .* damaged"):
         load(tmp_path / "damaged")
 
 
@@ -297,6 +300,7 @@ def test_other_configuration_is_refused_with_its_differences(finished, capsys):
 def test_damaged_configuration_is_refused(capsys, tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
     assert "config.json" in refused(capsys, [*TINY, "--run-dir", str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
     assert (tmp_path / "config.json").read_bytes() == content
 
 
@@ -316,6 +320,7 @@ def test_files_of_something_else_are_left_alone(capsys, tmp_path, name):
 def test_a_run_goes_on_with_the_data_and_the_teacher_that_it_began_with(tmp_path):
     """Wherever the data lie; runs that are older than the digests go on with any."""
     run_dir = tmp_path / "run"
+    run_dir.mkdir()
     config = default_config("mnist").replace(data_dir="/here", teacher_checkpoint=str(tmp_path / "t"))
 
     def opened(config, data, teacher):
@@ -329,8 +334,8 @@ def test_a_run_goes_on_with_the_data_and_the_teacher_that_it_began_with(tmp_path
     with pytest.raises(InputError, match="started with another teacher"):
         opened(config, b"images", b"others")
     started = json.loads((run_dir / "config.json").read_text())
-    older = {k: v for k, v in started.items() if k not in ("data_sha256", "teacher_sha256")}
-    (run_dir / "config.json").write_text(json.dumps(older))
+    older = {k: v for k, v in started.items() if k not in ("data_sha256", "teacher_sha256", "sha256")}
+    write_sealed(run_dir / "config.json", older)
     opened(config, b"others", b"others")
 
 
@@ -390,6 +395,8 @@ def test_log_drops_what_will_be_written_again(tmp_path):
 def test_unfinished_teacher_is_refused(finished, capsys, tmp_path):
     """A run that was stopped in the middle of its teacher's training has checkpoints, but no teacher."""
     shutil.copytree(finished, tmp_path / "unfinished")
-    (tmp_path / "unfinished" / "teacher" / "network.json").unlink()
+    manifest = read_manifest(tmp_path / "unfinished" / "teacher")
+    assert manifest is not None
+    dataclasses.replace(manifest, network=None).write(tmp_path / "unfinished" / "teacher")
     arguments = [*TINY, "--teacher-checkpoint", str(tmp_path / "unfinished"), "--run-dir", str(tmp_path / "run")]
     assert "trained teacher" in refused(capsys, arguments)
