@@ -4,6 +4,7 @@ The teacher's and the baseline's results do not depend on the student: each netw
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from snnkd_jax.parallel.mesh import check_batch_size, data_mesh
 from snnkd_jax.runs.config import Config
 from snnkd_jax.runs.models import GIVEN, teacher_label
 from snnkd_jax.runs.result import read_result
-from snnkd_jax.runs.run_dir import content_digests, report_disk_full, run_directory
+from snnkd_jax.runs.run_dir import content_digests, epochs_extended, report_disk_full, run_directory
 from snnkd_jax.runs.teacher import RunTeacher, split_warning
 from snnkd_jax.training.compiled import Evaluation, compile_evaluation
 from snnkd_jax.training.interrupt import StopRequest
@@ -111,12 +112,14 @@ class _Run:
         context = RunContext(
             self.directory, role, log, self.stop, run.checkpoint_every, run.keep_checkpoints, run.profile and is_student
         )
+        context = dataclasses.replace(context, extended=self.extended)
         from_teacher = config.student.initial_weights == "teacher"
         return fit(
             network,
             self.data,
             **self.options(role, teacher),
             epochs=self.epochs(role),
+            extend=self.extend(role),
             run_dir=context,
             initial=teacher.variables if teacher is not None and from_teacher else None,
             bptt_epochs=0 if role == "teacher" else config.student.bptt_epochs,
@@ -127,13 +130,23 @@ class _Run:
     def epochs(self, role: str) -> int:
         return self.config.teacher_epochs if role == "teacher" else self.config.optimisation.epochs
 
+    def extend(self, role: str) -> int:
+        """The epochs by which a network is extended: the students, or a teacher that is trained alone."""
+        is_extended = role != "teacher" or self.config.teacher.teacher_only
+        return self.config.optimisation.extend if is_extended else 0
+
+    @functools.cached_property
+    def extended(self) -> int:
+        return epochs_extended(self.directory, self.config.optimisation.extend)
+
     def options(self, role: str, teacher: Any) -> dict[str, Any]:
         """Returns the arguments that `fit` and `make_trainer` share."""
         config = self.config
+        scheduled = self.extend(role) - self.extended if self.extend(role) else self.epochs(role)
         return {
             "teacher": teacher,
             "objective": config.objective.build() if role == "student" else config.objective.cross_entropy(),
-            "optimizer": config.optimisation.build(self.epochs(role), self.inputs.training.steps_per_epoch),
+            "optimizer": config.optimisation.build(scheduled, self.inputs.training.steps_per_epoch),
             "augment": config.data.augmentation(),
             "batch_size": config.optimisation.batch_size,
             "seed": config.run.seed,

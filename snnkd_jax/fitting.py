@@ -44,7 +44,7 @@ from snnkd_jax.parallel.hosts import (
 )
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh
 from snnkd_jax.runs.result import result_of
-from snnkd_jax.runs.run_dir import content_digests, open_run_dir, report_disk_full
+from snnkd_jax.runs.run_dir import content_digests, epochs_extended, open_run_dir, report_disk_full
 from snnkd_jax.training.compiled import Evaluation
 from snnkd_jax.training.interrupt import StopRequest
 from snnkd_jax.training.loop import Callback, RunContext, evaluate, train
@@ -67,6 +67,7 @@ def fit(
     augment: Augment | None = None,
     callbacks: Sequence[Callback] = (),
     epochs: int = 10,
+    extend: int = 0,
     batch_size: int = 128,
     seed: int = 0,
     run_dir: str | Path | RunContext | None = None,
@@ -91,6 +92,7 @@ def fit(
         augment: a pure function `(key, images [B, ...] in [0, 1]) -> images` for training batches; None: none.
         callbacks: functions that are called with the dictionary of every epoch as soon as it is known.
         epochs, batch_size: training epochs, and images per training step over all devices.
+        extend: epochs by which the finished training in `run_dir` is continued, see below.
         seed: seed of weights, batches, augmentation and the validation split.
         run_dir: directory of checkpoints, metrics and report; the same call resumes its training or loads it when it is
             finished. None writes no file. `experiment.run` gives a `RunContext`.
@@ -100,6 +102,10 @@ def fit(
         fsdp: number of devices over which parameters and optimiser state are sharded; None: replicated.
         store_teacher: folder in which the teacher's outputs are kept for other students; None: computed in each step.
         checkpoint_every, keep_checkpoints: training steps between checkpoints (None: an epoch), and how many are kept.
+
+    An extension is not the end of one long training: it continues from the weights, running statistics and batches of
+    the last epoch, but with a fresh optimiser state and a schedule of its own over the epochs that it adds, a warm
+    restart (Loshchilov & Hutter 2017, arXiv 1608.03983). Only the optimiser's constants and `extend` may change.
 
     Returns:
         The trained network, with `history`, one dictionary per epoch, and `test_accuracy`.
@@ -113,6 +119,7 @@ def fit(
     for name, value in (counts | {"keep_checkpoints": keep_checkpoints, "checkpoint_every": every}).items():
         check_count(name, value)
     check_count("seed", seed, 0)
+    check_count("extend", extend, 0)
     for name, value, fits, advice in (
         ("network", network, isinstance(network, Network), "snnkd_jax.build(...) or Network(module, num_steps)"),
         ("teacher", teacher, isinstance(teacher, Trained | Teacher | None), "what fit or load returned, or a Teacher"),
@@ -129,8 +136,15 @@ def fit(
         )
     if not 0 <= bptt_epochs <= epochs or (bptt_epochs and network.rate_module is None):
         raise InputError(f"bptt_epochs={bptt_epochs!r} must be in 0 to epochs={epochs}, and needs backprop='rate'")
+    if extend and run_dir is None:
+        raise InputError(f"extend={extend!r} continues a finished training; name its run_dir")
     mesh = data_mesh(fsdp)
     check_batch_size(batch_size, mesh, accumulate)
+    if isinstance(run_dir, RunContext):
+        extended = run_dir.extended
+    else:
+        extended = 0 if run_dir is None else epochs_extended(as_path("run_dir", run_dir), extend)
+    scheduled = extend - extended if extend else epochs
     teacher = teacher.as_teacher() if isinstance(teacher, Trained) else teacher
     objective = objective or PRESETS["none" if teacher is None else "temporal"]
     inputs = data.inputs(batch_size, seed)
@@ -142,7 +156,7 @@ def fit(
         teacher=teacher,
         teacher_normalisation=None if teacher is None else teacher.normalisation,
         objective=objective,
-        optimizer=_optimizer(optimizer, epochs * steps_per_epoch, steps_per_epoch),
+        optimizer=_optimizer(optimizer, scheduled * steps_per_epoch, steps_per_epoch),
         augment=augment if augment is None or isinstance(augment, Augmentation) else InUnitRange(augment),
         seed=seed,
         accumulate=accumulate,
@@ -157,12 +171,11 @@ def fit(
         source = inputs.training
         if store_teacher is not None and teacher is not None and trainer.is_guided:
             known = {"teacher": teacher.title, "images": sha256(data.identity)}
-            root, total = as_path("store_teacher", store_teacher), epochs * steps_per_epoch
+            root, total = as_path("store_teacher", store_teacher), (epochs + extend) * steps_per_epoch
             source = open_teacher_store(source, root, trainer, teacher_variables, total, mesh, known)
-        options: Any = {"callbacks": callbacks, "bptt_epochs": bptt_epochs, "initial": initial}
-        state, steps, history = train(
-            trainer, teacher_variables, source, inputs.validation, epochs=epochs, mesh=mesh, context=context, **options
-        )
+        options: Any = {"callbacks": callbacks, "bptt_epochs": bptt_epochs, "initial": initial, "mesh": mesh}
+        options |= {"epochs": epochs + extend, "fresh_from": epochs + extended if extend else 0, "context": context}
+        state, steps, history = train(trainer, teacher_variables, source, inputs.validation, **options)
         variables, normalisation = variables_of(state), data.normalisation
         if context is not None:  # written last: without it the network does not count as fully trained
             write_network(context.directory / context.role, describe(network, data, normalisation))
@@ -181,6 +194,7 @@ def fit(
         "objective": objective.described(),
         "augment": None if trainer.augment is None else title(trainer.augment),
         **counts,
+        "extend": extend,
         "seed": seed,
         "bptt_epochs": bptt_epochs,
         "initial": None if initial is None else fingerprint(initial),

@@ -4,22 +4,25 @@ The file names host and process, and is renewed while the process lives. The loc
 over: at once on the same machine, and on another one when it has not been renewed for `STALE` seconds and is not
 renewed while one watches, so that clocks need not agree.
 
-A file system creates the file exclusively. A bucket cannot, so there the file is written, and after a while read again:
-of two processes that start together, the one that wrote last goes on.
+Between reading and writing the file it is locked by `flock`, which is not enough by itself: not all shared file systems
+have it. A bucket has not, so there the file is written, and after a while read again: of two processes that start
+together, the one that wrote last goes on.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
 from snnkd_jax.errors import InputError
-from snnkd_jax.files import is_remote, write_json
+from snnkd_jax.files import is_remote
 
 NAME = "lock.json"
 RENEWAL, STALE, SETTLING = 10.0, 60.0, 2.0
@@ -37,20 +40,20 @@ class Lock:
         self._renewing = threading.Thread(target=self._renew, name="lock", daemon=True)
 
     def __enter__(self) -> Self:
-        while not self._create():
-            if (holder := self._read()) is None:
-                continue
-            if not self._is_gone(holder):
+        while True:
+            holder = self._read()
+            if holder is not None and not self._is_gone(holder):
                 raise InputError(f"{self._what} is in use by {_name(holder)}; wait until it ends, or name another")
-            self._remove(holder)
+            if self._replace(holder):
+                break
         self._renewing.start()
         return self
 
     def __exit__(self, *_) -> None:
         self._done.set()
         self._renewing.join()
-        with contextlib.suppress(OSError):
-            if not self._lost and (self._read() or {}).get("token") == self._token:
+        with contextlib.suppress(OSError), self._alone() as content:
+            if content is None or content.get("token") == self._token:
                 self._path.unlink()
 
     def check(self) -> None:
@@ -71,33 +74,40 @@ class Lock:
             "token": self._token,
         }
 
-    def _create(self) -> bool:
-        """Writes the file if there is none; returns whether it is this process's."""
-        if is_remote(self._path):
-            if self._read() is not None:
+    def _replace(self, holder: dict[str, Any] | None) -> bool:
+        """Writes the file if it still is what was read, None for no file; returns whether it is this process's now."""
+        with self._alone() as content:
+            if content != holder:
                 return False
-            write_json(self._path, self._content)
+            self._write()
+        if is_remote(self._path):
             time.sleep(SETTLING)
             return (self._read() or {}).get("token") == self._token
-        try:
-            with self._path.open("x") as file:
-                json.dump(self._content, file)
-        except FileExistsError:
-            return False
         return True
 
-    def _remove(self, holder: dict[str, Any]) -> None:
-        """Removes the file of a process that is gone, unless another has been faster."""
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[dict[str, Any] | None]:
+        """Yields the content while no other process is between reading and writing it, where files can be locked."""
         if is_remote(self._path):
-            self._path.unlink(missing_ok=True)
+            yield _load(self._path)
             return
-        aside = self._path.with_name(f"{secrets.token_hex(8)}.tmp")
-        with contextlib.suppress(FileNotFoundError):
-            self._path.rename(aside)
-            if (_load(aside) or {}).get("token") != holder.get("token"):
-                with contextlib.suppress(FileExistsError):
-                    os.link(aside, self._path)  # of a faster one: put it back
-            aside.unlink()
+        while True:
+            with self._path.open("a") as file:
+                with contextlib.suppress(OSError):  # a file system without locks
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                if self._is_at_its_path(file.fileno()):  # else it was deleted meanwhile
+                    yield _load(self._path)
+                    return
+
+    def _is_at_its_path(self, file: int) -> bool:
+        try:
+            return self._path.stat().st_ino == os.fstat(file).st_ino
+        except FileNotFoundError:
+            return False
+
+    def _write(self) -> None:
+        """In place, since the file is what is locked; a reader that comes in between reads again."""
+        self._path.write_bytes(json.dumps(self._content).encode())
 
     def _read(self) -> dict[str, Any] | None:
         """The content of the file, None if there is none; that of a damaged one is empty."""
@@ -121,21 +131,22 @@ class Lock:
 
     def _renew(self) -> None:
         while not self._done.wait(RENEWAL):
-            with contextlib.suppress(Exception):  # a disk that is full or out of reach for a moment
-                if (self._read() or {}).get("token") != self._token:
-                    self._lost = True
+            with contextlib.suppress(Exception), self._alone() as content:  # a disk may be full for a moment
+                self._lost = content is not None and content.get("token") != self._token
+                if self._lost:
                     return
-                write_json(self._path, self._content)
+                self._write()
 
 
 def _load(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        found = json.loads(data) if data else None
     except FileNotFoundError:
         return None
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict | None) else {}
 
 
 def _name(holder: dict[str, Any]) -> str:

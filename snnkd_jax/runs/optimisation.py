@@ -3,7 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
-from snnkd_jax.errors import InputError, check_choice, check_counts
+from snnkd_jax.errors import InputError, check_choice, check_count, check_counts
 
 if TYPE_CHECKING:
     import optax
@@ -15,6 +15,8 @@ class OptimisationConfig:
 
     epochs: int = 200
     """Training epochs of the student."""
+    extend: int = 0
+    """Continue a finished run for this many epochs, with a schedule and an optimiser state of their own."""
     batch_size: int = 128
     """Global batch size: images per training step over all devices of all hosts, a multiple of their number."""
     accumulate: int = 1
@@ -37,6 +39,7 @@ class OptimisationConfig:
     def check(self) -> None:
         """Raises `InputError` for an unknown optimiser or a value out of range."""
         check_counts(self, "epochs", "batch_size", "accumulate", "base_batch_size")
+        check_count("extend", self.extend, 0)
         if self.warmup_epochs < 0:
             raise InputError(f"warmup_epochs={self.warmup_epochs!r} must be at least 0")
         check_choice("optimizer", self.optimizer, ("sgd", "adamw"))

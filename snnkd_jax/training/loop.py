@@ -19,7 +19,7 @@ from snnkd_jax.data.batches import Batch, EvalBatches, Source
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Variables
 from snnkd_jax.parallel.hosts import is_host0, print_on_host0
-from snnkd_jax.parallel.mesh import put_batch, put_replicated
+from snnkd_jax.parallel.mesh import put_batch, put_replicated, state_sharding
 from snnkd_jax.training.checkpoint import Checkpoints
 from snnkd_jax.training.compiled import CompiledSteps, Evaluation, compile_steps
 from snnkd_jax.training.interrupt import Interrupted, StopRequest
@@ -39,7 +39,7 @@ class RunContext:
     """The run that a training belongs to: checkpoints in `<directory>/<role>`, the metrics log, the stop request.
 
     `checkpoint_every` counts training steps; None: one checkpoint per epoch. `profile` writes a trace of a few steps to
-    `<directory>/profile`.
+    `<directory>/profile`. `extended` is the number of epochs by which the run was extended before the present time.
     """
 
     directory: Path
@@ -49,6 +49,7 @@ class RunContext:
     checkpoint_every: int | None = None
     keep_checkpoints: int = 3
     profile: bool = False
+    extended: int = 0
 
 
 def train(
@@ -61,6 +62,7 @@ def train(
     mesh: Mesh,
     context: RunContext | None = None,
     callbacks: Sequence[Callback] = (),
+    fresh_from: int = 0,
     bptt_epochs: int = 0,
     initial: Variables | None = None,
 ) -> tuple[TrainState, CompiledSteps, list[dict[str, Any]]]:
@@ -71,6 +73,7 @@ def train(
         teacher_variables: variables of the trainer's teacher.
         training, validation: batches, as in `Inputs`.
         context: checkpoints, metrics and interruption; None writes no file, and logs call the role "network".
+        fresh_from: epochs after which the optimiser begins anew: those of the run that is extended.
         epochs, callbacks, bptt_epochs, initial: as in `fit`; the first process calls the callbacks.
 
     Returns:
@@ -95,6 +98,10 @@ def train(
         profile_directory = context.directory / "profile" if context.profile and is_host0() else None
     state = state or steps.init(initial)
     start = int(state.step)
+    if fresh_from and start == fresh_from * steps_per_epoch:
+        init = trainer.optimizer.init
+        sharding = state_sharding(mesh, jax.eval_shape(init, state.params))
+        state = state._replace(opt_state=jax.jit(init, out_shardings=sharding)(state.params))
     if context is not None:
         history = context.log.rewind(role, start)
     if 0 < start < num_steps:

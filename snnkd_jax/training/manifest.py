@@ -55,8 +55,8 @@ class Manifest:
         return {name: entry for name, entry in self.files.items() if name.startswith(f"{prefix}/")}
 
     def with_files(self, files: dict[str, tuple[int, str]], keep: int) -> "Manifest":
-        """With the files of another checkpoint, and without those of all but the newest `keep`."""
-        added = dataclasses.replace(self, files=self.files | files)
+        """In training, with the files of another checkpoint, and without those of all but the newest `keep`."""
+        added = dataclasses.replace(self, network=None, files=self.files | files)
         return added.without(added.steps[:-keep])
 
     def without(self, steps: list[int]) -> "Manifest":

@@ -22,7 +22,7 @@ from snnkd_jax.cli import main as snnkd
 from snnkd_jax.cli.train import main, table
 from snnkd_jax.errors import InputError
 from snnkd_jax.experiment import run
-from snnkd_jax.files import write_sealed
+from snnkd_jax.files import read_sealed, write_sealed
 from snnkd_jax.inference.convert import convert
 from snnkd_jax.inference.predict import accuracy_by_step
 from snnkd_jax.inference.trained import load
@@ -153,7 +153,7 @@ def test_a_result_is_not_lost_because_it_cannot_be_shown(tmp_path, monkeypatch):
     assert len(told) == 2
     assert "RuntimeError: no ink" in told[0]
     assert "report.html cannot be written" in told[1]
-    assert json.loads((run_dir / "result.json").read_text()) == result
+    assert read_sealed(run_dir / "result.json") == result
 
 
 def test_finished_run_is_not_trained_again(finished, capsys):
