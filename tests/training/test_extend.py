@@ -62,7 +62,11 @@ def by_hand(images, *extensions: int):
         rule = optimizer(epochs * STEPS)
         trainer = Trainer(NETWORK, PRESETS["none"], rule, images.normalisation, None, images.image_shape, seed=0)
         steps = compile_steps(trainer, mesh)
-        state = steps.init(None) if state is None else state._replace(opt_state=put_replicated(mesh, rule.init(state.params)))
+        state = (
+            steps.init(None)
+            if state is None
+            else state._replace(opt_state=put_replicated(mesh, rule.init(state.params)))
+        )
         for step in range(step, step + epochs * STEPS):  # noqa: B020
             state, _ = steps.train(state, (), put_batch(mesh, inputs.training(step)))
         step += 1
@@ -82,6 +86,7 @@ def test_it_is_a_warm_restart_to_the_bit(images, finished):
     assert_same(again.variables, by_hand(images, 3, 1))
 
 
+@pytest.mark.slow
 def test_an_interrupted_extension_is_resumed_to_the_same_bits(images, finished):
     class Stop(Exception):
         pass
@@ -111,6 +116,7 @@ def test_the_schedule_may_change_and_nothing_else(images, finished, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_what_is_not_finished_is_not_extended(images, finished):
     train(images, finished, extend=2)
     with pytest.raises(InputError, match="extended by 2 already"):
