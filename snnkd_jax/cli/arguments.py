@@ -15,6 +15,7 @@ import tyro
 
 from snnkd_jax.cli.status import exit_status
 from snnkd_jax.errors import InputError
+from snnkd_jax.files import as_path
 
 Command = Callable[..., int | None]
 
@@ -52,7 +53,7 @@ def parse(
 
     @functools.wraps(command)
     def bind(**options):
-        return functools.partial(command, **options)
+        return functools.partial(command, **{name: _with_paths(name, value) for name, value in options.items()})
 
     box = io.StringIO()
     try:
@@ -65,6 +66,13 @@ def parse(
         lines = [line.strip("│ ") for line in box.getvalue().splitlines() if line.startswith("│")]
         message = " ".join(itertools.takewhile(lambda line: not line.startswith("─"), lines))
         raise InputError(f"{message or box.getvalue()}; --help explains every argument") from None
+
+
+def _with_paths(name: str, value: Any) -> Any:
+    """The value of an option, its paths as `as_path` reads them."""
+    if isinstance(value, list | tuple):
+        return type(value)(_with_paths(name, x) for x in value)
+    return as_path(name, value) if isinstance(value, Path) else value
 
 
 def _with_defaults(command: Command, arguments: Sequence[str], dataset: str | None) -> Command:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from snnkd_jax.cli import SUBCOMMANDS
+from snnkd_jax.cli import SUBCOMMANDS, parse_subcommand
 from snnkd_jax.cli import main as snnkd
 from snnkd_jax.cli.status import exit_status
 from snnkd_jax.errors import InputError
@@ -122,3 +122,25 @@ def test_the_status_is_the_commands():
         raise KeyboardInterrupt
 
     assert [exit_status(command) for command in (lambda: None, lambda: 1, stopped)] == [0, 1, 130]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "option"),
+    [
+        ("predict", ["~/run", "~/a.png"], "run"),
+        ("noise", ["~/run"], "runs"),
+        ("energy", ["run", "--record", "~/x.json"], "record"),
+        ("export-nir", ["run", "--out", "~/x.nir"], "out"),
+        ("report", ["~/a", "b"], "runs"),
+    ],
+)
+def test_paths_of_every_command_are_expanded(monkeypatch, tmp_path, name, arguments, option):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    value = parse_subcommand(name, arguments).keywords[option]
+    paths = value if isinstance(value, list) else [value]
+    assert paths[0].parent == tmp_path
+
+
+def test_an_address_of_no_known_kind_is_refused_by_every_command(capsys):
+    assert snnkd(["energy", "ftp://host/run"]) == 2
+    assert "run='ftp:/host/run'" in capsys.readouterr().err
