@@ -1,6 +1,6 @@
 """The record of the tests that compare each equation of the library with an independent implementation.
 
-    python -m pytest --fidelity found.jsonl -m "not multihost and not plan and not peers and not browser"
+    python -m pytest --fidelity found.jsonl -m "not multihost and not plan and not peers and not browser and not remote"
     python experiments/fidelity.py found.jsonl --record cpu
     python experiments/make_tables.py
 
