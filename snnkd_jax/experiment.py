@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from snnkd_jax.data.inputs import Data, Inputs
+from snnkd_jax.data.inputs import Data, Inputs, open_inputs
 from snnkd_jax.digest import checksum
 from snnkd_jax.distill.teacher import Teacher
 from snnkd_jax.errors import InputError
@@ -50,7 +50,7 @@ def run(config: Config, teacher: Trained | Teacher | None = None) -> dict[str, A
     with StopRequest() as stop, report_disk_full(directory):
         data = host0_first(config.data.open)
         check_equal_on_all_hosts("their copies of the data set", data.identity)
-        inputs = data.inputs(config.optimisation.batch_size, config.run.seed)
+        inputs = open_inputs(data, config.optimisation.batch_size, config.run.seed)
         _ = data.normalisation  # measured here, so that an error in the data is not reported as one of a network
         return _Run(config, directory, mesh, data, inputs, stop, RunTeacher(config, data, mesh, teacher)).run()
 

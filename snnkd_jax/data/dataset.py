@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from snnkd_jax.data.batches import Batch, MemorySource, eval_batches, split_indices, take
 from snnkd_jax.data.inputs import Inputs
+from snnkd_jax.data.labels import check_labels
 from snnkd_jax.data.normalisation import Normalisation, pixel_statistics
 from snnkd_jax.digest import sha256
 
@@ -23,7 +24,8 @@ class Dataset:
     """A training and a test set of labelled images, or of sequences of images, one frame per time step.
 
     Images are uint8, or float32 in [0, 1], `[N, H, W, C]` or `[N, T, H, W, C]`; labels are int32 `[N]` with values 0 to
-    `num_classes - 1`. A part of the training set, `validation_fraction`, is held out for validation.
+    `num_classes - 1`; others raise `InputError`. A part of the training set, `validation_fraction`, is held out for
+    validation.
     """
 
     name: str
@@ -33,6 +35,13 @@ class Dataset:
     test_labels: NDArray[np.int32]
     class_names: tuple[str, ...]
     validation_fraction: float = 0.1
+
+    def __post_init__(self):
+        for part, images in (("train", self.train_images), ("test", self.test_images)):
+            labels = check_labels(
+                f"{part} labels of {self.name}", getattr(self, f"{part}_labels"), len(images), len(self.class_names)
+            )
+            object.__setattr__(self, f"{part}_labels", labels)
 
     @property
     def num_classes(self) -> int:

@@ -89,7 +89,7 @@ def open_dataset(name: str, data_dir: str | None = None, **options: Any) -> Disk
         builder = open_builder(directory)
         features = builder.info.features
         if missing := [key for key in ("image", "label") if key not in features]:
-            raise InputError(f"{directory} has no feature {' and no '.join(missing)}, only {', '.join(features)}")
+            raise InputError(f"has no feature {' and no '.join(missing)}, only {', '.join(features)}")
         num_classes = features["label"].num_classes
         class_names = tuple(features["label"].names or map(str, range(num_classes)))
         examples = functools.partial(_examples, builder, directory, num_classes)
@@ -119,4 +119,4 @@ def _examples(builder: Any, directory: Path, num_classes: int, *splits: str) -> 
             if source[0]["label"] >= 0:
                 return Examples(source, f"{directory}, split {split}", num_classes)
     wanted, found = " or ".join(splits), ", ".join(builder.info.splits)
-    raise InputError(f"{directory} has no split {wanted} with labels, only {found}")
+    raise InputError(f"has no split {wanted} with labels, only {found}")

@@ -20,7 +20,8 @@ def examples(n: int) -> dict[str, np.ndarray]:
 
 def dataset(n: int, fraction: float) -> Dataset:
     train, test = examples(n), examples(3)
-    return Dataset("toy", train["images"], train["labels"], test["images"], test["labels"], ("a", "b"), fraction)
+    names = tuple(map(str, range(100 + max(n, 3))))
+    return Dataset("toy", train["images"], train["labels"], test["images"], test["labels"], names, fraction)
 
 
 def identities(batch) -> tuple[int, ...]:

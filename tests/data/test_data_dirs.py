@@ -77,7 +77,7 @@ PREPARED_DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "flipped record": (lambda d: flip_record(next(d.glob("*-train*"))), "hash mismatch"),
     "label out of range": (
         lambda d: (d / "features.json").write_text((d / "features.json").read_text().replace('"10"', '"9"')),
-        "train labels from 0 to 9 for 9 classes",
+        "labels are from 0 to 8, those of 9 classes",
     ),
     "swapped splits": (
         lambda d: next(d.glob("*-test*")).replace(next(d.glob("*-train*"))),

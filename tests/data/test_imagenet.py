@@ -260,7 +260,7 @@ def test_a_missing_label_is_named(tmp_path):
 def test_other_data_sets_are_refused(tmp_path):
     text = tfds.features.Text()
     directory = write(tmp_path, {"train": [{"text": "a"}]}, text=text)
-    with pytest.raises(InputError, match=r"1\.0\.0 has no feature image and no label, only text: have TFDS"):
+    with pytest.raises(InputError, match=r"1\.0\.0: has no feature image and no label, only text: have TFDS"):
         open_dataset("photos", str(tmp_path))
     (directory / "dataset_info.json").unlink()
     with pytest.raises(InputError, match="not a complete TFDS directory"):
