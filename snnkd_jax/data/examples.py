@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from snnkd_jax.data.images import decode
 from snnkd_jax.errors import InputError
 
-REMEDY = "have TFDS prepare it again, or name another data_dir"
+REMEDY = "correct it where the set comes from and prepare the set again, or name another data_dir"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,20 +20,26 @@ class Examples:
     source: Any
     where: str
     num_classes: int
+    channels: int = 3
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, i: int) -> tuple[Image.Image, np.int32]:
-        """Image i in RGB, and its label; raises `InputError`, which names it, for a damaged or unlabelled image."""
-        name = ""
+        """Image i and its label; raises `InputError`, which names it, for a label or an image that cannot be taken."""
+        where = f"example {i} of {self.where}"
         try:
             example = self.source[i]
-            name = f" ({example['file_name'].decode()})" if "file_name" in example else ""
-            image, label = Image.open(io.BytesIO(example["image"])).convert("RGB"), int(example["label"])
-        except Exception as error:  # Pillow's plugins and ArrayRecord raise nearly anything
+            if "file_name" in example:
+                where = f"example {i} ({example['file_name'].decode()}) of {self.where}"
+            encoded, label = io.BytesIO(example["image"]), int(example["label"])
+        except Exception as error:  # ArrayRecord raises nearly anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise InputError(f"example {i}{name} of {self.where} cannot be read ({reason}): {REMEDY}") from error
+            raise InputError(f"{where} cannot be read ({reason}): {REMEDY}") from error
+        try:
+            image, _ = decode(where, encoded, self.channels)
+        except InputError as error:
+            raise InputError(f"{error}: {REMEDY}") from error
         if not 0 <= label < self.num_classes:
-            raise InputError(f"example {i}{name} of {self.where} has label {label} of {self.num_classes}: {REMEDY}")
+            raise InputError(f"{where} has label {label} of {self.num_classes}: {REMEDY}")
         return image, np.int32(label)

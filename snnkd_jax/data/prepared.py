@@ -66,7 +66,7 @@ def open_split(builder: Any, split: str) -> Any:
 
 
 def _read_split(builder: Any, split: str, official_size: int) -> tuple[np.ndarray, np.ndarray]:
-    from PIL import Image
+    from snnkd_jax.data.images import decode  # Pillow takes a moment
 
     source = open_split(builder, split)
     if (size := len(source)) != official_size:
@@ -76,6 +76,7 @@ def _read_split(builder: Any, split: str, official_size: int) -> tuple[np.ndarra
     images = np.empty((size, *shape), np.uint8)
     labels = np.empty(size, np.int32)
     for i, example in enumerate(source.__getitems__(range(size))):
-        images[i] = np.asarray(Image.open(io.BytesIO(example["image"]))).reshape(shape)
+        image, _ = decode(f"example {i} of {split}", io.BytesIO(example["image"]), shape[-1])
+        images[i] = np.asarray(image).reshape(shape)
         labels[i] = example["label"]
     return images, labels
