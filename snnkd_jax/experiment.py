@@ -145,9 +145,12 @@ class _Run:
             self.trainer("teacher", untrained)
         trainer = self.trainer("student", student, teacher)
         if given is not None and config.teacher.is_foreign and not is_finished(self.directory):
-            found = evaluate(self.evaluation(given), given.variables, self.inputs.validation(), self.mesh)
-            print_on_host0(f"teacher {teacher_label(config.teacher.teacher)}: val accuracy {found['accuracy']:.4f}")
-            self.run_teacher.check_accuracy(found["accuracy"])
+            split, batches = "training", self.inputs.training_sample()
+            if self.inputs.validation is not None:
+                split, batches = "validation", self.inputs.validation()
+            accuracy = evaluate(self.evaluation(given), given.variables, batches, self.mesh)["accuracy"]
+            print_on_host0(f"teacher {teacher_label(config.teacher.teacher)}: {split} accuracy {accuracy:.4f}")
+            self.run_teacher.check_accuracy(accuracy, split)
         if teacher is not None and config.student.initial_weights == "teacher":
             try:
                 jax.eval_shape(lambda key: trainer.init(teacher.init(key, self.data.image_shape)), jax.random.key(0))

@@ -27,7 +27,7 @@ def from_arrays(
         test: the same, with images of the same shape and kind.
         class_names: one per class, in the order of the labels; None is "0", "1", ..., if every class up to the largest
             label has a training image.
-        validation_fraction: share of the training set that is held out for validation, in (0, 1).
+        validation_fraction: share of the training set that is held out for validation, in [0, 1); 0: none.
         name: name of the data set in tables and reports.
 
     Raises:

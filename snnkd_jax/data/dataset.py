@@ -25,7 +25,7 @@ class Dataset:
 
     Images are uint8, or float32 in [0, 1], `[N, H, W, C]` or `[N, T, H, W, C]`; labels are int32 `[N]` with values 0 to
     `num_classes - 1`; others raise `InputError`. A part of the training set, `validation_fraction`, is held out for
-    validation.
+    validation; 0: none.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Dataset:
         return {"images": self.test_images, "labels": self.test_labels}
 
     def split(self, seed: int) -> tuple[Batch, Batch]:
-        """`(training, validation)`, the same for every run of one seed; raises `InputError` if a part is empty."""
+        """`(training, validation)`, the same for every run of one seed; raises `InputError` as `split_indices` does."""
         train = {"images": self.train_images, "labels": self.train_labels}
         training, validation = split_indices(len(self.train_labels), self.validation_fraction, seed)
         return take(train, training), take(train, validation)
@@ -96,6 +96,6 @@ class Dataset:
         training, validation = self.split(seed)
         return Inputs(
             MemorySource(training, batch_size, seed),
-            functools.partial(eval_batches, validation, batch_size),
+            functools.partial(eval_batches, validation, batch_size) if len(validation["labels"]) else None,
             functools.partial(eval_batches, self.test, batch_size),
         )

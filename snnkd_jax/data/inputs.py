@@ -15,11 +15,18 @@ from snnkd_jax.parallel.mesh import process_rows
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """Batches of the three splits of a data set."""
+    """Batches of the three splits of a data set; `validation` is None if no example is held out."""
 
     training: Source
-    validation: EvalBatches
+    validation: EvalBatches | None
     test: EvalBatches
+
+    def training_sample(self) -> Iterator[Batch]:
+        """The batches of at least 1000 training examples of the first epoch, as of an evaluation."""
+        training = self.training
+        for step in range(min(training.steps_per_epoch, -(-1000 // training.batch_size))):
+            batch = training(step)
+            yield batch | {"mask": np.ones(len(batch["labels"]), np.float32)}
 
 
 class Data(Protocol):
@@ -69,7 +76,7 @@ def open_inputs(data: Data, batch_size: int, seed: int) -> Inputs:
     inputs = data.inputs(batch_size, seed)
     return Inputs(
         _CheckedSource(data, inputs.training),
-        _checked_pass(data, "validation", inputs.validation),
+        None if inputs.validation is None else _checked_pass(data, "validation", inputs.validation),
         _checked_pass(data, "test", inputs.test),
     )
 

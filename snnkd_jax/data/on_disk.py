@@ -73,7 +73,7 @@ class DiskDataset:
         reading = {"image_size": self.image_size, "batch_size": batch_size, "threads": self.workers}
         return Inputs(
             DiskSource(self.train, training, flip=self.flip, seed=seed, **reading),
-            functools.partial(centre_crops, self.train, validation, **reading),
+            functools.partial(centre_crops, self.train, validation, **reading) if len(validation) else None,
             functools.partial(centre_crops, self.test, np.arange(len(self.test)), **reading),
         )
 

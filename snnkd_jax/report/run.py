@@ -84,7 +84,7 @@ def read_run(path: Path) -> Run:
     observation, description = path / "student" / "observation.npz", path / "student" / "network.json"
     epochs: dict[str, list[dict[str, Any]]] = {role: [] for role in NETWORKS}
     for entry in read_log(path):
-        if entry["phase"] in epochs and isinstance(entry.get("validation"), dict):
+        if entry["phase"] in epochs and isinstance(entry.get("validation", {}), dict):
             epochs[entry["phase"]].append(entry)
     return Run(
         path,

@@ -23,7 +23,7 @@ class DataConfig:
     workers: int = 16
     """Threads per process that read and decode images from disk; no result depends on their number."""
     validation_fraction: float = 0.1
-    """Fraction of the training set held out for validation; the test set is used once, after the last epoch."""
+    """Fraction of the training set held out for validation, 0 for none; the test set is used once, at the end."""
     crop_padding: int = 4
     """Largest random shift in pixels, with zero padding; images read from disk are random-resized-cropped before it."""
     flip: bool = True
@@ -34,8 +34,8 @@ class DataConfig:
     def check(self) -> None:
         """Raises `InputError` for a value out of range."""
         check_counts(self, "image_size", "workers")
-        if not 0 < self.validation_fraction < 1:
-            raise InputError(f"validation_fraction={self.validation_fraction!r} must be in (0, 1), such as 0.1")
+        if not 0 <= self.validation_fraction < 1:
+            raise InputError(f"validation_fraction={self.validation_fraction!r} must be in [0, 1), such as 0.1")
 
     @property
     def in_memory(self) -> bool:
