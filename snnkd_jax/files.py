@@ -1,5 +1,6 @@
 """Files: reading with errors that name them, and atomic writing."""
 
+import difflib
 import json
 import os
 import secrets
@@ -7,6 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from snnkd_jax.errors import InputError
+
+
+def similar(path: Path) -> str:
+    """ " (did you mean X?)" for a path that is not there, with the most similar one that is; else an empty string."""
+    path = path.absolute()
+    there = next(parent for parent in path.parents if parent.is_dir())
+    first, *rest = path.relative_to(there).parts
+    try:
+        close = difflib.get_close_matches(first, [entry.name for entry in there.iterdir()], n=1)
+    except OSError:
+        return ""
+    found = there.joinpath(*close, *rest)
+    return f" (did you mean {found}?)" if close and found.exists() else ""
 
 
 def read_json(path: Path) -> dict[str, Any]:

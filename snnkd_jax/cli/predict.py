@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from snnkd_jax.cli.arguments import one_or_more
 from snnkd_jax.errors import InputError
+from snnkd_jax.files import similar
 from snnkd_jax.runs.roles import Role
 
 
@@ -53,6 +54,8 @@ def read(path: Path, image_shape: tuple[int, int, int], resize: bool) -> NDArray
 
     from snnkd_jax.data.images import decode
 
+    if not path.exists():
+        raise InputError(f"{path} cannot be read as an image: there is no such file{similar(path)}")
     height, width, channels = image_shape
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)

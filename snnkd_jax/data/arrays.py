@@ -1,11 +1,13 @@
 """Data sets from a user's arrays of images and labels, which are checked."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snnkd_jax.data.class_names import read_class_names
 from snnkd_jax.data.dataset import Dataset
 from snnkd_jax.data.labels import check_labels
 from snnkd_jax.data.pixels import check_pixels
@@ -15,7 +17,7 @@ from snnkd_jax.errors import InputError
 def from_arrays(
     train: tuple[Any, Any],
     test: tuple[Any, Any],
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | str | Path | None = None,
     validation_fraction: float = 0.1,
     name: str = "arrays",
 ) -> Dataset:
@@ -25,8 +27,8 @@ def from_arrays(
         train: `(images, labels)`. Images are bytes (uint8), or floats in [0, 1]; `[N, H, W, C]`, `[N, H, W]` for one
             channel, or `[N, T, H, W, C]`, one frame per time step. Labels are integers `[N]` from 0 on.
         test: the same, with images of the same shape and kind.
-        class_names: one per class, in the order of the labels; None is "0", "1", ..., if every class up to the largest
-            label has a training image.
+        class_names: one per class, in the order of the labels, or a text file with one per line; None is "0", "1", ...,
+            if every class up to the largest label has a training image.
         validation_fraction: share of the training set that is held out for validation, in [0, 1); 0: none.
         name: name of the data set in tables and reports.
 
@@ -38,7 +40,12 @@ def from_arrays(
     if test_images.shape[1:] != train_images.shape[1:] or test_images.dtype != train_images.dtype:
         test_are, train_are = (f"{x.dtype} {x.shape}" for x in (test_images, train_images))
         raise InputError(f"test images are {test_are}, train images {train_are}; only their number may differ")
-    names = _numbers(train_labels, test_labels) if class_names is None else tuple(map(str, class_names))
+    if class_names is None:
+        names = _numbers(train_labels, test_labels)
+    elif isinstance(class_names, str | Path):
+        names = read_class_names("class_names", Path(class_names))
+    else:
+        names = tuple(class_names)
     if len(names) < 2:
         raise InputError(f"{len(names)} class(es): labels must be of 2 classes or more")
     return Dataset(name, train_images, train_labels, test_images, test_labels, names, validation_fraction)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnkd_jax.data.batches import Batch, MemorySource, eval_batches, split_indices, take
+from snnkd_jax.data.class_names import check_class_names
 from snnkd_jax.data.inputs import Inputs
 from snnkd_jax.data.labels import check_labels
 from snnkd_jax.data.normalisation import Normalisation, pixel_statistics
@@ -37,6 +38,7 @@ class Dataset:
     validation_fraction: float = 0.1
 
     def __post_init__(self):
+        object.__setattr__(self, "class_names", check_class_names("class_names", self.class_names))
         for part, images in (("train", self.train_images), ("test", self.test_images)):
             labels = check_labels(
                 f"{part} labels of {self.name}", getattr(self, f"{part}_labels"), len(images), len(self.class_names)

@@ -5,7 +5,9 @@ not shorten it: at this size an image is mostly Python overhead.
 """
 
 import contextlib
+import importlib
 import io
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,13 +33,30 @@ def read_prepared(name: str, directory: Path) -> Dataset:
         return Dataset(name, *train, *test, tuple(builder.info.features["label"].names))
 
 
+def check_package(module: str) -> None:
+    """Raises `InputError` if a module that reads data sets cannot be imported; none is built for Windows."""
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        package = module.split(".")[0]
+        advice = "use Linux, macOS or WSL2" if sys.platform == "win32" else f"pip install {package.replace('_', '-')}"
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"data sets on disk are read with the package {package}, which cannot be imported ({reason}): {advice}, "
+            "or use --dataset digits or snnkd_jax.data.from_arrays, which need none"
+        ) from error
+
+
 @contextlib.contextmanager
-def append_remedy(directory: Path, remedy: str) -> Iterator[None]:
-    """Context for reading a directory: turns every error into an `InputError` that ends with the remedy."""
+def append_remedy(directory: Path, remedy: str, to_all: bool = True) -> Iterator[None]:
+    """Context for reading a directory: turns every error into an `InputError` that names it and ends with the remedy.
+
+    Without `to_all`, an `InputError` has its own advice already.
+    """
     try:
         yield
     except InputError as error:
-        raise InputError(f"{directory}: {error}: {remedy}") from error
+        raise InputError(f"{directory}: {error}: {remedy}" if to_all else f"{directory}: {error}") from error
     except Exception as error:  # a damaged file raises nearly anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{directory} cannot be read ({reason}): {remedy}") from error
@@ -57,12 +76,14 @@ def open_builder(directory: Path) -> Any:
     return builder
 
 
-def open_split(builder: Any, split: str) -> Any:
+def open_split(builder: Any, split: str, image: str = "image") -> Any:
     """The examples of a split by index, with encoded images."""
     import tensorflow_datasets as tfds
 
+    skipped = isinstance(builder.info.features[image], tfds.features.Image)
+    decoders = {image: tfds.decode.SkipDecoding()} if skipped else None
     # TFDS would decode with OpenCV where that is installed, and JPEGs would then differ between machines.
-    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    return builder.as_data_source(split, decoders=decoders)
 
 
 def _read_split(builder: Any, split: str, official_size: int) -> tuple[np.ndarray, np.ndarray]:

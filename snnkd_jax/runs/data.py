@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from snnkd_jax.data import Augmentation, Dataset
 
 
+_READING = ("image_feature", "label_feature", "train_split", "test_split")
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Data set, validation split and augmentation."""
@@ -18,6 +21,14 @@ class DataConfig:
     or any image classification set that TFDS has prepared as array_record, read from disk, such as imagenet2012."""
     data_dir: str | None = None
     """Folder of the data sets in the layout of TFDS; None: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+    image_feature: str | None = None
+    """Feature of a set read from disk that is the image; None: image, or the only one."""
+    label_feature: str | None = None
+    """Feature of a set read from disk that is the class; None: label, or the only one."""
+    train_split: str | None = None
+    """Split of a set read from disk to train on, or a part of one such as 'train[:80%]'; None: train."""
+    test_split: str | None = None
+    """Split of a set read from disk to test on; None: test, or validation or val if that has no labels."""
     image_size: int = 224
     """Side in pixels to which images read from disk are resized."""
     workers: int = 16
@@ -57,13 +68,19 @@ class DataConfig:
         if not self.in_memory:
             names = ", ".join(NAMES)
             raise InputError(f"dataset {self.dataset!r} is read from disk, for training only; this works with {names}")
+        for name in _READING:
+            if (value := getattr(self, name)) is not None:
+                raise InputError(f"{name}={value!r} is for sets that are read from disk; {self.dataset} needs none")
         return dataclasses.replace(load(self.dataset, self.data_dir), validation_fraction=self.validation_fraction)
 
     def open(self) -> Any:
         """The data set, in memory or on disk; raises `InputError` if it is missing or damaged."""
         if self.in_memory:
             return self.load()
+        from snnkd_jax.data.prepared import check_package
+
+        check_package("grain")
         from snnkd_jax.data.on_disk import open_dataset
 
-        names = ("image_size", "workers", "flip", "validation_fraction")
+        names = (*_READING, "image_size", "workers", "flip", "validation_fraction")
         return open_dataset(self.dataset, self.data_dir, **{name: getattr(self, name) for name in names})
