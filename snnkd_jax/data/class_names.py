@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from snnkd_jax.errors import InputError
+from snnkd_jax.files import similar
 
 _UTF16 = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
 
@@ -30,9 +31,9 @@ def read_class_names(argument: str, path: Path) -> tuple[str, ...]:
     try:
         lines = text_lines(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{argument} {path} cannot be read ({error}); give a text file with a name per line"
-        ) from error
+        reason = str(error) if path.exists() else f"{error}{similar(path)}"
+        advice = "give a text file with a name per line, in UTF-8"
+        raise InputError(f"{argument} {path} cannot be read ({reason}); {advice}") from error
     return check_class_names(f"{argument} {path}", lines)
 
 

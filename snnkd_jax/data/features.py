@@ -125,7 +125,7 @@ def _choose(
         if isinstance(usual, str) and usual in features and any(fits(features[usual]) for fits in kinds):
             return usual
     for fits in kinds:
-        found = [key for key, feature in features.items() if fits(feature)]
+        found = [key for key in sorted(features) if fits(features[key])]
         if len(found) == 1:
             return found[0]
         if found:
@@ -137,7 +137,7 @@ def _listed(info: Any) -> str:
     kinds = {
         key: f"{type(f).__name__} {f.np_dtype} {f.shape}" for key, f in info.features.items() if hasattr(f, "shape")
     }
-    return ", ".join(f"{key} ({kinds.get(key, type(info.features[key]).__name__)})" for key in info.features)
+    return ", ".join(f"{key} ({kinds.get(key, type(info.features[key]).__name__)})" for key in sorted(info.features))
 
 
 def _is_image(feature: Any) -> bool:
