@@ -6,7 +6,7 @@ or one integer, boolean or text per row, whose values in the training split are 
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ class Columns:
     channels: int
     label: str
     class_names: tuple[str, ...]
-    labels: Mapping[Hashable, int]
+    labels: Mapping[Any, int]
 
     def label_of(self, example: Mapping[str, Any]) -> int:
         """The label of an example; raises `InputError` if its class is none of the training split's."""
@@ -36,7 +36,7 @@ class Columns:
         return self.labels[value]
 
 
-def as_value(stored: Any) -> Hashable:
+def as_value(stored: Any) -> Any:
     """An integer or a text, as TFDS reads it."""
     return stored.decode() if isinstance(stored, bytes) else int(stored)
 
@@ -143,13 +143,14 @@ def _listed(info: Any) -> str:
 def _is_image(feature: Any) -> bool:
     import tensorflow_datasets as tfds
 
-    if not isinstance(feature, tfds.features.Image | tfds.features.Tensor):
+    shape: Any = feature.shape
+    if isinstance(feature, tfds.features.Image):
+        shaped = shape[-1] in (None, 1, 2, 3, 4) and not isinstance(feature, tfds.features.LabeledImage)
+    elif isinstance(feature, tfds.features.Tensor):
+        shaped = len(shape) == 2 or (len(shape) == 3 and shape[-1] in (1, 2, 3, 4))
+    else:
         return False
-    if isinstance(feature, tfds.features.LabeledImage) or feature.np_dtype != np.uint8:
-        return False
-    return (len(feature.shape) == 3 and feature.shape[-1] in (None, 1, 2, 3, 4)) or (
-        len(feature.shape) == 2 and isinstance(feature, tfds.features.Tensor)
-    )
+    return shaped and _dtype(feature) == np.uint8
 
 
 def _is_class(feature: Any) -> bool:
@@ -163,4 +164,8 @@ def _is_scalar(feature: Any) -> bool:
 
     if not isinstance(feature, tfds.features.Tensor) or feature.shape != ():
         return False
-    return isinstance(feature, tfds.features.Text) or np.dtype(feature.np_dtype).kind in "iub"
+    return isinstance(feature, tfds.features.Text) or _dtype(feature).kind in "iub"
+
+
+def _dtype(feature: Any) -> np.dtype:
+    return np.dtype(feature.np_dtype)

@@ -109,7 +109,7 @@ def _checked_pass(data: Data, split: str, batches: EvalBatches) -> EvalBatches:
         for n, batch in enumerate(batches()):
             where = f"{split} batch {n}"
             batch = _check_batch(data, where, batch)
-            if np.shape(batch.get("mask")) != batch["labels"].shape:
+            if np.asarray(batch.get("mask")).shape != batch["labels"].shape:
                 raise InputError(f"{data.name}, {where}: give mask, 1 per image and 0 per row of padding")
             yield batch
         if n < 0:

@@ -126,9 +126,10 @@ def open_dataset(
         found = columns(info, image, label, source)
         test = _test_split(builder, found, test_split)
         check_disjoint(info, train, test)
-        parts = (Examples(open_split(builder, s, image), directory, s, found) for s in (train, test))
+        training = Examples(source, directory, train, found)
+        testing = Examples(open_split(builder, test, image), directory, test, found)
         identity = (directory / "dataset_info.json").read_bytes()
-        return DiskDataset(name, identity, found.class_names, *parts, **options)
+        return DiskDataset(name, identity, found.class_names, training, testing, **options)
 
 
 def _test_split(builder: Any, found: Columns, asked: str | None) -> str:
@@ -154,14 +155,15 @@ def _latest(name: str, data_dir: Path) -> Path:
         raise InputError(f"data_dir {data_dir} cannot be read ({error}); name another") from error
     if found:
         return max(found, key=lambda path: [int(number) for number in path.name.split(".")])
-    if not data_dir.is_dir():
-        raise InputError(f"dataset {name!r}: data_dir {data_dir} is not there{similar(data_dir)}; name another")
     if configurations := [other for other in prepared if other.startswith(f"{name}/")]:
         raise InputError(f"dataset {name!r} has configurations in {data_dir}: name one of {', '.join(configurations)}")
     try:
         check_choice("dataset", name, dict.fromkeys([*NAMES, *prepared]))
     except InputError as error:
-        raise InputError(f"{error}, or have TFDS prepare it in {data_dir} as array_record") from None
+        where = f", or have TFDS prepare it in {data_dir} as array_record"
+        if not data_dir.is_dir():
+            where = f"; data_dir {data_dir} is not there{similar(data_dir)}"
+        raise InputError(f"{error}{where}") from None
     raise InputError(f"dataset {name!r} is not in {data_dir}; it is prepared when it is loaded into memory")
 
 

@@ -10,7 +10,7 @@ from synthetic_sets import CHECKSUM_WARNING, assert_input_error, cifar_members, 
 
 from snnkd_jax.data import Dataset, from_arrays, load
 
-IMAGES, LABELS = np.zeros((6, 2, 2, 1), np.uint8), np.arange(6) % 3
+IMAGES, LABELS = np.zeros((6, 2, 2, 1), np.uint8), np.arange(6, dtype=np.int32) % 3
 
 
 def named(class_names: Any) -> tuple[str, ...]:

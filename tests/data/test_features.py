@@ -29,9 +29,9 @@ def png(array: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def rows(n: int, first: int = 0, **made: Any) -> list[dict[str, Any]]:
+def rows(n: int, start: int = 0, /, **made: Any) -> list[dict[str, Any]]:
     """Examples whose features are functions of the number of the image."""
-    return [{name: make(i) for name, make in made.items()} for i in range(first, first + n)]
+    return [{name: make(i) for name, make in made.items()} for i in range(start, start + n)]
 
 
 def opened(
@@ -120,7 +120,7 @@ def test_any_set_of_one_image_and_one_class_is_read(kind: str, tmp_path: Path) -
 @pytest.mark.parametrize(("dtype", "offset"), [(np.int64, 1), (np.uint8, 250), (np.int32, 0)])
 def test_numbers_without_names_are_classes_in_their_order(tmp_path: Path, dtype: Any, offset: int) -> None:
     """As labels from 1 to K: they are values here, not indices."""
-    made = {"image": lambda i: png(pixels(i)), "label": lambda i: i % 3 + offset}
+    made: dict[str, Any] = {"image": lambda i: png(pixels(i)), "label": lambda i: i % 3 + offset}
     features = {"image": RGB, "label": F.Scalar(dtype)}
     data = opened(tmp_path, {"train": rows(6, **made), "dev": rows(3, 6, **made)}, features)
     assert data.class_names == tuple(str(k + offset) for k in range(3))
@@ -128,14 +128,14 @@ def test_numbers_without_names_are_classes_in_their_order(tmp_path: Path, dtype:
 
 
 def test_a_class_that_training_has_not_seen_is_refused(tmp_path: Path) -> None:
-    made = {"image": lambda i: png(pixels(i)), "label": lambda i: 7 if i == 8 else i % 3}
+    made: dict[str, Any] = {"image": lambda i: png(pixels(i)), "label": lambda i: 7 if i == 8 else i % 3}
     data = opened(
         tmp_path, {"train": rows(6, **made), "test": rows(3, 6, **made)}, {"image": RGB, "label": F.Scalar(np.int64)}
     )
     assert_input_error(lambda: read(data), str(tmp_path), "split test", "has label 7", "none of the 3 classes")
 
 
-MADE = {"image": lambda i: png(pixels(i)), "label": lambda i: i % 3}
+MADE: dict[str, Any] = {"image": lambda i: png(pixels(i)), "label": lambda i: i % 3}
 PLAIN = {"image": RGB, "label": CLASS}
 
 
@@ -163,7 +163,7 @@ def test_splits_are_options(tmp_path: Path) -> None:
         assert_input_error(lambda options=options: split(**options), str(tmp_path / "photos" / "1.0.0"), *told)
 
 
-ONE = {"image": lambda i: png(pixels(i))}
+ONE: dict[str, Any] = {"image": lambda i: png(pixels(i))}
 NO_SET: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str], list[str]]] = {
     "two images": (
         {"left": RGB, "right": RGB, "label": CLASS},

@@ -20,19 +20,19 @@ from snnkd_jax.inference.trained import Trained
 N, SHAPE, NAMES = 8, (4, 4, 1), ("a", "b", "c")
 GREY = Normalisation((0.5,), (0.5,))
 IMAGES = np.zeros((N, *SHAPE), np.uint8)
-GOOD = np.arange(N) % 3
+GOOD = np.arange(N, dtype=np.int32) % 3
 LOGITS = np.random.default_rng(0).normal(size=(N, 2, 3))
 
 WRONG = {
     "from 1": (GOOD + 1, 3, 2, "subtract 1"),
     "unlabelled": (np.where(np.arange(N) == 5, -1, GOOD), -1, 5, "leave out"),
     "ignored": (np.where(np.arange(N) == 6, 255, GOOD).astype(np.uint8), 255, 6, "labels are from 0"),
-    "wrapped": (np.where(np.arange(N) == 7, 2**32, GOOD), 2**32, 7, "labels are from 0"),
+    "wrapped": (np.where(np.arange(N) == 7, np.int64(2**32), GOOD), 2**32, 7, "labels are from 0"),
     "unsigned": (np.where(np.arange(N) == 1, -1, GOOD).astype(np.uint64), 2**64 - 1, 1, "labels are from 0"),
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Stream:
     """A data set as a user would write one: batches from wherever, as they are."""
 
