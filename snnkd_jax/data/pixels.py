@@ -68,6 +68,9 @@ def unit_range(name: str, images: NDArray | Array) -> NDArray | Array:
     Raises `InputError` for others, and for those that are not finite.
     """
     values = np.asarray(images)
+    rounding = ULPS * max(float(jnp.finfo(values.dtype).eps), float(np.finfo(np.float32).eps))
+    if values.dtype.itemsize < 4:  # exact; NumPy warns of comparisons with a bfloat16 that is NaN
+        values = values.astype(np.float32)
     if not values.size or (values.min() >= 0 and values.max() <= 1):
         return images
     finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
@@ -75,7 +78,6 @@ def unit_range(name: str, images: NDArray | Array) -> NDArray | Array:
         bad = np.flatnonzero(~finite)
         raise InputError(f"{name} have NaN or infinite pixels in {len(bad)} of {len(values)} images, first in {bad[0]}")
     low, high = float(values.min()), float(values.max())
-    rounding = ULPS * max(float(jnp.finfo(values.dtype).eps), float(np.finfo(np.float32).eps))
     if low < -rounding or high > 1 + rounding:
         row = int(np.argmax(((values < -rounding) | (values > 1 + rounding)).reshape(len(values), -1).any(axis=1)))
         raise InputError(
