@@ -1,9 +1,9 @@
 """Decoding of image files, for data sets and for single files alike: pixels keep what they say, or are refused.
 
-    kept       grey, also of one bit, as R = G = B, and R = G = B as grey; palettes; the first picture of an MPO file,
-               which is the photograph; turned as the EXIF orientation says; without alpha if that is 255 everywhere
-    refused    transparent pixels without a channel for them, colours for a greyscale network, more than eight bits per
-               channel, CMYK and other modes without an exact RGB, several frames, damaged files
+- Kept: grey, also of one bit, as three equal channels, and three equal channels as grey; palettes; the first picture of
+  an MPO file, which is the photograph; turned as the EXIF orientation says; without alpha if that is 255 everywhere.
+- Refused: transparent pixels without a channel for them, colours for a greyscale network, more than eight bits per
+  channel, CMYK and other modes without an exact RGB, several frames, damaged files.
 
 Colour profiles are not applied, as in training codes in general.
 """
