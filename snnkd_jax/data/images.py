@@ -18,7 +18,7 @@ from snnkd_jax.errors import InputError
 
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # by number of channels
 _EXACT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # modes that these hold without loss
-_ORIENTATION = 0x0112  # the EXIF tag; 1: as stored
+_ORIENTATION = 0x0112  # the EXIF tag; 1: as stored, 2 to 8: turned or mirrored
 
 
 def decode(name: str, file: str | Path | IO[bytes], channels: int) -> tuple[Image.Image, list[str]]:
@@ -31,7 +31,7 @@ def decode(name: str, file: str | Path | IO[bytes], channels: int) -> tuple[Imag
     image, changes, wanted = _read(name, file), [], _MODES[channels]
     if image.mode not in _EXACT:
         raise InputError(f"{name} has pixels of mode {image.mode!r}; save it with eight bits, in greyscale or RGB")
-    if (orientation := _orientation(image)) != 1:
+    if (orientation := _orientation(image)) in range(2, 9):
         image = ImageOps.exif_transpose(image)
         changes.append(f"turned by its EXIF orientation, {orientation}")
     if image.mode == wanted and not image.has_transparency_data:

@@ -134,17 +134,15 @@ def open_dataset(
 
 def _test_split(builder: Any, found: Columns, asked: str | None) -> str:
     """The split `asked` for, or the first of `TEST_SPLITS` whose first example has a class."""
-    splits = [split for split in TEST_SPLITS if split in builder.info.splits] if asked is None else [asked]
-    labelled = []
-    for split in splits:
-        split = choose_split("test_split", builder.info, split, ())
+    splits, unlabelled = builder.info.splits, []
+    there = [split for split in TEST_SPLITS if split in splits and splits[split].num_examples]
+    for split in [asked] if asked is not None or not there else there:
+        split = choose_split("test_split", builder.info, split, TEST_SPLITS)
         value = as_value(open_split(builder, split, found.image)[0][found.label])
         if value in found.labels:
             return split
-        labelled.append(f"{split} has {found.label} {value!r}")
-    if labelled:
-        raise InputError(f"has no labels to test on ({'; '.join(labelled)}); name another split with test_split")
-    return choose_split("test_split", builder.info, None, TEST_SPLITS)
+        unlabelled.append(f"{split} has {found.label} {value!r}")
+    raise InputError(f"has no labels to test on ({'; '.join(unlabelled)}); name another split with test_split")
 
 
 def _latest(name: str, data_dir: Path) -> Path:

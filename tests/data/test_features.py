@@ -1,6 +1,7 @@
 """Prepared sets as others name them: features, splits, kinds of images and labels; or what was found instead."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,16 @@ def test_test_splits_without_labels_are_told(tmp_path: Path) -> None:
     assert_input_error(
         lambda: opened(tmp_path, splits, PLAIN), "no labels", "test has label -1", "val has", "test_split"
     )
+
+
+def test_an_empty_test_split_is_passed_over(tmp_path: Path) -> None:
+    directory = write(
+        tmp_path, {"train": rows(6, **MADE), "test": rows(1, **MADE), "eval": rows(3, 6, **MADE)}, **PLAIN
+    )
+    info = json.loads((directory / "dataset_info.json").read_text())
+    next(split for split in info["splits"] if split["name"] == "test")["shardLengths"] = ["0"]
+    (directory / "dataset_info.json").write_text(json.dumps(info))
+    assert open_dataset("photos", str(tmp_path)).test.split == "eval"
 
 
 def test_image_that_loses_information_stops_the_reading_by_name(tmp_path: Path) -> None:

@@ -32,6 +32,9 @@ def encoded(pixels: Any, format: str = "PNG", **options: Any) -> io.BytesIO:
     return io.BytesIO(file.getvalue())
 
 
+EXIF = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # orientation 6 alone
+
+
 def palette(colours: np.ndarray = PALETTE) -> Image.Image:
     image = Image.fromarray(INDEX)
     image.putpalette(colours.tobytes())
@@ -85,6 +88,8 @@ KEPT = {
     "transparent palette for RGBA": (encoded(palette(), transparency=0), 4, with_alpha(PALETTE[INDEX], CLEAR)),
     "turned by 90": (turned(6), 3, np.rot90(COLOUR, -1)),
     "turned by 180": (turned(3), 3, np.rot90(COLOUR, 2)),
+    "turned TIFF": (encoded(COLOUR, "TIFF", tiffinfo={0x0112: 6}), 3, np.rot90(COLOUR, -1)),
+    "turned WebP": (encoded(COLOUR, "WEBP", lossless=True, exif=EXIF), 3, np.rot90(COLOUR, -1)),
     "mirrored": (turned(2), 3, COLOUR[:, ::-1]),
     "not turned": (turned(1), 3, COLOUR),
     "no such orientation": (turned(9), 3, COLOUR),
@@ -159,6 +164,10 @@ def test_predict_says_what_it_has_changed(tmp_path: Path, capsys: pytest.Capture
         path.write_bytes(file.getvalue())
         assert read(path, (6, 5, 3), resize=False).shape == (6, 5, 3)
         assert capsys.readouterr().err == (f"{path}: {told}\n" if told else "")
+    path = tmp_path / "odd.png"
+    path.write_bytes(turned(9).getvalue())
+    read(path, (6, 5, 3), resize=False)
+    assert capsys.readouterr().err == ""
     path = tmp_path / "turned.png"
     path.write_bytes(turned(6).getvalue())
     assert read(path, (5, 6, 3), resize=False).shape == (5, 6, 3)
