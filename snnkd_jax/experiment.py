@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from snnkd_jax.data.inputs import Data, Inputs
+from snnkd_jax.data.inputs import Data, Inputs, open_inputs
 from snnkd_jax.digest import checksum
 from snnkd_jax.distill.teacher import Teacher
 from snnkd_jax.errors import InputError
@@ -54,7 +54,7 @@ def run(config: Config, teacher: Trained | Teacher | None = None) -> dict[str, A
     with StopRequest() as stop, report_disk_full(directory):
         data = host0_first(config.data.open)
         check_equal_on_all_hosts("their copies of the data set", data.identity)
-        inputs = data.inputs(config.optimisation.batch_size, config.run.seed)
+        inputs = open_inputs(data, config.optimisation.batch_size, config.run.seed)
         _ = data.normalisation  # measured here, so that an error in the data is not reported as one of a network
         return _Run(config, directory, mesh, data, inputs, stop, RunTeacher(config, data, mesh, teacher)).run()
 
@@ -161,9 +161,12 @@ class _Run:
             self.trainer("teacher", untrained)
         trainer = self.trainer("student", student, teacher)
         if given is not None and config.teacher.is_foreign and not is_finished(self.directory):
-            found = evaluate(self.evaluation(given), given.variables, self.inputs.validation(), self.mesh)
-            print_on_host0(f"teacher {teacher_label(config.teacher.teacher)}: val accuracy {found['accuracy']:.4f}")
-            self.run_teacher.check_accuracy(found["accuracy"])
+            split, batches = "training", self.inputs.training_sample()
+            if self.inputs.validation is not None:
+                split, batches = "validation", self.inputs.validation()
+            accuracy = evaluate(self.evaluation(given), given.variables, batches, self.mesh)["accuracy"]
+            print_on_host0(f"teacher {teacher_label(config.teacher.teacher)}: {split} accuracy {accuracy:.4f}")
+            self.run_teacher.check_accuracy(accuracy, split)
         if teacher is not None and config.student.initial_weights == "teacher":
             try:
                 jax.eval_shape(lambda key: trainer.init(teacher.init(key, self.data.image_shape)), jax.random.key(0))

@@ -4,6 +4,7 @@ A path is a `pathlib.Path`, or for a remote address such as `gs://bucket/runs/mn
 the same methods. Nothing else in the package needs to know which of the two it has, but for `is_remote`.
 """
 
+import difflib
 import hashlib
 import json
 import os
@@ -88,6 +89,19 @@ def move(source: Path, target: Path) -> None:
     else:
         target.parent.mkdir(parents=True, exist_ok=True)
         source.rename(target)
+
+
+def similar(path: Path) -> str:
+    """ " (did you mean X?)" for a path that is not there, with the most similar one that is; else an empty string."""
+    path = path.absolute()
+    there = next(parent for parent in path.parents if parent.is_dir())
+    first, *rest = path.relative_to(there).parts
+    try:
+        close = difflib.get_close_matches(first, [entry.name for entry in there.iterdir()], n=1)
+    except OSError:
+        return ""
+    found = there.joinpath(*close, *rest)
+    return f" (did you mean {found}?)" if close and found.exists() else ""
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from snnkd_jax.analysis.observation import observe, save_observation
 from snnkd_jax.data.augment import Augment, Augmentation, InUnitRange
-from snnkd_jax.data.inputs import Data, Inputs
+from snnkd_jax.data.inputs import Data, Inputs, open_inputs
 from snnkd_jax.digest import fingerprint, jaxpr_digest, sha256, title
 from snnkd_jax.distill.objective import Objective
 from snnkd_jax.distill.presets import PRESETS
@@ -147,7 +147,7 @@ def fit(
     scheduled = extend - extended if extend else epochs
     teacher = teacher.as_teacher() if isinstance(teacher, Trained) else teacher
     objective = objective or PRESETS["none" if teacher is None else "temporal"]
-    inputs = data.inputs(batch_size, seed)
+    inputs = open_inputs(data, batch_size, seed)
     steps_per_epoch = inputs.training.steps_per_epoch
     trainer = make_trainer(
         network,

@@ -3,6 +3,7 @@
 And what several tests do with them: compare examples, expect an error, run a program in a process of its own.
 """
 
+import contextlib
 import gzip
 import io
 import os
@@ -154,3 +155,36 @@ def run_python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", SETUP.format(train=TRAIN, test=TEST) + textwrap.dedent(code)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
+
+
+def write(data_dir: Path, splits: dict[str, list[dict[str, Any]]], version: str = "1.0.0", **features: Any) -> Path:
+    """Writes the data set `photos`, by default of dark and bright photographs, and returns its directory."""
+    import tensorflow_datasets as tfds
+
+    keys = features.pop("supervised_keys", None)
+    features = features or {
+        "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+        "label": tfds.features.ClassLabel(names=["dark", "bright"]),
+        "file_name": tfds.features.Text(),
+    }
+
+    class Photos(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore
+        name, VERSION = "photos", tfds.core.Version(version)
+
+        def _info(self):
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features), supervised_keys=keys
+            )
+
+        def _split_generators(self, dl_manager):
+            del dl_manager
+            return {split: self._generate_examples(examples) for split, examples in splits.items()}
+
+        def _generate_examples(self, examples):
+            yield from enumerate(examples)
+
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder: Any = Photos(data_dir=data_dir, file_format="array_record")  # pyright: ignore[reportCallIssue]
+        builder.download_and_prepare()
+    return data_dir / "photos" / version

@@ -38,7 +38,7 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 from PIL import Image
 
-from snnkd_jax.data.pixels import check_values
+from snnkd_jax.data.pixels import unit_range
 from snnkd_jax.errors import InputError, check_choice
 
 IMAGE_LEVELS: dict[str, tuple[float, ...]] = {
@@ -80,7 +80,7 @@ def corrupt(kind: str, level: int, key: Array, images: ArrayLike, index: ArrayLi
     if level == 0:
         return images
     if not isinstance(images, Tracer):
-        check_values("images", np.asarray(images))
+        images = jnp.asarray(unit_range("images", images))
     strength = IMAGE_LEVELS[kind][level - 1]
     if kind == "jpeg":
         return jnp.asarray(jpeg(np.asarray(images), int(strength)))

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from snnkd_jax.analysis.corruptions import IMAGE_LEVELS, MAX_LEVEL, check_level, check_per_image, corrupt, noise_key
 from snnkd_jax.analysis.disturbance import LAYER_LEVELS, NEURON_KINDS, SCALED_NEURONS, apply_disturbed
 from snnkd_jax.data.batches import eval_batches
+from snnkd_jax.data.labels import check_labels
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.models.recorder import spiking_layers
@@ -80,8 +81,8 @@ def evaluate_noise(
     if images.shape[1:] != trained.image_shape or images.dtype != np.uint8 or not len(images):
         expected = f"uint8 [N, {', '.join(map(str, trained.image_shape))}]"
         raise InputError(f"images are {images.dtype} {images.shape}; this network takes {expected}")
-    labels, index = np.asarray(labels), np.asarray(range(len(images)) if index is None else index, np.int32)
-    check_per_image("labels", labels, len(images))
+    labels = check_labels("labels", labels, len(images), len(trained.class_names))
+    index = np.asarray(range(len(images)) if index is None else index, np.int32)
     check_per_image("index", index, len(images))
     mesh = data_mesh() if mesh is None else mesh
     check_batch_size(batch_size, mesh)

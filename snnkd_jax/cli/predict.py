@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 
 from snnkd_jax.cli.arguments import one_or_more
 from snnkd_jax.errors import InputError
+from snnkd_jax.files import similar
 from snnkd_jax.runs.roles import Role
-
-# Modes with eight bits per channel, or a palette of such colours; converting any other would clip values.
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
 def predict(
@@ -54,22 +52,14 @@ def read(path: Path, image_shape: tuple[int, int, int], resize: bool) -> NDArray
     """The pixels `[H, W, C]` of an image file in the network's format; prints changes, raises `InputError` if unfit."""
     from PIL import Image
 
+    from snnkd_jax.data.images import decode
+
+    if not path.exists():
+        raise InputError(f"{path} cannot be read as an image: there is no such file{similar(path)}")
     height, width, channels = image_shape
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-    except Exception as error:  # Pillow's decoders raise errors of many types
-        raise InputError(f"{path} cannot be read as an image ({type(error).__name__}: {error})") from error
-    if image.mode not in MODES:
-        raise InputError(f"{path} has pixels of mode {image.mode!r}; save it with eight bits, in greyscale or RGB")
-    changes, mode = [], "L" if channels == 1 else "RGB"
-    if image.has_transparency_data:
-        changes.append("without its transparency")
-    if image.mode != mode:
-        changes.append(f"{image.mode} converted to {'greyscale' if channels == 1 else 'RGB'}")
-        image = image.convert("RGB").convert(mode)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        image, changes = decode(str(path), path, channels)
     if image.size != (width, height):
         if not resize:
             found = f"{image.width} x {image.height} pixels, the network takes {width} x {height}"

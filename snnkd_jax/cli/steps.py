@@ -31,6 +31,8 @@ def steps(runs: Runs, dataset: str, num_steps: int = 8, record: Record = None, n
     if "student" not in roles:
         raise InputError(f"runs {', '.join(map(str, runs))} have no student")
     images = config.data.load()
+    if not config.data.validation_fraction:
+        raise InputError("runs have validation_fraction=0; thresholds are chosen on a validation split: train with one")
     entries = []
     for role in roles:
         entry = {

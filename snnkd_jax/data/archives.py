@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from snnkd_jax.data.class_names import text_lines
 from snnkd_jax.data.official import OFFICIAL
 from snnkd_jax.errors import InputError
 
@@ -85,7 +86,7 @@ def _read_cifar(name: str, path: Path, sizes: Mapping[str, int]) -> tuple[Splits
 
     class_names = {}
     for feature, (file, num_classes) in labels.items():
-        class_names[feature] = [line for line in member(file).decode(errors="replace").splitlines() if line]
+        class_names[feature] = text_lines(member(file))
         _check(path, f"classes that {file} names:", len(class_names[feature]), num_classes)
     splits = {}
     for split, files in members.items():

@@ -1,12 +1,15 @@
 """Data sets from a user's arrays of images and labels, which are checked."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snnkd_jax.data.class_names import read_class_names
 from snnkd_jax.data.dataset import Dataset
+from snnkd_jax.data.labels import check_labels
 from snnkd_jax.data.pixels import check_pixels
 from snnkd_jax.errors import InputError
 
@@ -14,7 +17,7 @@ from snnkd_jax.errors import InputError
 def from_arrays(
     train: tuple[Any, Any],
     test: tuple[Any, Any],
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | str | Path | None = None,
     validation_fraction: float = 0.1,
     name: str = "arrays",
 ) -> Dataset:
@@ -24,8 +27,9 @@ def from_arrays(
         train: `(images, labels)`. Images are bytes (uint8), or floats in [0, 1]; `[N, H, W, C]`, `[N, H, W]` for one
             channel, or `[N, T, H, W, C]`, one frame per time step. Labels are integers `[N]` from 0 on.
         test: the same, with images of the same shape and kind.
-        class_names: one per class, in the order of the labels; None is "0", "1", ... up to the largest label.
-        validation_fraction: share of the training set that is held out for validation, in (0, 1).
+        class_names: one per class, in the order of the labels, or a text file with one per line; None is "0", "1", ...,
+            if every class up to the largest label has a training image.
+        validation_fraction: share of the training set that is held out for validation, in [0, 1); 0: none.
         name: name of the data set in tables and reports.
 
     Raises:
@@ -36,17 +40,28 @@ def from_arrays(
     if test_images.shape[1:] != train_images.shape[1:] or test_images.dtype != train_images.dtype:
         test_are, train_are = (f"{x.dtype} {x.shape}" for x in (test_images, train_images))
         raise InputError(f"test images are {test_are}, train images {train_are}; only their number may differ")
-    largest = int(max(train_labels.max(), test_labels.max()))
-    names = tuple(map(str, range(largest + 1) if class_names is None else class_names))
+    if class_names is None:
+        names = _numbers(train_labels, test_labels)
+    elif isinstance(class_names, str | Path):
+        names = read_class_names("class_names", Path(class_names))
+    else:
+        names = tuple(class_names)
     if len(names) < 2:
         raise InputError(f"{len(names)} class(es): labels must be of 2 classes or more")
-    for part, labels in (("train", train_labels), ("test", test_labels)):
-        _check_labels(part, labels, labels >= len(names), f"is of none of the {len(names)} class_names")
-    if class_names is None and not (train_labels == 0).any():
-        least = train_labels.min()
-        hint = f"subtract {least}, or give class_names if class 0 has no example"
-        raise InputError(f"train labels are from {least} to {largest}, and none is 0; {hint}")
     return Dataset(name, train_images, train_labels, test_images, test_labels, names, validation_fraction)
+
+
+def _numbers(train_labels: NDArray, test_labels: NDArray) -> tuple[str, ...]:
+    """The names of classes that have none; raises `InputError` unless each of them has a training image."""
+    classes, largest = np.unique(train_labels), int(max(train_labels.max(), test_labels.max()))
+    if len(classes) <= largest:
+        absent = next((i for i, label in enumerate(classes) if i != label), len(classes))
+        least = f"subtract {classes[0]}, or " if classes[0] else ""
+        raise InputError(
+            f"train labels are from {classes[0]} to {classes[-1]}, test labels up to {test_labels.max()}, and no train "
+            f"label is {absent}; {least}give class_names if class {absent} has no training image"
+        )
+    return tuple(map(str, range(largest + 1)))
 
 
 def _images_and_labels(part: str, pair: tuple[Any, Any]) -> tuple[NDArray, NDArray[np.int32]]:
@@ -61,19 +76,4 @@ def _images_and_labels(part: str, pair: tuple[Any, Any]) -> tuple[NDArray, NDArr
     if images.ndim not in (4, 5) or 0 in images.shape:
         expected = "[N, H, W, C], [N, H, W], or one frame per time step, [N, T, H, W, C], N >= 1"
         raise InputError(f"{part} images have shape {images.shape}; give {expected}")
-    try:
-        labels = np.asarray(labels)
-    except ValueError as error:
-        raise InputError(f"{part} labels are not an array ({error})") from error
-    if labels.shape != images.shape[:1]:
-        raise InputError(f"{part} labels have shape {labels.shape}; {len(images)} images need ({len(images)},)")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(f"{part} labels have dtype {labels.dtype}; give integers from 0 on")
-    _check_labels(part, labels, labels < 0, "is negative")
-    return np.asarray(images), labels.astype(np.int32)
-
-
-def _check_labels(part: str, labels: NDArray, wrong: NDArray, what: str) -> None:
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise InputError(f"{part} label {labels[row]} in row {row} {what}; labels count the classes from 0 on")
+    return np.asarray(images), check_labels(f"{part} labels", labels, len(images))

@@ -81,10 +81,14 @@ def eval_batches(examples: Batch, batch_size: int) -> Iterator[Batch]:
 
 
 def split_indices(n: int, fraction: float, seed: int) -> tuple[NDArray, NDArray]:
-    """A random split of n examples: ascending indices `(training, validation)`; raises `InputError` if one is empty."""
-    held_out = round(n * fraction) if 0 < fraction < 1 else 0
-    if not 0 < held_out < n:
-        raise InputError(f"validation_fraction={fraction!r} leaves {held_out} of {n} examples; use a value like 0.1")
+    """A random split of n examples: ascending indices `(training, validation)`, none of the latter for `fraction` 0.
+
+    Raises `InputError` for a fraction outside [0, 1), or one that leaves a part empty.
+    """
+    held_out = round(n * fraction) if 0 <= fraction < 1 else 0
+    if not 0 < held_out < n and fraction != 0:
+        advice = "use a value like 0.1, or 0 to train on all of them"
+        raise InputError(f"validation_fraction={fraction!r} holds out {held_out} of {n} examples; {advice}")
     order = np.random.default_rng([seed, 0]).permutation(n)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 

@@ -38,16 +38,16 @@ def random_box(rng: np.random.Generator, width: int, height: int) -> tuple[int, 
 
 
 def random_crop(image: Image.Image, size: int, rng: np.random.Generator, flip: bool) -> NDArray[np.uint8]:
-    """A `random_box` resized to `[size, size, 3]`, with `flip` mirrored with probability 1/2."""
+    """A `random_box` resized to `[size, size, C]`, with `flip` mirrored with probability 1/2."""
     crop = image.crop(random_box(rng, *image.size))
-    pixels = np.asarray(crop.resize((size, size), Image.Resampling.BILINEAR))
+    pixels = np.asarray(crop.resize((size, size), Image.Resampling.BILINEAR)).reshape(size, size, -1)
     return pixels[:, ::-1] if flip and rng.random() < 0.5 else pixels
 
 
 def centre_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """The central `[size, size, 3]` of the image, whose shorter side is resized to `round(size / CENTRE)` pixels."""
+    """The central `[size, size, C]` of the image, whose shorter side is resized to `round(size / CENTRE)` pixels."""
     shorter, (width, height) = round(size / CENTRE), image.size
     width, height = (shorter, shorter * height // width) if width <= height else (shorter * width // height, shorter)
     left, top = round((width - size) / 2), round((height - size) / 2)
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(resized.crop((left, top, left + size, top + size)))
+    return np.asarray(resized.crop((left, top, left + size, top + size))).reshape(size, size, -1)

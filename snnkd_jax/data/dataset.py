@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnkd_jax.data.batches import Batch, MemorySource, eval_batches, split_indices, take
+from snnkd_jax.data.class_names import check_class_names
 from snnkd_jax.data.inputs import Inputs
+from snnkd_jax.data.labels import check_labels
 from snnkd_jax.data.normalisation import Normalisation, pixel_statistics
 from snnkd_jax.digest import sha256
 
@@ -23,7 +25,8 @@ class Dataset:
     """A training and a test set of labelled images, or of sequences of images, one frame per time step.
 
     Images are uint8, or float32 in [0, 1], `[N, H, W, C]` or `[N, T, H, W, C]`; labels are int32 `[N]` with values 0 to
-    `num_classes - 1`. A part of the training set, `validation_fraction`, is held out for validation.
+    `num_classes - 1`; others raise `InputError`. A part of the training set, `validation_fraction`, is held out for
+    validation; 0: none.
     """
 
     name: str
@@ -33,6 +36,14 @@ class Dataset:
     test_labels: NDArray[np.int32]
     class_names: tuple[str, ...]
     validation_fraction: float = 0.1
+
+    def __post_init__(self):
+        object.__setattr__(self, "class_names", check_class_names("class_names", self.class_names))
+        for part, images in (("train", self.train_images), ("test", self.test_images)):
+            labels = check_labels(
+                f"{part} labels of {self.name}", getattr(self, f"{part}_labels"), len(images), len(self.class_names)
+            )
+            object.__setattr__(self, f"{part}_labels", labels)
 
     @property
     def num_classes(self) -> int:
@@ -77,7 +88,7 @@ class Dataset:
         return {"images": self.test_images, "labels": self.test_labels}
 
     def split(self, seed: int) -> tuple[Batch, Batch]:
-        """`(training, validation)`, the same for every run of one seed; raises `InputError` if a part is empty."""
+        """`(training, validation)`, the same for every run of one seed; raises `InputError` as `split_indices` does."""
         train = {"images": self.train_images, "labels": self.train_labels}
         training, validation = split_indices(len(self.train_labels), self.validation_fraction, seed)
         return take(train, training), take(train, validation)
@@ -87,6 +98,6 @@ class Dataset:
         training, validation = self.split(seed)
         return Inputs(
             MemorySource(training, batch_size, seed),
-            functools.partial(eval_batches, validation, batch_size),
+            functools.partial(eval_batches, validation, batch_size) if len(validation["labels"]) else None,
             functools.partial(eval_batches, self.test, batch_size),
         )

@@ -1,13 +1,14 @@
 """Data sets by name."""
 
 import os
+import re
 from pathlib import Path
 
 from snnkd_jax.data.dataset import Dataset
 from snnkd_jax.data.digits import load_digits
 from snnkd_jax.data.official import OFFICIAL
 from snnkd_jax.data.prepare import prepare
-from snnkd_jax.data.prepared import read_prepared
+from snnkd_jax.data.prepared import check_package, read_prepared
 from snnkd_jax.errors import InputError, check_choice
 
 NAMES = ("digits", *OFFICIAL)
@@ -22,6 +23,7 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
     check_choice("dataset", name, NAMES)
     if name == "digits":
         return load_digits()
+    check_package("array_record.python.array_record_module")
     folder = data_directory(data_dir)
     directory = folder / name / str(OFFICIAL[name].stock_builder().VERSION)
     try:
@@ -48,12 +50,22 @@ def shape_of(name: str, image_size: int) -> tuple[tuple[int, int, int], int]:
     return features["image"].shape, features["label"].num_classes
 
 
-def data_directory(data_dir: str | None) -> Path:
+def data_directory(data_dir: str | Path | None) -> Path:
     """The folder of all TFDS data sets, by default `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
 
     Raises `InputError` if it is not on a local file system.
     """
-    value = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    if "://" in value:  # to pathlib, "gs:" would be a local folder
-        raise InputError(f"TFDS_DATA_DIR={value} is not a local folder: copy the data to one")
-    return Path(value).expanduser().absolute()
+    argument = "TFDS_DATA_DIR" if data_dir is None else "data_dir"
+    value = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets" if data_dir is None else os.fspath(data_dir)
+    if not value.strip():
+        raise InputError(f"{argument}={value!r} is empty; name a folder")
+    if remote := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", value):  # to pathlib, "gs:" would be a local folder
+        copy = _COPY.get(remote[1].lower(), "the tool of its store")
+        raise InputError(f"{argument}={value} is not a local folder: copy the data to one with {copy}, and name that")
+    try:
+        return Path(value).expanduser().absolute()
+    except RuntimeError as error:  # of a user without a home
+        raise InputError(f"{argument}={value} cannot be expanded ({error}); write the whole path") from error
+
+
+_COPY = {"gs": "gcloud storage cp -r", "s3": "aws s3 cp --recursive"}

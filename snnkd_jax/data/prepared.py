@@ -5,7 +5,9 @@ not shorten it: at this size an image is mostly Python overhead.
 """
 
 import contextlib
+import importlib
 import io
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,13 +33,30 @@ def read_prepared(name: str, directory: Path) -> Dataset:
         return Dataset(name, *train, *test, tuple(builder.info.features["label"].names))
 
 
+def check_package(module: str) -> None:
+    """Raises `InputError` if a module that reads data sets cannot be imported; none is built for Windows."""
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        package = module.split(".")[0]
+        advice = "use Linux, macOS or WSL2" if sys.platform == "win32" else f"pip install {package.replace('_', '-')}"
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"data sets on disk are read with the package {package}, which cannot be imported ({reason}): {advice}, "
+            "or use --dataset digits or snnkd_jax.data.from_arrays, which need none"
+        ) from error
+
+
 @contextlib.contextmanager
-def append_remedy(directory: Path, remedy: str) -> Iterator[None]:
-    """Context for reading a directory: turns every error into an `InputError` that ends with the remedy."""
+def append_remedy(directory: Path, remedy: str, to_all: bool = True) -> Iterator[None]:
+    """Context for reading a directory: turns every error into an `InputError` that names it and ends with the remedy.
+
+    Without `to_all`, an `InputError` has its own advice already.
+    """
     try:
         yield
     except InputError as error:
-        raise InputError(f"{error}: {remedy}") from error
+        raise InputError(f"{directory}: {error}: {remedy}" if to_all else f"{directory}: {error}") from error
     except Exception as error:  # a damaged file raises nearly anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(f"{directory} cannot be read ({reason}): {remedy}") from error
@@ -48,37 +67,37 @@ def open_builder(directory: Path) -> Any:
     import tensorflow_datasets as tfds
 
     if not (directory / "dataset_info.json").exists():
-        raise InputError(f"{directory} is not a complete TFDS directory (no dataset_info.json)")
+        raise InputError("not a complete TFDS directory (no dataset_info.json)")
     builder: Any = tfds.builder_from_directory(directory)
     file_format = builder.info.file_format
     if file_format != tfds.core.FileFormat.ARRAY_RECORD:
         found = file_format.value if file_format else "an unknown format"
-        raise InputError(f"{directory} holds {found} files, only array_record can be read")
+        raise InputError(f"holds {found} files, only array_record can be read")
     return builder
 
 
-def open_split(builder: Any, split: str) -> Any:
+def open_split(builder: Any, split: str, image: str = "image") -> Any:
     """The examples of a split by index, with encoded images."""
     import tensorflow_datasets as tfds
 
+    skipped = isinstance(builder.info.features[image], tfds.features.Image)
+    decoders = {image: tfds.decode.SkipDecoding()} if skipped else None
     # TFDS would decode with OpenCV where that is installed, and JPEGs would then differ between machines.
-    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    return builder.as_data_source(split, decoders=decoders)
 
 
 def _read_split(builder: Any, split: str, official_size: int) -> tuple[np.ndarray, np.ndarray]:
-    from PIL import Image
+    from snnkd_jax.data.images import decode  # Pillow takes a moment
 
     source = open_split(builder, split)
     if (size := len(source)) != official_size:
         message = f"{builder.data_dir} holds {size} {split} examples, the official set {official_size}"
         warnings.warn(message, stacklevel=4)
-    features = builder.info.features
-    shape, num_classes = features["image"].shape, features["label"].num_classes
+    shape = builder.info.features["image"].shape
     images = np.empty((size, *shape), np.uint8)
     labels = np.empty(size, np.int32)
     for i, example in enumerate(source.__getitems__(range(size))):
-        images[i] = np.asarray(Image.open(io.BytesIO(example["image"]))).reshape(shape)
+        image, _ = decode(f"example {i} of {split}", io.BytesIO(example["image"]), shape[-1])
+        images[i] = np.asarray(image).reshape(shape)
         labels[i] = example["label"]
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(f"{split} labels from {labels.min()} to {labels.max()} for {num_classes} classes")
     return images, labels

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from snnkd_jax.data.labels import check_labels
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.errors import InputError, check_count
 from snnkd_jax.inference.stepper import Prediction, Stepper
@@ -103,20 +104,22 @@ def logits_by_step(
 def accuracy_by_step(logits: NDArray, labels: NDArray) -> NDArray:
     """The accuracy `[T]` of the mean of the logits `[N, T, K]` over the first 1, 2, ..., T steps; labels are `[N]`.
 
-    Raises `InputError` for arrays of other shapes.
+    Raises `InputError` for arrays of other shapes, and for labels out of range.
     """
-    _check_shapes(logits, labels)
+    labels = _checked(logits, labels)
     return (np.cumsum(logits, axis=1).argmax(-1) == labels[:, None]).mean(axis=0)
 
 
-def _check_shapes(logits: NDArray, labels: NDArray) -> None:
-    if logits.ndim != 3 or labels.shape != logits.shape[:1] or not len(labels):
-        raise InputError(f"logits have shape {logits.shape}, labels {labels.shape}; give [N, T, K] and [N], N >= 1")
+def _checked(logits: NDArray, labels: NDArray) -> NDArray[np.int32]:
+    """The labels, checked against the logits."""
+    if logits.ndim != 3 or 0 in logits.shape:
+        raise InputError(f"logits have shape {logits.shape}; give [N, T, K], N >= 1")
+    return check_labels("labels", labels, len(logits), logits.shape[-1])
 
 
 def accuracy_with_exit(logits: NDArray, labels: NDArray, threshold: float | None) -> tuple[float, float]:
     """The accuracy and the mean number of steps with early exit at `threshold`, None for none; shapes as above."""
-    _check_shapes(logits, labels)
+    labels = _checked(logits, labels)
     sums = np.cumsum(logits, axis=1)
     confidence = np.asarray(jax.nn.softmax(sums / np.arange(1, logits.shape[1] + 1)[:, None]).max(-1))
     done = confidence >= (np.inf if threshold is None else threshold)
@@ -131,7 +134,7 @@ def choose_threshold(logits: NDArray, labels: NDArray, tolerance: float) -> tupl
 
     `logits` are `[N, T, K]` and `labels` `[N]`, from images outside the test set; `tolerance` is in [0, 1]. Returns
     the threshold, None if all of them lose more, and its mean number of steps on these images. Raises `InputError` for
-    arrays of other shapes, or a tolerance out of range.
+    arrays of other shapes, labels out of range, or a tolerance out of range.
     """
     if not 0 <= tolerance <= 1:
         raise InputError(f"tolerance={tolerance!r} must be in [0, 1], such as 0.01 for one point")

@@ -96,13 +96,16 @@ def _training(recipes: _Recipes) -> page.Html:
         ("validation-loss", "loss", 1, "validation cross-entropy, nats", ""),
         ("firing-rate", "firing_rate", 1, "firing rate", ", spikes per neuron and step"),
     ):
-        values = {
-            title: [[scale * e["validation"].get(key, math.nan) for e in run.epochs["student"]] for run in runs]
-            for title, runs in recipes.items()
-        }
+        values = {title: [_validated(run, key, scale) for run in runs] for title, runs in recipes.items()}
         caption = f"The student's {quantity}{unit}, mean and standard deviation over runs. At the end"
         drawn += _bands(name, values, "epoch", quantity, caption, ".4g")
     return page.figures(*drawn) if drawn else page.note("No epoch of a student has been logged.")
+
+
+def _validated(run: Run, key: str, scale: float) -> list[float]:
+    """A measure of the student by epoch; empty for a run without validation."""
+    found = [entry["validation"] for entry in run.epochs["student"] if "validation" in entry]
+    return [scale * measures.get(key, math.nan) for measures in found]
 
 
 def _bands(

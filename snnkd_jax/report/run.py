@@ -86,7 +86,7 @@ def read_run(path: Path) -> Run:
     observation, student = path / "student" / "observation.npz", read_manifest(path / "student")
     epochs: dict[str, list[dict[str, Any]]] = {role: [] for role in NETWORKS}
     for entry in read_log(path):
-        if entry["phase"] in epochs and isinstance(entry.get("validation"), dict):
+        if entry["phase"] in epochs and isinstance(entry.get("validation", {}), dict):
             epochs[entry["phase"]].append(entry)
     return Run(
         path,

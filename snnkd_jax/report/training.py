@@ -19,16 +19,20 @@ def training_section(run: Run) -> page.Html:
     trained = {role: entries for role, entries in run.epochs.items() if entries}
     if not trained:
         return page.note("No epoch has been logged: metrics.jsonl is missing or has no complete line.")
+    validated = any("validation" in entry for entries in trained.values() for entry in entries)
     drawn = []
     plots = ("loss", "cross-entropy, nats", "ce", 1), ("accuracy", "accuracy, %", "accuracy", 100)
     for name, title, fitted, scale in plots:
         curves, ends = [], []
         for role, entries in trained.items():
-            for label, key, dashes in ((run.titles[role], ("validation", name), "-"), ("", (fitted,), ":")):
+            shown = [(run.titles[role], ("validation", name), "-"), ("", (fitted,), ":")]
+            shown = shown if validated else [(run.titles[role], (fitted,), ":")]
+            for label, key, dashes in shown:
                 values = [scale * value for value in _series(entries, *key)]
                 curves.append(Curve(label, _epochs(entries), values, page.NETWORK_COLOURS[role], dashes))
-            ends.append(f"{run.titles[role]} {scale * _series(entries, 'validation', name)[-1]:.4g}")
-        caption = f"{title.capitalize()}: on the validation split, and in training (dotted). At the end: "
+            ends.append(f"{run.titles[role]} {scale * _series(entries, *shown[0][1])[-1]:.4g}")
+        where = "on the validation split, and in training (dotted)" if validated else "in training; none is held out"
+        caption = f"{title.capitalize()}: {where}. At the end: "
         drawn.append(page.figure(lines(name, curves, "epoch", title), f"{caption}{'; '.join(ends)}."))
     role = "student" if "student" in trained else next(iter(trained))
     entries = trained[role]
@@ -46,7 +50,8 @@ def training_section(run: Run) -> page.Html:
 
 def _epoch_table(title: str, entries: list[dict[str, Any]]) -> page.Html:
     columns = [(name,) for name in ("loss", *_terms(entries), "accuracy")]
-    columns += [("validation", "loss"), ("validation", "accuracy"), ("firing_rate",), ("seconds",)]
+    columns += [("validation", "loss"), ("validation", "accuracy")] if "validation" in entries[-1] else []
+    columns += [("firing_rate",), ("seconds",)]
     values = zip(*(_series(entries, *column) for column in columns), strict=True)
     rows = [[epoch, *(f"{v:.4g}" for v in row)] for epoch, row in zip(_epochs(entries), values, strict=True)]
     return page.details(f"Every epoch of the {title}", page.table(title, ["epoch", *map(" ".join, columns)], rows))
@@ -57,10 +62,10 @@ def rates_section(run: Run) -> page.Html:
     by_role = {
         role: entries
         for role in ("student", "student_baseline")
-        if (entries := [e for e in run.epochs[role] if e["validation"].get("firing_rates")])
+        if (entries := [e for e in run.epochs[role] if e.get("validation", {}).get("firing_rates")])
     }
     if not by_role:
-        return page.note("No epoch of a spiking network has been logged.")
+        return page.note("No epoch of a spiking network has been logged with its rates on a validation split.")
     # In the order of computation, if it is known.
     known = [] if run.observation is None else [layer.name for layer in run.observation.layers]
     names: list[str] = list(next(iter(by_role.values()))[-1]["validation"]["firing_rates"])

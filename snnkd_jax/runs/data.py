@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from snnkd_jax.data import Augmentation, Dataset
 
 
+_READING = ("image_feature", "label_feature", "train_split", "test_split")
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Data set, validation split and augmentation."""
@@ -18,12 +21,20 @@ class DataConfig:
     or any image classification set that TFDS has prepared as array_record, read from disk, such as imagenet2012."""
     data_dir: str | None = None
     """Folder of the data sets in the layout of TFDS; None: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+    image_feature: str | None = None
+    """Feature of a set read from disk that is the image; None: image, or the only one."""
+    label_feature: str | None = None
+    """Feature of a set read from disk that is the class; None: label, or the only one."""
+    train_split: str | None = None
+    """Split of a set read from disk to train on, or a part of one such as 'train[:80%]'; None: train."""
+    test_split: str | None = None
+    """Split of a set read from disk to test on; None: test, or validation or val if that has no labels."""
     image_size: int = 224
     """Side in pixels to which images read from disk are resized."""
     workers: int = 16
     """Threads per process that read and decode images from disk; no result depends on their number."""
     validation_fraction: float = 0.1
-    """Fraction of the training set held out for validation; the test set is used once, after the last epoch."""
+    """Fraction of the training set held out for validation, 0 for none; the test set is used once, at the end."""
     crop_padding: int = 4
     """Largest random shift in pixels, with zero padding; images read from disk are random-resized-cropped before it."""
     flip: bool = True
@@ -34,8 +45,8 @@ class DataConfig:
     def check(self) -> None:
         """Raises `InputError` for a value out of range."""
         check_counts(self, "image_size", "workers")
-        if not 0 < self.validation_fraction < 1:
-            raise InputError(f"validation_fraction={self.validation_fraction!r} must be in (0, 1), such as 0.1")
+        if not 0 <= self.validation_fraction < 1:
+            raise InputError(f"validation_fraction={self.validation_fraction!r} must be in [0, 1), such as 0.1")
 
     @property
     def in_memory(self) -> bool:
@@ -57,13 +68,19 @@ class DataConfig:
         if not self.in_memory:
             names = ", ".join(NAMES)
             raise InputError(f"dataset {self.dataset!r} is read from disk, for training only; this works with {names}")
+        for name in _READING:
+            if (value := getattr(self, name)) is not None:
+                raise InputError(f"{name}={value!r} is for sets that are read from disk; {self.dataset} needs none")
         return dataclasses.replace(load(self.dataset, self.data_dir), validation_fraction=self.validation_fraction)
 
     def open(self) -> Any:
         """The data set, in memory or on disk; raises `InputError` if it is missing or damaged."""
         if self.in_memory:
             return self.load()
+        from snnkd_jax.data.prepared import check_package
+
+        check_package("grain")
         from snnkd_jax.data.on_disk import open_dataset
 
-        names = ("image_size", "workers", "flip", "validation_fraction")
+        names = (*_READING, "image_size", "workers", "flip", "validation_fraction")
         return open_dataset(self.dataset, self.data_dir, **{name: getattr(self, name) for name in names})

@@ -73,12 +73,12 @@ class RunTeacher:
             raise InputError(f"teacher_normalisation={has}; {self.data.name} has {channels}")
         return Teacher(network.apply, put_replicated(self.mesh, found.variables), normalisation)
 
-    def check_accuracy(self, accuracy: float) -> None:
-        """Raises `InputError` if the validation accuracy is near chance."""
+    def check_accuracy(self, accuracy: float, split: str) -> None:
+        """Raises `InputError` if the accuracy on a split is near chance."""
         chance = 1 / len(self.data.class_names)
         if is_near_chance(accuracy, chance):
             raise InputError(
-                f"teacher {self.config.teacher.teacher}: validation accuracy {accuracy:.4f} is near chance, "
+                f"teacher {self.config.teacher.teacher}: {split} accuracy {accuracy:.4f} is near chance, "
                 f"{chance:.4f}; give the normalisation that it was trained with (teacher_normalisation), and check "
                 f"that its classes are in the order {', '.join(self.data.class_names[:3])}, ..."
             )
@@ -107,11 +107,12 @@ class RunTeacher:
 
 def split_warning(config: Config) -> str | None:
     """A warning if the teacher of another run was trained on images of this run's validation split, else None."""
-    if (other := run_of_teacher(config)) is None:
+    other, validation_fraction = run_of_teacher(config), config.data.validation_fraction
+    if other is None or not validation_fraction:
         return None
     seed, fraction = other.run.seed, other.data.validation_fraction
     # With the same seed, the smaller validation split is part of the larger one.
-    if seed == config.run.seed and fraction >= config.data.validation_fraction:
+    if seed == config.run.seed and fraction >= validation_fraction:
         return None
     return (
         f"the teacher was trained with seed={seed}, validation_fraction={fraction:g}, so on images of this run's "

@@ -31,7 +31,7 @@ from snnkd_jax.training.trainer import Trainer, TrainState, variables_of
 SILENT_RATE, SATURATED_RATE = 0.001, 0.95
 
 Callback = Callable[[dict[str, Any]], None]
-"""A function that gets the entry of every epoch: `epoch`, `loss`, each term, `accuracy`, `validation`, ..."""
+"""A function that gets the entry of every epoch: `epoch`, `loss`, each term, `accuracy`, `validation` if any, ..."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ def train(
     trainer: Trainer,
     teacher_variables: Variables,
     training: Source,
-    validation: EvalBatches,
+    validation: EvalBatches | None,
     *,
     epochs: int,
     mesh: Mesh,
@@ -71,7 +71,7 @@ def train(
     Args:
         trainer, mesh: the training steps, and the devices that they run on.
         teacher_variables: variables of the trainer's teacher.
-        training, validation: batches, as in `Inputs`.
+        training, validation: batches, as in `Inputs`; without validation, the entries of epochs have none.
         context: checkpoints, metrics and interruption; None writes no file, and logs call the role "network".
         fresh_from: epochs after which the optimiser begins anew: those of the run that is extended.
         epochs, callbacks, bptt_epochs, initial: as in `fit`; the first process calls the callbacks.
@@ -141,13 +141,14 @@ def train(
                         f"{role} diverged: the mean loss of epoch {epoch} is {means['loss']}; try a lower "
                         "learning_rate or clip_norm=1, in another run_dir"
                     )
-                found = evaluate(steps.evaluate, variables_of(state), validation(), mesh)
-                entry = {"phase": role, "epoch": epoch, "step": step + 1, **means, "validation": found}
+                entry = {"phase": role, "epoch": epoch, "step": step + 1, **means}
+                if validation is not None:
+                    entry["validation"] = evaluate(steps.evaluate, variables_of(state), validation(), mesh)
                 history.append(entry)
                 if context is not None:
                     context.log.write(entry)
                 print_on_host0(_epoch_line(entry, epochs))
-                _warn_of_rates(f"{role}, epoch {epoch}", found["firing_rates"], warned)
+                _warn_of_rates(f"{role}, epoch {epoch}", entry.get("validation", {}).get("firing_rates", {}), warned)
                 for callback in callbacks if is_host0() else ():
                     callback(dict(entry))
             if context is None or checkpoints is None:
@@ -187,8 +188,9 @@ def evaluate(evaluation: Evaluation, variables: Variables, batches: Iterable[Bat
 def _epoch_line(entry: dict[str, Any], epochs: int) -> str:
     hidden = ("phase", "epoch", "step", "averaged_steps", "validation", "grad_norm", "seconds", "images_per_second")
     means = [f"{name} {value:.3f}" for name, value in entry.items() if name not in hidden]
-    last = f"val accuracy {entry['validation']['accuracy']:.4f}  {entry['images_per_second']:.0f} images/s"
-    return "  ".join([f"{entry['phase']}: epoch {entry['epoch']}/{epochs}", *means, last])
+    validation = [f"val accuracy {entry['validation']['accuracy']:.4f}"] if "validation" in entry else []
+    speed = f"{entry['images_per_second']:.0f} images/s"
+    return "  ".join([f"{entry['phase']}: epoch {entry['epoch']}/{epochs}", *means, *validation, speed])
 
 
 def _warn_of_rates(where: str, rates: dict[str, float], warned: set[str]) -> None:

@@ -303,7 +303,7 @@ def test_wrong_arguments_of_a_report_are_named():
     with pytest.raises(InputError, match=r"float32 \(40, 8, 8, 1\); this network takes uint8 \[N, 8, 8, 1\]"):
         evaluate_noise(network, BYTES.astype(np.float32), labels, 0)  # pyright: ignore[reportArgumentType]
     for wrong in (labels[:39], labels[:, None]):
-        with pytest.raises(InputError, match=rf"labels has shape \({len(wrong)},.*; 40 images need \(40,\)"):
+        with pytest.raises(InputError, match=rf"labels have shape \({len(wrong)},.*; 40 images need \(40,\)"):
             evaluate_noise(network, BYTES, wrong, 0)
     with pytest.raises(InputError, match="batch_size=7"):
         evaluate_noise(network, BYTES, labels, 0, batch_size=7)

@@ -33,7 +33,9 @@ def test_statistics_of_floats_are_those_of_numpy():
 @pytest.mark.parametrize(
     ("train", "told"),
     [
-        ((IMAGES, LABELS + 1), "none is 0"),
+        ((IMAGES, LABELS + 1), "from 1 to 3.* no train label is 0; subtract 1"),
+        ((IMAGES, np.array([0, 1, 255, 0, 1, 255], np.uint8)), "no train label is 2; give class_names"),
+        ((IMAGES, np.array([0, 1, 2**31 - 1, 0, 1, 2])), "no train label is 3"),
         ((IMAGES, np.array([0, 1, 2, 0, -1, 2])), r"-1 in row 4"),
         ((IMAGES, LABELS[:5]), r"\(5,\)"),
         ((IMAGES, np.eye(3)[LABELS]), r"\(6, 3\)"),
@@ -55,8 +57,16 @@ def test_what_is_no_data_set_is_refused(train, told):
         from_arrays(train=train, test=(IMAGES, labels))
 
 
+def test_a_class_of_the_test_set_alone_needs_a_name():
+    """As labels that count from 1 in the test set only have."""
+    with pytest.raises(InputError, match="test labels up to 3, and no train label is 3; give class_names"):
+        from_arrays(train=(IMAGES, LABELS), test=(IMAGES, LABELS + 1))
+    named = from_arrays(train=(IMAGES, LABELS), test=(IMAGES, LABELS + 1), class_names=list("abcd"))
+    assert named.test_labels.tolist() == [1, 2, 3, 1, 2, 3]
+
+
 def test_labels_beyond_the_names_and_other_images_for_the_test_are_refused():
-    with pytest.raises(InputError, match=r"train label 2 in row 2.*2 class_names"):
+    with pytest.raises(InputError, match=r"train labels.*: 2 in row 2.*from 0 to 1, those of 2 classes"):
         from_arrays(train=(IMAGES, LABELS), test=(IMAGES, LABELS), class_names=["a", "b"])
     with pytest.raises(InputError, match="test images"):
         from_arrays(train=(IMAGES, LABELS), test=(IMAGES[:, :3], LABELS))

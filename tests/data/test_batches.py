@@ -20,7 +20,8 @@ def examples(n: int) -> dict[str, np.ndarray]:
 
 def dataset(n: int, fraction: float) -> Dataset:
     train, test = examples(n), examples(3)
-    return Dataset("toy", train["images"], train["labels"], test["images"], test["labels"], ("a", "b"), fraction)
+    names = tuple(map(str, range(100 + max(n, 3))))
+    return Dataset("toy", train["images"], train["labels"], test["images"], test["labels"], names, fraction)
 
 
 def identities(batch) -> tuple[int, ...]:
@@ -110,10 +111,23 @@ def test_validation_split_is_random_and_a_function_of_the_seed():
     assert set().union(*(held_out(seed) for seed in range(150))) == set(range(100))
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.04, 0.96, 1.0, 1.5, -0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("fraction", [1e-9, 0.04, 0.96, 1.0, 1.5, -0.1, float("nan"), float("inf")])
 def test_validation_split_without_examples_on_both_sides_is_refused(fraction):
     with pytest.raises(InputError, match="validation_fraction"):
         dataset(10, fraction).split(0)
+
+
+def test_without_validation_every_example_is_trained_on():
+    whole = dataset(10, 0)
+    training, validation = whole.split(3)
+    assert identities(training) == tuple(range(10))
+    assert identities(validation) == ()
+    inputs = whole.inputs(5, 3)
+    assert inputs.validation is None
+    assert sorted(identities(inputs.training(0)) + identities(inputs.training(1))) == list(range(10))
+    (sample, rest) = inputs.training_sample()  # fewer than it takes at most
+    assert identities(sample) == identities(inputs.training(0))
+    assert rest["mask"].tolist() == [1.0] * 5
 
 
 @pytest.mark.parametrize("processes", [2, 4])

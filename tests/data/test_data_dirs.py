@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from synthetic_sets import (
 )
 
 from snnkd_jax.data import load
+from snnkd_jax.data.loading import data_directory
+from snnkd_jax.data.on_disk import open_dataset
+from snnkd_jax.runs.config import default_config
 
 
 def test_unusable_data_dirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,6 +35,54 @@ def test_unusable_data_dirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ):
         monkeypatch.setenv("TFDS_DATA_DIR", value)
         assert_input_error(lambda: load("mnist"), value, mention, "TFDS_DATA_DIR")
+
+
+@pytest.mark.parametrize(
+    ("folder", "told"),
+    [
+        ("gs://bucket/data", ["not a local folder", "gcloud storage cp -r"]),
+        ("s3://bucket/data", ["not a local folder", "aws s3 cp"]),
+        ("hdfs://host/data", ["not a local folder", "copy"]),
+        ("gs:/bucket/data", ["not a local folder"]),  # what pathlib makes of it
+        ("file:///data", ["not a local folder"]),
+        ("~nobody-of-this-name/data", ["cannot be expanded", "whole path"]),
+        (" ", ["is empty"]),
+    ],
+)
+def test_folders_that_are_none_are_refused_under_the_name_of_their_argument(
+    folder: str, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("mnist", "imagenet2012"):
+        config = default_config(name).replace(data_dir=folder)
+        assert_input_error(config.data.open, f"data_dir={folder}" if folder.strip() else "data_dir=' '", *told)
+    monkeypatch.setenv("TFDS_DATA_DIR", folder)
+    assert_input_error(lambda: load("mnist"), "TFDS_DATA_DIR=", *told)
+
+
+def test_a_home_is_expanded_and_paths_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert data_directory("~/sets") == data_directory(tmp_path / "sets") == tmp_path / "sets"
+    monkeypatch.setenv("TFDS_DATA_DIR", "~/other")
+    assert data_directory(None) == tmp_path / "other"
+    monkeypatch.chdir(tmp_path)
+    assert data_directory("a:b") == tmp_path / "a:b"
+
+
+@pytest.mark.parametrize(("platform", "advice"), [("win32", "WSL2"), ("linux", "pip install array-record")])
+def test_a_missing_package_is_named_before_anything_is_downloaded(
+    platform: str, advice: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As array_record on Windows: what is missing, and what needs it not."""
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "array_record.python.array_record_module", None)
+        patched.setattr(sys, "platform", platform)
+        for name in ("mnist", "cifar100"):
+            assert_input_error(lambda name=name: load(name), "array_record", advice, "digits", "from_arrays")
+        assert_input_error(lambda: open_dataset("photos", str(data_dir)), "array_record", advice)
+        assert list(data_dir.iterdir()) == []
+        patched.setitem(sys.modules, "grain", None)
+        config = default_config("photos").replace(data_dir=str(data_dir))
+        assert_input_error(config.data.open, "package grain", "digits", "from_arrays")
 
 
 def test_read_only_data_dir(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +129,7 @@ PREPARED_DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "flipped record": (lambda d: flip_record(next(d.glob("*-train*"))), "hash mismatch"),
     "label out of range": (
         lambda d: (d / "features.json").write_text((d / "features.json").read_text().replace('"10"', '"9"')),
-        "train labels from 0 to 9 for 9 classes",
+        "labels are from 0 to 8, those of 9 classes",
     ),
     "swapped splits": (
         lambda d: next(d.glob("*-test*")).replace(next(d.glob("*-train*"))),

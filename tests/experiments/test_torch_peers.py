@@ -216,7 +216,7 @@ def test_a_file_guides_a_student_as_the_run_does_that_trained_it(tmp_path, capsy
     capsys.readouterr()
     assert main([*small, *file, "--run-dir", str(runs["file"])]) == 0
     printed = capsys.readouterr()
-    assert "teacher torch:resnet20.pt: val accuracy 0." in printed.out + printed.err
+    assert "teacher torch:resnet20.pt: validation accuracy 0." in printed.out + printed.err
     assert "teacher (torch:resnet20.pt)" in printed.out
     logs = [(runs[name] / "metrics.jsonl").read_text().splitlines() for name in ("checkpoint", "file")]
     for lines in zip(*logs, strict=True):

@@ -159,9 +159,7 @@ def test_wrong_arguments_are_named():
     with_exit = functools.partial(accuracy_with_exit, threshold=0.5)
     for call in (accuracy_by_step, with_exit, functools.partial(choose_threshold, tolerance=0.1)):
         for wrong in (labels[:, None], labels[:3]):
-            with pytest.raises(
-                InputError, match=r"logits have shape \(4, 4, 5\), labels \(.*give \[N, T, K\] and \[N\]"
-            ):
+            with pytest.raises(InputError, match=r"labels have shape .*; 4 images need \(4,\)"):
                 call(logits, wrong)
     for tolerance in (-0.1, 2):
         with pytest.raises(InputError, match=f"tolerance={tolerance}"):
