@@ -93,6 +93,8 @@ def move(source: Path, target: Path) -> None:
 
 def similar(path: Path) -> str:
     """ " (did you mean X?)" for a path that is not there, with the most similar one that is; else an empty string."""
+    if is_remote(path) or path.exists():
+        return ""
     path = path.absolute()
     there = next(parent for parent in path.parents if parent.is_dir())
     first, *rest = path.relative_to(there).parts

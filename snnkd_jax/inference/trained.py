@@ -19,7 +19,7 @@ from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.data.pixels import as_pixels
 from snnkd_jax.distill.teacher import Teacher
 from snnkd_jax.errors import InputError, check_choice, check_count
-from snnkd_jax.files import as_path, read_sealed
+from snnkd_jax.files import as_path, read_sealed, similar
 from snnkd_jax.inference.predict import logits_by_step, predict_at_once, predict_by_step
 from snnkd_jax.inference.stepper import Prediction, State, Stepper
 from snnkd_jax.inference.summary import summary
@@ -186,7 +186,9 @@ def load(path: str | Path, role: Role | None = None, *, network: Network | None 
         check_choice("role", role, get_args(Role))
     place = as_path("path", path)
     if not place.is_dir():
-        raise InputError(f"path={str(path)!r} is not a directory; give a run directory, such as runs/mnist")
+        raise InputError(
+            f"path={str(path)!r} is not a directory{similar(place)}; give a run directory, such as runs/mnist"
+        )
     directory = _directory(place, role)
     description = read_network(directory)
     if network is not None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from snnkd_jax.errors import InputError
-from snnkd_jax.files import as_path, read_sealed
+from snnkd_jax.files import as_path, read_sealed, similar
 from snnkd_jax.runs.config import Config, config_of
 from snnkd_jax.runs.objective import WEIGHTS
 
@@ -25,7 +25,8 @@ DISTILLATION += ("teacher_pool", "teacher_normalisation", "initial_weights")
 def read_config(run: Path) -> Config:
     """The configuration of a run directory; raises `InputError` if it has none."""
     if not (run / "config.json").is_file():
-        raise InputError(f"{run} is not a run directory (no config.json); give the one that a training prints first")
+        advice = f"give the one that a training prints first{similar(run)}"
+        raise InputError(f"{run} is not a run directory (no config.json); {advice}")
     started = read_sealed(run / "config.json")
     if "fit" in started:
         raise InputError(f"{run} was trained by snnkd_jax.fit, not from a configuration; use snnkd_jax.load in Python")

@@ -11,6 +11,7 @@ from test_fit import DATA, IMAGES, LABELS, SMALL, spiking
 import snnkd_jax as kd
 from snnkd_jax.cli import main as snnkd
 from snnkd_jax.experiment import run
+from snnkd_jax.files import read_sealed, write_sealed
 from snnkd_jax.report.write import write_report
 from snnkd_jax.runs.config import default_config
 from snnkd_jax.runs.teacher import split_warning
@@ -36,10 +37,9 @@ def test_all_images_are_trained_on_and_no_validation_is_reported(tmp_path, capsy
     shutil.copytree(tmp_path / "whole", tmp_path / "split")
     validation = {"accuracy": 0.625, "loss": 1.5, "firing_rate": 0.25}
     (tmp_path / "split" / "metrics.jsonl").write_text(json.dumps(logged | {"validation": validation}))
-    config = (tmp_path / "split" / "config.json").read_text()
-    (tmp_path / "split" / "config.json").write_text(
-        config.replace('"validation_fraction": 0', '"validation_fraction": 0.1')
-    )
+    config = read_sealed(tmp_path / "split" / "config.json")
+    config["config"]["validation_fraction"] = 0.1
+    write_sealed(tmp_path / "split" / "config.json", config)
     text = write_report([tmp_path / "whole", tmp_path / "split"], tmp_path / "both.html").read_text()
     assert "validation accuracy, %, mean and standard deviation over runs. At the end: recipe 2 62.5." in text
 
