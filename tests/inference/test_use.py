@@ -291,7 +291,7 @@ def test_images_that_do_not_fit_are_refused(student):
         student.predict([[1], [1, 2]])
     with pytest.raises(InputError, match=r"dtype int64; give bytes"):
         student.predict(image.astype(int))
-    with pytest.raises(InputError, match=r"are from 0 to 16; floats must be in \[0, 1\]"):
+    with pytest.raises(InputError, match=r"are from 0 to 16, first in image 0; floats must be in \[0, 1\]"):
         student.predict(image / 255 * 16)
     with pytest.raises(InputError, match="NaN or infinite pixels in 1 of 2 images, first in 1"):
         student.predict(np.where(np.arange(2)[:, None, None, None] == 1, np.nan, image / 255))

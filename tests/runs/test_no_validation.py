@@ -38,7 +38,7 @@ def test_all_images_are_trained_on_and_no_validation_is_reported(tmp_path, capsy
     validation = {"accuracy": 0.625, "loss": 1.5, "firing_rate": 0.25}
     (tmp_path / "split" / "metrics.jsonl").write_text(json.dumps(logged | {"validation": validation}))
     config = read_sealed(tmp_path / "split" / "config.json")
-    config["config"]["validation_fraction"] = 0.1
+    config["fit"]["validation_fraction"] = 0.1
     write_sealed(tmp_path / "split" / "config.json", config)
     text = write_report([tmp_path / "whole", tmp_path / "split"], tmp_path / "both.html").read_text()
     assert "validation accuracy, %, mean and standard deviation over runs. At the end: recipe 2 62.5." in text
