@@ -104,7 +104,7 @@ def fit(
 
     Raises:
         InputError: if arguments do not fit together; if the loss diverges; if `run_dir` holds another training.
-        Interrupted: with `run_dir`, after SIGTERM or SIGINT, when everything has been saved.
+        Interrupted: with `run_dir`, after Ctrl-C, SIGTERM or a scheduler's signal, when everything has been saved.
     """
     every = 1 if checkpoint_every is None else checkpoint_every
     counts = {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate}

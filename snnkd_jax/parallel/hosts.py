@@ -92,6 +92,7 @@ def print_on_host0(text: str) -> None:
     """Prints a line in the first process only."""
     if is_host0():
         tqdm.write(text)
+        print(end="", flush=True)  # a file or a pipe shows each line at once
 
 
 def _watchdog() -> None:
