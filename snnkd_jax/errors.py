@@ -19,8 +19,9 @@ def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
     """Raises `InputError`, which suggests the closest choice, unless `value` is one of `choices`."""
     known = list(choices)
     if value not in known:
-        close = difflib.get_close_matches(value, known, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
+        lower = {choice.lower(): choice for choice in known}
+        close = difflib.get_close_matches(value.lower(), lower, n=1)
+        hint = f" (did you mean {lower[close[0]]}?)" if close else ""
         raise InputError(f"{argument} {value!r} is unknown{hint}; choose from {', '.join(known)}")
 
 

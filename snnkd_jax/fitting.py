@@ -26,7 +26,7 @@ from snnkd_jax.digest import fingerprint, jaxpr_digest, sha256, title
 from snnkd_jax.distill.objective import Objective
 from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.distill.teacher import Teacher
-from snnkd_jax.errors import InputError, check_count
+from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_json, write_json
 from snnkd_jax.inference.trained import Trained, load
 from snnkd_jax.models import Network, Variables
@@ -41,6 +41,9 @@ from snnkd_jax.parallel.hosts import (
     print_on_host0,
 )
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh
+from snnkd_jax.runs.config import RunConfig
+from snnkd_jax.runs.optimisation import OptimisationConfig
+from snnkd_jax.runs.option import option
 from snnkd_jax.runs.result import result_of
 from snnkd_jax.runs.run_dir import content_digests, open_run_dir, report_disk_full
 from snnkd_jax.training.compiled import Evaluation
@@ -106,11 +109,12 @@ def fit(
         InputError: if arguments do not fit together; if the loss diverges; if `run_dir` holds another training.
         Interrupted: with `run_dir`, after Ctrl-C, SIGTERM or a scheduler's signal, when everything has been saved.
     """
-    every = 1 if checkpoint_every is None else checkpoint_every
-    counts = {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate}
-    for name, value in (counts | {"keep_checkpoints": keep_checkpoints, "checkpoint_every": every}).items():
-        check_count(name, value)
-    check_count("seed", seed, 0)
+    run = RunConfig(seed, fsdp=fsdp, checkpoint_every=checkpoint_every, keep_checkpoints=keep_checkpoints)
+    given = OptimisationConfig(epochs, batch_size, accumulate)
+    for section in (run, given):
+        section.check()
+    epochs, batch_size, accumulate, seed = given.epochs, given.batch_size, given.accumulate, run.seed
+    bptt_epochs, fsdp = option("bptt_epochs", int, bptt_epochs), run.fsdp
     for name, value, fits, advice in (
         ("network", network, isinstance(network, Network), "snnkd_jax.build(...) or Network(module, num_steps)"),
         ("teacher", teacher, isinstance(teacher, Trained | Teacher | None), "what fit or load returned, or a Teacher"),
@@ -178,7 +182,9 @@ def fit(
         "teacher_normalisation": teacher and teacher.normalisation and dataclasses.asdict(teacher.normalisation),
         "objective": objective.described(),
         "augment": None if trainer.augment is None else title(trainer.augment),
-        **counts,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
         "seed": seed,
         "bptt_epochs": bptt_epochs,
         "initial": None if initial is None else fingerprint(initial),
@@ -193,7 +199,7 @@ def fit(
             if log is None:
                 return load(directory, network=network)
             print_on_host0(f"run directory {directory}")
-            result = trained(RunContext(directory, role, log, stop, checkpoint_every, keep_checkpoints))
+            result = trained(RunContext(directory, role, log, stop, run.checkpoint_every, run.keep_checkpoints))
         if role == "student":
             observe_student(result, inputs, directory)
         finish_run(directory, {role: result.result}, log)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snnkd_jax.errors import InputError, check_choice, check_counts, match_choice
+from snnkd_jax.runs.option import Section
 
 if TYPE_CHECKING:
     from snnkd_jax.dynamics.integration import Neuron
@@ -20,7 +21,7 @@ MODELS += ("resnet18-imagenet", "resnet34-imagenet", "sew-resnet18", "sew-resnet
 
 
 @dataclasses.dataclass(frozen=True)
-class TeacherConfig:
+class TeacherConfig(Section):
     """The teacher: an architecture to train, or a trained network."""
 
     teacher: str = "pyramidnet18"
@@ -89,7 +90,7 @@ class TeacherConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class StudentConfig:
+class StudentConfig(Section):
     """The spiking student: architecture, time steps and differentiation."""
 
     student: str = "resnet18"
@@ -136,7 +137,7 @@ class StudentConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class NeuronConfig:
+class NeuronConfig(Section):
     """The student's neurons."""
 
     neuron: str = "lif"
