@@ -48,17 +48,16 @@ def stopped_at_random(rng: random.Random, arguments: list[str]) -> None:
     """A process gets a signal at a random moment, and perhaps a second one while it saves; checks how it ends."""
     numbers = [rng.choice(STOPPING), *([rng.choice(STOPPING)] if rng.random() < 0.3 else [])]
     moment, delay = rng.choice(MOMENTS), rng.uniform(0, 1.5)
-    process = start(arguments)
-    assert process.stdout is not None
-    output = ""
-    while moment not in output and process.poll() is None:
-        output += process.stdout.readline()
-    time.sleep(delay)
-    for number in numbers:
-        process.send_signal(number)
-        time.sleep(rng.uniform(0, 0.2))
-    output += process.stdout.read()
-    process.wait()
+    with start(arguments) as process:
+        assert process.stdout is not None
+        output = ""
+        while moment not in output and process.poll() is None:
+            output += process.stdout.readline()
+        time.sleep(delay)
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(rng.uniform(0, 0.2))
+        output += process.stdout.read()
     case = f"{[n.name for n in numbers]} {delay:.2f} s after {moment!r}: status {process.returncode}, {output[-1500:]}"
     killed = {-number for number in numbers}  # while it starts, as it exits, or by a second one
     assert process.returncode in {0, 130} | killed, case
