@@ -1,4 +1,4 @@
-"""Provenance of a result: command, versions, hardware and commit."""
+"""Provenance of a result: command, versions, hardware, settings of JAX and XLA, and commit."""
 
 import importlib.metadata
 import os
@@ -20,6 +20,34 @@ _PACKAGES += ["scikit-learn"]
 def versions(others: Iterable[str] = ()) -> dict[str, str]:
     """Installed versions by name: Python, the dependencies of this project, and the packages `others`."""
     return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in (*_PACKAGES, *others)}
+
+
+_SETTINGS = (
+    "enable_x64",
+    "default_prng_impl",
+    "threefry_partitionable",
+    "random_seed_offset",
+    "default_matmul_precision",
+)
+_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
+_SAME_NUMBERS = (
+    r"dump|device_count|device_ordinal|log|profil|metrics|timeout|cache|memory|data_dir|num_threads|parallelism"
+)
+
+
+def numerics() -> dict[str, Any]:
+    """Settings of JAX that change the numbers of a training, however it is compiled: type, random bits, precision."""
+    return {name: getattr(jax.config, name) for name in _SETTINGS}
+
+
+def compiler_flags() -> dict[str, str]:
+    """Flags of XLA and of its backends that may change rounding, by name; not those of dumps, devices or memory."""
+    words = {name: os.environ.get(name, "").split() for name in _FLAGS}
+    return {
+        name: given
+        for name, flags in words.items()
+        if (given := " ".join(sorted(flag for flag in flags if not re.search(_SAME_NUMBERS, flag.partition("=")[0]))))
+    }
 
 
 def commit() -> str | None:
@@ -49,12 +77,13 @@ def hardware() -> str:
 
 
 def origin(others: Iterable[str] = ()) -> dict[str, Any]:
-    """The provenance of a result: command, versions (also of the packages `others`), hardware and commit."""
+    """The provenance of a result: command, versions (also of the packages `others`), hardware, flags and commit."""
     program = Path(sys.argv[0])
     installed = program.stem == "snnkd" or program.parts[-2:] == ("cli", "__main__.py")
     return {
         "command": shlex.join([*(["snnkd"] if installed else ["python", sys.argv[0]]), *sys.argv[1:]]),
         "versions": versions(others),
         "hardware": hardware(),
+        "compiler_flags": compiler_flags(),
         "commit": commit(),
     }

@@ -29,7 +29,7 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_json, write_json
 from snnkd_jax.parallel.hosts import is_host0
 from snnkd_jax.runs.config import Config, default_config
-from snnkd_jax.runs.provenance import origin
+from snnkd_jax.runs.provenance import numerics, origin
 from snnkd_jax.runs.recipe import BOOKKEEPING
 
 _MAY_CHANGE = (*BOOKKEEPING, "run_dir", "store_teacher")
@@ -61,6 +61,7 @@ def open_run_dir(directory: Path, what: dict[str, Any], contents: dict[str, Any]
     the same. Raises `InputError` if it cannot be written, or holds something else or another run.
     """
     saved = directory / "config.json"
+    contents = {**contents, "numerics": numerics()}
     ((kind, options),) = what.items()
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -85,12 +86,19 @@ def open_run_dir(directory: Path, what: dict[str, Any], contents: dict[str, Any]
         # Older runs have no digests, and other versions may trace the same function differently.
         if (old := started.get(name, new)) == new or (name == "digests" and traced_otherwise):
             continue
+        if name == "numerics":
+            _check_same_options(directory, {**new, **old}, {**old, **new})
+            continue
         changed = [part for part in new if old.get(part) != new[part]] if name == "digests" else []
         reasons = {"data_sha256": "other images or labels", "teacher_sha256": "another teacher"}
         reason = reasons.get(name, f"another {' and '.join(changed)} of the same name")
         raise InputError(f"run_dir {directory} was started with {reason}; name another run_dir")
     if differing:
         warnings.warn(f"run_dir {directory} was started with other {' and '.join(differing)}", stacklevel=2)
+    if flags := _changes(started.get("compiler_flags", now["compiler_flags"]), now["compiler_flags"]):
+        warnings.warn(
+            f"run_dir {directory} was started with other compiler flags, which round otherwise; {flags}", stacklevel=2
+        )
 
 
 @contextlib.contextmanager
@@ -112,10 +120,15 @@ def report_disk_full(directory: Path) -> Iterator[None]:
 def _check_same_options(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     if "preset" in new:  # options that were added after the run was started had their defaults
         old = json.loads(json.dumps(default_config(new["dataset"]).flat())) | old
-    names = sorted((old.keys() | new.keys()) - set(_MAY_CHANGE))
-    if differing := [name for name in names if old.get(name) != new.get(name)]:
-        changes = ", ".join(f"{name} (was {old.get(name)!r}, is {new.get(name)!r})" for name in differing)
+    if changes := _changes(old, new):
         raise InputError(f"run_dir {directory} holds another run; {changes}: name another, or give the same values")
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The options that differ and may not, with both values."""
+    names = sorted((old.keys() | new.keys()) - set(_MAY_CHANGE))
+    differing = [name for name in names if old.get(name) != new.get(name)]
+    return ", ".join(f"{name} (was {old.get(name)!r}, is {new.get(name)!r})" for name in differing)
 
 
 def teacher_directory(path: Path) -> Path:
