@@ -20,6 +20,26 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def check_writable(argument: str, directory: Path) -> None:
+    """Creates a directory; raises `InputError`, naming `argument`, if nothing can be written there."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / f"{secrets.token_hex(8)}.tmp"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"{argument} {directory} cannot be written ({error.strerror}); name another") from error
+
+
+def check_writable_file(argument: str, file: Path | None) -> None:
+    """Raises `InputError`, naming `argument`, unless the file, if one is given, can be written or replaced."""
+    if file is None:
+        return
+    if file.exists() and not file.is_file():
+        raise InputError(f"{argument} {file} is {'a directory' if file.is_dir() else 'no regular file'}; name a file")
+    check_writable(argument, file.parent)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file as `write_atomically` does."""
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())

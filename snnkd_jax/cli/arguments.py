@@ -31,6 +31,7 @@ Runs = tyro.conf.Positional[Annotated[list[Path], _SEEDS]]
 Dataset = Annotated[str | None, tyro.conf.arg(help=_DATASET)]
 Notes = Annotated[str, tyro.conf.arg(help="Remarks for the record.")]
 Record = Annotated[Path | None, tyro.conf.arg(help="JSON file to write the result record to.")]
+Out = Annotated[Path | None, tyro.conf.arg(help="Folder for the result; None: that of the run, whose report shows it.")]
 """Arguments that several subcommands have, with their help."""
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import get_args
 
 from snnkd_jax.analysis.joules import AC_PJ, MAC_PJ, joules
-from snnkd_jax.cli.arguments import Dataset, Record, Run, command_line
+from snnkd_jax.cli.arguments import Dataset, Out, Record, Run, command_line
 from snnkd_jax.errors import InputError, check_count
+from snnkd_jax.files import check_writable_file
 from snnkd_jax.runs.roles import Role
 
 
@@ -21,6 +22,7 @@ def energy(
     dataset: Dataset = None,
     mac_pj: float = MAC_PJ,
     ac_pj: float = AC_PJ,
+    out: Out = None,
     record: Record = None,
 ) -> None:
     """Count operations and energy per image, layer by layer.
@@ -50,14 +52,15 @@ def energy(
     from snnkd_jax.inference.trained import Trained, load
     from snnkd_jax.runs.command import command
     from snnkd_jax.runs.recipe import read_config
-    from snnkd_jax.runs.record import write_record
+    from snnkd_jax.runs.record import result_files, write_record
 
-    trained: dict[str, Trained] = {
-        role: load(run, role) for role in get_args(Role) if (run / role / "network.json").is_file()
-    }
-    if not trained:
+    roles = [role for role in get_args(Role) if (run / role / "network.json").is_file()]
+    if not roles:
         raise InputError(f"{run} has no network that finished training")
     config = read_config(run)
+    files = result_files([run], out, "energy.json")
+    check_writable_file("record", record)
+    trained: dict[str, Trained] = {role: load(run, role) for role in roles}
     if against is not None:
         trained["ann"] = load(against, "teacher")
         if (found := trained["ann"].dataset) != config.data.dataset:
@@ -107,5 +110,5 @@ def energy(
             for role, cost in costs.items()
         },
     }
-    for path in (run / "energy.json", *([] if record is None else [record])):
+    for path in (*files, *([] if record is None else [record])):
         write_record(path, "energy", content)

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from snnkd_jax.cli.arguments import Dataset, Notes, Record, Runs, command_line
+from snnkd_jax.cli.arguments import Dataset, Notes, Out, Record, Runs, command_line
 from snnkd_jax.errors import InputError
+from snnkd_jax.files import check_writable_file
 from snnkd_jax.runs.roles import NETWORKS
 
 
@@ -21,6 +22,7 @@ def noise(
     batch_size: int = 128,
     dataset: Dataset = None,
     notes: Notes = "",
+    out: Out = None,
     record: Record = None,
 ) -> None:
     """Evaluate the accuracy under 14 kinds of noise.
@@ -41,9 +43,11 @@ def noise(
     from snnkd_jax.runs.command import command
     from snnkd_jax.runs.networks import find_networks
     from snnkd_jax.runs.recipe import SEED, seeds_of_one_recipe
-    from snnkd_jax.runs.record import write_record
+    from snnkd_jax.runs.record import result_files, write_record
 
     configs, networks = find_networks(runs, list(baseline))
+    files = result_files([run for _, run in seeds_of_one_recipe("runs", runs)], out, "noise.json")
+    check_writable_file("record", record)
     test = configs[0].data.load()
     n = len(test.test_labels)
     if images is not None and not 1 <= images <= n:
@@ -69,9 +73,9 @@ def noise(
         "noise_seed": seed,
         "images": len(index),
     }
-    for i, (_, run) in enumerate(seeds_of_one_recipe("runs", runs)):
+    for i, file in enumerate(files):
         of_run = summarise({role: [found[i]] for role, found in reports.items()})
-        write_record(run / "noise.json", "noise", of_run | settings, versions=["pillow"])
+        write_record(file, "noise", of_run | settings, versions=["pillow"])
     if record is not None:
         content = settings | {
             "run_command": command(configs[0]),

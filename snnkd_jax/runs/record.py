@@ -1,12 +1,12 @@
 """The result record: one JSON file per result, with its provenance."""
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from snnkd_jax.errors import InputError
-from snnkd_jax.files import read_json, write_json
+from snnkd_jax.files import check_writable, check_writable_file, read_json, write_json
 from snnkd_jax.runs.command import command
 from snnkd_jax.runs.config import Config
 from snnkd_jax.runs.provenance import origin
@@ -24,6 +24,25 @@ def write_record(path: Path, kind: str, content: dict[str, Any], versions: Itera
         write_json(path, {"kind": kind, "name": path.stem, **origin(versions), **content, "date": date})
     except OSError as error:
         raise InputError(f"record {path} cannot be written ({error.strerror}); name another file") from error
+
+
+def result_files(runs: Sequence[Path], out: Path | None, name: str) -> list[Path]:
+    """The files of this name in the directories of runs, or in `out`: there in a folder per run if there are several.
+
+    Raises `InputError`, before anything is measured, if one of them cannot be written.
+    """
+    directories = list(runs) if out is None else [out]
+    if out is not None and len(runs) > 1:
+        directories = [out / run.resolve().name for run in runs]
+        if len(set(directories)) < len(runs):
+            raise InputError(f"out={out}: some of the runs have the same name; measure them one by one")
+    for directory in directories:
+        try:
+            check_writable("out" if out else "run", directory)
+        except InputError as error:
+            raise InputError(f"{error}{'' if out else ', or give --out, a folder for the result'}") from error
+        check_writable_file("out" if out else "run", directory / name)
+    return [directory / name for directory in directories]
 
 
 def recipe_of(found: list[tuple[Config, Path]]) -> dict[str, Any]:
