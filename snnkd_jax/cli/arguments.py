@@ -5,9 +5,11 @@ import functools
 import inspect
 import io
 import itertools
+import os
 import shlex
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,7 +59,7 @@ def parse(
 
     box = io.StringIO()
     try:
-        with contextlib.redirect_stderr(box):
+        with contextlib.redirect_stderr(box), _wide_enough():
             return tyro.cli(bind, args=arguments, prog=prog, config=(tyro.conf.PositionalMetavarFromFieldName,))
     except SystemExit as stop:
         if not stop.code:
@@ -66,6 +68,18 @@ def parse(
         lines = [line.strip("│ ") for line in box.getvalue().splitlines() if line.startswith("│")]
         message = " ".join(itertools.takewhile(lambda line: not line.startswith("─"), lines))
         raise InputError(f"{message or box.getvalue()}; --help explains every argument") from None
+
+
+@contextlib.contextmanager
+def _wide_enough() -> Iterator[None]:
+    """A context with at least 40 columns for tyro's help, which it never finishes in less than about ten."""
+    given = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(max(shutil.get_terminal_size().columns, 40))
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        os.environ.update({} if given is None else {"COLUMNS": given})
 
 
 def _with_defaults(command: Command, arguments: Sequence[str], dataset: str | None) -> Command:

@@ -3,17 +3,27 @@
 Figures are written to files without `pyplot`, so no backend for windows or notebooks is needed.
 """
 
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
 from typing import Any
 
-try:
-    import matplotlib as mpl
-except ValueError:
-    # MPLBACKEND is a notebook's, inherited by a process in whose environment there is no such backend.
-    del os.environ["MPLBACKEND"]
-    import matplotlib as mpl
 
-from matplotlib.figure import Figure
+@contextlib.contextmanager
+def _without_backend() -> Iterator[None]:
+    """Keeps Matplotlib's import from failing where MPLBACKEND is inherited from a notebook and not installed here."""
+    backend = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
+    yield
+    if backend is not None:
+        os.environ["MPLBACKEND"] = backend
+        with contextlib.suppress(ValueError):
+            mpl.rcParams["backend"] = backend  # as the import does
+
+
+with _without_backend():
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
 __all__ = ["STYLE", "Figure", "mpl"]
 

@@ -25,9 +25,7 @@ def versions(others: Iterable[str] = ()) -> dict[str, str]:
 _SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision")
 _SETTINGS += ("jax_default_prng_impl", "jax_threefry_partitionable", "jax_random_seed_offset")
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
-_SAME_NUMBERS = (
-    r"dump|device_count|device_ordinal|log|profil|metrics|timeout|cache|memory|data_dir|num_threads|parallelism"
-)
+_SAME_NUMBERS = "dump|device_|log|profil|metrics|timeout|cache|memory|data_dir|threads|parallelism"
 
 
 def numerics() -> dict[str, Any]:

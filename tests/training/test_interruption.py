@@ -40,6 +40,17 @@ def uninterrupted(tmp_path_factory) -> Path:
     return run_dir
 
 
+@pytest.fixture(autouse=True)
+def signals_act():
+    """Started by `nohup` or in the background, the tests would pass on that signals are ignored."""
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    for number in (number for number, handler in before.items() if handler == signal.SIG_IGN):
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 MOMENTS = ("", "run directory", "teacher: epoch 2/", "teacher: epoch 5/", "student: epoch 1/", "student: epoch 15/")
 """What is printed just before: nothing (imports), data and compilation, the epochs, the next network, the report."""
 
