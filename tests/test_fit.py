@@ -80,7 +80,8 @@ def test_in_another_thread_and_without_streams(plain, tmp_path, monkeypatch):
     thread = threading.Thread(target=lambda: found.append(kd.fit(spiking(), DATA, **SMALL, run_dir=tmp_path)))
     thread.start()
     thread.join()
-    assert same(*found, plain)
+    (trained,) = found
+    assert same(trained, plain)
     assert (tmp_path / "report.html").exists()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from snnkd_jax import data
 from snnkd_jax.analysis.corruptions import IMAGE_LEVELS, MAX_LEVEL, corrupt
-from snnkd_jax.report.style import STYLE, Figure, mpl
+from snnkd_jax.report.style import STYLE, Figure, Line2D, mpl
 from snnkd_jax.runs.roles import NETWORKS
 
 COLOURS = {"teacher": "#888888", "student_baseline": "#d9822b", "student": "#1f6fb2"}
@@ -65,7 +65,7 @@ def draw_curves(record: dict[str, Any], path: Path) -> None:
             axes.grid(color="#dddddd")
         for axes in panels[len(kinds) :]:
             axes.set_axis_off()
-        lines = [mpl.lines.Line2D([], [], color=COLOURS[role], label=NETWORKS[role]) for role in record["networks"]]
+        lines = [Line2D([], [], color=COLOURS[role], label=NETWORKS[role]) for role in record["networks"]]
         panels[len(kinds)].legend(handles=lines, frameon=False, loc="center")
         figure.supxlabel("level")
         figure.supylabel("test accuracy, %")

@@ -21,7 +21,13 @@ def all_devices() -> list[Any]:
     try:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter where JAX skips cuda as there is no such GPU
-        raise InputError(_unusable(jax.config.jax_platforms, str(error))) from error
+        raise InputError(_unusable(_asked(), str(error))) from error
+
+
+def _asked() -> str | None:
+    """The platforms that JAX is told to use, by JAX_PLATFORMS or in the program; None: any."""
+    config: Any = jax.config
+    return config.jax_platforms or None
 
 
 def _unusable(asked: str | None, error: str) -> str:
@@ -61,7 +67,7 @@ def idle_gpus(environment: Mapping[str, str] = os.environ) -> str | None:
         return None
     where, names = visible
     devices = jax.local_devices()
-    platforms = set((jax.config.jax_platforms or "gpu").split(","))
+    platforms = set((_asked() or "gpu").split(","))
     if not names or devices[0].platform == "tpu" or not platforms & {"cuda", "gpu", "rocm"}:
         return None
     used = [device.local_hardware_id for device in devices if device.platform == "gpu"]

@@ -24,8 +24,9 @@ def _without_backend() -> Iterator[None]:
 with _without_backend():
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-__all__ = ["STYLE", "Figure", "mpl"]
+__all__ = ["STYLE", "Figure", "Line2D", "mpl"]
 
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "snnkd",

@@ -59,7 +59,8 @@ class Config:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if not isinstance(value := getattr(self, field.name), section := field.default_factory):
+            section: Any = field.type
+            if not isinstance(value := getattr(self, field.name), section):
                 advice = "Config().replace(...) changes options by name"
                 raise InputError(f"{field.name}={value!r} must be a {section.__name__}; {advice}")
 

@@ -30,10 +30,12 @@ def option(name: str, kind: Any, value: Any) -> Any:
     """
     kinds = typing.get_args(kind) or (kind,)
     plain: Any = kinds[0]
-    if NoneType in kinds and (value is None or (isinstance(value, str) and value == "None")):  # as on command lines
+    is_word = isinstance(value, str) and value == "None"  # as on command lines
+    if NoneType in kinds and (value is None or is_word):
         return None
     try:
-        return _CONVERSIONS[plain](value.item() if getattr(value, "shape", None) == () else value)
+        scalar: Any = value
+        return _CONVERSIONS[plain](scalar.item() if getattr(value, "shape", None) == () else value)
     except (TypeError, ValueError, KeyError, OverflowError) as error:
         expected = f"{_EXPECTED[plain]}{' or None' if NoneType in kinds else ''}"
         raise InputError(f"{name}={' '.join(repr(value).split())[:200]} must be {expected}") from error

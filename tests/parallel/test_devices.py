@@ -29,7 +29,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(jax, "process_count", lambda: processes)
         jax.config.update("jax_platforms", platforms)
 
-    before = jax.config.jax_platforms
+    before = devices._asked()
     yield imitated
     jax.config.update("jax_platforms", before)
 
