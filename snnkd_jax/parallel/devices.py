@@ -1,6 +1,5 @@
 """The devices that JAX uses, what is missing where it cannot, and GPUs that are there and idle."""
 
-import difflib
 import importlib.util
 import os
 import re
@@ -10,7 +9,7 @@ from typing import Any
 
 import jax
 
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import InputError, did_you_mean
 
 _PLATFORMS = ("cpu", "cuda", "gpu", "tpu", "rocm", "METAL")
 _VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
@@ -47,9 +46,7 @@ def _unusable(asked: str | None, error: str) -> str:
     elif platform in _PLATFORMS:
         reason = error
     else:
-        lower = {name.lower(): name for name in _PLATFORMS}
-        close = difflib.get_close_matches(platform.strip().lower(), lower, n=1)
-        hint = f" (did you mean {lower[close[0]]!r}?)" if close else ""
+        hint = did_you_mean(platform.strip(), _PLATFORMS)
         reason = f"{platform!r} is no platform{hint}; name some of {', '.join(_PLATFORMS)}, without spaces"
     return f"JAX_PLATFORMS={asked!r} cannot be used: {reason}; or unset it, and JAX takes what it finds"
 

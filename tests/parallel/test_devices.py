@@ -95,8 +95,8 @@ CUDA = ["jax_cuda12_plugin"]
         ("tpu", RuntimeError("Unable to initialize backend 'tpu': no TPU found"), ["libtpu"], ["no TPU found"]),
         ("rocm", RuntimeError(UNKNOWN.format("rocm", "rocm")), CUDA, ["plugin for rocm is not installed"]),
         ("METAL", RuntimeError(UNKNOWN.format("METAL", "METAL")), [], ["plugin for METAL is not installed"]),
-        ("cdua", RuntimeError(UNKNOWN.format("cdua", "cdua")), [], ["'cdua' is no platform", "mean 'cuda'"]),
-        ("CPU", RuntimeError(UNKNOWN.format("CPU", "CPU")), [], ["'CPU' is no platform", "mean 'cpu'"]),
+        ("cdua", RuntimeError(UNKNOWN.format("cdua", "cdua")), [], ["'cdua' is no platform", "mean cuda?"]),
+        ("CPU", RuntimeError(UNKNOWN.format("CPU", "CPU")), [], ["'CPU' is no platform", "mean cpu?"]),
         ("cpu, cuda", RuntimeError(UNKNOWN.format(" cuda", " cuda")), [], ["' cuda' is no platform", "without spaces"]),
         (
             "cpu,abacus",
