@@ -30,6 +30,7 @@ from peers.workload import TASKS, step_flops
 
 from snnkd_jax.cli.arguments import call
 from snnkd_jax.errors import InputError, check_choice
+from snnkd_jax.files import check_writable_file
 from snnkd_jax.models import build
 from snnkd_jax.runs import provenance
 from snnkd_jax.versions import versions
@@ -364,6 +365,8 @@ def main(settings: tyro.conf.OmitArgPrefixes[Settings]) -> int:
     The exit status is 1 if a library failed.
     """
     given, settings = settings, settings.resolved()
+    file = RESULTS / f"{settings.record}.json"
+    check_writable_file("record", file if settings.record is not None else None)
     jax.config.update("jax_platforms", "cpu")  # as in the workers
     benchmark = Benchmark(settings)
     benchmark.run()
@@ -392,8 +395,7 @@ def main(settings: tyro.conf.OmitArgPrefixes[Settings]) -> int:
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "notes": settings.notes,
         }
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        (RESULTS / f"{settings.record}.json").write_text(json.dumps(record, indent=1) + "\n")
+        file.write_text(json.dumps(record, indent=1) + "\n")
     return 1 if benchmark.failed else 0
 
 

@@ -25,6 +25,7 @@ from peers.nir_readers import Reader, library_reader, numpy_reader, snntorch_rea
 
 from snnkd_jax.cli.arguments import call
 from snnkd_jax.errors import InputError
+from snnkd_jax.files import check_writable_file
 from snnkd_jax.inference.trained import load
 from snnkd_jax.interop.nir import read_nir, write_nir
 from snnkd_jax.models import Network, Variables
@@ -53,6 +54,8 @@ def main(
         peers: Other libraries to read the file with; docs/speed.md says how to install them.
         record: Write experiments/results/nir/<record>.json.
     """
+    file = None if record is None else RESULTS / f"{record}.json"
+    check_writable_file("record", file)
     if images < 1:
         raise InputError(f"images={images!r} must be at least 1")
     for needed in (*peers, *(("nirtorch",) if peers else ())):
@@ -88,7 +91,7 @@ def main(
             f"logits to {count.logit_difference:.1g}; "
             f"{count.correct} of {len(labels)} classes right, {count.differing_classes} differ"
         )
-    if record is not None:
+    if file is not None:
         options = shlex.join([f"--images={images}", *(["--peers", *peers] if peers else [])])
         content = {
             "command": f"python experiments/check_nir.py RUN {options}",
@@ -98,7 +101,7 @@ def main(
             "readers": [dataclasses.asdict(count) for count in counts],
         }
         packages = ("nir", "h5py", *peers, *(("torch", "nirtorch") if peers else ()))
-        write_record(RESULTS / f"{record}.json", "nir", content, packages)
+        write_record(file, "nir", content, packages)
 
 
 @dataclasses.dataclass

@@ -21,6 +21,7 @@ import tyro
 from snnkd_jax.cli.arguments import call
 from snnkd_jax.data.batches import eval_batches
 from snnkd_jax.errors import InputError
+from snnkd_jax.files import check_writable_file
 from snnkd_jax.inference.predict import choose_threshold
 from snnkd_jax.inference.trained import load
 from snnkd_jax.parallel.compiler import compile_options
@@ -47,6 +48,8 @@ def main(
         dataset: Name of the data set in the record, such as "CIFAR-10 (JPEG copy)"; None: that of the run.
         record: Write experiments/results/speed/<record>.json.
     """
+    file = None if record is None else RESULTS / f"{record}.json"
+    check_writable_file("record", file)
     if not 0 <= tolerance < 1:
         raise InputError(f"tolerance={tolerance!r} must be at least 0 and below 1")
     if batch_size < 1:
@@ -88,7 +91,7 @@ def main(
         "speed_up": at_full_seconds / early_seconds,
     }
     print(json.dumps(result, indent=2))
-    if record is not None:
+    if file is not None:
         result["config"] = config.published().flat()
         options = ["--tolerance", f"{tolerance:g}", "--batch-size", str(batch_size)]
         options += [] if dataset is None else ["--dataset", dataset]
@@ -96,7 +99,7 @@ def main(
         result["dataset"] = dataset or config.data.dataset
         result["run_command"] = command(config)
         result |= {"batch_size": batch_size, "tolerance": tolerance}
-        write_record(RESULTS / f"{record}.json", "early-exit", result)
+        write_record(file, "early-exit", result)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import tyro
 from snnkd_jax.cli.arguments import call
 from snnkd_jax.data.batches import MemorySource
 from snnkd_jax.distill.losses import cross_entropy
+from snnkd_jax.files import check_writable_file
 from snnkd_jax.inference.trained import load
 from snnkd_jax.parallel.compiler import compile_options
 from snnkd_jax.runs.command import command
@@ -34,6 +35,8 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
         run: Finished run whose student is used; of the other arguments, only batch size and seed count then.
         record: Write experiments/results/speed/<record>.json.
     """
+    file = None if record is None else RESULTS / f"{record}.json"
+    check_writable_file("record", file)
     student = None if run is None else load(run)
     if run is not None:
         config = read_config(run).replace(batch_size=config.optimisation.batch_size, seed=config.run.seed)
@@ -66,7 +69,7 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
         cosine, ratio = float(a.ravel() @ b.ravel() / norms[0] / norms[1]), float(norms[1] / norms[0])
         layers[name.removesuffix("/kernel")] = {"cosine": cosine, "norm_ratio": ratio}
         print(f"{name:40} cosine {cosine:6.3f}  norm ratio {ratio:6.3f}")
-    if record is not None:
+    if file is not None:
         of_fresh = command(config).replace("snnkd train", "python experiments/gradient_agreement.py")
         of_run = f"python experiments/gradient_agreement.py --run RUN --batch-size {config.optimisation.batch_size}"
         content = {
@@ -76,7 +79,7 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
             "trained": run is not None,
             "config": config.published().flat(),
         }
-        write_record(RESULTS / f"{record}.json", "gradients", content)
+        write_record(file, "gradients", content)
 
 
 if __name__ == "__main__":

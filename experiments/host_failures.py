@@ -30,6 +30,7 @@ import orbax.checkpoint as ocp
 
 from snnkd_jax.cli.arguments import call
 from snnkd_jax.errors import InputError
+from snnkd_jax.files import check_writable_file
 from snnkd_jax.runs.record import write_record
 from snnkd_jax.training.manifest import read_manifest
 
@@ -258,6 +259,8 @@ def main(kills: int = 10, seed: int = 0, record: str | None = None, disk: Path |
         record: Write experiments/results/hosts/<record>.json.
         disk: Only run the test of a full disk, mounted at this path.
     """
+    file = None if record is None else RESULTS / f"{record}.json"
+    check_writable_file("record", file)
     if disk is not None:
         print(json.dumps(fill_disk(disk)))
         return
@@ -291,8 +294,8 @@ def main(kills: int = 10, seed: int = 0, record: str | None = None, disk: Path |
             finish(run_dir, LONG, hosts, devices)
             differences[f"{hosts} x {devices}"] = difference(run_dir, runs / "whole")
         tell("difference_after_resuming_on_hosts_x_devices", differences)
-    if record is not None:
-        write_record(RESULTS / f"{record}.json", "hosts", found)
+    if file is not None:
+        write_record(file, "hosts", found)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from snnkd_jax.cli.arguments import call
 from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.dynamics.surrogate import SURROGATES
 from snnkd_jax.experiment import run
+from snnkd_jax.files import check_writable_file
 from snnkd_jax.runs.command import command
 from snnkd_jax.runs.config import Config, default_config
 from snnkd_jax.runs.recipe import SEED, check_same_recipe, read_config
@@ -61,6 +62,8 @@ def main(runs: Path = Path("runs/knobs"), seeds: tuple[int, ...] = (0, 1, 2), re
         seeds: Seeds of each student.
         record: Write experiments/results/knobs/<record>.json.
     """
+    file = None if record is None else RESULTS / f"{record}.json"
+    check_writable_file("record", file)
     recipe = default_config("digits").replace(
         epochs=30,
         teacher_epochs=60,
@@ -74,7 +77,7 @@ def main(runs: Path = Path("runs/knobs"), seeds: tuple[int, ...] = (0, 1, 2), re
     for group, option, value in tried():
         change = {"group": group, "option": option, "recipe": in_recipe(recipe, option), "value": value}
         entries.append(change | over_seeds([validated(recipe, {option: value}, runs, seed) for seed in seeds]))
-    if record is not None:
+    if file is not None:
         content = {
             "command": "python experiments/knobs.py",
             "run_command": command(recipe),
@@ -83,7 +86,7 @@ def main(runs: Path = Path("runs/knobs"), seeds: tuple[int, ...] = (0, 1, 2), re
             "entries": entries,
             "config": {name: value for name, value in recipe.flat().items() if name not in SEED},
         }
-        write_record(RESULTS / f"{record}.json", "knobs", content)
+        write_record(file, "knobs", content)
 
 
 def tried() -> list[tuple[str, str, Any]]:

@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-import matplotlib as mpl
 from figures import energy, noise, speed, steps
 from records.trainings import read_records
 
@@ -18,7 +17,6 @@ OF_ALL = {"energy": energy.draw, "speed": speed.draw, "steps": steps.draw}
 
 def main() -> None:
     """Draws all figures."""
-    mpl.use("svg")
     for name, draw in OF_ALL.items():
         if records := read_records(HERE / "results" / name):
             draw(records, FIGURES / f"{name}.svg")

@@ -19,9 +19,14 @@ def check_choice(argument: str, value: str, choices: Iterable[str]) -> None:
     """Raises `InputError`, which suggests the closest choice, unless `value` is one of `choices`."""
     known = list(choices)
     if value not in known:
-        close = difflib.get_close_matches(value, known, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise InputError(f"{argument} {value!r} is unknown{hint}; choose from {', '.join(known)}")
+        raise InputError(f"{argument} {value!r} is unknown{did_you_mean(value, known)}; choose from {', '.join(known)}")
+
+
+def did_you_mean(value: str, choices: Iterable[str]) -> str:
+    """A hint at the choice that is closest to `value`, in whatever case; empty if none is close."""
+    lower = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(value.lower(), lower, n=1)
+    return f" (did you mean {lower[close[0]]}?)" if close else ""
 
 
 def match_choice(argument: str, value: str, choices: Iterable[str]) -> str:

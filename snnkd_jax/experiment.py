@@ -37,7 +37,7 @@ def run(config: Config, teacher: Trained | Teacher | None = None) -> dict[str, A
     """Runs or resumes a configuration, and returns the content of `result.json`.
 
     A trained `teacher` replaces the one of the configuration. Raises `InputError` for wrong input, and `Interrupted`
-    after SIGTERM or SIGINT, when everything has been saved.
+    after Ctrl-C, SIGTERM or a scheduler's signal (`StopRequest`), when everything has been saved.
     """
     teacher = teacher.as_teacher() if isinstance(teacher, Trained) else teacher
     if teacher is not None:

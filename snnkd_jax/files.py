@@ -183,5 +183,14 @@ def check_writable(argument: str, directory: Path) -> None:
         raise
 
 
+def check_writable_file(argument: str, file: Path | None) -> None:
+    """Raises `InputError`, naming `argument`, unless the file, if one is given, can be written or replaced."""
+    if file is None:
+        return
+    if file.exists() and not file.is_file():
+        raise InputError(f"{argument} {file} is {'a directory' if file.is_dir() else 'no regular file'}; name a file")
+    check_writable(argument, file.parent)
+
+
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"

@@ -26,7 +26,7 @@ from snnkd_jax.digest import fingerprint, jaxpr_digest, sha256, title
 from snnkd_jax.distill.objective import Objective
 from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.distill.teacher import Teacher
-from snnkd_jax.errors import InputError, check_count
+from snnkd_jax.errors import InputError
 from snnkd_jax.files import as_path, check_writable, is_remote, read_sealed, write_sealed
 from snnkd_jax.inference.trained import Trained, load
 from snnkd_jax.lock import Lock
@@ -43,6 +43,9 @@ from snnkd_jax.parallel.hosts import (
     raise_on_all_hosts,
 )
 from snnkd_jax.parallel.mesh import check_batch_size, data_mesh
+from snnkd_jax.runs.config import RunConfig
+from snnkd_jax.runs.optimisation import OptimisationConfig
+from snnkd_jax.runs.option import option
 from snnkd_jax.runs.result import result_of
 from snnkd_jax.runs.run_dir import content_digests, epochs_extended, open_run_dir, report_disk_full
 from snnkd_jax.training.compiled import Evaluation
@@ -112,14 +115,14 @@ def fit(
 
     Raises:
         InputError: if arguments do not fit together; if the loss diverges; if `run_dir` holds another training.
-        Interrupted: with `run_dir`, after SIGTERM or SIGINT, when everything has been saved.
+        Interrupted: with `run_dir`, after Ctrl-C, SIGTERM or a scheduler's signal, when everything has been saved.
     """
-    every = 1 if checkpoint_every is None else checkpoint_every
-    counts = {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate}
-    for name, value in (counts | {"keep_checkpoints": keep_checkpoints, "checkpoint_every": every}).items():
-        check_count(name, value)
-    check_count("seed", seed, 0)
-    check_count("extend", extend, 0)
+    run = RunConfig(seed, fsdp=fsdp, checkpoint_every=checkpoint_every, keep_checkpoints=keep_checkpoints)
+    given = OptimisationConfig(epochs=epochs, extend=extend, batch_size=batch_size, accumulate=accumulate)
+    for section in (run, given):
+        section.check()
+    epochs, extend, batch_size, accumulate = given.epochs, given.extend, given.batch_size, given.accumulate
+    bptt_epochs, fsdp, seed = option("bptt_epochs", int, bptt_epochs), run.fsdp, run.seed
     for name, value, fits, advice in (
         ("network", network, isinstance(network, Network), "snnkd_jax.build(...) or Network(module, num_steps)"),
         ("teacher", teacher, isinstance(teacher, Trained | Teacher | None), "what fit or load returned, or a Teacher"),
@@ -193,7 +196,9 @@ def fit(
         "teacher_normalisation": teacher and teacher.normalisation and dataclasses.asdict(teacher.normalisation),
         "objective": objective.described(),
         "augment": None if trainer.augment is None else title(trainer.augment),
-        **counts,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
         "extend": extend,
         "seed": seed,
         "bptt_epochs": bptt_epochs,
@@ -209,7 +214,7 @@ def fit(
             if log is None:
                 return load(directory, network=network)
             print_on_host0(f"run directory {directory}")
-            result = trained(RunContext(directory, role, log, stop, checkpoint_every, keep_checkpoints))
+            result = trained(RunContext(directory, role, log, stop, run.checkpoint_every, run.keep_checkpoints))
         if role == "student":
             observe_student(result, inputs, directory)
         finish_run(directory, {role: result.result}, log)

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,19 @@ def test_own_data_alone(plain, tmp_path, monkeypatch):
     assert [entry["epoch"] for entry in plain.history] == [1]
     answers = plain.predict(IMAGES[90:]).classes
     assert plain.test_accuracy == pytest.approx((answers == LABELS[90:]).mean())
+
+
+def test_in_another_thread_and_without_streams(plain, tmp_path, monkeypatch):
+    """Where Python allows no signal handler, as in the workers of services and notebooks."""
+    found = []
+    monkeypatch.setattr("sys.stdout", None)
+    monkeypatch.setattr("sys.stderr", None)
+    thread = threading.Thread(target=lambda: found.append(kd.fit(spiking(), DATA, **SMALL, run_dir=tmp_path)))
+    thread.start()
+    thread.join()
+    (trained,) = found
+    assert same(trained, plain)
+    assert (tmp_path / "report.html").exists()
 
 
 def test_floats_bytes_and_frames_are_one_kind_of_data(plain):

@@ -3,12 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib import pyplot as plt
-
 from snnkd_jax.analysis.joules import joules
 from snnkd_jax.report.energy import title
-from snnkd_jax.report.style import STYLE
+from snnkd_jax.report.style import STYLE, Figure, mpl
 
 MAC_COLOUR, AC_COLOUR = "#b8442f", "#2f6db8"
 
@@ -17,21 +14,14 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     """Writes the figure: a bar for each network of a record, of the part of its MACs and that of its ACs."""
     heights = [len(record["networks"]) for record in records]
     with mpl.rc_context(STYLE):
-        figure, grid = plt.subplots(
-            len(records),
-            1,
-            figsize=(9, sum(0.5 * n + 1.2 for n in heights)),
-            height_ratios=[n + 1 for n in heights],
-            squeeze=False,
-            layout="constrained",
-        )
+        figure = Figure(figsize=(9, sum(0.5 * n + 1.2 for n in heights)), layout="constrained")
+        grid = figure.subplots(len(records), 1, height_ratios=[n + 1 for n in heights], squeeze=False)
         for axes, record in zip(grid[:, 0], records, strict=True):
             draw_bars(axes, record)
         bars = grid[0, 0].get_legend_handles_labels()
         figure.legend(*bars, frameon=False, fontsize=9, loc="outside upper right", ncols=2)
         figure.supxlabel("energy an image, µJ (45 nm, memory access not included)", fontsize=10)
         figure.savefig(path, metadata={"Date": None})
-        plt.close(figure)
 
 
 def draw_bars(axes: Any, record: dict[str, Any]) -> None:

@@ -4,14 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib as mpl
 import numpy as np
-from matplotlib import pyplot as plt
-from matplotlib.lines import Line2D
 
 from snnkd_jax import data
 from snnkd_jax.analysis.corruptions import IMAGE_LEVELS, MAX_LEVEL, corrupt
-from snnkd_jax.report.style import STYLE
+from snnkd_jax.report.style import STYLE, Figure, Line2D, mpl
 from snnkd_jax.runs.roles import NETWORKS
 
 COLOURS = {"teacher": "#888888", "student_baseline": "#d9822b", "student": "#1f6fb2"}
@@ -34,7 +31,8 @@ def draw_levels(dataset: data.Dataset, path: Path) -> None:
     sheet = np.broadcast_to(sheet, (*sheet.shape[:2], 3))
     h, w = (n + GAP for n in dataset.image_shape[:2])
     with mpl.rc_context({**STYLE, "image.interpolation": "nearest"}):
-        figure, axes = plt.subplots(figsize=(12, 12 * sheet.shape[0] / sheet.shape[1]), layout="constrained")
+        figure = Figure(figsize=(12, 12 * sheet.shape[0] / sheet.shape[1]), layout="constrained")
+        axes = figure.subplots()
         axes.imshow(sheet)
         axes.set_yticks((np.arange(len(IMAGE_LEVELS)) + 0.5) * h, [kind.replace("_", " ") for kind in IMAGE_LEVELS])
         levels = [str(level) for _ in chosen for level in range(MAX_LEVEL + 1)]
@@ -43,7 +41,6 @@ def draw_levels(dataset: data.Dataset, path: Path) -> None:
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         figure.savefig(path, dpi=100, metadata={"Software": None})
-        plt.close(figure)
 
 
 def draw_curves(record: dict[str, Any], path: Path) -> None:
@@ -52,8 +49,8 @@ def draw_curves(record: dict[str, Any], path: Path) -> None:
     columns = 5
     with mpl.rc_context(STYLE):
         shape = -(-(len(kinds) + 1) // columns), columns
-        figure, grid = plt.subplots(*shape, figsize=(13, 8), sharex=True, sharey=True, layout="constrained")
-        panels = grid.ravel()
+        figure = Figure(figsize=(13, 8), layout="constrained")
+        panels = figure.subplots(*shape, sharex=True, sharey=True).ravel()
         for axes, kind in zip(panels, kinds, strict=False):
             for role, network in record["networks"].items():
                 if network["kinds"][kind] is None:
@@ -73,4 +70,3 @@ def draw_curves(record: dict[str, Any], path: Path) -> None:
         figure.supxlabel("level")
         figure.supylabel("test accuracy, %")
         figure.savefig(path, metadata={"Date": None})
-        plt.close(figure)

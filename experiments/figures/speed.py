@@ -7,11 +7,8 @@ has several T: time and memory of a training step against T. The same records gi
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib import pyplot as plt
-
 from snnkd_jax.errors import InputError
-from snnkd_jax.report.style import STYLE
+from snnkd_jax.report.style import STYLE, Figure, mpl
 
 OURS = ("snnkd_jax", "snnkd_jax, rate-based")
 COLOURS = {
@@ -98,7 +95,8 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     swept = [model for model, libraries in found.items() if any(len(by_t) > 1 for by_t in libraries.values())]
     with mpl.rc_context(STYLE):
         rows = 1 + len(swept)
-        figure, grid = plt.subplots(rows, 2, figsize=(12, 4 * rows), squeeze=False, layout="constrained")
+        figure = Figure(figsize=(12, 4 * rows), layout="constrained")
+        grid = figure.subplots(rows, 2, squeeze=False)
         for axes, (model, libraries) in zip(grid[0], found.items(), strict=False):
             draw_bars(axes, model, libraries)
         for axes in grid[0][len(found) :]:
@@ -108,4 +106,3 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
                 draw_lines(axes, found[model], quantity)
                 axes.set_title(f"{model}: {quantity} of a training step", loc="left", fontweight="bold")
         figure.savefig(path, metadata={"Date": None})
-        plt.close(figure)

@@ -4,12 +4,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib import pyplot as plt
 
 from snnkd_jax.errors import InputError
-from snnkd_jax.report.style import STYLE
+from snnkd_jax.report.style import STYLE, Figure, mpl
 
 MARKERS = "osD^vP*X"
 PANELS_IN_A_ROW = 2
@@ -24,9 +22,8 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     with mpl.rc_context(STYLE):
         columns = min(len(datasets), PANELS_IN_A_ROW)
         rows = math.ceil(len(datasets) / columns)
-        figure, grid = plt.subplots(
-            rows, columns, figsize=(6.5 * columns, 4.5 * rows), squeeze=False, layout="constrained"
-        )
+        figure = Figure(figsize=(6.5 * columns, 4.5 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat[len(datasets) :]:
             axes.set_axis_off()
         for axes, dataset in zip(grid.flat, datasets, strict=False):
@@ -52,7 +49,6 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
             axes.grid(color="#dddddd")
             axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16))
         figure.savefig(path, metadata={"Date": None})
-        plt.close(figure)
 
 
 def _method(entry: dict[str, Any]) -> str:

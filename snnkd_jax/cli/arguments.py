@@ -5,9 +5,11 @@ import functools
 import inspect
 import io
 import itertools
+import os
 import shlex
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +34,7 @@ Runs = tyro.conf.Positional[Annotated[list[Path], _SEEDS]]
 Dataset = Annotated[str | None, tyro.conf.arg(help=_DATASET)]
 Notes = Annotated[str, tyro.conf.arg(help="Remarks for the record.")]
 Record = Annotated[Path | None, tyro.conf.arg(help="JSON file to write the result record to.")]
+Out = Annotated[Path | None, tyro.conf.arg(help="Folder for the result; None: that of the run, whose report shows it.")]
 """Arguments that several subcommands have, with their help."""
 
 
@@ -57,7 +60,7 @@ def parse(
 
     box = io.StringIO()
     try:
-        with contextlib.redirect_stderr(box):
+        with contextlib.redirect_stderr(box), _wide_enough():
             return tyro.cli(bind, args=arguments, prog=prog, config=(tyro.conf.PositionalMetavarFromFieldName,))
     except SystemExit as stop:
         if not stop.code:
@@ -73,6 +76,18 @@ def _with_paths(name: str, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_with_paths(name, x) for x in value)
     return as_path(name, value) if isinstance(value, Path) else value
+
+
+@contextlib.contextmanager
+def _wide_enough() -> Iterator[None]:
+    """A context with at least 40 columns for tyro's help, which it never finishes in less than about ten."""
+    given = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(max(shutil.get_terminal_size().columns, 40))
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        os.environ.update({} if given is None else {"COLUMNS": given})
 
 
 def _with_defaults(command: Command, arguments: Sequence[str], dataset: str | None) -> Command:

@@ -3,6 +3,7 @@
 import sys
 
 from snnkd_jax.cli.arguments import Notes, Record, Runs, command_line
+from snnkd_jax.files import check_writable_file
 
 STEPS_PER_CALL = 4
 
@@ -20,6 +21,7 @@ def convert(
         num_steps: Largest T.
         percentile: Percentile of the activations, for teachers with ReLU.
     """
+    check_writable_file("record", record)
     from snnkd_jax.inference.convert import convert as convert_network
     from snnkd_jax.inference.predict import accuracy_by_step
     from snnkd_jax.inference.trained import load

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import get_args
 
 from snnkd_jax.analysis.joules import AC_PJ, MAC_PJ, joules
-from snnkd_jax.cli.arguments import Dataset, Record, Run, command_line
+from snnkd_jax.cli.arguments import Dataset, Out, Record, Run, command_line
 from snnkd_jax.errors import InputError, check_count
+from snnkd_jax.files import check_writable_file
 from snnkd_jax.runs.roles import Role
 
 
@@ -21,6 +22,7 @@ def energy(
     dataset: Dataset = None,
     mac_pj: float = MAC_PJ,
     ac_pj: float = AC_PJ,
+    out: Out = None,
     record: Record = None,
 ) -> None:
     """Count operations and energy per image, layer by layer.
@@ -50,61 +52,66 @@ def energy(
     from snnkd_jax.inference.trained import Trained, load
     from snnkd_jax.runs.command import command
     from snnkd_jax.runs.recipe import read_config
-    from snnkd_jax.runs.record import write_record
+    from snnkd_jax.runs.record import result_files, write_record
     from snnkd_jax.training.manifest import is_trained
 
-    trained: dict[str, Trained] = {role: load(run, role) for role in get_args(Role) if is_trained(run / role)}
-    if not trained:
+    roles = [role for role in get_args(Role) if is_trained(run / role)]
+    if not roles:
         raise InputError(f"{run} has no network that finished training")
     config = read_config(run)
-    if against is not None:
-        trained["ann"] = load(against, "teacher")
-        if (found := trained["ann"].dataset) != config.data.dataset:
-            raise InputError(f"against={against} is a run on {found}, not on {config.data.dataset}; give another")
-    data = config.data.load()
-    accuracy = {role: network.result.get("accuracy") for role, network in trained.items()}
-    at_other_steps = {}
-    if num_steps is not None:
-        for role in trained.keys() & {"student", "student_baseline"}:
-            at_other_steps[role] = dataclasses.replace(trained[role], network=trained[role].with_steps(num_steps))
-    if converted is not None:
-        at_other_steps["converted"] = convert(load(run, "teacher"), data.train_images, converted)
-    for role, network in at_other_steps.items():
-        logits = network.logits_by_step(data.test_images, network.network.num_steps or 1)
-        accuracy[role] = float(accuracy_by_step(logits, data.test_labels)[-1])
-    trained |= at_other_steps
-    test = data.test_images[:images]
-    costs = {role: measure(network, test, batch_size) for role, network in trained.items()}
-    anns = {role: ann_of(role, costs) for role in costs}
-    if against is not None and "ann" not in (anns[role] for role in costs if role != "ann"):
-        raise InputError(f"against={against}: its teacher is of none of the architectures of {run}; give another")
+    check_writable_file("record", record)
+    with result_files([run], out, "energy.json") as files:
+        trained: dict[str, Trained] = {role: load(run, role) for role in roles}
+        if against is not None:
+            trained["ann"] = load(against, "teacher")
+            if (found := trained["ann"].dataset) != config.data.dataset:
+                raise InputError(f"against={against} is a run on {found}, not on {config.data.dataset}; give another")
+        data = config.data.load()
+        accuracy = {role: network.result.get("accuracy") for role, network in trained.items()}
+        at_other_steps = {}
+        if num_steps is not None:
+            for role in trained.keys() & {"student", "student_baseline"}:
+                at_other_steps[role] = dataclasses.replace(trained[role], network=trained[role].with_steps(num_steps))
+        if converted is not None:
+            at_other_steps["converted"] = convert(load(run, "teacher"), data.train_images, converted)
+        for role, network in at_other_steps.items():
+            logits = network.logits_by_step(data.test_images, network.network.num_steps or 1)
+            accuracy[role] = float(accuracy_by_step(logits, data.test_labels)[-1])
+        trained |= at_other_steps
+        test = data.test_images[:images]
+        costs = {role: measure(network, test, batch_size) for role, network in trained.items()}
+        anns = {role: ann_of(role, costs) for role in costs}
+        if against is not None and "ann" not in (anns[role] for role in costs if role != "ann"):
+            raise InputError(f"against={against}: its teacher is of none of the architectures of {run}; give another")
 
-    for role, cost in costs.items():
-        print(f"\n{role}: {trained[role].title}\n{summary(cost, mac_pj, ac_pj)}")
-        if cost.num_steps is None:
-            continue
-        total, dense = energy_of(cost.macs, cost.acs), energy_of(cost.dense_pass, 0)
-        shares = f"{total / dense:.3f} (estimate: {energy_of(*cost.estimate) / dense:.3f})"
-        print(f"{shares} of the energy of all operations of an ANN of this architecture")
-        if (ann := anns[role]) is None:
-            print("no trained ANN of this architecture was counted; --against RUN2 takes the teacher of another run")
-        else:
-            counted = energy_of(costs[ann].macs, costs[ann].acs)
-            print(f"{total / counted:.3f} of that of the non-zero operations of the trained ANN, {ann}")
-    options = {"against": against and "ANN", "converted": converted, "num_steps": num_steps, "images": images}
-    content = {
-        "command": command_line("energy", "RUN", **options, mac_pj=mac_pj, ac_pj=ac_pj, dataset=dataset),
-        "run_command": command(config),
-        "ann_command": None if against is None else command(read_config(against)),
-        "config": config.published().flat(),
-        "dataset": dataset or config.data.dataset,
-        "images": len(test),
-        "mac_pj": mac_pj,
-        "ac_pj": ac_pj,
-        "networks": {
-            role: cost_entry(trained[role], cost) | {"test_accuracy": accuracy[role], "ann": anns[role]}
-            for role, cost in costs.items()
-        },
-    }
-    for path in (run / "energy.json", *([] if record is None else [record])):
-        write_record(path, "energy", content)
+        for role, cost in costs.items():
+            print(f"\n{role}: {trained[role].title}\n{summary(cost, mac_pj, ac_pj)}")
+            if cost.num_steps is None:
+                continue
+            total, dense = energy_of(cost.macs, cost.acs), energy_of(cost.dense_pass, 0)
+            shares = f"{total / dense:.3f} (estimate: {energy_of(*cost.estimate) / dense:.3f})"
+            print(f"{shares} of the energy of all operations of an ANN of this architecture")
+            if (ann := anns[role]) is None:
+                print(
+                    "no trained ANN of this architecture was counted; --against RUN2 takes the teacher of another run"
+                )
+            else:
+                counted = energy_of(costs[ann].macs, costs[ann].acs)
+                print(f"{total / counted:.3f} of that of the non-zero operations of the trained ANN, {ann}")
+        options = {"against": against and "ANN", "converted": converted, "num_steps": num_steps, "images": images}
+        content = {
+            "command": command_line("energy", "RUN", **options, mac_pj=mac_pj, ac_pj=ac_pj, dataset=dataset),
+            "run_command": command(config),
+            "ann_command": None if against is None else command(read_config(against)),
+            "config": config.published().flat(),
+            "dataset": dataset or config.data.dataset,
+            "images": len(test),
+            "mac_pj": mac_pj,
+            "ac_pj": ac_pj,
+            "networks": {
+                role: cost_entry(trained[role], cost) | {"test_accuracy": accuracy[role], "ann": anns[role]}
+                for role, cost in costs.items()
+            },
+        }
+        for path in (*files, *([] if record is None else [record])):
+            write_record(path, "energy", content)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from snnkd_jax.cli.arguments import Run
+from snnkd_jax.files import check_writable_file
 
 
 def export_nir(
@@ -25,6 +26,7 @@ def export_nir(
         old_readers: Leave out v_reset, which tools with nir <= 1.0.4 (sinabs, Rockpool) cannot read; configure their
             neurons to reset to 0.
     """
+    check_writable_file("out", out)
     import jax.numpy as jnp
 
     from snnkd_jax.inference.trained import load

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from snnkd_jax.cli.arguments import Run
+from snnkd_jax.files import check_writable
 from snnkd_jax.runs.roles import Role
 
 
@@ -16,6 +17,7 @@ def export_stablehlo(run: Run, out: Path, role: Role = "student", num_steps: int
         role: Network of the run.
         num_steps: Time steps; None: as in training.
     """
+    check_writable("out", out)
     from snnkd_jax.inference.trained import load
     from snnkd_jax.interop.stablehlo import write_artifact
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from snnkd_jax.cli.arguments import Dataset, Notes, Record, Runs, command_line
+from snnkd_jax.cli.arguments import Dataset, Notes, Out, Record, Runs, command_line
 from snnkd_jax.errors import InputError
+from snnkd_jax.files import check_writable_file
 from snnkd_jax.runs.roles import NETWORKS
 
 
@@ -21,6 +22,7 @@ def noise(
     batch_size: int = 128,
     dataset: Dataset = None,
     notes: Notes = "",
+    out: Out = None,
     record: Record = None,
 ) -> None:
     """Evaluate the accuracy under 14 kinds of noise.
@@ -41,45 +43,47 @@ def noise(
     from snnkd_jax.runs.command import command
     from snnkd_jax.runs.networks import find_networks
     from snnkd_jax.runs.recipe import SEED, seeds_of_one_recipe
-    from snnkd_jax.runs.record import write_record
+    from snnkd_jax.runs.record import result_files, write_record
 
     configs, networks = find_networks(runs, list(baseline))
-    test = configs[0].data.load()
-    n = len(test.test_labels)
-    if images is not None and not 1 <= images <= n:
-        raise InputError(f"images={images!r} must be 1 to {n}, the number of test images")
-    index = np.arange(n) if images is None else np.arange(images) * n // images
-    data = test.test_images[index], test.test_labels[index]
+    check_writable_file("record", record)
+    with result_files([run for _, run in seeds_of_one_recipe("runs", runs)], out, "noise.json") as files:
+        test = configs[0].data.load()
+        n = len(test.test_labels)
+        if images is not None and not 1 <= images <= n:
+            raise InputError(f"images={images!r} must be 1 to {n}, the number of test images")
+        index = np.arange(n) if images is None else np.arange(images) * n // images
+        data = test.test_images[index], test.test_labels[index]
 
-    @functools.cache  # a teacher shared by several runs is measured once
-    def measure(role: str, directory: Path) -> Any:
-        print(f"{NETWORKS[role]}: {directory}", file=sys.stderr)
-        network = load(directory.parent, directory.name)  # pyright: ignore[reportArgumentType] a role
-        return evaluate_noise(network, *data, seed, batch_size=batch_size, index=index)
+        @functools.cache  # a teacher shared by several runs is measured once
+        def measure(role: str, directory: Path) -> Any:
+            print(f"{NETWORKS[role]}: {directory}", file=sys.stderr)
+            network = load(directory.parent, directory.name)  # pyright: ignore[reportArgumentType] a role
+            return evaluate_noise(network, *data, seed, batch_size=batch_size, index=index)
 
-    # Networks of a role are the same program, but each is loaded as a module of its own and compiled again.
-    with tempfile.TemporaryDirectory() as cache, compilation_cache(Path(cache)):
-        reports = {role: [measure(role, found) for found in directories] for role, directories in networks.items()}
-    shared = {role for role, directories in networks.items() if len(set(directories)) == 1}
-    result = summarise({role: found[:1] if role in shared else found for role, found in reports.items()})
-    print(noise_table(result), in_words(result), sep="\n")
-    words = ["noise", "RUN", "...", *(["--baseline", "RUN", "..."] if baseline else [])]
-    settings = {
-        "command": command_line(*words, images=images, seed=seed, batch_size=batch_size, dataset=dataset),
-        "noise_seed": seed,
-        "images": len(index),
-    }
-    for i, (_, run) in enumerate(seeds_of_one_recipe("runs", runs)):
-        of_run = summarise({role: [found[i]] for role, found in reports.items()})
-        write_record(run / "noise.json", "noise", of_run | settings, versions=["pillow"])
-    if record is not None:
-        content = settings | {
-            "run_command": command(configs[0]),
-            "baseline_command": command(seeds_of_one_recipe("baseline", baseline)[0][0]) if baseline else None,
-            "dataset": configs[0].data.dataset if dataset is None else dataset,
-            "seeds": [config.run.seed for config in configs],
-            "levels": {kind: list(strengths) for kind, strengths in LEVELS.items()},
-            "config": {k: v for k, v in configs[0].published().flat().items() if k not in SEED},
-            "notes": notes,
+        # Networks of a role are the same program, but each is loaded as a module of its own and compiled again.
+        with tempfile.TemporaryDirectory() as cache, compilation_cache(Path(cache)):
+            reports = {role: [measure(role, found) for found in directories] for role, directories in networks.items()}
+        shared = {role for role, directories in networks.items() if len(set(directories)) == 1}
+        result = summarise({role: found[:1] if role in shared else found for role, found in reports.items()})
+        print(noise_table(result), in_words(result), sep="\n")
+        words = ["noise", "RUN", "...", *(["--baseline", "RUN", "..."] if baseline else [])]
+        settings = {
+            "command": command_line(*words, images=images, seed=seed, batch_size=batch_size, dataset=dataset),
+            "noise_seed": seed,
+            "images": len(index),
         }
-        write_record(record, "noise", result | content, versions=["pillow"])
+        for i, file in enumerate(files):
+            of_run = summarise({role: [found[i]] for role, found in reports.items()})
+            write_record(file, "noise", of_run | settings, versions=["pillow"])
+        if record is not None:
+            content = settings | {
+                "run_command": command(configs[0]),
+                "baseline_command": command(seeds_of_one_recipe("baseline", baseline)[0][0]) if baseline else None,
+                "dataset": configs[0].data.dataset if dataset is None else dataset,
+                "seeds": [config.run.seed for config in configs],
+                "levels": {kind: list(strengths) for kind, strengths in LEVELS.items()},
+                "config": {k: v for k, v in configs[0].published().flat().items() if k not in SEED},
+                "notes": notes,
+            }
+            write_record(record, "noise", result | content, versions=["pillow"])

@@ -9,6 +9,7 @@ import tyro
 
 from snnkd_jax.cli.arguments import Record
 from snnkd_jax.errors import InputError
+from snnkd_jax.files import check_writable_file
 from snnkd_jax.runs.config import Config
 
 
@@ -36,6 +37,7 @@ def plan(
         each_remat: Several of none, stage and block, instead of --remat.
         largest: Search for the largest batch that fits, which takes three to eight times longer.
     """
+    check_writable_file("record", record)
     import jax
 
     from snnkd_jax.runs.record import write_record

@@ -1,5 +1,6 @@
 """Exit status and messages of every command: an error of the user's and a warning are one line each on stderr."""
 
+import contextlib
 import os
 import sys
 import warnings
@@ -14,6 +15,7 @@ def exit_status(command: Callable[[], int | None]) -> int:
     Raises `SystemExit` 141 if the reader of stdout is gone, as in `snnkd --help | head -1`: the status of a Unix
     command that SIGPIPE ends.
     """
+    _open_closed_streams()
     before, warnings.showwarning = warnings.showwarning, _show_warning
     try:
         return command() or 0
@@ -40,4 +42,12 @@ def _show_warning(message, *_, **__) -> None:
     from snnkd_jax.parallel.hosts import is_host0
 
     if is_host0():
-        tqdm.write(f"warning: {message}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # as Python does: a warning that nobody can read must not cost a result
+            tqdm.write(f"warning: {message}", file=sys.stderr)
+
+
+def _open_closed_streams() -> None:
+    """Opens streams that the process was started without (`>&-`), so that no file gets their descriptors."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123 as long as the process lives

@@ -4,6 +4,7 @@ import sys
 
 from snnkd_jax.cli.arguments import Notes, Record, Runs, command_line
 from snnkd_jax.errors import InputError, check_count
+from snnkd_jax.files import check_writable_file
 from snnkd_jax.runs.roles import Role, title_of
 
 
@@ -18,6 +19,7 @@ def steps(runs: Runs, dataset: str, num_steps: int = 8, record: Record = None, n
         num_steps: Largest T.
     """
     check_count("num_steps", num_steps)
+    check_writable_file("record", record)
     from snnkd_jax.analysis.steps import evaluate_steps
     from snnkd_jax.inference.trained import load
     from snnkd_jax.report.steps import step_lines

@@ -26,7 +26,8 @@ def train(config: tyro.conf.OmitArgPrefixes[Config]) -> int:
     """Distil a spiking student from an ANN teacher, or resume an interrupted run.
 
     Run the same command to resume. The defaults depend on --dataset; those below are CIFAR-10's unless it is given
-    with --help. The exit status is 0 after a complete run or SIGTERM, 130 after SIGINT, 2 for wrong input, and 1 if
+    with --help. Ctrl-C, SIGTERM and the signals of schedulers (SIGUSR1, SIGUSR2, SIGXCPU, SIGHUP) save a checkpoint
+    first. The exit status is 0 after a complete run or one of them, but 130 after Ctrl-C, 2 for wrong input, and 1 if
     another process of the run is lost.
 
     Args:
@@ -41,12 +42,13 @@ def train(config: tyro.conf.OmitArgPrefixes[Config]) -> int:
 def _run(config: Config) -> int:
     from snnkd_jax.experiment import run
     from snnkd_jax.parallel.hosts import initialize, is_distributed, is_host0, print_on_host0, wait_for_watchdog
-    from snnkd_jax.training.interrupt import Interrupted
+    from snnkd_jax.training.interrupt import Interrupted, ignore_scheduler_signals
 
     try:
         initialize(config.run.distributed)
         result = run(config)
     except Interrupted as stop:
+        ignore_scheduler_signals()
         if is_host0():
             print(stop, file=sys.stderr)
         return stop.exit_status

@@ -21,13 +21,21 @@ from tqdm import tqdm
 
 from snnkd_jax.digest import sha256
 from snnkd_jax.errors import InputError
-from snnkd_jax.parallel.mesh import all_devices
+from snnkd_jax.parallel.devices import all_devices, idle_gpus
 
 T = TypeVar("T")
 
 # Rough estimates in seconds. A survivor reports the loss and exits after WATCHDOG_TIMEOUT; failing that, JAX ends it
 # after HEARTBEAT_TIMEOUT, and at once when it is the first process that is gone.
 INITIALIZATION_TIMEOUT, WATCHDOG_TIMEOUT, HEARTBEAT_TIMEOUT, SHUTDOWN_TIMEOUT = 300, 15, 25, 10
+
+PATIENCE = 20
+"""Seconds after which a process says for whom it waits at the start."""
+
+_JAX_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_CLUSTER_VARIABLES = (*_JAX_VARIABLES, "SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
+_CLUSTER_VARIABLES += ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "TPU_WORKER_HOSTNAMES", "TPU_WORKER_ID")
+_CLUSTER_VARIABLES += ("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX")
 
 _shutting_down = threading.Event()
 
@@ -37,23 +45,29 @@ def initialize(distributed: bool | None) -> None:
 
     They are found by `JAX_COORDINATOR_ADDRESS` (host:port of the first process), `JAX_NUM_PROCESSES` and
     `JAX_PROCESS_ID`; what is not set is taken from SLURM, Open MPI, Kubernetes or the metadata of a TPU slice. False
-    for `distributed` means a single process, None several only where JAX finds them. Raises `InputError` if they are
-    not found or do not connect.
+    for `distributed` means a single process, None several only where JAX finds them. Warns of GPUs that stay idle.
+    Raises `InputError` if the processes are not found or cannot connect; if not all of them have come after
+    `INITIALIZATION_TIMEOUT`, it prints a line on stderr and exits with status 2.
     """
-    if distributed is False or jax.distributed.is_initialized():
-        return
-    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    given = {name: os.environ[name] for name in names if name in os.environ}
-    address, count, index = (given.get(name) for name in names)
+    if not (distributed is False or jax.distributed.is_initialized()):
+        _connect(distributed)
+    all_devices()
+    if (idle := idle_gpus()) is not None:
+        warnings.warn(idle, stacklevel=2)
+
+
+def _connect(distributed: bool | None) -> None:
+    given = {name: os.environ[name] for name in _JAX_VARIABLES if name in os.environ}
+    address, count, index = (given.get(name) for name in _JAX_VARIABLES)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _waiting():
             warnings.filterwarnings("ignore", "(?s).*Kubernetes environment detected")
             jax.distributed.initialize(
                 address,
                 None if count is None else int(count),
                 None if index is None else int(index),
-                cluster_detection_method="deactivate" if len(given) == len(names) else None,
-                initialization_timeout=INITIALIZATION_TIMEOUT,
+                cluster_detection_method="deactivate" if len(given) == len(_JAX_VARIABLES) else None,
+                initialization_timeout=INITIALIZATION_TIMEOUT + 60,  # it would end the process with a stack
                 heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
                 shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
             )
@@ -66,7 +80,7 @@ def initialize(distributed: bool | None) -> None:
     except (ValueError, OSError) as error:  # the latter where a TPU machine has no metadata
         if distributed or given:
             raise InputError(
-                f"distributed={distributed!r}, {given or 'no cluster found'}: {error}; set {', '.join(names)}"
+                f"distributed={distributed!r}, {given or 'no cluster found'}: {error}; set {', '.join(_JAX_VARIABLES)}"
             ) from error
         return
     try:
@@ -76,6 +90,39 @@ def initialize(distributed: bool | None) -> None:
         raise
     if is_distributed():
         threading.Thread(target=_watchdog, name="watchdog", daemon=True).start()
+
+
+@contextlib.contextmanager
+def _waiting() -> Iterator[None]:
+    """A context that says who is waited for if it lasts longer than `PATIENCE`, and ends the process in the end."""
+    done = threading.Event()
+
+    def tell() -> None:
+        if done.wait(PATIENCE):
+            return
+        print(_awaited(), file=sys.stderr, flush=True)
+        if not done.wait(INITIALIZATION_TIMEOUT - PATIENCE):
+            print(f"error: after {INITIALIZATION_TIMEOUT} s, {_awaited()}", file=sys.stderr, flush=True)
+            os._exit(2)
+
+    thread = threading.Thread(target=tell, name="waiting", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _awaited() -> str:
+    """Which processes are waited for, why, and how to do without."""
+    from jax._src.distributed import global_state  # what JAX has detected is not public
+
+    known = ", ".join(f"{name}={os.environ[name]}" for name in _CLUSTER_VARIABLES if name in os.environ)
+    index, count, address = global_state.process_id, global_state.num_processes, global_state.coordinator_address
+    others = f"the other {(count or 0) - 1}" if index == 0 else "process 0, which listens there"
+    waits = f"process {index} of {count} waits at {address} for {others}" if count else "JAX looks for other processes"
+    advice = "start all of them with the same command (srun, mpirun), or train alone with --distributed False"
+    return f"{waits} ({known or 'found by JAX'}); {advice}"
 
 
 def is_distributed() -> bool:
@@ -92,6 +139,7 @@ def print_on_host0(text: str) -> None:
     """Prints a line in the first process only."""
     if is_host0():
         tqdm.write(text)
+        print(end="", flush=True)  # a file or a pipe shows each line at once
 
 
 def _watchdog() -> None:

@@ -6,7 +6,6 @@ parallelism). Models never name an axis.
 """
 
 import collections
-import os
 from typing import Any
 
 import jax
@@ -15,15 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from snnkd_jax.errors import InputError
-
-
-def all_devices() -> list[Any]:
-    """The devices of all processes; raises `InputError` if the backend that JAX is told to use is not there."""
-    try:
-        return jax.devices()
-    except (RuntimeError, AssertionError) as error:  # the latter for a plugin without its device
-        asked = os.environ.get("JAX_PLATFORMS")
-        raise InputError(f"JAX_PLATFORMS={asked!r} cannot be used ({error}); unset it or name another") from error
+from snnkd_jax.parallel.devices import all_devices
 
 
 def data_mesh(fsdp: int | None = None) -> Mesh:

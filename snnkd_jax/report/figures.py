@@ -11,14 +11,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from snnkd_jax.analysis.observation import Layer
 from snnkd_jax.report.page import Html
-from snnkd_jax.report.style import STYLE
+from snnkd_jax.report.style import STYLE, Figure, mpl
 
 _WIDTH = 360  # points, one CSS pixel each on a phone
 _MARKERS = "osD^vP*X"

@@ -14,10 +14,11 @@ from snnkd_jax.runs.data import DataConfig
 from snnkd_jax.runs.models import GIVEN, MODELS, NeuronConfig, StudentConfig, TeacherConfig, teacher_label
 from snnkd_jax.runs.objective import ObjectiveConfig
 from snnkd_jax.runs.optimisation import OptimisationConfig
+from snnkd_jax.runs.option import Section
 
 
 @dataclasses.dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Section):
     """Seed, run directory, devices and checkpoints."""
 
     seed: int = 0
@@ -55,6 +56,13 @@ class Config:
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     optimisation: OptimisationConfig = dataclasses.field(default_factory=OptimisationConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            section: Any = field.type
+            if not isinstance(value := getattr(self, field.name), section):
+                advice = "Config().replace(...) changes options by name"
+                raise InputError(f"{field.name}={value!r} must be a {section.__name__}; {advice}")
 
     def flat(self) -> dict[str, Any]:
         """All options by name."""
@@ -176,5 +184,5 @@ def config_of(saved: Mapping[str, Any], where: str) -> Config:
     """
     try:
         return default_config(saved["dataset"]).replace(**saved)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, InputError) as error:
         raise InputError(f"{where} is not a configuration of this version ({type(error).__name__}: {error})") from error

@@ -4,6 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from snnkd_jax.errors import InputError, check_counts
+from snnkd_jax.runs.option import Section
 
 if TYPE_CHECKING:
     from snnkd_jax.data import Augmentation, Dataset
@@ -13,7 +14,7 @@ _READING = ("image_feature", "label_feature", "train_split", "test_split")
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Section):
     """Data set, validation split and augmentation."""
 
     dataset: str = "cifar10"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from snnkd_jax.errors import InputError, check_choice, check_counts, match_choice
 from snnkd_jax.files import absolute, as_path
+from snnkd_jax.runs.option import Section
 
 if TYPE_CHECKING:
     from snnkd_jax.dynamics.integration import Neuron
@@ -21,7 +22,7 @@ MODELS += ("resnet18-imagenet", "resnet34-imagenet", "sew-resnet18", "sew-resnet
 
 
 @dataclasses.dataclass(frozen=True)
-class TeacherConfig:
+class TeacherConfig(Section):
     """The teacher: an architecture to train, or a trained network."""
 
     teacher: str = "pyramidnet18"
@@ -91,7 +92,7 @@ class TeacherConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class StudentConfig:
+class StudentConfig(Section):
     """The spiking student: architecture, time steps and differentiation."""
 
     student: str = "resnet18"
@@ -138,7 +139,7 @@ class StudentConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class NeuronConfig:
+class NeuronConfig(Section):
     """The student's neurons."""
 
     neuron: str = "lif"

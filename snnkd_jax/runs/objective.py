@@ -5,6 +5,7 @@ import math
 from typing import TYPE_CHECKING
 
 from snnkd_jax.errors import InputError, check_choice
+from snnkd_jax.runs.option import Section
 
 if TYPE_CHECKING:
     from snnkd_jax.distill.objective import Objective
@@ -17,7 +18,7 @@ WEIGHTS = ("ce_weight", "kd_weight", "steps_weight", "feature_weight")
 
 
 @dataclasses.dataclass(frozen=True)
-class ObjectiveConfig:
+class ObjectiveConfig(Section):
     """The distillation objective: a preset, and weights and constants that override its own."""
 
     preset: str = "kdsnn-feature"

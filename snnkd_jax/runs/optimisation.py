@@ -4,13 +4,14 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from snnkd_jax.errors import InputError, check_choice, check_count, check_counts
+from snnkd_jax.runs.option import Section
 
 if TYPE_CHECKING:
     import optax
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimisationConfig:
+class OptimisationConfig(Section):
     """Epochs, batches, optimiser and learning rate of teacher and student."""
 
     epochs: int = 200

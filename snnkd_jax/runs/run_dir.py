@@ -31,7 +31,7 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.files import as_path, read_sealed, seal_of, write_atomically, write_sealed
 from snnkd_jax.parallel.hosts import is_host0
 from snnkd_jax.runs.config import Config, default_config
-from snnkd_jax.runs.provenance import origin
+from snnkd_jax.runs.provenance import numerics, origin
 from snnkd_jax.runs.recipe import BOOKKEEPING
 from snnkd_jax.training.manifest import is_trained
 
@@ -67,6 +67,7 @@ def open_run_dir(directory: Path, what: dict[str, Any], contents: dict[str, Any]
     the same. Raises `InputError` if it cannot be written, or holds something else or another run.
     """
     saved = directory / "config.json"
+    contents = {**contents, "numerics": numerics()}
     ((kind, options),) = what.items()
     if not saved.exists():
         if not is_host0():
@@ -84,6 +85,10 @@ def open_run_dir(directory: Path, what: dict[str, Any], contents: dict[str, Any]
     _check_same_contents(directory, started, contents, now["versions"], extends)
     if differing := [name for name in ("versions", "commit") if started.get(name) != now[name]]:
         warnings.warn(f"run_dir {directory} was started with other {' and '.join(differing)}", stacklevel=2)
+    if flags := _changes(started.get("compiler_flags", now["compiler_flags"]), now["compiler_flags"]):
+        warnings.warn(
+            f"run_dir {directory} was started with other compiler flags, which round otherwise; {flags}", stacklevel=2
+        )
     if extends:
         _extend(directory, started, kind, options, contents)
 
@@ -142,10 +147,15 @@ def report_disk_full(directory: Path) -> Iterator[None]:
 def _check_same_options(directory: Path, old: dict[str, Any], new: dict[str, Any], may_change: tuple[str, ...]) -> None:
     if "preset" in new:  # options that were added after the run was started had their defaults
         old = json.loads(json.dumps(default_config(new["dataset"]).flat())) | old
-    names = sorted((old.keys() | new.keys()) - {*_MAY_CHANGE, *may_change})
-    if differing := [name for name in names if old.get(name) != new.get(name)]:
-        changes = ", ".join(f"{name} (was {old.get(name)!r}, is {new.get(name)!r})" for name in differing)
+    if changes := _changes(old, new, may_change):
         raise InputError(f"run_dir {directory} holds another run; {changes}: name another, or give the same values")
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any], may_change: tuple[str, ...] = ()) -> str:
+    """The options that differ and may not, with both values."""
+    names = sorted((old.keys() | new.keys()) - {*_MAY_CHANGE, *may_change})
+    differing = [name for name in names if old.get(name) != new.get(name)]
+    return ", ".join(f"{name} (was {old.get(name)!r}, is {new.get(name)!r})" for name in differing)
 
 
 def _check_same_contents(
@@ -155,6 +165,9 @@ def _check_same_contents(
     for name, new in contents.items():
         # Older runs have no digests, and other versions may trace the same function differently.
         if (old := started.get(name, new)) == new or (name == "digests" and traced_otherwise):
+            continue
+        if name == "numerics":
+            _check_same_options(directory, {**new, **old}, {**old, **new}, ())
             continue
         changed = [part for part in new if old.get(part) != new[part]] if name == "digests" else []
         if extends and changed == ["optimizer"]:

@@ -6,6 +6,7 @@ The loop never waits for the step that it has just dispatched: it reads the metr
 import contextlib
 import dataclasses
 import math
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from snnkd_jax.parallel.hosts import is_host0, print_on_host0
 from snnkd_jax.parallel.mesh import put_batch, put_replicated, state_sharding
 from snnkd_jax.training.checkpoint import Checkpoints
 from snnkd_jax.training.compiled import CompiledSteps, Evaluation, compile_steps
-from snnkd_jax.training.interrupt import Interrupted, StopRequest
+from snnkd_jax.training.interrupt import StopRequest
 from snnkd_jax.training.metrics import EpochMetrics, MetricsLog, mean_rate
 from snnkd_jax.training.profiling import Profiler
 from snnkd_jax.training.trainer import Trainer, TrainState, variables_of
@@ -81,7 +82,7 @@ def train(
 
     Raises:
         InputError: if the loss is no longer finite.
-        Interrupted: after SIGTERM or SIGINT, when the state has been saved.
+        Interrupted: after a signal of `StopRequest`, when the state has been saved.
     """
     steps = through_time = compile_steps(trainer, mesh)
     if bptt_epochs:
@@ -114,11 +115,15 @@ def train(
         initial=start * batch_size,
         unit=" images",
         unit_scale=True,
-        disable=None if is_host0() else True,  # None: on a terminal only; elsewhere one line per epoch is enough
+        # None: on a terminal only; elsewhere one line per epoch is enough. A program without a console has no stderr.
+        disable=None if is_host0() and sys.stderr is not None else True,
         dynamic_ncols=True,
     )
+    output = contextlib.nullcontext if context is None else context.stop.saved_if_output_is_lost
     closing = contextlib.nullcontext() if checkpoints is None else contextlib.closing(checkpoints)
     with closing, Profiler(profile_directory, start, num_steps) as profiler, progress:
+        if context is not None and start < num_steps and context.stop.poll():  # do not compile first
+            raise context.stop.interrupted(f"{role}: stopped before step {start + 1} of {num_steps}")
         for step in range(start, num_steps):
             batch = put_batch(mesh, training(step))
             profiler.before(step)
@@ -130,10 +135,11 @@ def train(
                 state, metrics = current.train(state, teacher_variables, batch)
             profiler.after(step, metrics)
             epoch_metrics.add(metrics)
-            progress.update(batch_size)
             epoch = step // steps_per_epoch + 1
             shown = {name: f"{value:.3f}" for name, value in epoch_metrics.latest.items() if name != "grad_norm"}
-            progress.set_postfix({"epoch": epoch} | shown)
+            with output():
+                progress.update(batch_size)
+                progress.set_postfix({"epoch": epoch} | shown)
             if (step + 1) % steps_per_epoch == 0:
                 means = epoch_metrics.take(batch_size)
                 if not math.isfinite(means["loss"]):
@@ -147,7 +153,8 @@ def train(
                 history.append(entry)
                 if context is not None:
                     context.log.write(entry)
-                print_on_host0(_epoch_line(entry, epochs))
+                with output():
+                    print_on_host0(_epoch_line(entry, epochs))
                 _warn_of_rates(f"{role}, epoch {epoch}", entry.get("validation", {}).get("firing_rates", {}), warned)
                 for callback in callbacks if is_host0() else ():
                     callback(dict(entry))
@@ -157,8 +164,7 @@ def train(
             if stopping or step + 1 == num_steps or (step + 1) % (context.checkpoint_every or steps_per_epoch) == 0:
                 checkpoints.save(state)
             if stopping:  # closing the checkpoints waits until they are on disk
-                message = f"{role}: stopped at step {step + 1} of {num_steps} and saved; run the same command to resume"
-                raise Interrupted(message, context.stop.exit_status)
+                raise context.stop.interrupted(f"{role}: stopped at step {step + 1} of {num_steps} and saved")
     return state, steps, history
 
 

@@ -2,12 +2,14 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
 import pytest
+from representative import slow
 
 from snnkd_jax.cli import SUBCOMMANDS, parse_subcommand
 from snnkd_jax.cli import main as snnkd
@@ -57,6 +59,39 @@ def test_a_broken_pipe_other_than_stdout_is_an_error():
 
     with pytest.raises(BrokenPipeError, match="of a socket"):
         exit_status(sent)
+
+
+@pytest.mark.parametrize(
+    "streams",
+    ["<&- >&- 2>&-", "2>/dev/full", slow(">&-")],
+)
+def test_a_process_without_streams(tmp_path, streams):
+    """As a daemon has none. A file does not get the descriptor of a closed one, so nothing is printed into it."""
+    file = tmp_path / "file"
+    program = f"""
+import os, sys, warnings
+from snnkd_jax.cli.status import exit_status
+def command():
+    with open({str(file)!r}, "w"):
+        print("told")
+        warnings.warn("lost")
+        os.write(1, b"printed by a library")
+sys.exit(exit_status(command))
+"""
+    done = subprocess.run(f"exec {shlex.join([sys.executable, '-c', program])} {streams}", shell=True, check=False)
+    assert done.returncode == 0
+    assert file.read_text() == ""
+
+
+@pytest.mark.parametrize("columns", ["1", "0", slow("9"), slow("-5")])
+def test_help_and_errors_in_a_narrow_terminal(monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit):
+        snnkd(["report", "--help"])
+    assert "--out" in capsys.readouterr().out
+    assert snnkd(["report", "RUN", "--colour", "red"]) == 2
+    assert "--colour" in capsys.readouterr().err
+    assert os.environ["COLUMNS"] == columns
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)

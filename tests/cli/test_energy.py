@@ -75,6 +75,12 @@ def test_prints_and_records(runs, capsys):
     assert kept == record | {"name": "energy"}
 
 
+def test_the_result_goes_elsewhere(runs, tmp_path):
+    energy(runs / "run", images=15, batch_size=15, out=tmp_path / "elsewhere")
+    assert json.loads((tmp_path / "elsewhere" / "energy.json").read_text())["images"] == 15
+    assert not (runs / "run" / "energy.json").exists()
+
+
 @pytest.mark.slow
 def test_counts_a_student_at_another_number_of_steps(runs, monkeypatch):
     """The accuracy is that by as many steps, and operations on spikes grow with T."""

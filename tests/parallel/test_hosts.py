@@ -156,6 +156,31 @@ def test_processes_that_cannot_be_reached_are_reported_in_one_line(environment, 
         assert name in line
 
 
+@pytest.mark.parametrize(
+    ("index", "told"), [(1, "process 1 of 4 waits at localhost:61517 for process 0"), slow(0, "for the other 3")]
+)
+def test_who_is_waited_for_is_said_and_the_end_is_a_line(index, told):
+    """A process that is started by hand in a SLURM step of four."""
+    environment = {
+        "SLURM_JOB_ID": "77",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "4",
+        "JAX_PLATFORMS": "cpu",
+    }
+    environment |= {"SLURM_PROCID": str(index), "SLURM_LOCALID": str(index)}
+    program = "from snnkd_jax.parallel import hosts; hosts.PATIENCE, hosts.INITIALIZATION_TIMEOUT = 0.5, 2\n"
+    program += "hosts.initialize(None)"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=False)
+    assert done.returncode == 2
+    waiting, error = done.stderr.splitlines()
+    assert error.startswith("error: after 2 s, ")
+    for line in (waiting, error):
+        assert told in line
+        assert f"SLURM_NTASKS=4, SLURM_PROCID={index}" in line
+        assert "--distributed False" in line
+
+
 def test_a_single_process():
     assert hosts.gather_texts("text") == ["text"]
     assert hosts.broadcast_from_host0(-3) == -3

@@ -6,6 +6,7 @@ Runs are fabricated here, so that every number is known; `tests/test_run.py` loo
 import itertools
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chromium import chromium
+from representative import slow
 
 from snnkd_jax.analysis.observation import Layer, Observation, save_observation
 from snnkd_jax.errors import InputError
@@ -188,6 +190,18 @@ def check_page(text: str) -> Document:
     assert "://" not in text
     assert "#fe00" not in text, "a colour that only stands for one of the page"
     return document
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", slow("nonsense"), slow("TkAgg")])
+def test_a_notebooks_backend_and_no_home_do_not_matter(tmp_path, backend):
+    """What a process inherits that a notebook or a daemon has started; the report has the same bytes."""
+    run = make_run(tmp_path / "run")
+    expected = write_report([run], tmp_path / "expected.html").read_bytes()
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"} | {"MPLBACKEND": backend}
+    command = [sys.executable, "-m", "snnkd_jax.cli", "report", str(run)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (run / "report.html").read_bytes() == expected
 
 
 def test_page_of_a_run_is_complete_valid_and_self_contained(run):

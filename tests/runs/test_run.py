@@ -339,6 +339,53 @@ def test_a_run_goes_on_with_the_data_and_the_teacher_that_it_began_with(tmp_path
     opened(config, b"others", b"others")
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("jax_enable_x64", True),
+        ("jax_default_prng_impl", "rbg"),
+        ("jax_threefry_partitionable", False),
+        ("jax_default_matmul_precision", "highest"),
+        ("jax_random_seed_offset", 1),
+    ],
+)
+def test_a_run_goes_on_only_with_the_numbers_that_it_began_with(tmp_path, setting, value):
+    what = {"config": default_config("digits").flat()}
+    open_run_dir(tmp_path, what, {})
+    before = getattr(jax.config, setting)
+    assert before != value
+    jax.config.update(setting, value)
+    try:
+        with pytest.raises(InputError) as refused:
+            open_run_dir(tmp_path, what, {})
+        assert f"{setting} (was {before!r}, is {value!r})" in str(refused.value)
+        started = json.loads((tmp_path / "config.json").read_text())
+        assert started["numerics"][setting] == before
+        (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in started.items() if k != "numerics"}))
+        open_run_dir(tmp_path, what, {})  # a run that is older than this entry
+    finally:
+        jax.config.update(setting, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "kept"),
+    [
+        ("XLA_FLAGS", "--xla_dump_to=x --xla_cpu_enable_fast_math=true", "--xla_cpu_enable_fast_math=true"),
+        ("XLA_FLAGS", "--xla_force_host_platform_device_count=4", None),
+        ("NVIDIA_TF32_OVERRIDE", "0", "0"),
+        ("LIBTPU_INIT_ARGS", "--xla_b=1  --xla_a=1", "--xla_a=1 --xla_b=1"),
+    ],
+)
+def test_other_compiler_flags_are_told(tmp_path, monkeypatch, recwarn, name, flags, kept):
+    what = {"config": default_config("digits").flat()}
+    monkeypatch.delenv(name, raising=False)
+    open_run_dir(tmp_path, what, {})
+    monkeypatch.setenv(name, flags)
+    open_run_dir(tmp_path, what, {})
+    told = [str(warned.message) for warned in recwarn]
+    assert told == [] if kept is None else f"{name} (was None, is {kept!r})" in told[0]
+
+
 @pytest.mark.slow
 def test_divergence_ends_the_run(capsys, tmp_path):
     run_dir = tmp_path / "run"

@@ -11,7 +11,11 @@ import pytest
 from host_failures import arrays, logged
 from tiny_runs import TINY, start
 
+from snnkd_jax.training.interrupt import SCHEDULER_SIGNALS
+
 pytestmark = pytest.mark.usefixtures("compiled_once")
+
+STOPPING = (signal.SIGTERM, signal.SIGINT, *SCHEDULER_SIGNALS)
 
 LONG = [
     *TINY,
@@ -34,6 +38,43 @@ def uninterrupted(tmp_path_factory) -> Path:
     output, _ = process.communicate()
     assert process.returncode == 0, output
     return run_dir
+
+
+@pytest.fixture(autouse=True)
+def signals_act():
+    """Started by `nohup` or in the background, the tests would pass on that signals are ignored."""
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    for number in (number for number, handler in before.items() if handler == signal.SIG_IGN):
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+MOMENTS = ("", "run directory", "teacher: epoch 2/", "teacher: epoch 5/", "student: epoch 1/", "student: epoch 15/")
+"""What is printed just before: nothing (imports), data and compilation, the epochs, the next network, the report."""
+
+
+def stopped_at_random(rng: random.Random, arguments: list[str]) -> None:
+    """A process gets a signal at a random moment, and perhaps a second one while it saves; checks how it ends."""
+    numbers = [rng.choice(STOPPING), *([rng.choice(STOPPING)] if rng.random() < 0.3 else [])]
+    moment, delay = rng.choice(MOMENTS), rng.uniform(0, 1.5)
+    with start(arguments) as process:
+        assert process.stdout is not None
+        output = ""
+        while moment not in output and process.poll() is None:
+            output += process.stdout.readline()
+        time.sleep(delay)
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(rng.uniform(0, 0.2))
+        output += process.stdout.read()
+    case = f"{[n.name for n in numbers]} {delay:.2f} s after {moment!r}: status {process.returncode}, {output[-1500:]}"
+    killed = {-number for number in numbers}  # while it starts, as it exits, or by a second one
+    assert process.returncode in {0, 130} | killed, case
+    if moment and len(numbers) == 1:
+        assert process.returncode == 0 or numbers == [signal.SIGINT] or "%" in output, case
+        assert "saved" in output or "stopped before" in output or "%" in output, case
 
 
 def assert_same_run(run_dir: Path, expected: Path) -> None:
@@ -69,7 +110,20 @@ def test_killed_five_times_and_resumed_is_bit_identical(uninterrupted, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("seed", [0])
+def test_signals_at_random_moments_cost_nothing(uninterrupted, tmp_path, seed):
+    rng = random.Random(seed)
+    arguments = [*LONG, "--run-dir", str(tmp_path / "signalled")]
+    for _ in range(3):
+        stopped_at_random(rng, arguments)
+    process = start(arguments)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert_same_run(tmp_path / "signalled", uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130), (signal.SIGHUP, 0)])
 def test_signal_saves_and_the_same_command_goes_on(uninterrupted, tmp_path, monkeypatch, number, status):
     """Nothing is recomputed: the resumed run starts at the step at which the first one stopped.
 
