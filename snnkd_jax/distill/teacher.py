@@ -6,13 +6,15 @@
 | `features["stages"]`          | `[B, H, W, C]` | terms that need `stages`: stage outputs             |
 | `features["pre_activations"]` | `[B, H, W, C]` | terms that need `pre_activations`, such as `Margin` |
 
-Features are dictionaries whose names are in forward order; an objective that needs features which the teacher does not
+Features are dictionaries in forward order (JAX sorts those that a `jax.jit` inside the function returns: number their
+names, or return an `OrderedDict`); an objective that needs features which the teacher does not
 return refuses it. Images are float32 `[B, H, W, C]`, normalised by the statistics of the student's training set, or by
 the teacher's own `normalisation`.
 """
 
 import dataclasses
 import functools
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -100,7 +102,8 @@ def flax_teacher(
         if missing := paths - found.keys():
             raise InputError(f"teacher {name!r} has no submodule {min(missing)!r} that is called")
         return logits, {
-            kind: {f"stage{i:02}": found[path] for i, path in enumerate(group, 1)} for kind, group in wanted.items()
+            kind: OrderedDict((f"stage{i:02}", found[path]) for i, path in enumerate(group, 1))
+            for kind, group in wanted.items()
         }
 
     return Teacher(function, variables, normalisation, name)
