@@ -28,6 +28,8 @@ from snnkd_jax.models import Features
 from snnkd_jax.models.recorder import capture_calls
 from snnkd_jax.models.stages import check_outputs
 
+_CALLBACK = "wrap one of NumPy arrays by snnkd_jax.callback_teacher(function, num_classes=...)"
+
 
 class TeacherNetwork(Protocol):
     """A network that can guide a student: an ANN as a `Network`, or a `Teacher`."""
@@ -53,6 +55,11 @@ class Teacher:
     normalisation: Normalisation | None = None
     name: str = "function"
 
+    def __post_init__(self):
+        if not callable(self.function) or (framework := _framework(self.function)) is not None:
+            found = type(self.function).__name__ if not callable(self.function) else f"of {framework}"
+            raise InputError(f"teacher {self.name!r}: its function is {found}, not a JAX function; {_CALLBACK}")
+
     @property
     def title(self) -> str:
         """The name, with a digest of the variables."""
@@ -64,7 +71,19 @@ class Teacher:
 
     def apply(self, variables: Any, images: Array) -> tuple[Array, Features]:
         """Returns `(logits, features)` as in the table above; raises `InputError` if the function does not."""
-        logits, features = check_outputs(f"teacher {self.name!r}", self.function(variables, images), images.shape[:1])
+        who = f"teacher {self.name!r}"
+        try:
+            outputs = self.function(variables, images)
+        except InputError:
+            raise
+        except Exception as error:
+            if isinstance(error, jax.errors.JAXTypeError) or "Tracer" in str(error):
+                raised = f"{type(error).__name__}, as it cannot be traced by JAX"
+                raise InputError(
+                    f"{who}: its function raised {raised}; if it is another framework's, {_CALLBACK}"
+                ) from error
+            raise
+        logits, features = check_outputs(who, outputs, images.shape[:1])
         return logits, features | {"firing_rates": {}}
 
 
@@ -107,3 +126,10 @@ def flax_teacher(
         }
 
     return Teacher(function, variables, normalisation, name)
+
+
+def _framework(function: Any) -> str | None:
+    """The framework other than JAX whose object a function is or belongs to, None if there is none."""
+    kinds = (*type(function).__mro__, *type(getattr(function, "__self__", None)).__mro__)
+    roots = {kind.__module__.partition(".")[0] for kind in kinds}
+    return next((root for root in ("torch", "sklearn", "tensorflow", "keras") if root in roots), None)

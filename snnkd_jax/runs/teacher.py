@@ -13,6 +13,7 @@ from snnkd_jax.digest import fingerprint
 from snnkd_jax.distill.teacher import Teacher
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Variables
+from snnkd_jax.models.converted import check_thresholds
 from snnkd_jax.models.torch_weights import Converted, assumptions, convert_weights, read_weights
 from snnkd_jax.parallel.hosts import broadcast_from_host0, raise_on_all_hosts
 from snnkd_jax.parallel.mesh import put_replicated
@@ -58,6 +59,7 @@ class RunTeacher:
                 check_network(directory, self._description)
             try:
                 variables = load_network(directory, shapes_of(network, self.data.image_shape), self.mesh)
+                check_thresholds(network, variables)
             except InputError as error:
                 raise InputError(f"teacher_checkpoint: {error}") from error
             return Teacher(network.apply, variables)
