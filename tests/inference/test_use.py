@@ -125,7 +125,7 @@ COPIES = {"pickle": lambda x: pickle.loads(pickle.dumps(x)), "copy": copy.copy, 
 
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
-@pytest.mark.parametrize("case", ["loaded", "plif to -0.1", slow("if soft, residual"), slow("an ANN")])
+@pytest.mark.parametrize("case", ["loaded", *map(slow, ("plif to -0.1", "if soft, residual", "an ANN"))])
 def test_a_network_that_has_predicted_can_be_pickled_and_copied(student, case, copied):
     """With its compiled programs left behind; the copy predicts the same bits, and can teach."""
     cases = {"loaded": lambda: student, "an ANN": lambda: made(ReLU), **CASES}
