@@ -44,7 +44,7 @@ class StateDict(dict):
 
 
 def resnet_weights(model, stem=64, classes=10, channels=3, shortcut="downsample", head="fc", kernel=3):
-    """Without shortcuts, as in pytorch_resnet_cifar10 (option A), if `shortcut` is None."""
+    """Without shortcuts, as in pytorch_resnet_cifar10 (option A), if `shortcut` is empty."""
     weights, size = StateDict(), stem
     weights.conv("conv1", channels, stem, kernel)
     weights.norm("bn1", stem)
@@ -55,7 +55,7 @@ def resnet_weights(model, stem=64, classes=10, channels=3, shortcut="downsample"
             weights.norm(f"{name}.bn1", size)
             weights.conv(f"{name}.conv2", size, size, 3)
             weights.norm(f"{name}.bn2", size)
-            if inputs != size and shortcut is not None:
+            if inputs != size and shortcut:
                 weights.conv(f"{name}.{shortcut}.0", inputs, size, 1)
                 weights.norm(f"{name}.{shortcut}.1", size)
     weights.linear(head, size, classes)

@@ -74,15 +74,13 @@ class Teacher:
         who = f"teacher {self.name!r}"
         try:
             outputs = self.function(variables, images)
-        except InputError:
-            raise
         except Exception as error:
-            if isinstance(error, jax.errors.JAXTypeError) or "Tracer" in str(error):
-                raised = f"{type(error).__name__}, as it cannot be traced by JAX"
-                raise InputError(
-                    f"{who}: its function raised {raised}; if it is another framework's, {_CALLBACK}"
-                ) from error
-            raise
+            if isinstance(error, InputError) or "Tracer" not in f"{type(error).__name__} {error}":
+                raise
+            raised = f"{type(error).__name__}, as JAX cannot trace it"
+            raise InputError(
+                f"{who}: its function raised {raised}; if it is of another framework, {_CALLBACK}"
+            ) from error
         logits, features = check_outputs(who, outputs, images.shape[:1])
         return logits, features | {"firing_rates": {}}
 

@@ -82,7 +82,7 @@ def _networks(content: Any) -> Iterator[StateDict]:
         matches = (_FIRST_LAYER.fullmatch(name) for name in tensors)
         prefixes = [f"{match[1]}." if match[1] else "" for match in matches if match is not None]
         beside = [name for name in tensors if not name.startswith(tuple(prefixes))] if prefixes else []
-        beside = [name for name in beside if isinstance(tensors[name], Foreign) or tensors[name].is_floating]
+        beside = [name for name in beside if isinstance(x := tensors[name], Foreign) or x.is_floating]
         for prefix in prefixes:
             # One network in another, such as the student's copy of its teacher, is not a part of it.
             inner = tuple(other for other in prefixes if other != prefix and other.startswith(prefix))

@@ -26,7 +26,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +57,10 @@ _OTHERS = {
     b"\x89HDF": "it is an HDF5 file, as of Keras; PyTorch's are read",
 }
 """The first bytes of files that are often found in the place of a PyTorch file, and what to do."""
+
+
+Order = Literal["<", ">"]
+"""The order of the bytes of a number: little-endian or big-endian."""
 
 
 class FormatError(Exception):
@@ -249,12 +253,12 @@ class _StorageType:
     dtype: np.dtype
 
 
-def _unpickle(stream: io.BytesIO, order: str = "<", sizes: dict[str, int] | None = None) -> Any:
+def _unpickle(stream: io.BytesIO, order: Order = "<", sizes: dict[str, int] | None = None) -> Any:
     """The next pickle of a stream; `sizes` receives the bytes per element of its storages, by key."""
     start = stream.tell()
     for operation, argument, _ in pickletools.genops(stream):
         # The unpickler would reserve as much memory as the largest number of a memo says.
-        if operation.name.endswith("PUT") and argument > stream.getbuffer().nbytes:
+        if operation.name.endswith("PUT") and (argument or 0) > stream.getbuffer().nbytes:
             raise FormatError("its pickle is damaged")
     return _Unpickler(stream.getvalue()[start : stream.tell()], order, {} if sizes is None else sizes).load()
 
@@ -262,9 +266,10 @@ def _unpickle(stream: io.BytesIO, order: str = "<", sizes: dict[str, int] | None
 class _Unpickler(pickle.Unpickler):
     """Builds containers and tensors; names are looked up in `_KNOWN` and `_STORAGES` alone."""
 
-    def __init__(self, data: bytes, order: str, sizes: dict[str, int]):
+    def __init__(self, data: bytes, order: Order, sizes: dict[str, int]):
         super().__init__(io.BytesIO(data), encoding="latin1")
-        self._order, self._sizes = order, sizes
+        self._order: Order = order
+        self._sizes = sizes
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("torch", "torch.cuda", "torch.storage") and name in _STORAGES:

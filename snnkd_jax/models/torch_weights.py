@@ -201,7 +201,7 @@ def _resnet(weights: Weights) -> tuple[str, Layers]:
     for i, size in enumerate(sizes, start=1):
         for j in range(size):
             torch, ours = f"layer{i}.{j}", f"block{i}_{j + 1}"
-            pairs = [(f"conv{n}", f"bn{n}", n) for n in (1, 2)]
+            pairs = [(f"conv{n}", f"bn{n}", n) for n in "12"]
             if i > 1 and j == 0 and model != "resnet20-a":
                 name = "shortcut" if f"{torch}.shortcut.0.weight" in weights else "downsample"
                 pairs.append((f"{name}.0", f"{name}.1", "_shortcut"))

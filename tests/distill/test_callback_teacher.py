@@ -114,7 +114,7 @@ def test_arguments_of_a_callback(monkeypatch):
     with pytest.raises(InputError, match="num_classes=1 must be"):
         callback_teacher(linear, num_classes=1)
     with pytest.raises(InputError, match="LinearDiscriminantAnalysis, which cannot be called"):
-        callback_teacher(CLASSIFIER, num_classes=K)
+        callback_teacher(CLASSIFIER, num_classes=K)  # pyright: ignore[reportArgumentType]
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(InputError, match="there are 2; start one alone"):
         callback_teacher(linear, num_classes=K)

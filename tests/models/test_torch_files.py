@@ -79,7 +79,7 @@ def test_what_trainers_store_beside_the_weights_is_in_nobodys_way(tmp_path, cont
         ({"ema_state_dict": OTHERS, "epoch": 1}, None, OTHERS, ["'ema_state_dict' (a moving average)"]),
         ({"ema": {"module": OTHERS, "updates": 9}, "model": None}, None, OTHERS, ["'ema' (a moving average)"]),
         ({"modelEMA": OTHERS, "model": WEIGHTS}, None, WEIGHTS, ["'model'", "'modelEMA' (a moving average)"]),
-        ({**prefixed("module."), "n_averaged": np.int64(5)[None]}, None, WEIGHTS, []),
+        ({**prefixed("module."), "n_averaged": np.array([5])}, None, WEIGHTS, []),
         (prefixed("ema_model.", OTHERS) | prefixed("online_model."), None, WEIGHTS, ["'ema_model'"]),
         (prefixed("student.") | prefixed("teacher.", OTHERS), "teacher", OTHERS, ["'teacher'", "'student'"]),
         ({"best": {"model": WEIGHTS, "x": 1}, "last": {"model": OTHERS}}, "last", OTHERS, ["'last.model'"]),

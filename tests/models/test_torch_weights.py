@@ -32,7 +32,7 @@ CASES = {
         lambda weights, x: resnet(weights, x, "shortcut", "linear"),
     ),
     "resnet20": (lambda: resnet_weights("resnet20", 4, classes=7), resnet),
-    "resnet20-a": (lambda: resnet_weights("resnet20", 8, shortcut=None, head="linear"), option_a),
+    "resnet20-a": (lambda: resnet_weights("resnet20", 8, shortcut="", head="linear"), option_a),
     "resnet18-imagenet": (lambda: resnet_weights("resnet18", 4, kernel=7), resnet),
     "resnet34-imagenet": (lambda: resnet_weights("resnet34", 4, kernel=7), resnet),
     "vgg11-imagenet": (
