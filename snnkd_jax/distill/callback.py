@@ -48,10 +48,8 @@ def callback_teacher(
     check_count("num_classes", num_classes, 2)
     who = f"teacher {name!r}"
     if not callable(function):
-        found = f"a {type(function).__name__}, which cannot be called"
-        raise InputError(
-            f"{who}: function is {found}; give a function of NumPy images [B, H, W, C], such as {_EXAMPLE}"
-        )
+        found = f"function is a {type(function).__name__}, which cannot be called"
+        raise InputError(f"{who}: {found}; give a function of NumPy images [B, H, W, C], such as {_EXAMPLE}")
     if jax.process_count() > 1:
         raise InputError(f"{who}: a callback runs in one process, and there are {jax.process_count()}; start one alone")
     call = functools.partial(_call, who, function, num_classes)
@@ -89,12 +87,9 @@ def _try(who: str, call: Callable[[NDArray], NDArray], image_shape: tuple[int, .
     logits = call(images)
     if (logits >= 0).all() and np.allclose(logits.sum(-1), 1, atol=1e-3):
         raise InputError(f"{who}: function returns probabilities; return logits, such as np.log(np.maximum(p, 1e-6))")
-    size = np.abs(logits).max()
-    for what, found in (
-        ("called again", call(images)),
-        ("alone", np.concatenate([call(images[:1]), call(images[1:])])),
-    ):
-        if np.abs(found - logits).max() > 0.01 * size:
+    alone = np.concatenate([call(images[:1]), call(images[1:])])
+    for when, found in (("called again", call(images)), ("alone", alone)):
+        if np.abs(found - logits).max() > TOLERANCE * np.abs(logits).max():
             raise InputError(
-                f"{who}: function gives an image other logits when {what}; use evaluation mode, net.eval()"
+                f"{who}: function gives an image other logits when {when}; use evaluation mode, net.eval()"
             )

@@ -77,10 +77,8 @@ class Teacher:
         except Exception as error:
             if isinstance(error, InputError) or "Tracer" not in f"{type(error).__name__} {error}":
                 raise
-            raised = f"{type(error).__name__}, as JAX cannot trace it"
-            raise InputError(
-                f"{who}: its function raised {raised}; if it is of another framework, {_CALLBACK}"
-            ) from error
+            raised = f"{type(error).__name__}, as JAX cannot trace it; if it is of another framework"
+            raise InputError(f"{who}: its function raised {raised}, {_CALLBACK}") from error
         logits, features = check_outputs(who, outputs, images.shape[:1])
         return logits, features | {"firing_rates": {}}
 
