@@ -88,8 +88,6 @@ def _try(who: str, call: Callable[[NDArray], NDArray], image_shape: tuple[int, .
     if (logits >= 0).all() and np.allclose(logits.sum(-1), 1, atol=1e-3):
         raise InputError(f"{who}: function returns probabilities; return logits, such as np.log(np.maximum(p, 1e-6))")
     alone = np.concatenate([call(images[:1]), call(images[1:])])
-    for when, found in (("called again", call(images)), ("alone", alone)):
+    for when, found in (("when called again", call(images)), ("when alone", alone)):
         if np.abs(found - logits).max() > TOLERANCE * np.abs(logits).max():
-            raise InputError(
-                f"{who}: function gives an image other logits when {when}; use evaluation mode, net.eval()"
-            )
+            raise InputError(f"{who}: function gives an image other logits {when}; use evaluation mode, net.eval()")

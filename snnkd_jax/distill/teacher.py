@@ -7,9 +7,9 @@
 | `features["pre_activations"]` | `[B, H, W, C]` | terms that need `pre_activations`, such as `Margin` |
 
 Features are dictionaries in forward order (JAX sorts those that a `jax.jit` inside the function returns: number their
-names, or return an `OrderedDict`); an objective that needs features which the teacher does not
-return refuses it. Images are float32 `[B, H, W, C]`, normalised by the statistics of the student's training set, or by
-the teacher's own `normalisation`.
+names, or return an `OrderedDict`); an objective that needs features which the teacher does not return refuses it.
+Images are float32 `[B, H, W, C]`, normalised by the statistics of the student's training set, or by the teacher's own
+`normalisation`.
 """
 
 import dataclasses
