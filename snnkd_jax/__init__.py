@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from snnkd_jax import analysis, data, interop, models
     from snnkd_jax.data import Augmentation, Normalisation
     from snnkd_jax.distill import losses
+    from snnkd_jax.distill.callback import callback_teacher
     from snnkd_jax.distill.connector import Connector
     from snnkd_jax.distill.objective import Objective, Term
     from snnkd_jax.distill.presets import PRESETS
@@ -31,6 +32,7 @@ _MODULES = {name: f"dynamics.{name}" for name in ("encoders", "neurons", "surrog
 _MODULES |= {name: name for name in ("analysis", "data", "interop", "models")}
 _HOMES = {
     "data": ("Augmentation", "Normalisation"),
+    "distill.callback": ("callback_teacher",),
     "distill.connector": ("Connector",),
     "distill.objective": ("Objective", "Term"),
     "distill.presets": ("PRESETS",),

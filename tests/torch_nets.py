@@ -43,9 +43,10 @@ class StateDict(dict):
         return self.rng.standard_normal(shape).astype(np.float32)
 
 
-def resnet_weights(model, stem=64, classes=10, channels=3, shortcut="downsample", head="fc"):
+def resnet_weights(model, stem=64, classes=10, channels=3, shortcut="downsample", head="fc", kernel=3):
+    """Without shortcuts, as in pytorch_resnet_cifar10 (option A), if `shortcut` is empty."""
     weights, size = StateDict(), stem
-    weights.conv("conv1", channels, stem, 3)
+    weights.conv("conv1", channels, stem, kernel)
     weights.norm("bn1", stem)
     for i, blocks in enumerate(RESNET[model], start=1):
         for j in range(blocks):
@@ -54,14 +55,15 @@ def resnet_weights(model, stem=64, classes=10, channels=3, shortcut="downsample"
             weights.norm(f"{name}.bn1", size)
             weights.conv(f"{name}.conv2", size, size, 3)
             weights.norm(f"{name}.bn2", size)
-            if inputs != size:
+            if inputs != size and shortcut:
                 weights.conv(f"{name}.{shortcut}.0", inputs, size, 1)
                 weights.norm(f"{name}.{shortcut}.1", size)
     weights.linear(head, size, classes)
     return weights
 
 
-def vgg_weights(model, width=1.0, classes=10, channels=3, head="classifier"):
+def vgg_weights(model, width=1.0, classes=10, channels=3, head="classifier", hidden=None):
+    """With torchvision's classifier if it has `hidden` units."""
     weights, size, n = StateDict(), channels, 0
     for layer in VGG[model]:
         if layer == "M":
@@ -71,7 +73,12 @@ def vgg_weights(model, width=1.0, classes=10, channels=3, head="classifier"):
         weights.conv(f"features.{n}", inputs, size, 3, bias=True)
         weights.norm(f"features.{n + 1}", size)
         n += 3
-    weights.linear(head, size, classes)
+    if hidden is None:
+        weights.linear(head, size, classes)
+    else:
+        weights.linear("classifier.0", size * 7 * 7, hidden)
+        weights.linear("classifier.3", hidden, hidden)
+        weights.linear("classifier.6", hidden, classes)
     return weights
 
 
@@ -116,13 +123,30 @@ def max_pool2d(x):
     return x.reshape(b, c, h // 2, 2, w // 2, 2).max(axis=(3, 5))
 
 
+def max_pool_of_stem(x):
+    """3x3 with stride 2 and padding 1."""
+    x = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
+    return sliding_window_view(x, (3, 3), axis=(2, 3))[:, :, ::2, ::2].max((4, 5))
+
+
+def adaptive_avg_pool2d(x, size=7):
+    """Means over bins that may overlap or repeat pixels: from floor(i n / size) to ceil((i + 1) n / size)."""
+    y = np.zeros((*x.shape[:2], size, size))
+    bins = [[(i * n // size, -(-(i + 1) * n // size)) for i in range(size)] for n in x.shape[2:]]
+    for (i, (a, b)), (j, (c, d)) in itertools.product(enumerate(bins[0]), enumerate(bins[1])):
+        y[:, :, i, j] = x[:, :, a:b, c:d].mean((2, 3))
+    return y
+
+
 def linear(weights, name, x):
     return x @ weights[f"{name}.weight"].T.astype(np.float64) + weights[f"{name}.bias"]
 
 
 def resnet(weights, x, shortcut="downsample", head="fc"):
     """Logits, and what enters and leaves the last ReLU of each stage."""
-    x, stages = relu(batch_norm2d(weights, "bn1", conv2d(weights, "conv1", x))), []
+    large = weights["conv1.weight"].shape[-1] == 7
+    x, stages = relu(batch_norm2d(weights, "bn1", conv2d(weights, "conv1", x, 2 if large else 1))), []
+    x = max_pool_of_stem(x) if large else x
     for i in itertools.takewhile(lambda i: f"layer{i}.0.conv1.weight" in weights, itertools.count(1)):
         current = x
         for j in itertools.takewhile(lambda j, i=i: f"layer{i}.{j}.conv1.weight" in weights, itertools.count()):
@@ -131,6 +155,9 @@ def resnet(weights, x, shortcut="downsample", head="fc"):
             y = batch_norm2d(weights, f"{name}.bn2", conv2d(weights, f"{name}.conv2", y))
             if f"{name}.{shortcut}.0.weight" in weights:
                 x = batch_norm2d(weights, f"{name}.{shortcut}.1", conv2d(weights, f"{name}.{shortcut}.0", x, stride))
+            elif stride == 2:  # option A
+                quarter = y.shape[1] // 4
+                x = np.pad(x[:, :, ::2, ::2], ((0, 0), (quarter, quarter), (0, 0), (0, 0)))
             current = y + x
             x = relu(current)
         stages.append((current, x))
@@ -146,7 +173,11 @@ def vgg(weights, x, model, head="classifier"):
         else:
             current = batch_norm2d(weights, f"features.{n + 1}", conv2d(weights, f"features.{n}", x))
             x, n = relu(current), n + 3
-    return linear(weights, head, x.reshape(len(x), -1)), stages
+    if "classifier.6.weight" not in weights:
+        return linear(weights, head, x.reshape(len(x), -1)), stages
+    x = adaptive_avg_pool2d(x).reshape(len(x), -1)
+    x = relu(linear(weights, "classifier.3", relu(linear(weights, "classifier.0", x))))
+    return linear(weights, "classifier.6", x), stages
 
 
 def wide_resnet(weights, x, depth):

@@ -1,6 +1,7 @@
 """Connectors: map the student's stage outputs onto the teacher's channels, for training only."""
 
 import dataclasses
+from collections import OrderedDict
 
 import flax.linen as nn
 from jax import Array
@@ -36,7 +37,7 @@ class Connectors(nn.Module):
     @nn.compact
     def __call__(self, stages: dict[str, Array], train: bool, blur_key: Array) -> dict[str, Array]:
         """Maps time-averaged stage outputs `[B, H, W, C]` to `[B, H, W, channels[stage]]` each, in float32."""
-        connected = {}
+        connected = OrderedDict()
         for name, size in self.channels:
             x = BatchNorm(train, name=f"norm_{name}")(Conv(size, kernel=1, name=f"conv_{name}")(stages[name]))
             if self.blur:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,7 +87,7 @@ class Guidance:
         if targets is not None:
             features = targets["features"]
             maps = {
-                kind: {mine: features[kind][theirs] for mine, theirs in pairs.items()}
+                kind: OrderedDict((mine, features[kind][theirs]) for mine, theirs in pairs.items())
                 for kind, pairs in self._compared.items()
             }
             head = _head("teacher", teacher_variables) if "head" in self.objective.needs else None
@@ -118,7 +119,8 @@ class Guidance:
         found: dict[str, dict[str, str]] = {}
         for term in self.objective.active:
             for kind in term.compares:
-                found[kind] = dict(sorted((found.get(kind, {}) | self._pairs(term, kind)).items()))
+                pairs = found.get(kind, {}) | self._pairs(term, kind)
+                found[kind] = {name: pairs[name] for name in self._student_outputs.stages if name in pairs}
         return found
 
     @functools.cached_property
@@ -136,7 +138,7 @@ class Guidance:
         """Pairs the stages that a term compares: student stage to teacher stage."""
         pairs = pair_stages(self._student_outputs.stages, self._teacher_shapes[1][kind])
         last = term.connector is not None and term.connector.last
-        return {max(pairs): pairs[max(pairs)]} if last else pairs
+        return dict([list(pairs.items())[-1]]) if last else pairs
 
     def _check_teacher(self, teacher: TeacherNetwork) -> None:
         """Raises `InputError` if the two networks do not give what the objective compares."""
@@ -170,7 +172,7 @@ class Guidance:
         """Returns C of the last stage; raises `InputError` unless the classifier reads its mean over the map."""
         variables = jax.eval_shape(lambda: network.init(jax.random.key(0), self.image_shape))
         kernel, _ = _head(role, variables)
-        last = stages[max(stages)].shape[-3:] if stages else kernel.shape[:1]
+        last = list(stages.values())[-1].shape[-3:] if stages else kernel.shape[:1]
         reads = f"the {role}'s classifier reads"
         if kernel.shape[0] != last[-1]:
             raise InputError(f"{reads} a hidden layer, not its last stage; use another preset")

@@ -1,6 +1,7 @@
 """The inputs of a loss term: the outputs of a student and of its teacher for a batch of B images."""
 
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ Maps = Mapping[str, Array]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StudentOutputs:
-    """A student's outputs, for T time steps and K classes; an ANN has T = 1. Names of stages are in forward order."""
+    """A student's outputs, for T time steps and K classes; an ANN has T = 1. Stages are in forward order."""
 
     logits: Array  # [B, T, K]
     read_out: Array  # [B, 1, K], the mean over time, computed once for all terms
@@ -32,7 +33,7 @@ class StudentOutputs:
     def of(cls, logits: Array, features: Mapping[str, Any]) -> "StudentOutputs":
         """Wraps what a network returns; an ANN's logits `[B, K]` and stages `[B, H, W, C]` become one time step."""
         maps = {
-            kind: {name: x if x.ndim == 5 else x[:, None] for name, x in features.get(kind, {}).items()}
+            kind: OrderedDict((name, x if x.ndim == 5 else x[:, None]) for name, x in features.get(kind, {}).items())
             for kind in ("stages", "pre_activations")
         }
         logits = logits if logits.ndim == 3 else logits[:, None]

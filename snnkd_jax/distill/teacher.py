@@ -6,13 +6,15 @@
 | `features["stages"]`          | `[B, H, W, C]` | terms that need `stages`: stage outputs             |
 | `features["pre_activations"]` | `[B, H, W, C]` | terms that need `pre_activations`, such as `Margin` |
 
-Features are dictionaries whose names are in forward order; an objective that needs features which the teacher does not
-return refuses it. Images are float32 `[B, H, W, C]`, normalised by the statistics of the student's training set, or by
-the teacher's own `normalisation`.
+Features are dictionaries in forward order (JAX sorts those that a `jax.jit` inside the function returns: number their
+names, or return an `OrderedDict`); an objective that needs features which the teacher does not return refuses it.
+Images are float32 `[B, H, W, C]`, normalised by the statistics of the student's training set, or by the teacher's own
+`normalisation`.
 """
 
 import dataclasses
 import functools
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -25,6 +27,8 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.models import Features
 from snnkd_jax.models.recorder import capture_calls
 from snnkd_jax.models.stages import check_outputs
+
+_CALLBACK = "wrap one of NumPy arrays by snnkd_jax.callback_teacher(function, num_classes=...)"
 
 
 class TeacherNetwork(Protocol):
@@ -51,6 +55,11 @@ class Teacher:
     normalisation: Normalisation | None = None
     name: str = "function"
 
+    def __post_init__(self):
+        if not callable(self.function) or (framework := _framework(self.function)) is not None:
+            found = type(self.function).__name__ if not callable(self.function) else f"of {framework}"
+            raise InputError(f"teacher {self.name!r}: its function is {found}, not a JAX function; {_CALLBACK}")
+
     @property
     def title(self) -> str:
         """The name, with a digest of the variables."""
@@ -62,7 +71,15 @@ class Teacher:
 
     def apply(self, variables: Any, images: Array) -> tuple[Array, Features]:
         """Returns `(logits, features)` as in the table above; raises `InputError` if the function does not."""
-        logits, features = check_outputs(f"teacher {self.name!r}", self.function(variables, images), images.shape[:1])
+        who = f"teacher {self.name!r}"
+        try:
+            outputs = self.function(variables, images)
+        except Exception as error:
+            if isinstance(error, InputError) or "Tracer" not in f"{type(error).__name__} {error}":
+                raise
+            raised = f"{type(error).__name__}, as JAX cannot trace it; if it is of another framework"
+            raise InputError(f"{who}: its function raised {raised}, {_CALLBACK}") from error
+        logits, features = check_outputs(who, outputs, images.shape[:1])
         return logits, features | {"firing_rates": {}}
 
 
@@ -100,7 +117,15 @@ def flax_teacher(
         if missing := paths - found.keys():
             raise InputError(f"teacher {name!r} has no submodule {min(missing)!r} that is called")
         return logits, {
-            kind: {f"stage{i:02}": found[path] for i, path in enumerate(group, 1)} for kind, group in wanted.items()
+            kind: OrderedDict((f"stage{i:02}", found[path]) for i, path in enumerate(group, 1))
+            for kind, group in wanted.items()
         }
 
     return Teacher(function, variables, normalisation, name)
+
+
+def _framework(function: Any) -> str | None:
+    """The framework other than JAX whose object a function is or belongs to, None if there is none."""
+    kinds = (*type(function).__mro__, *type(getattr(function, "__self__", None)).__mro__)
+    roots = {kind.__module__.partition(".")[0] for kind in kinds}
+    return next((root for root in ("torch", "sklearn", "tensorflow", "keras") if root in roots), None)

@@ -141,8 +141,8 @@ class LastStage:
     connector: ClassVar = Connector(last=True)
 
     def __call__(self, student: StudentOutputs, teacher: TeacherOutputs, _: Array) -> Array:
-        last = max(student.connected)
-        return losses.squared_distance(student.connected[last], teacher.stages[last])
+        name, x = list(student.connected.items())[-1]
+        return losses.squared_distance(x, teacher.stages[name])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,5 +176,5 @@ class Classifier(Softened):
 
     def __call__(self, student: StudentOutputs, teacher: TeacherOutputs, _: Array) -> Array:
         assert teacher.head is not None
-        feature = time_mean(student.stages[max(student.stages)]).mean(axis=(1, 2))
+        feature = time_mean(list(student.stages.values())[-1]).mean(axis=(1, 2))
         return losses.classifier_divergence(feature, *teacher.head, teacher.logits, self.temperature)

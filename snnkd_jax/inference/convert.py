@@ -21,7 +21,13 @@ from snnkd_jax.data.pixels import as_pixels
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.models import Network, Variables
-from snnkd_jax.models.converted import convert_to_spiking, learned_thresholds, quantisation_levels, relu_outputs
+from snnkd_jax.models.converted import (
+    check_thresholds,
+    convert_to_spiking,
+    learned_thresholds,
+    quantisation_levels,
+    relu_outputs,
+)
 from snnkd_jax.models.folding import fold_norms
 from snnkd_jax.models.recorder import spiking_layers
 
@@ -48,6 +54,7 @@ def convert(teacher: Trained, train_images: NDArray, num_steps: int, percentile:
         raise InputError(f"this network is spiking already, with {names} neurons; convert an ANN")
     if not hasattr(teacher.network.module, "activation"):
         raise InputError(f"{teacher.network.title} has no `activation` to replace; convert a network of `build`")
+    check_thresholds(teacher.network, teacher.variables)
     if quantisation_levels(teacher.network) is not None:
         thresholds, v_init = learned_thresholds(teacher.variables), 0.5
     else:
@@ -63,7 +70,7 @@ def convert(teacher: Trained, train_images: NDArray, num_steps: int, percentile:
 def percentiles(network: Network, variables: Variables, images: NDArray, percentile: float) -> dict[str, float]:
     """The percentile of the activations of each ReLU layer on normalised images `[N, H, W, C]`, by the layer's path.
 
-    Raises `InputError` for a percentile outside (0, 100], or no images.
+    Raises `InputError` for a percentile outside (0, 100], no images, or a percentile that is not positive.
     """
     if not len(images):
         raise InputError("there are no images to measure activations on; give at least one, better 500")
@@ -72,7 +79,13 @@ def percentiles(network: Network, variables: Variables, images: NDArray, percent
     measure = jax.jit(lambda variables, images: relu_outputs(network, variables, images))
     batches = (jnp.asarray(images[i : i + BATCH_SIZE]) for i in range(0, len(images), BATCH_SIZE))
     measured = [jax.device_get(measure(variables, batch)) for batch in batches]
-    return {
-        name: float(np.percentile(np.concatenate([part[name].ravel() for part in measured]), percentile))
-        for name in measured[0]
-    }
+    found = {}
+    for name in measured[0]:
+        values = np.concatenate([part[name].ravel() for part in measured])
+        found[name] = float(np.percentile(values, percentile))
+        if not 0 < found[name] < np.inf:
+            has = f"percentile={percentile!r} of the activations of {name} is {found[name]:g}, which is no threshold"
+            raises = values.max() > 0 and np.isfinite(values).all()
+            advice = "raise it" if raises else "no percentile is, on these images: train the ANN anew, or give others"
+            raise InputError(f"{has}; {advice}")
+    return found

@@ -24,6 +24,7 @@ from snnkd_jax.inference.predict import logits_by_step, predict_at_once, predict
 from snnkd_jax.inference.stepper import Prediction, State, Stepper
 from snnkd_jax.inference.summary import summary
 from snnkd_jax.models import Network, Variables
+from snnkd_jax.models.converted import check_thresholds
 from snnkd_jax.models.description import can_be_built, check_same_network, network_from
 from snnkd_jax.models.folding import fold_norms
 from snnkd_jax.parallel.mesh import data_mesh
@@ -52,6 +53,10 @@ class Trained:
     history: tuple[dict[str, Any], ...] = ()
     result: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields, for `pickle` and `copy`: without compiled programs."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
     @property
     def test_accuracy(self) -> float:
         """Test accuracy after the last epoch, in [0, 1]; raises `InputError` if unknown."""
@@ -72,6 +77,8 @@ class Trained:
 
     def as_teacher(self) -> Teacher:
         """The network as a teacher; logits and features of a spiking one are means over its steps."""
+
+        check_thresholds(self.network, self.variables)
 
         def function(variables: Variables, images: Array) -> Any:
             logits, features = self.network.apply(variables, images)

@@ -20,8 +20,8 @@ from snnkd_jax.models.network import Arguments, Features, Network, Variables, wi
 from snnkd_jax.models.pyramidnet import PyramidNet
 from snnkd_jax.models.rate import Rate, RateBatchNorm, RateMaxPool
 from snnkd_jax.models.remat import Remat
-from snnkd_jax.models.resnet import ResNet
-from snnkd_jax.models.vgg import VGG
+from snnkd_jax.models.resnet import PaddedBlock, ResNet
+from snnkd_jax.models.vgg import VGG, ImageNetVGG
 from snnkd_jax.models.wide_resnet import WideResNet
 
 __all__ = ["MODELS", "Features", "Network", "Variables", "build", "with_weights_of"]
@@ -34,6 +34,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": ResNet,
     "resnet34": functools.partial(ResNet, stage_sizes=(3, 4, 6, 3)),
     "resnet20": functools.partial(ResNet, stage_sizes=(3, 3, 3), stage_channels=(16, 32, 64)),
+    "resnet20-a": functools.partial(ResNet, stage_sizes=(3, 3, 3), stage_channels=(16, 32, 64), block=PaddedBlock),
     "resnet19": functools.partial(ResNet, stage_sizes=(3, 3, 2), stage_channels=(128, 256, 512), hidden=256),
     "wrn-16-2": functools.partial(WideResNet, depth=16, widen=2),
     "wrn-28-4": functools.partial(WideResNet, depth=28, widen=4),
@@ -42,6 +43,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "airbench95": functools.partial(Airbench, stage_channels=(128, 384, 384)),
     "resnet18-imagenet": ImageNetResNet,
     "resnet34-imagenet": functools.partial(ImageNetResNet, stage_sizes=(3, 4, 6, 3)),
+    "vgg11-imagenet": ImageNetVGG,
+    "vgg13-imagenet": functools.partial(ImageNetVGG, stage_sizes=(2, 2, 2, 2, 2)),
+    "vgg16-imagenet": functools.partial(ImageNetVGG, stage_sizes=(2, 2, 3, 3, 3)),
     "sew-resnet18": functools.partial(ImageNetResNet, block=SEWBlock),
     "sew-resnet34": functools.partial(ImageNetResNet, block=SEWBlock, stage_sizes=(3, 4, 6, 3)),
 }

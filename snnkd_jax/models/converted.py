@@ -30,6 +30,9 @@ from snnkd_jax.models.network import Network, Variables
 from snnkd_jax.models.recorder import trace_calls
 from snnkd_jax.models.stages import is_collected
 
+MAX_THRESHOLD = 1000.0
+"""Of a learned threshold, which starts at 8: behind batch norms, activations are of order 1 (a guess)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ConvertedIF(IF):
@@ -92,6 +95,24 @@ def relu_outputs(network: Network, variables: Variables, images: Array) -> dict[
     return {call.name: call.output for call in network.capture_calls(variables, images, ReLU)[1]}
 
 
+def diverged_thresholds(network: Network, variables: Variables) -> dict[str, float]:
+    """The learned thresholds theta of a network with `QCFS` that make it no ReLU, by path: none in a sound network.
+
+    With theta <= 0 a layer is no clipped ReLU, and with a very large one all its outputs are rounded to 0.
+    """
+    found = {} if quantisation_levels(network) is None else learned_thresholds(variables)
+    return {name: theta for name, theta in found.items() if not 0 < theta <= MAX_THRESHOLD}
+
+
+def check_thresholds(network: Network, variables: Variables) -> None:
+    """Raises `InputError` if `diverged_thresholds` finds any."""
+    for name, theta in diverged_thresholds(network, variables).items():
+        raise InputError(
+            f"the learned threshold of {name} is {theta:g}, outside of (0, {MAX_THRESHOLD:g}]: the training with "
+            "quantised activations diverged; train it again with a lower learning rate"
+        )
+
+
 def learned_thresholds(variables: Variables) -> dict[str, float]:
     """The thresholds theta of the layers of an ANN that was trained with `QCFS`, by path."""
     flat: dict[Path, Any] = traverse_util.flatten_dict(variables["params"])
@@ -115,7 +136,7 @@ def convert_to_spiking(
     check_count("num_steps", num_steps)
     for name, theta in thresholds.items():
         if not 0 < theta < np.inf:
-            raise InputError(f"the threshold of {name} is {theta}, not positive; raise the percentile, or train longer")
+            raise InputError(f"the threshold of {name} is {theta}; it must be positive and finite")
     flat = traverse_util.flatten_dict(variables["params"])
     flat |= {(*name.split("/"), "threshold"): jnp.float32(theta) for name, theta in thresholds.items()}
     calls = trace_calls(network, variables, image_shape)

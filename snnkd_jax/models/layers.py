@@ -258,3 +258,16 @@ def _check_pooled(x: Array, window: int) -> None:
 def global_avg_pool(x: Array) -> Array:
     """The mean over the map: `[..., H, W, C]` to `[..., C]`."""
     return x.mean(axis=(-3, -2))
+
+
+def adaptive_avg_pool(x: Array, size: int) -> Array:
+    """The map at `size` x `size`, `[..., H, W, C]` to `[..., size, size, C]`; PyTorch's `adaptive_avg_pool2d`.
+
+    Along each axis, output i is the mean of the inputs from `floor(i n / size)` to before `ceil((i + 1) n / size)`.
+    """
+    for axis in (x.ndim - 3, x.ndim - 2):
+        n = x.shape[axis]
+        if n != size:
+            bins = [slice(i * n // size, -((i + 1) * -n // size)) for i in range(size)]
+            x = jnp.stack([lax.slice_in_dim(x, b.start, b.stop, axis=axis).mean(axis=axis) for b in bins], axis=axis)
+    return x

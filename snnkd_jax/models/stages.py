@@ -1,5 +1,7 @@
 """The features that a module returns with its logits: its stage outputs, before and after the activation."""
 
+import re
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +11,11 @@ from jax import Array
 from snnkd_jax.errors import InputError
 
 Features = dict[str, dict[str, Array]]
-"""Intermediate values by kind and name."""
+"""Intermediate values by kind and name.
+
+Stages are in forward order, in an `OrderedDict`: JAX sorts the keys of a `dict` that passes a transformation, as text,
+where stage10 precedes stage2.
+"""
 
 
 def is_collected(module: nn.Module, collection: str) -> bool:
@@ -31,14 +37,24 @@ def check_outputs(who: str, outputs: Any, axes: tuple[int, ...], hint: str = "")
     for kind, maps in kinds.items():
         if not isinstance(maps, Mapping):
             raise InputError(f"{who}: its {kind} should be a dictionary, not {type(maps)}")
-        if list(maps) != sorted(maps):  # JAX sorts the keys of dictionaries
-            raise InputError(f"{who}: its {kind} {', '.join(maps)} must be named in order, such as stage01, stage02")
         arrays |= {f"{kind} {name!r}": (x, ("H", "W", "C")) for name, x in maps.items()}
     for what, (x, rest) in arrays.items():
         shape, letters = getattr(x, "shape", None), [*"BT"[: len(axes)], *rest]
         if shape is None or len(shape) != len(letters) or shape[: len(axes)] != axes:
             raise InputError(f"{who}: its {what} should be [{', '.join(letters)}], not {shape or type(x)}{hint}")
-    return logits, {kind: dict(maps) for kind, maps in kinds.items()}
+    return logits, {kind: in_order(maps) for kind, maps in kinds.items()}
+
+
+def in_order(maps: Mapping[str, Array]) -> OrderedDict[str, Array]:
+    """The maps of stages in the order of their definition.
+
+    That is the order of the dictionary; but one that is sorted as text, as JAX does it inside of the module, is sorted
+    by the numbers in its names.
+    """
+    names = list(maps)
+    if not isinstance(maps, OrderedDict) and names == sorted(names):
+        names.sort(key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)])
+    return OrderedDict((name, maps[name]) for name in names)
 
 
 def stage_features(outputs: Sequence[tuple[Array, Array]]) -> Features:
@@ -47,6 +63,6 @@ def stage_features(outputs: Sequence[tuple[Array, Array]]) -> Features:
     They are `[B, H, W, C]` in an ANN, `[B, T, H, W, C]` in a spiking network; a constant current has `T = 1`.
     """
     return {
-        "stages": {f"stage{i}": output for i, (_, output) in enumerate(outputs, start=1)},
-        "pre_activations": {f"stage{i}": current for i, (current, _) in enumerate(outputs, start=1)},
+        "stages": OrderedDict((f"stage{i}", output) for i, (_, output) in enumerate(outputs, start=1)),
+        "pre_activations": OrderedDict((f"stage{i}", current) for i, (current, _) in enumerate(outputs, start=1)),
     }

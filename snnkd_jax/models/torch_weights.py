@@ -3,13 +3,18 @@
 | family | names of the entries                                                    | as in                            |
 | ------ | ----------------------------------------------------------------------- | -------------------------------- |
 | ResNet | `conv1`, `bn1`, `layer1.0.conv1`, ..., `shortcut.0` or `downsample.0`,  | torchvision, timm, pytorch-cifar |
-|        | `fc` or `linear`                                                        |                                  |
-| VGG    | `features.0`, ..., `classifier`, one linear layer                       | torchvision (BN), pytorch-cifar  |
+|        | `fc` or `linear`; ResNet-20 also without the shortcuts (option A)       | pytorch_resnet_cifar10           |
+| VGG    | `features.0`, ..., `classifier`: one linear layer, or torchvision's     | torchvision (BN), pytorch-cifar  |
+|        | three, `classifier.0`, `.3` and `.6`                                    |                                  |
 | WRN    | `conv1`, `block1.layer.0.bn1`, `.conv1`, `.convShortcut`, `bn1`, `fc`   | WideResNet-pytorch               |
 
-Architecture and width follow from the names and the shapes. The rest is assumed to be as in those codes: batch norms
-have eps = 1e-5, VGG has max pooling. Kernels are transposed from OIHW to HWIO. The bias b of VGG's convolutions is
-folded into the running mean mu of the batch norm that follows, mu - b, which is the same function.
+Architecture and width follow from the names and the shapes: a stem of 7x7 or three linear layers are those of the
+architectures for ImageNet. What shapes do not show is assumed to be as in those codes: batch norms have eps = 1e-5, VGG
+has max pooling, and a ResNet has max pooling and a stride in its stem with 7x7 kernels, but not with 3x3.
+
+Kernels are transposed from OIHW to HWIO, and the first linear layer of torchvision's VGG from CHW to HWC. The bias b
+of VGG's convolutions is folded into the running mean mu of the batch norm that follows, mu - b, which is the same
+function.
 """
 
 import dataclasses
@@ -28,17 +33,20 @@ from numpy.typing import NDArray
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import MAX_WIDTH, MODELS, Pool, Variables, build
+from snnkd_jax.models.state_dict import find_state_dict, some
+from snnkd_jax.models.torch_file import Foreign, open_torch_file, unreadable
+from snnkd_jax.models.vgg import GRID
+from snnkd_jax.parallel.hosts import print_on_host0
 
 _RESNETS: dict[tuple[int, ...], str] = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34", (3, 3, 3): "resnet20"}
 _VGGS: dict[tuple[int, ...], str] = {(1, 1, 2, 2, 2): "vgg11", (2, 2, 2, 2, 2): "vgg13", (2, 2, 3, 3, 3): "vgg16"}
-_SUPPORTED = "supported are resnet18/20/34 with a 3x3 stem, vgg11/13/16 with batch norm and one linear layer, and WRN"
-_SAVE = "save it by torch.save(model.state_dict(), FILE)"
+_SUPPORTED = "supported are resnet18/34 with a stem of 3x3 or 7x7, resnet20, vgg11/13/16 with batch norm, and WRN"
 
 Weights = Mapping[str, Any]
 Layers = list[tuple[str, str, str]]
 """The kind of each layer (a key of `_NDIM`), the prefix of its entries, and its path here, from the stem on."""
 
-_NDIM = {"conv": 4, "biased conv": 4, "norm": 1, "dense": 2}
+_NDIM = {"conv": 4, "biased conv": 4, "norm": 1, "dense": 2, "dense of maps": 2}
 """The number of axes of the entry `weight` of each kind of layer."""
 
 
@@ -54,39 +62,34 @@ class Converted:
     variables: Variables
 
 
-def read_weights(file: Path) -> dict[str, NDArray]:
-    """The arrays of a file written by `torch.save`: a state dict, or a checkpoint with one.
+def read_weights(file: Path, entry: str | None = None) -> dict[str, NDArray]:
+    """The arrays of the network in a file of `torch.save` or safetensors, by the names of its state dict.
 
-    In a checkpoint, that is the entry `state_dict`, `model_state_dict`, `model` or `net`. The prefixes of data-parallel
-    and compiled modules are removed. No code of the file is executed. Raises `InputError` if PyTorch is not installed,
-    or the file is damaged or holds anything else.
+    Of several networks in it, `entry` names one (`models.state_dict`); which was taken is printed. No code of the file
+    is executed. Raises `InputError` if the file is damaged, or holds no network or several.
     """
     teacher = f"teacher torch:{file}"
-    if not file.is_file():
-        raise InputError(f"{teacher} does not exist")
+    opened = open_torch_file(file)
     try:
-        import torch  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise InputError(f"{teacher} is read by PyTorch; pip install 'snnkd-jax[torch]'") from None
-    try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    except (MemoryError, PermissionError):
-        raise  # not the file's fault
-    except Exception as error:  # pickle, zip and torch each raise their own
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:150]}"
-        raise InputError(f"{teacher} cannot be read ({reason}); {_SAVE}") from error
-    for entry in ("state_dict", "model_state_dict", "model", "net"):
-        if isinstance(found, Mapping) and isinstance(found.get(entry), Mapping):
-            found = found[entry]
-    if not isinstance(found, Mapping) or not found or not all(isinstance(x, torch.Tensor) for x in found.values()):
-        raise InputError(f"{teacher} holds no state dict; {_SAVE}")
-    for prefix in ("_orig_mod.", "module.", "_orig_mod."):
-        if all(str(name).startswith(prefix) for name in found):
-            found = {name.removeprefix(prefix): x for name, x in found.items()}
-    try:
-        return {str(name): (x.float() if x.is_floating_point() else x).numpy(force=True) for name, x in found.items()}
-    except (TypeError, RuntimeError) as error:
-        raise InputError(f"{teacher} holds tensors that are no plain arrays ({error})") from error
+        taken, note = find_state_dict(opened.content, entry)
+    except InputError as error:
+        raise InputError(f"{teacher}: {error}") from None
+    arrays = {}
+    for name, tensor in taken.tensors.items():
+        if isinstance(tensor, Foreign):
+            kind = type(tensor).__name__
+            raise InputError(f"{teacher}: its entry {name} is no plain tensor ({kind}); convert it before you save it")
+        try:
+            x = opened.array(tensor)
+        except Exception as error:  # zip raises its own for what is damaged
+            raise unreadable(file, error) from error
+        with np.errstate(over="ignore"):  # what is too large for float32 is refused as not finite
+            arrays[name] = np.array(x, np.float32 if tensor.is_floating else x.dtype)
+    notes = [note] * bool(note)
+    notes += ["without checksums, damage of its values cannot be noticed"] * (not opened.checked)
+    if notes:
+        print_on_host0(f"teacher torch:{file.name}: {'; '.join(notes)}")
+    return arrays
 
 
 def convert_weights(weights: Weights) -> Converted:
@@ -102,13 +105,13 @@ def convert_weights(weights: Weights) -> Converted:
     elif "block1.layer.0.conv1.weight" in weights:
         model, layers = _wide_resnet(weights)
     else:
-        raise InputError(f"entries {_some(weights)} are of no known network; {_SUPPORTED}")
+        raise InputError(f"entries {some(weights)} are of no known network; {_SUPPORTED}")
     found: dict[tuple[str, ...], NDArray] = {}
     used: set[str] = set()
 
     def take(name: str) -> NDArray:
         if name not in weights:
-            raise InputError(f"{model}: the entry {name} is missing; {_SUPPORTED}")
+            raise InputError(f"{model}: the entry {name} is missing{_instead(name, weights)}; {_SUPPORTED}")
         used.add(name)
         x = np.asarray(weights[name])
         if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -139,10 +142,24 @@ def convert_weights(weights: Weights) -> Converted:
             found["batch_stats", *path, "var"] = take(f"{prefix}.running_var")
             bias = 0.0
         else:
+            if kind == "dense of maps":  # [C', C H W] to [C', H W C]
+                size = GRID * GRID
+                if weight.shape[1] % size:
+                    has = f"{prefix}.weight reads {weight.shape[1]} values"
+                    raise InputError(f"{model}: {has}, not a map of {GRID}x{GRID}; {_SUPPORTED}")
+                weight = weight.reshape(len(weight), -1, size).swapaxes(1, 2).reshape(len(weight), -1)
             found["params", *path, "kernel"], found["params", *path, "bias"] = weight.T, take(f"{prefix}.bias")
-    if unused := sorted(weights.keys() - used):
-        raise InputError(f"{model}: the entries {_some(unused)} are of another network; {_SUPPORTED}")
+    if unused := [name for name in weights if name not in used]:
+        raise InputError(f"{model}: the entries {some(unused)} are of another network; {_SUPPORTED}")
     return _checked(model, layers[0][2], found)
+
+
+def assumptions(model: str) -> str:
+    """What no entry of a file shows and a converted network is assumed to have had in PyTorch."""
+    if model.startswith("resnet"):
+        stem = "stride 2 and max pooling" if model.endswith("imagenet") else "stride 1 and no max pooling"
+        return f"its stem has {stem} (those are not in the file)"
+    return "it has a ReLU before each convolution and max pooling of 2x2 after each stage of a VGG"
 
 
 def _checked(model: str, stem: str, found: dict[tuple[str, ...], NDArray]) -> Converted:
@@ -157,7 +174,7 @@ def _checked(model: str, stem: str, found: dict[tuple[str, ...], NDArray]) -> Co
         if (shape := getattr(found.get(path), "shape", None)) != shapes.get(path):
             where = f"{model} of width {width:g}: {'/'.join(path)}"
             raise InputError(f"{where} has shape {shape}, not {shapes.get(path)}; {_SUPPORTED}")
-    pool = "max" if model.startswith("vgg") else "avg"
+    pool = "max" if model in _VGGS.values() else "avg"  # those for ImageNet have a pooling of their own
     return Converted(model, width, pool, num_classes, kernel.shape[2], traverse_util.unflatten_dict(found))
 
 
@@ -172,20 +189,26 @@ def _resnet(weights: Weights) -> tuple[str, Layers]:
     sizes = _counts(weights, r"layer(\d+)\.(\d+)\.")
     if sizes not in _RESNETS or "layer1.0.conv3.weight" in weights:
         raise InputError(f"a ResNet with {sizes} blocks in its stages, or with bottlenecks; {_SUPPORTED}")
+    model = _RESNETS[sizes]
+    if model == "resnet20" and not any(".shortcut." in name or ".downsample." in name for name in weights):
+        model += "-a"
     if np.shape(weights.get("conv1.weight", 0))[2:] == (7, 7):
-        raise InputError(f"a ResNet with a 7x7 stem, for large images; {_SUPPORTED}")
+        model += "-imagenet"
+        if model not in MODELS:
+            raise InputError(f"a ResNet-20 with a 7x7 stem; {_SUPPORTED}")
 
     layers = [("conv", "conv1", "stem"), ("norm", "bn1", "norm_stem")]
     for i, size in enumerate(sizes, start=1):
         for j in range(size):
             torch, ours = f"layer{i}.{j}", f"block{i}_{j + 1}"
-            pairs = [(f"conv{n}", f"bn{n}", n) for n in (1, 2)]
-            names = (name for name in ("shortcut", "downsample") if f"{torch}.{name}.0.weight" in weights)
-            pairs += [(f"{name}.0", f"{name}.1", "_shortcut") for name in names]
+            pairs = [(f"conv{n}", f"bn{n}", n) for n in "12"]
+            if i > 1 and j == 0 and model != "resnet20-a":
+                name = "shortcut" if f"{torch}.shortcut.0.weight" in weights else "downsample"
+                pairs.append((f"{name}.0", f"{name}.1", "_shortcut"))
             for conv, norm, n in pairs:
                 layers.append(("conv", f"{torch}.{conv}", f"{ours}/conv{n}"))
                 layers.append(("norm", f"{torch}.{norm}", f"{ours}/norm{n}"))
-    return _RESNETS[sizes], [*layers, ("dense", "linear" if "linear.weight" in weights else "fc", "head")]
+    return model, [*layers, ("dense", "linear" if "linear.weight" in weights else "fc", "head")]
 
 
 def _vgg(weights: Weights) -> tuple[str, Layers]:
@@ -201,14 +224,22 @@ def _vgg(weights: Weights) -> tuple[str, Layers]:
     sizes = tuple(Counter(i for i, _ in places).values())
     if sizes not in _VGGS:
         raise InputError(f"a VGG with {sizes} convolutions in its stages; {_SUPPORTED}")
-    heads = sorted({name.rpartition(".")[0] for name in weights if not name.startswith("features.")})
-    if len(heads) != 1:
-        raise InputError(f"a VGG with the layers {_some(heads)} after its convolutions; {_SUPPORTED}")
+    model, heads = (
+        _VGGS[sizes],
+        list(dict.fromkeys(n.rpartition(".")[0] for n in weights if not n.startswith("features."))),
+    )
+    if len(heads) == 1:
+        head = [("dense", heads[0], "head")]
+    elif heads == ["classifier.0", "classifier.3", "classifier.6"]:
+        model, names = f"{model}-imagenet", zip(heads, ("hidden1", "hidden2", "head"), strict=True)
+        head = [("dense" if i else "dense of maps", *pair) for i, pair in enumerate(names)]
+    else:
+        raise InputError(f"a VGG with the layers {some(heads)} after its convolutions; {_SUPPORTED}")
 
     layers = []
     for (i, j), n in zip(places, convolutions, strict=True):
         layers += [("biased conv", f"features.{n}", f"conv{i}_{j}"), ("norm", f"features.{n + 1}", f"norm{i}_{j}")]
-    return _VGGS[sizes], [*layers, ("dense", heads[0], "head")]
+    return model, [*layers, *head]
 
 
 def _wide_resnet(weights: Weights) -> tuple[str, Layers]:
@@ -230,12 +261,14 @@ def _wide_resnet(weights: Weights) -> tuple[str, Layers]:
     return model, [*layers, ("norm", "bn1", "norm_final"), ("dense", "fc", "head")]
 
 
+def _instead(name: str, weights: Weights) -> str:
+    """What a file has in place of a missing entry, in brackets."""
+    layer = name.rpartition(".")[0]
+    found = [other for other in weights if other.startswith(f"{layer}.") or other.startswith(f"{name}_")]
+    return f" (it has {some(found)})" if found and not name.startswith("features") else ""
+
+
 def _counts(weights: Weights, pattern: str) -> tuple[int, ...]:
     """The number of blocks per stage, by the numbers of stage and block in the names."""
     blocks = {m.groups() for name in weights if (m := re.match(pattern, name)) is not None}
     return tuple(size for _, size in sorted(Counter(int(stage) for stage, _ in blocks).items()))
-
-
-def _some(names: Any) -> str:
-    names = list(names)
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -1,15 +1,19 @@
-"""VGG with batch norm, as used on CIFAR: convolutional stages with pooling, one linear read-out.
+"""VGG with batch norm: convolutional stages with pooling, and one linear read-out or, for ImageNet, three layers.
 
 Reference: Simonyan & Zisserman 2015, configurations A (11), B (13) and D (16). As in nearly all work on 32x32 images,
-the two hidden layers of 4096 units are left out; pooling is average pooling by default.
+`VGG` leaves out the two hidden layers of 4096 units, and its pooling is average pooling by default. `ImageNetVGG` is
+torchvision's, parameter by parameter, but for the dropout in training, which is left out.
 """
 
 import flax.linen as nn
 from jax import Array
 
-from snnkd_jax.models.architecture import Architecture
-from snnkd_jax.models.layers import AvgPool, Pooling, global_avg_pool
+from snnkd_jax.models.architecture import Architecture, StageOutput
+from snnkd_jax.models.layers import AvgPool, MaxPool, Pooling, adaptive_avg_pool, channels, global_avg_pool
 from snnkd_jax.models.stages import Features, stage_features
+
+GRID = 7
+"""Height and width of the map that the hidden layers of `ImageNetVGG` read."""
 
 
 class VGG(Architecture):
@@ -23,10 +27,38 @@ class VGG(Architecture):
         """Returns logits and features; see `Architecture`."""
         outputs = []
         for i, size in enumerate(self.stage_sizes, start=1):
-            base, suffixes = 64 * min(2 ** (i - 1), 8), [f"{i}_{j}" for j in range(1, size + 1)]
-            outputs.append(self.stage(x, base, suffixes, train))
+            outputs.append(_stage(self, x, i, size, train))
             x = outputs[-1][1]
             # Global pooling includes the last average pooling, but not a last max pooling of more than one value.
             if i < len(self.stage_sizes) or (self.pool is not AvgPool and min(x.shape[-3:-1]) > 1):
                 x = self.pool(name=f"pool{i}")(x)
         return self.read_out(global_avg_pool(x)), stage_features(outputs)
+
+
+class ImageNetVGG(Architecture):
+    """The stages of `VGG`, each with a 2x2 max pooling, then two hidden layers of 4096 units and the read-out.
+
+    The hidden layers read a map of 7x7, to which that of other images than 224x224 is averaged or repeated.
+    """
+
+    max_pool: Pooling = MaxPool
+    stage_sizes: tuple[int, ...] = (1, 1, 2, 2, 2)
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> tuple[Array, Features]:
+        """Returns logits and features; see `Architecture`."""
+        outputs = []
+        for i, size in enumerate(self.stage_sizes, start=1):
+            outputs.append(_stage(self, x, i, size, train))
+            x = self.max_pool(name=f"pool{i}")(outputs[-1][1])
+        x = adaptive_avg_pool(x, GRID)
+        x = x.reshape(*x.shape[:-3], -1)
+        for i in (1, 2):
+            x = nn.Dense(channels(4096, self.width), dtype=self.dtype, name=f"hidden{i}")(x)
+            x = self.activation(name=f"act_hidden{i}")(x)
+        return self.read_out(x), stage_features(outputs)
+
+
+def _stage(module: Architecture, x: Array, i: int, size: int, train: bool) -> StageOutput:
+    """The i-th stage, of `size` convolutions."""
+    return module.stage(x, 64 * min(2 ** (i - 1), 8), [f"{i}_{j}" for j in range(1, size + 1)], train)

@@ -1,6 +1,7 @@
 """The sections of a configuration that describe networks: teacher, student and the student's neurons."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,15 @@ if TYPE_CHECKING:
 TORCH, GIVEN = "torch:", "given:"
 """Prefixes of a teacher's name: read from a PyTorch file, or passed to `experiment.run` as a function."""
 
-MODELS = ("convnet", "vgg11", "vgg13", "vgg16", "resnet18", "resnet34", "resnet20", "resnet19", "wrn-16-2", "wrn-28-4")
-MODELS += ("pyramidnet18", "airbench94", "airbench95")
-MODELS += ("resnet18-imagenet", "resnet34-imagenet", "sew-resnet18", "sew-resnet34")
+MODELS = ("convnet", "vgg11", "vgg13", "vgg16", "resnet18", "resnet34", "resnet20", "resnet20-a", "resnet19")
+MODELS += ("wrn-16-2", "wrn-28-4", "pyramidnet18", "airbench94", "airbench95")
+MODELS += ("resnet18-imagenet", "resnet34-imagenet", "vgg11-imagenet", "vgg13-imagenet", "vgg16-imagenet")
+MODELS += ("sew-resnet18", "sew-resnet34")
 """The keys of `models.MODELS`, without importing JAX."""
+
+
+_SUFFIXES = (".pt", ".pth", ".th", ".tar", ".ckpt", ".bin", ".pkl", ".safetensors")
+"""Suffixes of files with weights of PyTorch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +32,8 @@ class TeacherConfig(Section):
     """The teacher: an architecture to train, or a trained network."""
 
     teacher: str = "pyramidnet18"
-    """Architecture: convnet, vgg11/13/16, resnet18/34/20/19, wrn-16-2, wrn-28-4, pyramidnet18 or airbench94/95;
-    for large images resnet18/34-imagenet or sew-resnet18/34;
+    """Architecture: convnet, vgg11/13/16, resnet18/34/20/19, resnet20-a, wrn-16-2, wrn-28-4, pyramidnet18 or
+    airbench94/95; for large images resnet18/34-imagenet, vgg11/13/16-imagenet or sew-resnet18/34;
     or torch:FILE, a state dict trained in PyTorch (see models/torch_weights.py), with the width and pooling it has."""
     teacher_width: float | None = None
     """Width multiplier of the teacher's channels; None: --width."""
@@ -39,6 +45,9 @@ class TeacherConfig(Section):
     """Levels of quantised activations (QCFS) in the teacher, for `snnkd convert` at few time steps; None: ReLU."""
     teacher_pool: str = "avg"
     """Pooling in the teacher, avg or max (convnet, vgg and airbench)."""
+    teacher_entry: str | None = None
+    """Which network of torch:FILE, if it has several, such as state_dict_ema; None: the one that is no moving average.
+    What floating-point tensors are beside it in its state dict is left out."""
     teacher_normalisation: str = "dataset"
     """Normalisation of pixels in [0, 1] that the teacher of torch:FILE was trained with:
     dataset (mean and std of the training set), cifar (mean 0.4914 0.4822 0.4465, std 0.2023 0.1994 0.2010), imagenet,
@@ -53,8 +62,10 @@ class TeacherConfig(Section):
     def check(self) -> None:
         """Raises `InputError` for an unknown architecture or options that do not go together."""
         check_counts(self, "teacher_epochs")
+        if self.teacher_entry is not None and self.file is None:
+            raise InputError(f"teacher_entry={self.teacher_entry!r} goes with teacher='torch:FILE'")
         if not self.is_foreign:
-            match_choice("teacher: model", self.teacher, MODELS)
+            _check_model(self.teacher)
             return
         for name in ("teacher_checkpoint", "teacher_levels", "teacher_epochs", "teacher_pool"):
             if getattr(self, name) != getattr(TeacherConfig, name):
@@ -169,6 +180,21 @@ class NeuronConfig(Section):
         from snnkd_jax.dynamics.neurons import neuron_from
 
         return neuron_from(dataclasses.asdict(self))
+
+
+def _check_model(teacher: str) -> None:
+    """Raises `InputError` for an unknown architecture; of a file or a directory, it says how it is given."""
+    try:
+        match_choice("teacher: model", teacher, MODELS)
+    except InputError:
+        path = Path(re.sub("^(py)?torch:", "", teacher, flags=re.IGNORECASE))
+        if path.is_dir():
+            advice = f"a directory; give teacher_checkpoint={str(path)!r}, if it is a run with a trained teacher"
+        elif path.suffix.lower() in _SUFFIXES or len(path.parts) > 1 or path.is_file():
+            advice = f"a file; give teacher={f'{TORCH}{path}'!r} for weights that were trained in PyTorch"
+        else:
+            raise
+        raise InputError(f"teacher={teacher!r} is no architecture but {advice}") from None
 
 
 def teacher_label(teacher: str) -> str:

@@ -14,7 +14,8 @@ from snnkd_jax.distill.teacher import Teacher
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import as_path
 from snnkd_jax.models import Network, Variables
-from snnkd_jax.models.torch_weights import Converted, convert_weights, read_weights
+from snnkd_jax.models.converted import check_thresholds
+from snnkd_jax.models.torch_weights import Converted, assumptions, convert_weights, read_weights
 from snnkd_jax.parallel.hosts import broadcast_from_host0, raise_on_all_hosts
 from snnkd_jax.parallel.mesh import put_replicated
 from snnkd_jax.runs.config import Config
@@ -60,6 +61,7 @@ class RunTeacher:
                 check_network(directory, self._description)
             try:
                 variables = load_network(directory, shapes_of(network, self.data.image_shape), self.mesh)
+                check_thresholds(network, variables)
             except InputError as error:
                 raise InputError(f"teacher_checkpoint: {error}") from error
             return Teacher(network.apply, variables)
@@ -77,10 +79,12 @@ class RunTeacher:
         """Raises `InputError` if the accuracy on a split is near chance."""
         chance = 1 / len(self.data.class_names)
         if is_near_chance(accuracy, chance):
+            file = self.config.teacher.file
             raise InputError(
                 f"teacher {self.config.teacher.teacher}: {split} accuracy {accuracy:.4f} is near chance, "
                 f"{chance:.4f}; give the normalisation that it was trained with (teacher_normalisation), and check "
                 f"that its classes are in the order {', '.join(self.data.class_names[:3])}, ..."
+                f"{'' if file is None else f', and that {assumptions(self._converted.model)}'}"
             )
 
     def keep(self, variables: Variables, run: Path) -> None:
@@ -102,7 +106,12 @@ class RunTeacher:
     def _converted(self) -> Converted:
         """The network of the teacher's PyTorch file."""
         assert self.config.teacher.file is not None
-        return convert_weights(read_weights(self.config.teacher.file))
+        file = self.config.teacher.file
+        weights = read_weights(file, self.config.teacher.teacher_entry)
+        try:
+            return convert_weights(weights)
+        except InputError as error:
+            raise InputError(f"teacher torch:{file}: {error}") from error
 
 
 def split_warning(config: Config) -> str | None:

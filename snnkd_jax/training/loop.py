@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from snnkd_jax.data.batches import Batch, EvalBatches, Source
 from snnkd_jax.errors import InputError
-from snnkd_jax.models import Variables
+from snnkd_jax.models import Network, Variables
+from snnkd_jax.models.converted import diverged_thresholds
 from snnkd_jax.parallel.hosts import is_host0, print_on_host0
 from snnkd_jax.parallel.mesh import put_batch, put_replicated, state_sharding
 from snnkd_jax.training.checkpoint import Checkpoints
@@ -155,7 +156,9 @@ def train(
                     context.log.write(entry)
                 with output():
                     print_on_host0(_epoch_line(entry, epochs))
-                _warn_of_rates(f"{role}, epoch {epoch}", entry.get("validation", {}).get("firing_rates", {}), warned)
+                where = f"{role}, epoch {epoch}"
+                _warn_of_rates(where, entry.get("validation", {}).get("firing_rates", {}), warned)
+                _warn_of_thresholds(where, trainer.network, variables_of(state), warned)
                 for callback in callbacks if is_host0() else ():
                     callback(dict(entry))
             if context is None or checkpoints is None:
@@ -206,3 +209,13 @@ def _warn_of_rates(where: str, rates: dict[str, float], warned: set[str]) -> Non
             warned.update(found)
             listed = ", ".join(f"{name} ({rates[name]:.4f})" for name in found)
             warnings.warn(f"{where}: {state} layers (spikes per neuron and step): {listed}", stacklevel=3)
+
+
+def _warn_of_thresholds(where: str, network: Network, variables: Variables, warned: set[str]) -> None:
+    """Warns of thresholds of quantised activations that have diverged, of each layer once per training."""
+    thresholds = diverged_thresholds(network, variables)
+    if found := [name for name in thresholds if name not in warned]:
+        warned.update(found)
+        listed = ", ".join(f"{name} ({thresholds[name]:g})" for name in found)
+        advice = "such a network cannot be converted or teach; train it with a lower learning rate"
+        warnings.warn(f"{where}: learned thresholds that diverged: {listed}; {advice}", stacklevel=3)

@@ -435,6 +435,13 @@ def test_near_chance_whatever_the_number_of_classes():
     [
         (["--teacher", "torch:nowhere.pt"], "nowhere.pt does not exist"),
         (["--teacher", "given:mine"], "'given:mine' is a function"),
+        (["--teacher", "r18.pth"], "teacher='r18.pth' is no architecture but a file; give teacher='torch:r18.pth'"),
+        (["--teacher", "nets/last.ckpt"], "give teacher='torch:nets/last.ckpt'"),
+        (["--teacher", "net.safetensors"], "give teacher='torch:net.safetensors'"),
+        (["--teacher", "PyTorch:net.tar"], "give teacher='torch:net.tar'"),
+        (["--teacher", "."], "a directory; give teacher_checkpoint='.'"),
+        (["--teacher", "resnet81"], "'resnet81' is unknown (did you mean resnet1"),
+        (["--teacher-entry", "ema"], "teacher_entry='ema' goes with teacher='torch:FILE'"),
         (["--teacher", "torch:a.pt", "--teacher-checkpoint", "b"], "teacher_checkpoint='b'"),
         (["--teacher", "torch:a.pt", "--teacher-levels", "4"], "teacher_levels=4"),
         (["--teacher", "torch:a.pt", "--teacher-pool", "max"], "teacher_pool='max'"),

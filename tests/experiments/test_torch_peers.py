@@ -1,5 +1,7 @@
 """Converted networks against PyTorch itself, from the file to the logits; needs torch."""
 
+import argparse
+import datetime
 import importlib
 import json
 from typing import Any
@@ -12,6 +14,8 @@ from torch_nets import RESNET, VGG
 
 from snnkd_jax import experiment
 from snnkd_jax.cli.train import main
+from snnkd_jax.distill.callback import callback_teacher
+from snnkd_jax.distill.teacher import Teacher
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference.trained import load
 from snnkd_jax.models import build
@@ -53,8 +57,8 @@ def modules():
 
         def forward(self, x):
             x, stages = F.relu(self.bn1(self.conv1(x))), []
-            for i in range(1, 5):
-                x = getattr(self, f"layer{i}")(x)
+            for layer in (child for name, child in self.named_children() if name.startswith("layer")):
+                x = layer(x)
                 stages.append(x)
             return self.linear(x.mean((2, 3))), stages
 
@@ -133,13 +137,17 @@ def original(model: str):
         network = VGGNet(VGG[model])
     else:
         network = WideResNet(*map(int, model.split("-")[1:]))
+    return torch, disturb(torch, network)
+
+
+def disturb(torch, network):
     for layer in network.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(layer.weight, 1, 0.25)
             torch.nn.init.normal_(layer.bias, 0, 0.25)
             layer.running_mean.normal_(0, 0.25)
             layer.running_var.uniform_(0.5, 2)
-    return torch, network.eval()
+    return network.eval()
 
 
 @pytest.mark.parametrize("model", ["resnet18", "resnet34", "vgg11", "vgg13", "vgg16", "wrn-16-2", "wrn-28-4"])
@@ -177,6 +185,118 @@ def test_checkpoints_and_what_is_put_before_the_names(tmp_path):
             np.testing.assert_array_equal(found[name], x)
 
 
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [("resnet18", 64), ("resnet34", 48), ("vgg11_bn", 64), ("vgg13_bn", 32), ("vgg16_bn", 100), ("resnet20-a", 32)],
+)
+def test_networks_of_torchvision_and_with_option_a(tmp_path, model, size):
+    """For ImageNet with 1000 classes, on images of several sizes; ResNet-20 as pytorch_resnet_cifar10 defines it."""
+    torch, ResNet, *_ = modules()
+    torch.manual_seed(0)
+    if model == "resnet20-a":
+        network = ResNet(RESNET["resnet20"], 16)
+        for i in (2, 3):
+            getattr(network, f"layer{i}")[0].shortcut = option_a(torch, 8 * 2**i)
+    else:
+        network = getattr(pytest.importorskip("torchvision").models, model)(num_classes=1000)
+    disturb(torch, network)
+    images = np.random.default_rng(0).standard_normal((2, size, size, 3)).astype(np.float32)
+    with torch.no_grad():
+        found = network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    expected = (found[0] if isinstance(found, tuple) else found).numpy()
+    converted = convert_weights(read_weights(_saved(torch, tmp_path, network.state_dict())))
+    assert converted.model == (model if model == "resnet20-a" else f"{model.removesuffix('_bn')}-imagenet")
+    ours = build(converted.model, converted.num_classes, width=converted.width, pool=converted.pool)
+    logits = jax.device_get(jax.jit(ours.apply)(converted.variables, images))[0]
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def option_a(torch, channels):
+    """As in pytorch_resnet_cifar10: every second pixel, and a quarter of the channels of zeros on both sides."""
+
+    class Shortcut(torch.nn.Module):
+        def forward(self, x):
+            return torch.nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, channels // 4, channels // 4), "constant", 0)
+
+    return Shortcut()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_files_of_pytorch_as_trainers_leave_them(tmp_path, legacy):
+    """Written by PyTorch itself: beside the weights, in half precision, in other memory layouts, on views."""
+    torch, network = original("wrn-16-2")
+    plain = read_weights(_saved(torch, tmp_path, network.state_dict()))
+    state = network.state_dict()
+    beside = {"args": argparse.Namespace(lr=0.1, when=datetime.datetime(2024, 1, 1)), "best": np.float64(1)}
+    beside["optimizer"] = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9).state_dict()
+    last = {name: x.to(memory_format=torch.channels_last) if x.ndim == 4 else x for name, x in state.items()}
+    flat = torch.cat([x.flatten() for x in state.values() if x.is_floating_point()])
+    views, i = dict(state), 0
+    for name, x in state.items():
+        if x.is_floating_point():
+            views[name], i = flat[i : i + x.numel()].view(x.shape), i + x.numel()
+    for content in (
+        {"state_dict": state, **beside},
+        {"ema_state_dict": state, **beside},
+        {"model": torch.optim.swa_utils.AveragedModel(network).state_dict()},
+        {"state_dict": {f"model.{name}": torch.nn.Parameter(x, False) for name, x in state.items()}},
+        last,
+        views,
+    ):
+        torch.save(content, tmp_path / "teacher.pt", _use_new_zipfile_serialization=not legacy)
+        found = read_weights(tmp_path / "teacher.pt")
+        assert found.keys() == plain.keys()
+        for name, x in plain.items():
+            np.testing.assert_array_equal(found[name], x)
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        halves = {name: x.to(dtype) if x.is_floating_point() else x for name, x in state.items()}
+        torch.save(halves, tmp_path / "teacher.pt", _use_new_zipfile_serialization=not legacy)
+        for name, x in read_weights(tmp_path / "teacher.pt").items():
+            np.testing.assert_array_equal(x, halves[name].float().numpy() if x.dtype == np.float32 else state[name])
+
+
+@pytest.mark.filterwarnings("ignore:.*(deprecated|beta state)")
+def test_what_pytorch_writes_and_is_not_read_is_named(tmp_path):
+    torch, network = original("wrn-16-2")
+    state = network.state_dict()
+    quantised = torch.quantize_per_tensor(state["fc.weight"], 0.1, 0, torch.qint8)
+    for value in (quantised, state["fc.weight"].to_sparse()):
+        with pytest.raises(InputError, match=r"entry fc\.weight is no plain tensor \(torch\._utils\._rebuild_"):
+            read_weights(_saved(torch, tmp_path, {**state, "fc.weight": value}))
+    torch.serialization.set_crc32_options(False)
+    try:
+        _saved(torch, tmp_path, state)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with pytest.raises(InputError, match="without checksums"):
+        read_weights(tmp_path / "teacher.pt")
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(tmp_path / "teacher.pt")
+    with pytest.raises(InputError, match="TorchScript"):
+        read_weights(tmp_path / "teacher.pt")
+
+
+def test_a_pytorch_module_teaches_by_a_callback():
+    """The module itself is no JAX function, and is no function of NumPy arrays; in training mode it is no teacher."""
+    torch, network = original("wrn-16-2")
+    images = np.random.default_rng(0).standard_normal((3, 32, 32, 3)).astype(np.float32)
+
+    def function(x):
+        with torch.no_grad():
+            return network(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))[0].numpy()
+
+    teacher = callback_teacher(function, num_classes=10)
+    np.testing.assert_allclose(jax.jit(teacher.apply)((), images)[0], function(images), rtol=1e-4, atol=1e-4)
+    with pytest.raises(InputError, match=r"of torch, .*callback_teacher"):
+        Teacher(network)
+    with pytest.raises(InputError, match=r"function raised TypeError: .*give one such as lambda x: net\(torch"):
+        jax.eval_shape(callback_teacher(network, num_classes=10).apply, (), images)
+    with pytest.raises(InputError, match=r"trace it; if it is of another framework, .*callback_teacher"):
+        jax.eval_shape(Teacher(lambda _, x: network(x)[0]).apply, (), images)
+    network.train()
+    with pytest.raises(InputError, match=r"net\.eval\(\)"):
+        jax.eval_shape(callback_teacher(function, num_classes=10).apply, (), images)
+
+
 def test_a_file_that_holds_something_else_is_refused(tmp_path):
     torch, network = original("wrn-16-2")
     file = _saved(torch, tmp_path, network.state_dict())
@@ -186,7 +306,7 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path):
         with pytest.raises(InputError, match=r"teacher\.pt cannot be read .*torch\.save\(model\.state_dict"):
             read_weights(file)
     _saved(torch, tmp_path, torch.nn.Linear(1, 1))  # executable code
-    with pytest.raises(InputError, match=r"teacher\.pt cannot be read"):
+    with pytest.raises(InputError, match=r"teacher\.pt: it holds an object of torch\.nn\.modules\.linear\.Linear"):
         read_weights(file)
     for content in ({"epoch": 3}, [1, 2], {}):
         _saved(torch, tmp_path, content)

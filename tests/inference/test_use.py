@@ -1,10 +1,12 @@
 """A trained network in use: what it answers, whole or step by step, here or as StableHLO, and what it refuses."""
 
+import copy
 import dataclasses
 import functools
 import hashlib
 import json
 import os
+import pickle
 import random
 import shutil
 import subprocess
@@ -119,6 +121,25 @@ def test_no_image_and_few_programs(student, traced_sizes):
             assert fresh.predict(IMAGES[:size], num_steps).logits.shape == (size, 10)
     fresh.predict(np.stack([IMAGES[:5]] * 4, axis=1))
     assert traced_sizes == [1, 8]
+
+
+COPIES = {"pickle": lambda x: pickle.loads(pickle.dumps(x)), "copy": copy.copy, "deepcopy": copy.deepcopy}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("case", ["loaded", *map(slow, ("plif to -0.1", "if soft, residual", "an ANN"))])
+def test_a_network_that_has_predicted_can_be_pickled_and_copied(student, case, copied):
+    """With its compiled programs left behind; the copy predicts the same bits, and can teach."""
+    cases = {"loaded": lambda: student, "an ANN": lambda: made(ReLU), **CASES}
+    trained = cases[case]()
+    images = IMAGES[:3] if case == "loaded" else np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    expected = trained.predict(images)
+    assert "_stepper" in vars(trained)
+    other = copied(trained)
+    assert vars(other).keys() == {field.name for field in dataclasses.fields(Trained)}
+    jax.tree.map(np.testing.assert_array_equal, other.predict(images), expected)
+    assert (other.title, other.class_names, other.image_shape) == (trained.title, trained.class_names, (8, 8, 1))
+    assert other.as_teacher().title == trained.as_teacher().title
 
 
 T = 4

@@ -22,6 +22,7 @@ from snnkd_jax.models.activation import QCFS
 from snnkd_jax.models.converted import ConvertedMaxPool, ConvertedSpike, relu_outputs
 from snnkd_jax.models.folding import fold_norms
 from snnkd_jax.models.layers import BatchNorm
+from snnkd_jax.training.loop import _warn_of_thresholds
 
 SHAPE = (16, 16, 3)
 IMAGES = jax.random.normal(jax.random.key(1), (4, *SHAPE))
@@ -228,6 +229,29 @@ def test_qcfs_conversion_is_the_quantised_network_where_currents_are_constant():
     assert error < 0.25 * np.abs(logits.mean(1)).mean()
 
 
+@pytest.mark.parametrize("theta", [-57139.0, 0.0, 57139.0, float("nan")])
+def test_a_learned_threshold_that_diverged_is_told_where_it_is_used(theta):
+    """Without advice on percentiles, which a quantised network has not."""
+    network = build("convnet", 5, width=0.1, levels=4)
+    variables = network.init(jax.random.key(0), SHAPE)
+    sound = trained(network, variables)
+    sound.as_teacher()
+    variables = jax.tree.map(jnp.copy, variables)
+    variables["params"]["act2"]["threshold"] = jnp.float32(theta)
+    ann = trained(network, variables)
+    for use in (lambda: convert(ann, PIXELS, 1), ann.as_teacher):
+        with pytest.raises(InputError) as error:
+            use()
+        message = str(error.value)
+        assert f"threshold of act2 is {theta:g}" in message
+        assert "lower learning rate" in message
+        assert "percentile" not in message
+    with pytest.warns(UserWarning, match=f"teacher, epoch 3: learned thresholds .* act2 .{theta:g}.; .*lower"):
+        _warn_of_thresholds("teacher, epoch 3", network, variables, warned := set())
+    _warn_of_thresholds("teacher, epoch 4", network, variables, warned)
+    _warn_of_thresholds("teacher, epoch 4", network, sound.variables, set())
+
+
 def test_what_cannot_be_converted_is_refused():
     network, spiking = build("convnet", 5, width=0.1), build("convnet", 5, neuron=LIF(), width=0.1)
     ann = trained(network, network.init(jax.random.key(0), SHAPE))
@@ -235,8 +259,12 @@ def test_what_cannot_be_converted_is_refused():
         convert(trained(spiking, ann.variables), PIXELS, 1)
     with pytest.raises(InputError, match=r"percentile=0\.0"):
         convert(ann, PIXELS, 1, 0.0)
-    with pytest.raises(InputError, match=r"act1.*not positive; raise the percentile"):
+    with pytest.raises(InputError, match=r"percentile=1e-06 of the activations of act1 is 0.*; raise it"):
         convert(ann, PIXELS, 1, 1e-6)
+    variables = jax.tree.map(jnp.copy, ann.variables)
+    variables["params"]["norm2"]["bias"] -= 100.0  # a layer without a positive activation
+    with pytest.raises(InputError, match=r"activations of act2 is 0.*; no percentile is, .*: train the ANN anew"):
+        convert(trained(network, variables), PIXELS, 1, 99.9)
     with pytest.raises(InputError, match=r"num_steps=0"):
         convert(ann, PIXELS, 0)
     with pytest.raises(InputError, match="no images to measure"):

@@ -28,6 +28,7 @@ PARAMETERS = {
     "resnet18": 11_173_962,
     "resnet34": 21_282_122,
     "resnet20": 272_474,
+    "resnet20-a": 269_722,
     "resnet19": 12_697_994,
     "wrn-16-2": 691_674,
     "wrn-28-4": 5_849_050,
@@ -36,6 +37,9 @@ PARAMETERS = {
     "airbench95": 4_606_914,
     "resnet18-imagenet": 11_181_642,
     "resnet34-imagenet": 21_289_802,
+    "vgg11-imagenet": 128_810_058,
+    "vgg13-imagenet": 128_994_762,
+    "vgg16-imagenet": 134_305_738,
     "sew-resnet18": 11_181_642,
     "sew-resnet34": 21_289_802,
 }
@@ -68,6 +72,9 @@ def test_golden_counts_follow_from_the_definitions():
         widths = [c for size, c in zip(sizes, (64, 128, 256, 512, 512), strict=True) for _ in range(size)]
         return conv_count(3, 3, *widths) + head(512)
 
+    def imagenet_vgg(*sizes):
+        return vgg(*sizes) - head(512) + (512 * 7 * 7 + 1) * 4096 + (4096 + 1) * 4096 + head(4096)
+
     ends = [64 + 56 * k for k in range(9)]
     pyramid = conv_count(3, 3, 64) + sum(2 * a + conv_count(3, a, b, b) for a, b in itertools.pairwise(ends))
     imagenet18, imagenet34 = (
@@ -81,6 +88,7 @@ def test_golden_counts_follow_from_the_definitions():
         "resnet18": resnet_count((2, 2, 2, 2), (64, 128, 256, 512)) + head(512),
         "resnet34": resnet_count((3, 4, 6, 3), (64, 128, 256, 512)) + head(512),
         "resnet20": resnet_count((3, 3, 3), (16, 32, 64)) + head(64),
+        "resnet20-a": conv_count(3, 3, *[16] * 7, *[32] * 6, *[64] * 6) + head(64),
         "resnet19": resnet_count((3, 3, 2), (128, 256, 512)) + 512 * 256 + 256 + head(256),
         "wrn-16-2": wrn_count(2, 2),
         "wrn-28-4": wrn_count(4, 4),
@@ -89,6 +97,9 @@ def test_golden_counts_follow_from_the_definitions():
         "airbench95": conv_count(3, 3, 24, *(c for c in (128, 384, 384) for _ in range(2))) + head(384),
         "resnet18-imagenet": imagenet18,
         "resnet34-imagenet": imagenet34,
+        "vgg11-imagenet": imagenet_vgg(1, 1, 2, 2, 2),
+        "vgg13-imagenet": imagenet_vgg(2, 2, 2, 2, 2),
+        "vgg16-imagenet": imagenet_vgg(2, 2, 3, 3, 3),
         "sew-resnet18": imagenet18,
         "sew-resnet34": imagenet34,
     } == PARAMETERS
@@ -113,6 +124,9 @@ def test_published_counts():
     assert round(PARAMETERS["wrn-28-4"] / 1e6, 3) == 5.849
     assert round(PARAMETERS["wrn-16-2"] / 1e6, 3) == 0.692
     assert round(PARAMETERS["resnet18"] / 1e6, 2) == 11.17
+    # torchvision's, with the biases of its convolutions and 1000 classes
+    biases, classes = 2 * (64 + 128 + 256 + 512 + 512), (4096 + 1) * 990
+    assert PARAMETERS["vgg13-imagenet"] + biases + classes == 133_053_736
 
 
 @pytest.mark.parametrize(("name", "image_shape"), SHAPES, ids=str)
@@ -120,7 +134,7 @@ def test_shapes(name, image_shape):
     """Teacher and student agree on every stage; the student has T logits."""
     teacher, student = build(name, 7, width=0.25), build(name, 7, neuron=LIF(), num_steps=3, width=0.25)
     images = jnp.zeros((2, *image_shape))
-    if name.startswith("vgg") and image_shape[0] < 16:
+    if name.startswith("vgg") and image_shape[0] < (32 if name.endswith("imagenet") else 16):
         with pytest.raises(InputError, match="too small"):
             shapes(teacher, image_shape)
         return

@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from torch_files import save
+from torch_nets import resnet_weights
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import build
@@ -27,7 +30,7 @@ def of_file(monkeypatch):
         variables = network.init(jax.random.key(0), (8, 8, 1))
         found = {"num_classes": 10, "image_channels": 1, "variables": variables} | changes
         converted = Converted(model="convnet", width=0.1, pool="max", **found)
-        monkeypatch.setattr(run_teacher, "read_weights", lambda _: {})
+        monkeypatch.setattr(run_teacher, "read_weights", lambda *_: {})
         monkeypatch.setattr(run_teacher, "convert_weights", lambda _: converted)
         config = default_config("digits")
         config = config.replace(teacher="torch:net.pt", teacher_normalisation=normalisation)
@@ -48,6 +51,35 @@ def test_a_network_for_other_images_is_refused(of_file, changes, told):
     with pytest.raises(InputError) as error:
         of_file(**changes).load()
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("resnet18", "its stem has stride 1 and no max pooling"),
+        ("resnet18-imagenet", "its stem has stride 2 and max pooling"),
+        ("vgg16", "max pooling of 2x2 after each stage"),
+    ],
+)
+def test_near_chance_names_what_a_file_does_not_show(monkeypatch, model, told):
+    """A network with another stem or pooling than is assumed knows nothing here, whatever its normalisation."""
+    config = default_config("digits").replace(teacher="torch:net.pt")
+    teacher = RunTeacher(config, config.data.open(), data_mesh(), None)
+    monkeypatch.setattr(run_teacher, "read_weights", lambda *_: {})
+    monkeypatch.setattr(run_teacher, "convert_weights", lambda _: Converted(model, 1.0, "max", 10, 1, {}))
+    teacher.check_accuracy(0.5)
+    with pytest.raises(InputError, match=f"near chance, 0.1000; .*teacher_normalisation.*{told}"):
+        teacher.check_accuracy(0.1)
+
+
+def test_what_cannot_be_converted_is_said_of_the_file(tmp_path):
+    weights = {name: np.asarray(x) for name, x in resnet_weights("resnet20", 4).items()}
+    del weights["layer1.1.bn1.running_mean"]
+    file = save(tmp_path / "net.pt", {"a": weights, "b": weights | {"conv1.weight": weights["conv1.weight"] + 1}})
+    config = default_config("digits").replace(teacher=f"torch:{file}", teacher_entry="b")
+    with pytest.raises(InputError) as error:
+        RunTeacher(config, config.data.open(), data_mesh(), None).build()
+    assert f"teacher torch:{file}: resnet20: the entry layer1.1.bn1.running_mean is missing" in str(error.value)
 
 
 def test_what_the_file_holds_is_loaded_and_described(of_file, tmp_path):
