@@ -13,7 +13,6 @@ from snnkd_jax.interop.graph import INPUT, OUTPUT, Flatten, Graph, Node, Shape
 from snnkd_jax.interop.nir_dt import find_dt
 from snnkd_jax.interop.nir_nodes import (
     channels_first,
-    channels_last,
     check_finite,
     check_shape,
     declared_shape,
@@ -143,12 +142,15 @@ def _image(nodes: Nodes, first: str) -> Shape:
     """The shape of the image `[C, H, W]`, a sequence `[C, L]` or a vector `[N]`, which may have a batch of one."""
     declared = _takes(nodes[first]) or ()
     is_sequence = any(isinstance(node, nir.Conv1d) for node in nodes.values())
-    shape = without_batch(declared, 1 if len(declared) == 2 and not is_sequence else 3)
-    if len(shape) not in (1, 2, 3):
-        raise InputError(
-            f"its shape is {declared}; an image is [C, H, W], a sequence [C, L], a vector [N], without time"
-        )
-    return channels_last(shape)
+    axes = 2 if is_sequence else 1 if len(declared) == 2 else 3
+    match without_batch(declared, axes):
+        case (n,):
+            return (n,)
+        case c, n:
+            return 1, n, c
+        case c, h, w:
+            return h, w, c
+    raise InputError(f"its shape is {declared}; an image is [C, H, W], a sequence [C, L], a vector [N], without time")
 
 
 def _takes(node: Any) -> Shape | None:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import nir
@@ -254,19 +254,27 @@ def _just_above(threshold: NDArray) -> NDArray:
 def _constant(value: Any, shape: Shape) -> Constant:
     """A value for all neurons, one per channel or one per neuron, for neurons of this shape."""
     array = np.asarray(value, np.float64)
-    fitted = without_batch(array.shape, len(shape))
     wanted = channels_first(shape)
-    if len(fitted) == 2 and wanted[1:2] == (1,):  # along one axis, [C, L]
-        fitted = (fitted[0], 1, fitted[1])
-    elif len(fitted) == 1 and len(wanted) == 3 and fitted != (1,):
-        if fitted == wanted[2:] == wanted[:1] and np.any(array != array.flat[0]):
-            found = f"its constants {fitted} may be per channel or per column of {wanted}"
+    if array.size == 1:
+        return Constant.of(array)
+    readings = list(_readings(array.shape, wanted))
+    if array.ndim == 1 and len(wanted) == 3:
+        if array.shape == wanted[2:] == wanted[:1] and np.any(array != array[0]):
+            found = f"its constants {array.shape} may be per channel or per column of {wanted}"
             raise InputError(f"{found}; write them as ({wanted[0]}, 1, 1)")
-        fitted = (*fitted, 1, 1)
-    if any(n not in (1, m) for n, m in zip(fitted, wanted, strict=False)) or len(fitted) not in (0, 1, len(wanted)):
-        raise InputError(f"it takes {array.shape}, but is given {wanted}")
-    array = array.reshape(fitted)
-    return Constant.of(np.moveaxis(array, 0, -1) if array.ndim == len(shape) else array)
+        readings = [(*array.shape, 1, 1)]
+    for found in readings:
+        if len(found) == len(wanted) and all(n in (1, m) for n, m in zip(found, wanted, strict=True)):
+            return Constant.of(np.moveaxis(array.reshape(found), 0, -1))
+    raise InputError(f"it takes {array.shape}, but is given {wanted}")
+
+
+def _readings(shape: Shape, wanted: Shape) -> Iterator[Shape]:
+    """What a shape of a file may be, beside the wanted one: `[C, H, W]`, `[C, L]` or `[N]`, or with a batch of one."""
+    yield without_batch(shape, len(wanted))
+    along_one_axis = without_batch(shape, 2)
+    if wanted[1:2] == (1,) and len(along_one_axis) == 2:
+        yield along_one_axis[0], 1, along_one_axis[1]
 
 
 def declared_shape(value: Any) -> Shape | None:
@@ -282,19 +290,13 @@ def declared_shape(value: Any) -> Shape | None:
 def check_shape(declared: Any, shape: Shape) -> None:
     """Raises `InputError` if the input that a node declares is not of this shape."""
     takes = declared_shape(declared)
-    if takes is not None and channels_last(takes, len(shape)) != shape:
+    if takes is not None and channels_first(shape) not in _readings(takes, channels_first(shape)):
         raise InputError(f"it takes {takes}, but is given {channels_first(shape)}")
 
 
 def channels_first(shape: Shape) -> Shape:
     """`(H, W, C)` to `(C, H, W)`; a vector to itself."""
     return (*shape[-1:], *shape[:-1])
-
-
-def channels_last(shape: Shape, ndim: int = 3) -> Shape:
-    """`(C, H, W)` to `(H, W, C)`, `(C, L)` to `(1, L, C)`, a vector to itself; see `without_batch`."""
-    shape = without_batch(shape, ndim)
-    return (1, shape[1], shape[0]) if len(shape) == 2 else (*shape[1:], *shape[:1])
 
 
 def without_batch(shape: Iterable[int], ndim: int) -> Shape:

@@ -412,6 +412,18 @@ def test_script_writes_the_student_of_a_run(dtype, tmp_path, monkeypatch, capsys
         assert line in " ".join(told.split())
 
 
+@pytest.mark.parametrize(("num_steps", "written"), [(None, T), (7, 7)])
+def test_script_writes_the_number_of_steps(num_steps, written, tmp_path, monkeypatch, capsys):
+    network = build("convnet", 2, neuron=LIF(), num_steps=T, width=0.1)
+    trained = Trained(network, dyadic_variables(network, (4, 4, 3)), NORMALISATION, (4, 4, 3), ("a", "b"), "cifar10")
+    monkeypatch.setattr(loading, "load", lambda *_: trained)
+    export_nir(tmp_path, tmp_path / "net.nir", num_steps=num_steps)
+    assert read_nir(tmp_path / "net.nir").network.num_steps == written
+    assert f"{written} of dt" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"num_steps=0"):
+        export_nir(tmp_path, tmp_path / "no.nir", num_steps=0)
+
+
 def test_differences_from_numpy_are_counted():
     counts = Counts("another")
     spikes, logits = np.zeros((2, 3, 4)), np.tile([1.0, 2.0], (2, 3, 1))
