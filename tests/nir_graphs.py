@@ -69,7 +69,7 @@ class _Simulation:
             case nir.Conv2d():
                 return _convolve(x, node.weight, node.bias, *map(_two, (node.stride, node.dilation)), node)
             case nir.Conv1d():
-                strides, dilation = (1, int(node.stride)), (1, int(node.dilation))
+                strides, dilation = (1, _one(node.stride)), (1, _one(node.dilation))
                 return _convolve(x[:, None], node.weight[:, :, None], node.bias, strides, dilation, node)[:, 0]
             case nir.AvgPool2d() | nir.SumPool2d():
                 (h, w), kernel = _two(node.padding), _two(node.kernel_size)
@@ -106,6 +106,10 @@ def _two(value: Any) -> tuple[int, int]:
     return h, w
 
 
+def _one(value: Any) -> int:
+    return int(np.asarray(value).item())
+
+
 def _convolve(x: Any, weight: Any, bias: Any, strides: Any, dilation: Any, node: Any) -> Any:
     size = [d * (k - 1) for k, d in zip(weight.shape[2:], dilation, strict=True)]
     if isinstance(node.padding, str):
@@ -114,9 +118,9 @@ def _convolve(x: Any, weight: Any, bias: Any, strides: Any, dilation: Any, node:
             raise Undefined("'same' with a stride")
         sides = [(n // 2, n - n // 2) for n in total]
     else:
-        sides = [(p, p) for p in (_two(node.padding) if isinstance(node, nir.Conv2d) else (0, int(node.padding)))]
+        sides = [(p, p) for p in (_two(node.padding) if isinstance(node, nir.Conv2d) else (0, _one(node.padding)))]
     windows = _windows(np.pad(x, [(0, 0), *sides]), weight.shape[2:], strides, dilation)  # [k, C, H, W]
-    groups = int(node.groups)
+    groups = _one(node.groups)
     parts = np.split(windows, groups, axis=1)
     kernels = np.split(weight.reshape(*weight.shape[:2], -1).astype(float), groups)
     return (
@@ -156,7 +160,6 @@ class Draw:
     def one(self) -> Drawn:
         """A graph from an image, a sequence or a vector to a vector."""
         shape = [(2, 4, 4), (1, 3, 4), (3, 5), (2, 4), (6,), (4,)][self.rng.integers(6)]
-        self.is_sequence = len(shape) == 2
         nodes, edges, end, out = self._chain(shape, int(self.rng.integers(1, 5)), depth=0)
         if len(out) > 1:
             nodes["flat"], _ = self._flatten(out)
@@ -166,12 +169,11 @@ class Draw:
             nodes["tells"] = nir.IF(*(np.full(out, x) for x in (1 / self.dt, 1.0, 0.0)))
             edges.append((end, "tells"))
             end = "tells"
-        batch = (1,) if self._chance(0.2) else ()
+        batch = (1,) if len(shape) != 2 and self._chance(0.2) else ()  # a sequence with one would be an image
         nodes["out"] = nir.Output({"output": np.array(batch + out)})
         nodes["in"].input_type = nodes["in"].output_type = {"input": np.array(batch + shape)}
-        graph = nir.NIRGraph(
-            nodes, [*edges, (end, "out")], {"dt": self.dt} if self.told == "file" else {}, type_check=False
-        )
+        metadata = {"dt": self.dt} if self.told == "file" else {}
+        graph = nir.NIRGraph(nodes, [*edges, (end, "out")], metadata, type_check=False)
         return Drawn(graph, self.dt, self.told, shape)
 
     def _chance(self, p: float) -> bool:
@@ -299,3 +301,59 @@ class Draw:
         except Undefined:
             return self._neurons(shape)
         return node, out
+
+
+def damage(graph: nir.NIRGraph, rng: np.random.Generator) -> None:
+    """One change of a field, an edge or a node, of the kind that a careless program or a mistaken hand makes."""
+    within = [graph] + [node for node in graph.nodes.values() if isinstance(node, nir.NIRGraph)]
+    chosen: Any = within[rng.integers(len(within))]
+    names, edges = list(chosen.nodes), chosen.edges
+    name = names[rng.integers(len(names))]
+    node = chosen.nodes[name]
+    match rng.integers(6):
+        case 0 if edges:
+            edges.pop(rng.integers(len(edges)))
+        case 1 if edges:
+            edges.append(edges[rng.integers(len(edges))][:: rng.choice([-1, 1])])
+        case 2:
+            edges.append((name, names[rng.integers(len(names))]))
+        case 3:
+            shape = [(4,), (2, 4), (2, 4, 4)][rng.integers(3)]
+            kinds = [nir.Delay(np.full(shape, 0.5)), nir.CubaLI(*(np.ones(shape),) * 4), nir.Scale(np.ones(shape))]
+            chosen.nodes[name] = kinds[rng.integers(3)]
+        case _:
+            _damage_field(node, rng)
+
+
+def _damage_field(node: Any, rng: np.random.Generator) -> None:
+    fields = {k: v for k, v in vars(node).items() if k not in ("output_type", "metadata", "nodes", "edges")}
+    if isinstance(node, nir.Output):
+        fields = {"output_type": node.output_type}
+    elif not isinstance(node, nir.Input | nir.Flatten):
+        del fields["input_type"]
+    if not fields:
+        return
+    name = list(fields)[rng.integers(len(fields))]
+    if name.endswith("_type"):
+        (key,) = fields[name]
+        fields[name][key] = _damaged(np.array(fields[name][key]), rng)
+    else:
+        setattr(node, name, _damaged(fields[name], rng))
+
+
+def _damaged(value: Any, rng: np.random.Generator) -> Any:
+    if isinstance(value, str) or rng.random() < 0.1:
+        return str(rng.choice(["same", "valid", "full"]))
+    array = np.array(value)
+    match rng.integers(5):
+        case 0:
+            return array.reshape(array.shape[::-1]) if array.ndim > 1 else array.reshape(-1, 1)
+        case 1:
+            return array[None] if rng.random() < 0.5 or array.ndim == 0 else array[:-1]
+        case 2:
+            return array.astype(rng.choice(["c8", "i4", "u1", "S3", "?"]))
+        case _:
+            array = array.astype(rng.choice([array.dtype, float]))
+            extreme = [0, -1, 1, 3] + [np.nan, np.inf, 0.5, 1e39, 1e-46] * (array.dtype.kind == "f")
+            array[rng.random(array.shape) < 0.5] = rng.choice(extreme)
+            return array

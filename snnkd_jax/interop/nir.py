@@ -53,8 +53,10 @@ Source: Pedersen et al., Nature Communications 2024, 15:8122; the package `nir` 
 """
 
 import dataclasses
+import functools
 import io
 import math
+import numbers
 import operator
 import warnings
 from pathlib import Path
@@ -64,7 +66,7 @@ import numpy as np
 
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.digest import sha256
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import InputError, check_count
 from snnkd_jax.files import write_atomically
 from snnkd_jax.interop.graph import to_network
 from snnkd_jax.interop.tracing import trace_graph
@@ -154,6 +156,9 @@ def read_nir(path: str | Path, *, dt: float | None = None, num_steps: int | None
             not fit, edges without a node, a cycle, weights that are not finite, or a dt or T that is neither given nor
             in the file.
     """
+    for check, given in ((_check_dt, dt), (functools.partial(check_count, "num_steps"), num_steps)):
+        if given is not None:
+            check(given)
     content = _read(Path(path))
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
@@ -175,10 +180,10 @@ def read_nir(path: str | Path, *, dt: float | None = None, num_steps: int | None
     return NirNetwork(network, variables, graph.image_shape, metadata.get("normalisation"), dt)
 
 
-def _check_dt(dt: float) -> float:
-    if not 0 < dt < math.inf:
+def _check_dt(dt: Any) -> float:
+    if not isinstance(dt, numbers.Real) or not 0 < dt < math.inf:
         raise InputError(f"dt={dt!r} must be the seconds per time step, such as {DT:g}")
-    return dt
+    return float(dt)
 
 
 def _metadata(found: Any) -> dict[str, Any]:

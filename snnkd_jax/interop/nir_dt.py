@@ -31,12 +31,10 @@ def find_dt(nodes: dict[str, nir.NIRNode]) -> float:
     first, dt = needs[0] if needs else ("", DT)
     for name, other in needs:
         if not (0 < other < math.inf and _close(other, dt)):
-            raise InputError(
-                f"{_MISSING}: its neurons {first!r} need {dt:g}, and {name!r} {other:g}, for a weight of 1"
-            )
+            raise InputError(f"{_MISSING}: {first!r} needs {dt:g} for a weight of 1, and {name!r} needs {other:g}")
     for name, node in nodes.items():
         tau = float(np.min(getattr(node, "tau", math.inf)))
-        if dt > tau and not _close(dt, tau):
+        if 0 < tau < dt and not _close(dt, tau):
             found = f"{first!r} needs {dt:g} for a weight of 1" if needs else f"the default is {dt:g}"
             raise InputError(f"{_MISSING}: {found}, and {name!r} has tau={tau:g}, which must not be shorter")
     return DT if _close(dt, DT) else dt

@@ -1,5 +1,6 @@
 """Single nodes of NIR as layers and back; `snnkd_jax.interop.nir` has the table of both."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Iterator
@@ -83,17 +84,33 @@ def parse(fields: Any) -> nir.NIRNode:
         raise InputError(f"type {kind!r} is not read: {REFUSED[kind]}")
     if not isinstance(fields, dict) or kind not in _READ:
         raise InputError(f"type {kind!r} is unknown; known are {', '.join(_READ)}")
+    defaults = {"input_shape": None} if kind in ("Conv1d", "Conv2d") else {}  # programs may leave it out
+    _check_names(kind, defaults | fields)
     for name, value in fields.items():
         if name not in ("type", "metadata") and not (name == "padding" and isinstance(value, str)):
             _check_numbers(name, value)
-    defaults = {"input_shape": None} if kind in ("Conv1d", "Conv2d") else {}  # programs may leave it out
-    return nir.dict2NIRNode(defaults | fields)
+        if name in ("groups", "start_dim", "end_dim") and (np.shape(value) not in ((), (1,)) or np.any(value % 1)):
+            raise InputError(f"{name}={value} must be one whole number")
+    with np.errstate(all="ignore"):  # the package computes shapes, also with strides of 0
+        return nir.dict2NIRNode(defaults | fields)
 
 
 _READ = (
     *("Input", "Output", "Conv1d", "Conv2d", "Affine", "Linear", "Scale", "AvgPool2d", "SumPool2d", "Flatten"),
     *("LIF", "IF", "LI", "I", "Threshold", "Delay"),
 )
+
+
+def _check_names(kind: str, fields: dict[str, Any]) -> None:
+    """Raises `InputError` for fields that are missing, or unknown to the package."""
+    names = {field.name: field for field in dataclasses.fields(nir.str2NIRNode(kind)) if field.init}  # pyright: ignore[reportArgumentType]
+    needed = {name for name, field in names.items() if field.default is field.default_factory}  # both are missing
+    in_file = {"input_type": "shape", "output_type": "shape"} if kind in ("Input", "Output") else {}
+    optional = {"input_type"} if kind == "Flatten" else set()
+    if missing := {in_file.get(name, name) for name in needed - optional} - fields.keys():
+        raise InputError(f"type {kind!r} without {', '.join(sorted(missing))}; write the file again")
+    if unknown := fields.keys() - {in_file.get(name, name) for name in names} - {"type"}:
+        raise InputError(f"{', '.join(sorted(unknown))} of type {kind!r} is unknown to nir {nir.version}; leave it out")
 
 
 def check_finite(node: nir.NIRNode) -> None:
@@ -137,8 +154,8 @@ def to_layer(node: Any, shape: Shape, dt: float, read_as: Iterable[Shape]) -> La
         case nir.Scale():
             return Scale(_constant(node.scale, shape))
         case nir.Delay():
-            if np.any(_constant(node.delay, shape).array):
-                raise InputError(f"delay={np.max(node.delay):g}; only 0, as no layer here delays its input")
+            if np.any(delays := _constant(node.delay, shape).array):
+                raise InputError(f"delay={delays[delays != 0].flat[0]:g}; only 0, as no layer here delays its input")
             return None
         case nir.Threshold():
             return EulerNeuron(ONE, ONE, ZERO, Constant.of(_just_above(_constant(node.threshold, shape).array)), ZERO)
@@ -151,10 +168,10 @@ def _convolution(node: Any, shape: Shape) -> Convolution:
     axes = 1 if isinstance(node, nir.Conv1d) else 2
     if weight.ndim != axes + 2:
         raise InputError(f"weight has shape {weight.shape}; it must have {axes + 2} axes")
-    groups = np.asarray(node.groups)
-    if groups.size != 1 or groups % 1 or groups < 1:
-        raise InputError(f"groups={node.groups} must be a whole number of at least 1")
-    channels = weight.shape[1] * int(groups)
+    groups = int(np.asarray(node.groups).item())
+    if groups < 1:
+        raise InputError(f"groups={groups} must be at least 1")
+    channels = weight.shape[1] * groups
     if node.input_shape is not None:
         check_shape(np.array([channels, *np.atleast_1d(node.input_shape)]), shape)
     elif len(shape) != 3 or shape[2] != channels:
@@ -172,7 +189,7 @@ def _convolution(node: Any, shape: Shape) -> Convolution:
     else:
         h, w = (0, 0) if named == "valid" else _pair(node, "padding", least=0, length=axes)
         padding = (h, h), (w, w)
-    return Convolution(weight.transpose(2, 3, 1, 0), bias, strides, padding, dilation, int(groups))
+    return Convolution(weight.transpose(2, 3, 1, 0), bias, strides, padding, dilation, groups)
 
 
 def _same(window: Shape, dilation: Pair) -> tuple[Pair, Pair]:
@@ -282,8 +299,8 @@ def declared_shape(value: Any) -> Shape | None:
     if value is None:
         return None
     shape = np.atleast_1d(value)
-    if np.any(shape % 1) or np.any(shape < 1):
-        raise InputError(f"shape {shape.tolist()} must be whole numbers of at least 1")
+    if shape.ndim > 1 or np.any(shape % 1) or np.any(shape < 1):
+        raise InputError(f"shape {shape.tolist()} must be whole numbers of at least 1, one per axis")
     return tuple(shape.astype(int).tolist())
 
 
@@ -310,7 +327,7 @@ def without_batch(shape: Iterable[int], ndim: int) -> Shape:
 def _pair(node: Any, name: str, least: int = 1, length: int = 2) -> Pair:
     """A number or one per axis, along H and W; of a map along one axis, H = 1, that along it and the neutral one."""
     value = np.asarray(getattr(node, name))
-    if value.size not in (1, length) or np.any(value % 1) or np.any(value < least):
+    if value.shape not in ((), (1,), (length,)) or np.any(value % 1) or np.any(value < least):
         raise InputError(f"{name}={value.tolist()} must be {length} whole numbers of at least {least}, or one")
-    h, w = np.broadcast_to(value.ravel(), 2).astype(int).tolist()
+    h, w = np.broadcast_to(value, 2).astype(int).tolist()
     return (h, w) if length == 2 else (least, w)
