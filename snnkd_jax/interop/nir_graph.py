@@ -1,6 +1,7 @@
 """Graphs of layers to and from graphs of NIR; their nodes are those of `snnkd_jax.interop.nir_nodes`."""
 
 import contextlib
+import dataclasses
 import graphlib
 from collections.abc import Iterator
 from typing import Any
@@ -51,11 +52,11 @@ def from_nir(tree: dict[str, Any], dt: float | None) -> tuple[Graph, float]:
     sources = _sources(nodes, edges, first, last)
     dt = find_dt(nodes) if dt is None else dt
     with _naming(first):
-        shape = _image(nodes, first)
-    h, w, c = shape if len(shape) == 3 else (1, 1, *shape)
+        image = _image(nodes, first)
     found: dict[str, Node] = {}
-    graph = Graph((h, w, c), found, ())
-    if len(shape) == 1:
+    h, w = (1, 1, *image[1:])[-2:]
+    graph = Graph((h, w, image[0]), found, ())
+    if len(image) == 1:
         found["vector"] = Node.of(Flatten(), (INPUT,), graph.image_shape)
     # The nodes of the graph whose outputs are summed to the output of each node of the file.
     summed: dict[str, tuple[str, ...]] = {first: ("vector",) if found else (INPUT,)}
@@ -63,20 +64,20 @@ def from_nir(tree: dict[str, Any], dt: float | None) -> tuple[Graph, float]:
     for name in order:
         with _naming(name):
             inputs = tuple(source for read in sources[name] for source in summed[read])
-            shape = _one_shape(graph, inputs)
+            given = _one_shape({source: _as_in_file(graph.shape(source), len(image)) for source in inputs})
             if isinstance(nodes[name], nir.Input | nir.Output):
-                check_shape(nodes[name].input_type["input"], shape)
-                summed[name] = inputs
-                continue
-            read_as = [_takes(nodes[reader]) or () for reader, read in sources.items() if name in read]
-            layer = to_layer(nodes[name], shape, dt, read_as)
+                check_shape(nodes[name].input_type["input"], given)
+                layer = None
+            else:
+                read_as = [_takes(nodes[reader]) or () for reader, read in sources.items() if name in read]
+                layer = to_layer(nodes[name], given, dt, read_as)
             if layer is None:
                 summed[name] = inputs
-                continue
-            if name in (*found, INPUT):
+            elif name in (*found, INPUT):
                 raise InputError("another node needs that name; give it another")
-            summed[name], found[name] = (name,), Node.of(layer, inputs, shape)
-    return Graph((h, w, c), found, summed[last]), dt
+            else:
+                summed[name], found[name] = (name,), Node.of(layer, inputs, graph.shape(inputs[0]))
+    return dataclasses.replace(graph, outputs=summed[last]), dt
 
 
 def _flat(tree: Any) -> tuple[Nodes, Edges, str, str]:
@@ -139,32 +140,32 @@ def _sources(nodes: Nodes, edges: Edges, first: str, last: str) -> dict[str, lis
 
 
 def _image(nodes: Nodes, first: str) -> Shape:
-    """The shape of the image `[C, H, W]`, a sequence `[C, L]` or a vector `[N]`, which may have a batch of one."""
+    """The shape of the input, an image `[C, H, W]`, a sequence `[C, L]` or a vector `[N]`, without a batch of one."""
     declared = _takes(nodes[first]) or ()
     is_sequence = any(isinstance(node, nir.Conv1d) for node in nodes.values())
-    axes = 2 if is_sequence else 1 if len(declared) == 2 else 3
-    match without_batch(declared, axes):
-        case (n,):
-            return (n,)
-        case c, n:
-            return 1, n, c
-        case c, h, w:
-            return h, w, c
-    raise InputError(f"its shape is {declared}; an image is [C, H, W], a sequence [C, L], a vector [N], without time")
+    shape = without_batch(declared, 2 if is_sequence else 1 if len(declared) == 2 else 3)
+    if len(shape) not in (1, 2, 3):
+        raise InputError(
+            f"its shape is {declared}; an image is [C, H, W], a sequence [C, L], a vector [N], without time"
+        )
+    return shape
+
+
+def _as_in_file(shape: Shape, axes: int) -> Shape:
+    """`(H, W, C)` as `[C, H, W]`, or of a network on sequences, with two axes, as `[C, L]`; a vector as it is."""
+    return (shape[2], shape[1]) if axes == 2 and len(shape) == 3 else channels_first(shape)
 
 
 def _takes(node: Any) -> Shape | None:
     return declared_shape(node.input_type["input"])
 
 
-def _one_shape(graph: Graph, inputs: tuple[str, ...]) -> Shape:
+def _one_shape(shapes: dict[str, Shape]) -> Shape:
     """The shape of nodes that are summed; raises `InputError` if they have several."""
-    shapes = [graph.shape(source) for source in inputs]
-    if len(set(shapes)) > 1:
-        pairs = zip(shapes, inputs, strict=True)
-        different = ", ".join(f"{channels_first(shape)} of {source!r}" for shape, source in pairs)
+    if len(set(shapes.values())) > 1:
+        different = ", ".join(f"{shape} of {source!r}" for source, shape in shapes.items())
         raise InputError(f"it is given different shapes: {different}")
-    return shapes[0]
+    return next(iter(shapes.values()))
 
 
 @contextlib.contextmanager

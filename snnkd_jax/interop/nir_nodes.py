@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import nir
@@ -130,40 +130,42 @@ def _check_numbers(name: str, value: Any) -> None:
             raise InputError(f"{name} has values that are not finite in float32")
 
 
-def to_layer(node: Any, shape: Shape, dt: float, read_as: Iterable[Shape]) -> Layer | None:
-    """The layer of a node with an input of this shape, None for the identity.
+def to_layer(node: Any, given: Shape, dt: float, read_as: Iterable[Shape]) -> Layer | None:
+    """The layer of a node that is given `[C, H, W]`, `[C, L]` or `[N]`, None for the identity.
 
     `read_as` are the shapes that the nodes which read it say they take. Raises `InputError` for what no layer computes.
     """
     match node:
         case nir.Conv1d() | nir.Conv2d():
-            return _convolution(node, shape)
+            return _convolution(node, given)
         case nir.Affine() | nir.Linear():
             weight = np.asarray(node.weight, np.float32)
             if weight.ndim != 2:
                 raise InputError(f"weight has shape {weight.shape}; it must be [N_out, N_in]")
-            if len(shape) != 1 or shape[0] != weight.shape[1]:
-                hint = "; a Flatten must come before it" if math.prod(shape) == weight.shape[1] else ""
-                raise InputError(f"it takes ({weight.shape[1]},), but is given {channels_first(shape)}{hint}")
+            if given != weight.shape[1:]:
+                hint = "; a Flatten must come before it" if math.prod(given) == weight.shape[1] else ""
+                raise InputError(f"it takes {weight.shape[1:]}, but is given {given}{hint}")
             return Dense(weight.T, np.asarray(getattr(node, "bias", np.zeros(len(weight))), np.float32))
         case nir.AvgPool2d() | nir.SumPool2d():
             window, strides, padding = _pair(node, "kernel_size"), _pair(node, "stride"), _pair(node, "padding", 0)
+            if len(given) != 3:
+                raise InputError(f"pooling takes [C, H, W], but is given {given}")
             return Pool(window, strides, padding, isinstance(node, nir.SumPool2d))
         case nir.Flatten():
-            return _flatten(node, shape, read_as)
+            return _flatten(node, given, read_as)
         case nir.Scale():
-            return Scale(_constant(node.scale, shape))
+            return Scale(_constant(node.scale, given))
         case nir.Delay():
-            if np.any(delays := _constant(node.delay, shape).array):
+            if np.any(delays := _constant(node.delay, given).array):
                 raise InputError(f"delay={delays[delays != 0].flat[0]:g}; only 0, as no layer here delays its input")
             return None
         case nir.Threshold():
-            return EulerNeuron(ONE, ONE, ZERO, Constant.of(_just_above(_constant(node.threshold, shape).array)), ZERO)
-    return _neuron(node, shape, dt)
+            return EulerNeuron(ONE, ONE, ZERO, Constant.of(_just_above(_constant(node.threshold, given).array)), ZERO)
+    return _neuron(node, given, dt)
 
 
-def _convolution(node: Any, shape: Shape) -> Convolution:
-    """A convolution; along one axis, of maps `(1, L, C)`."""
+def _convolution(node: Any, given: Shape) -> Convolution:
+    """A convolution; that of `[C, L]` as one of a map of height 1."""
     weight, bias = np.asarray(node.weight, np.float32), np.asarray(node.bias, np.float32)
     axes = 1 if isinstance(node, nir.Conv1d) else 2
     if weight.ndim != axes + 2:
@@ -171,16 +173,12 @@ def _convolution(node: Any, shape: Shape) -> Convolution:
     groups = int(np.asarray(node.groups).item())
     if groups < 1:
         raise InputError(f"groups={groups} must be at least 1")
-    channels = weight.shape[1] * groups
-    if node.input_shape is not None:
-        check_shape(np.array([channels, *np.atleast_1d(node.input_shape)]), shape)
-    elif len(shape) != 3 or shape[2] != channels:
-        raise InputError(f"it takes {channels} channels, but is given {channels_first(shape)}")
-    if axes == 1:
-        if shape[0] != 1:
-            raise InputError(f"it takes [C, L], but is given {channels_first(shape)}")
-        weight = weight[:, :, None]
+    space = given[1:] if node.input_shape is None else np.atleast_1d(node.input_shape)
+    check_shape(np.array([weight.shape[1] * groups, *space]), given)
+    if len(given) != axes + 1:
+        raise InputError(f"it takes {'[C, L]' if axes == 1 else '[C, H, W]'}, but is given {given}")
     strides, dilation = (_pair(node, name, length=axes) for name in ("stride", "dilation"))
+    weight = weight[:, :, None] if axes == 1 else weight
     named = node.padding if isinstance(node.padding, str) else None
     if named == "same" and strides != (1, 1):
         raise InputError(f"padding='same' at stride={strides} is not defined, as in PyTorch; write numbers")
@@ -198,28 +196,28 @@ def _same(window: Shape, dilation: Pair) -> tuple[Pair, Pair]:
     return (h // 2, h - h // 2), (w // 2, w - w // 2)
 
 
-def _flatten(node: Any, shape: Shape, read_as: Iterable[Shape]) -> Flatten | None:
+def _flatten(node: Any, given: Shape, read_as: Iterable[Shape]) -> Flatten | None:
     """The whole map as a vector.
 
     NIR counts the axes without the batch, PyTorch with it. Programs write either: the batch is counted if the input's
     declared shape has it, or if what reads the node takes the whole vector.
     """
-    check_shape(node.input_type["input"], shape)
-    given = declared_shape(node.input_type["input"]) or channels_first(shape)
-    batch = len(given) - len(without_batch(given, len(shape)))
-    start, end = (int(i) + (len(given) if i < 0 else 0) for i in (node.start_dim, node.end_dim))
-    whole = math.prod(shape)
-    if not (0 <= start <= end < len(given) and math.prod(given[start : end + 1]) == whole):
-        kept = start == 1 and node.end_dim in (-1, len(given)) and not batch
-        if not kept or (whole,) not in {without_batch(takes, 1) for takes in read_as}:
-            found = f"start_dim={node.start_dim} and end_dim={node.end_dim} of {given}"
+    check_shape(node.input_type["input"], given)
+    axes = declared_shape(node.input_type["input"]) or given
+    first, last = (int(np.asarray(i).item()) for i in (node.start_dim, node.end_dim))
+    start, end = (i + (len(axes) if i < 0 else 0) for i in (first, last))
+    whole = math.prod(given)
+    if not (0 <= start <= end < len(axes) and math.prod(axes[start : end + 1]) == whole):
+        counts_batch = first == 1 and last in (-1, len(axes)) and axes == given
+        if not counts_batch or (whole,) not in {without_batch(takes, 1) for takes in read_as}:
+            found = f"start_dim={first} and end_dim={last} of {axes}"
             raise InputError(f"{found} leave more than a vector; only whole maps, from 0 to -1")
-    return Flatten() if len(shape) == 3 else None
+    return Flatten() if len(given) > 1 else None
 
 
-def _neuron(node: Any, shape: Shape, dt: float) -> LIF | IF | EulerNeuron:
+def _neuron(node: Any, given: Shape, dt: float) -> LIF | IF | EulerNeuron:
     """Neurons with or without leak and threshold: those of the library, if they have its constants."""
-    constant = {name: _constant(getattr(node, name), shape) for name in _CONSTANTS if hasattr(node, name)}
+    constant = {name: _constant(getattr(node, name), given) for name in _CONSTANTS if hasattr(node, name)}
     value = {name: x.array for name, x in constant.items()}
     r, fires = value["r"], "v_threshold" in value
     if fires and np.any(value["v_threshold"] <= value["v_reset"]):
@@ -268,30 +266,21 @@ def _just_above(threshold: NDArray) -> NDArray:
     return np.where(np.abs(above) < tiny, tiny, above)  # smaller ones count as zero
 
 
-def _constant(value: Any, shape: Shape) -> Constant:
-    """A value for all neurons, one per channel or one per neuron, for neurons of this shape."""
+def _constant(value: Any, given: Shape) -> Constant:
+    """A value for all neurons, one per channel or one per neuron, for an input of this shape."""
     array = np.asarray(value, np.float64)
-    wanted = channels_first(shape)
     if array.size == 1:
         return Constant.of(array)
-    readings = list(_readings(array.shape, wanted))
-    if array.ndim == 1 and len(wanted) == 3:
-        if array.shape == wanted[2:] == wanted[:1] and np.any(array != array[0]):
-            found = f"its constants {array.shape} may be per channel or per column of {wanted}"
-            raise InputError(f"{found}; write them as ({wanted[0]}, 1, 1)")
-        readings = [(*array.shape, 1, 1)]
-    for found in readings:
-        if len(found) == len(wanted) and all(n in (1, m) for n, m in zip(found, wanted, strict=True)):
-            return Constant.of(np.moveaxis(array.reshape(found), 0, -1))
-    raise InputError(f"it takes {array.shape}, but is given {wanted}")
-
-
-def _readings(shape: Shape, wanted: Shape) -> Iterator[Shape]:
-    """What a shape of a file may be, beside the wanted one: `[C, H, W]`, `[C, L]` or `[N]`, or with a batch of one."""
-    yield without_batch(shape, len(wanted))
-    along_one_axis = without_batch(shape, 2)
-    if wanted[1:2] == (1,) and len(along_one_axis) == 2:
-        yield along_one_axis[0], 1, along_one_axis[1]
+    found = without_batch(array.shape, len(given))
+    if len(found) == 1 and len(given) > 1:
+        if found == given[:1] == given[-1:] and np.any(array != array.flat[0]):
+            each = f"its constants {found} may be per channel or per column of {given}"
+            raise InputError(f"{each}; write them as {(*found, *(1,) * (len(given) - 1))}")
+        found = (*found, *(1,) * (len(given) - 1))
+    if len(found) != len(given) or any(n not in (1, m) for n, m in zip(found, given, strict=True)):
+        raise InputError(f"it takes {array.shape}, but is given {given}")
+    array = np.moveaxis(array.reshape(found), 0, -1)
+    return Constant.of(array[None] if array.ndim == 2 else array)
 
 
 def declared_shape(value: Any) -> Shape | None:
@@ -304,11 +293,11 @@ def declared_shape(value: Any) -> Shape | None:
     return tuple(shape.astype(int).tolist())
 
 
-def check_shape(declared: Any, shape: Shape) -> None:
-    """Raises `InputError` if the input that a node declares is not of this shape."""
+def check_shape(declared: Any, given: Shape) -> None:
+    """Raises `InputError` if the input that a node declares is not what it is given."""
     takes = declared_shape(declared)
-    if takes is not None and channels_first(shape) not in _readings(takes, channels_first(shape)):
-        raise InputError(f"it takes {takes}, but is given {channels_first(shape)}")
+    if takes is not None and without_batch(takes, len(given)) != given:
+        raise InputError(f"it takes {takes}, but is given {given}")
 
 
 def channels_first(shape: Shape) -> Shape:
@@ -316,9 +305,8 @@ def channels_first(shape: Shape) -> Shape:
     return (*shape[-1:], *shape[:-1])
 
 
-def without_batch(shape: Iterable[int], ndim: int) -> Shape:
+def without_batch(shape: Shape, ndim: int) -> Shape:
     """A shape without leading axes of length 1 beyond `ndim`: some programs write the batch of their example."""
-    shape = tuple(int(n) for n in shape)
     while len(shape) > ndim and shape[0] == 1:
         shape = shape[1:]
     return shape

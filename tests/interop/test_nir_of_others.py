@@ -331,7 +331,7 @@ SHAPES = {
     "isolated": (edited(more=nir.Scale(ones)), r"'more' is not on a way from 'in' to 'out'; remove it"),
     "time": (
         chain(nir.Scale(ones), shape=(9, 4, 2, 2), output=(4,)),
-        r"'in': .*\(9, 4, 2, 2\).*without time",
+        r"'in': .*\(9, 4, 2, 2\).*without batch and time",
     ),
     "empty axis": (chain(nir.Scale(ones), shape=(0,), output=(4,)), r"'in': shape .*at least 1"),
     "output": (chain(nir.Scale(ones), shape=(4,), output=(5,)), r"'out': it takes \(5,\), but is given \(4,\)"),
