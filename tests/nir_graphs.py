@@ -67,7 +67,7 @@ class _Simulation:
             case nir.Flatten():
                 return x.ravel()
             case nir.Conv2d():
-                return _convolve(x, node.weight, node.bias, *map(_two, (node.stride, node.dilation)), node)
+                return _convolve(x, node.weight, node.bias, _two(node.stride), _two(node.dilation), node)
             case nir.Conv1d():
                 strides, dilation = (1, _one(node.stride)), (1, _one(node.dilation))
                 return _convolve(x[:, None], node.weight[:, :, None], node.bias, strides, dilation, node)[:, 0]
@@ -221,7 +221,7 @@ class Draw:
         s = self._shape(shape)
         plain = self.told == "neurons" or self._chance(0.5)
         tau = self.rng.choice([1.0, 2.0], s if self._chance(0.5) else ())
-        r = self.rng.choice([1.0, tau]) if np.ndim(tau) == 0 else tau
+        r = tau if np.ndim(tau) or self._chance(0.5) else np.ones(())
         r = r if plain else self._values(s, -2, 4)
         v_reset = self._values(s, -2, 0) if self._chance(0.5) else np.zeros(s)
         v_threshold = v_reset + self._values(s if self._chance(0.5) else (), 1, 6)
@@ -273,7 +273,7 @@ class Draw:
         groups = int(self.rng.choice([1, c]))
         n = groups * int(self.rng.integers(1, 3))
         weight, bias = self._values((n, c // groups, *kernel)), self._values(n)
-        one = lambda x: int(x[0]) if not isinstance(x, str) and x[0] == x[1] and self._chance(0.5) else x  # noqa: E731
+        one: Any = lambda x: int(x[0]) if not isinstance(x, str) and x[0] == x[1] and self._chance(0.5) else x  # noqa: E731
         node = nir.Conv2d((h, w), weight, one(stride), one(padding), one(dilation), groups, bias)
         return self._sized(node, shape)
 
@@ -294,7 +294,7 @@ class Draw:
 
     def _sized(self, node: Any, shape: Any) -> tuple[Any, Any]:
         """The node with the shape of its output; neurons instead, if its windows do not fit."""
-        nodes = {"in": nir.Input({"input": np.array(shape)}), "node": node, "out": nir.Output({"output": None})}
+        nodes = {"in": nir.Input({"input": np.array(shape)}), "node": node, "out": nir.Output({"output": np.array(0)})}
         alone = nir.NIRGraph(nodes, [("in", "node"), ("node", "out")], type_check=False)
         try:
             out = simulate(alone, np.zeros((1, *shape)), 1.0)[0].shape[1:]
@@ -353,7 +353,7 @@ def _damaged(value: Any, rng: np.random.Generator) -> Any:
         case 2:
             return array.astype(rng.choice(["c8", "i4", "u1", "S3", "?"]))
         case _:
-            array = array.astype(rng.choice([array.dtype, float]))
+            array = array.astype(float) if rng.random() < 0.5 else array
             extreme = [0, -1, 1, 3] + [np.nan, np.inf, 0.5, 1e39, 1e-46] * (array.dtype.kind == "f")
             array[rng.random(array.shape) < 0.5] = rng.choice(extreme)
             return array

@@ -18,11 +18,10 @@ def read_tree(group: Any) -> dict[str, Any]:
     return _tree(group, set())
 
 
-def _tree(group: Any, seen: set[int]) -> dict[str, Any]:
-    address = h5py.h5o.get_info(group.id).addr
-    if address in seen:
+def _tree(group: Any, seen: set[Any]) -> dict[str, Any]:
+    if group.id in seen:
         raise InputError(f"{group.name} is a group under two names; write the file again")
-    seen.add(address)
+    seen.add(group.id)
     tree: dict[str, Any] = {}
     for name in group:
         item = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None

@@ -181,7 +181,7 @@ def read_nir(path: str | Path, *, dt: float | None = None, num_steps: int | None
 
 
 def _check_dt(dt: Any) -> float:
-    if not isinstance(dt, numbers.Real) or not 0 < dt < math.inf:
+    if not isinstance(dt, numbers.Real) or not 0 < float(dt) < math.inf:
         raise InputError(f"dt={dt!r} must be the seconds per time step, such as {DT:g}")
     return float(dt)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import nir
@@ -54,21 +54,25 @@ def to_node(layer: Layer, shape: Shape, dt: float) -> nir.NIRNode:
 def _neuron_node(neuron: LIF | IF | EulerNeuron, shape: Shape, dt: float) -> nir.NIRNode:
     every: Any = functools.partial(_every, shape=shape)
     if isinstance(neuron, EulerNeuron):
-        rest, gain, leak = map(every, (neuron.v_rest, neuron.gain, neuron.leak))
-        fires = neuron.v_threshold is not None and neuron.v_reset is not None
-        v_threshold, v_reset = (every(neuron.v_threshold), every(neuron.v_reset)) if fires else (None, None)
-        if neuron.leak == ZERO:
-            return nir.IF(gain / dt, v_threshold, v_reset) if fires else nir.I(gain / dt)
-        if fires and (neuron.leak, neuron.gain, neuron.v_rest, neuron.v_reset) == (ONE, ONE, ZERO, ZERO):
-            return nir.Threshold(np.nextafter(v_threshold.astype(np.float32), np.float32(-np.inf)))
-        tau, r = dt / leak, gain / leak
-        return nir.LIF(tau, r, rest, v_threshold, v_reset) if fires else nir.LI(tau, r, rest)
+        return _euler_node(neuron, every, dt)
     # In float64, so that division by dt restores tau.
     v_threshold, v_reset = every(neuron.v_threshold), every(neuron.v_reset)
     if isinstance(neuron, IF):
         return nir.IF(every(1 / dt), v_threshold, v_reset)
     r = every(1.0 if neuron.decay_input else neuron.tau)
     return nir.LIF(every(neuron.tau * dt), r, v_leak=v_reset, v_threshold=v_threshold, v_reset=v_reset)
+
+
+def _euler_node(neuron: EulerNeuron, every: Callable[[Constant], NDArray], dt: float) -> nir.NIRNode:
+    leak, gain, rest = map(every, (neuron.leak, neuron.gain, neuron.v_rest))
+    if neuron.v_threshold is None or neuron.v_reset is None:
+        return nir.I(gain / dt) if neuron.leak == ZERO else nir.LI(dt / leak, gain / leak, rest)
+    v_threshold, v_reset = every(neuron.v_threshold), every(neuron.v_reset)
+    if neuron.leak == ZERO:
+        return nir.IF(gain / dt, v_threshold, v_reset)
+    if (neuron.leak, neuron.gain, neuron.v_rest, neuron.v_reset) == (ONE, ONE, ZERO, ZERO):
+        return nir.Threshold(np.nextafter(v_threshold.astype(np.float32), np.float32(-np.inf)))
+    return nir.LIF(dt / leak, gain / leak, rest, v_threshold, v_reset)
 
 
 def _every(value: Constant | float, shape: Shape) -> NDArray:

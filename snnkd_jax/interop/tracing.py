@@ -186,8 +186,8 @@ def _layer(module: nn.Module, values: dict[str, NDArray], x: Signal) -> Layer | 
             return Pool((2, 2), (2, 2))
         case graph.Weightless():
             return module.layer
-        case Spike(neuron=EulerNeuron()) | Integrator():
-            return module.neuron
+        case Spike(neuron=EulerNeuron() as neuron) | Integrator(neuron=neuron):
+            return neuron
         case Spike():
             return _neuron(module, values)
     return None

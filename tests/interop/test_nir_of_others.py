@@ -395,12 +395,13 @@ def test_damaged_random_graphs_are_refused_or_the_network_that_they_are(seeds, t
 
 
 def test_arguments_are_checked_before_the_file(tmp_path):
-    for options, match in (
+    cases: Any = (
         ({"dt": "1e-4"}, "dt='1e-4' must be the seconds"),
         ({"dt": -1.0}, r"dt=-1\.0 must be the seconds"),
         ({"num_steps": 2.5}, r"num_steps=2\.5 must be a whole number"),
         ({"num_steps": 0}, "num_steps=0 must be a whole number"),
-    ):
+    )
+    for options, match in cases:
         with pytest.raises(InputError, match=match):
             read_nir(tmp_path / "gone.nir", **options)
 
