@@ -22,7 +22,7 @@ from snnkd_jax.dynamics.neurons import IF, LIF, PLIF, plif_tau
 from snnkd_jax.errors import InputError
 from snnkd_jax.interop import graph
 from snnkd_jax.interop.euler import EulerNeuron, Integrator
-from snnkd_jax.interop.graph import Convolution, Dense, Flatten, Graph, Layer, Node, Pair, Pool, Shape
+from snnkd_jax.interop.graph import Convolution, Dense, Flatten, Graph, Layer, Node, Pool, Shape
 from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.converted import ConvertedSpike, Path
 from snnkd_jax.models.folding import FoldedNorm, fold_norms
@@ -194,21 +194,20 @@ def _layer(module: nn.Module, values: dict[str, NDArray], x: Signal) -> Layer | 
 
 
 def _convolution(conv: nn.Conv, kernel: NDArray, bias: NDArray) -> Convolution:
-    """The layer of a convolution whose padding is given in numbers, without dilation of the input."""
-    padding: Any = conv.padding
-    sides = [(padding, padding)] * 2 if isinstance(padding, int) else padding
-    if isinstance(sides, str) or any(isinstance(side, int) for side in sides) or conv.input_dilation not in (None, 1):
-        found = f"padding={padding!r} and input_dilation={conv.input_dilation}"
-        raise InputError(f"{'/'.join(conv.path)}: {found}; write the padding as a number, or pairs, without the latter")
-    (top, bottom), (left, right) = sides
-    pads = (top, bottom), (left, right)
+    """The layer of a convolution of maps, with padding in numbers and without dilation of its input."""
+    name, padding = "/".join(conv.path), conv.padding
+    if isinstance(padding, str) or _pair(conv.input_dilation) != (1, 1) or kernel.ndim != 4:
+        found = f"padding={padding!r}, input_dilation={conv.input_dilation} and a kernel {kernel.shape}"
+        raise InputError(f"{name}: {found}; only convolutions of maps, with padding in numbers, without that dilation")
+    (top, bottom), (left, right) = (_pair(sides, 0) for sides in _pair(padding, 0))
     strides, dilation = _pair(conv.strides), _pair(conv.kernel_dilation)
-    return Convolution(kernel, bias, strides, pads, dilation, conv.feature_group_count)
+    return Convolution(kernel, bias, strides, ((top, bottom), (left, right)), dilation, conv.feature_group_count)
 
 
-def _pair(value: Any) -> Pair:
-    h, w = (value or 1,) * 2 if value is None or isinstance(value, int) else value
-    return h, w
+def _pair(value: Any, default: int = 1) -> tuple[Any, Any]:
+    """Flax's `value` along H and W: None, one number or two."""
+    a, b = (default if value is None else value,) * 2 if value is None or isinstance(value, int) else value
+    return a, b
 
 
 def _neuron(spike: Spike, values: dict[str, NDArray]) -> LIF | IF:

@@ -1,11 +1,13 @@
 """Files of NIR as other programs write them, against `nir_graphs.simulate`, or values worked out by hand."""
 
 import contextlib
+import functools
 import itertools
 import warnings
 from pathlib import Path
 from typing import Any
 
+import flax.linen
 import h5py
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,8 @@ from representative import slow
 from snnkd_jax.dynamics.neurons import IF, LIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.interop.nir import read_nir, write_nir
+from snnkd_jax.models import Network
+from snnkd_jax.models.activation import Spike
 
 DT = 2.0**-13
 T = 4
@@ -464,3 +468,53 @@ def test_damaged_bytes_are_refused_or_change_a_number(seeds, tmp_path):
         (tmp_path / "net.nir").write_bytes(changed[:cut].tobytes())
         with contextlib.suppress(InputError):
             read_nir(tmp_path / "net.nir", num_steps=T, dt=1e-4)
+
+
+class OwnConvolution(flax.linen.Module):
+    """A convolution with options of a user, before neurons."""
+
+    activation: Any
+    options: Any
+
+    @flax.linen.compact
+    def __call__(self, x: Any, train: bool) -> Any:
+        """`[B, T, H, W, C]` to a map."""
+        del train
+        return self.activation(name="act")(flax.linen.Conv(4, (2, 3), name="conv", **dict(self.options))(x)), {}
+
+
+def own_convolution(**options: Any) -> tuple[Any, Any]:
+    activation = functools.partial(Spike, LIF(v_threshold=0.625), num_steps=T)
+    network = Network(OwnConvolution(activation, tuple(options.items())), T)
+    shape = (2, 3, 2 // options.get("feature_group_count", 1), 4)
+    return network, {"params": {"conv": {"kernel": weights(*shape), "bias": np.arange(4) / 4}}, "batch_stats": {}}
+
+
+EXPORTED = {
+    "grouped, as same": {"feature_group_count": 2, "padding": ((0, 1), (1, 1))},
+    "dilated": {"kernel_dilation": (2, 1), "padding": (2, 1), "strides": (1, 2)},
+    "valid": {"padding": 0},
+}
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_own_convolutions_are_written(name, tmp_path):
+    network, variables = own_convolution(**EXPORTED[name])
+    write_nir(tmp_path / "net.nir", network, variables, (3, 4, 2), dt=DT)
+    frames = frames_of((2, 3, 4))
+    graph: Any = nir.read(tmp_path / "net.nir", type_check=False)
+    expected, exact = simulate(graph, frames, DT)
+    assert exact
+    with jax.disable_jit():
+        found = network.apply(variables, jnp.asarray(np.moveaxis(frames, 1, -1)[None], jnp.float32))[0][0]
+    np.testing.assert_array_equal(np.moveaxis(np.asarray(found), -1, 1), expected)
+    np.testing.assert_array_equal(outputs(read_nir(tmp_path / "net.nir"), frames), expected)
+
+
+def test_padding_that_nir_does_not_have_is_refused(tmp_path):
+    for padding, match in (
+        (((1, 0), (1, 1)), r"node 'conv': padding=\(\(1, 0\), \(1, 1\)\) is uneven.*make it even"),
+        ("SAME", r"conv: padding='SAME'.*in numbers"),
+    ):
+        with pytest.raises(InputError, match=match):
+            write_nir(tmp_path / "net.nir", *own_convolution(padding=padding), (3, 4, 2))
