@@ -103,7 +103,9 @@ def beside(constant: Any, shape: tuple[int, ...]) -> Any:
 
 def _two(value: Any) -> tuple[int, int]:
     h, w = np.broadcast_to(np.asarray(value), 2).tolist()
-    return h, w
+    if h % 1 or w % 1:
+        raise Undefined(f"{value} are no whole numbers")
+    return int(h), int(w)
 
 
 def _one(value: Any) -> int:

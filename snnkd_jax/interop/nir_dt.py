@@ -30,7 +30,9 @@ def find_dt(nodes: dict[str, nir.NIRNode]) -> float:
     needs = [(name, dt) for name, node in nodes.items() for dt in _only(node)]
     first, dt = needs[0] if needs else ("", DT)
     for name, other in needs:
-        if not (0 < other < math.inf and _close(other, dt)):
+        if not 0 < other < math.inf:
+            raise InputError(f"{_MISSING}: none gives {name!r} a weight of 1")
+        if not _close(other, dt):
             raise InputError(f"{_MISSING}: {first!r} needs {dt:g} for a weight of 1, and {name!r} needs {other:g}")
     for name, node in nodes.items():
         tau = float(np.min(getattr(node, "tau", math.inf)))

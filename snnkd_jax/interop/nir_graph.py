@@ -10,7 +10,8 @@ import nir
 import numpy as np
 
 from snnkd_jax.errors import InputError
-from snnkd_jax.interop.graph import INPUT, OUTPUT, Flatten, Graph, Node, Shape
+from snnkd_jax.interop.euler import ONE
+from snnkd_jax.interop.graph import INPUT, OUTPUT, Flatten, Graph, Node, Scale, Shape
 from snnkd_jax.interop.nir_dt import find_dt
 from snnkd_jax.interop.nir_nodes import (
     channels_first,
@@ -58,26 +59,30 @@ def from_nir(tree: dict[str, Any], dt: float | None) -> tuple[Graph, float]:
     graph = Graph((h, w, image[0]), found, ())
     if len(image) == 1:
         found["vector"] = Node.of(Flatten(), (INPUT,), graph.image_shape)
-    # The nodes of the graph whose outputs are summed to the output of each node of the file.
-    summed: dict[str, tuple[str, ...]] = {first: ("vector",) if found else (INPUT,)}
+    names = {first: "vector" if found else INPUT}  # in the graph, of nodes of the file
+    read_as: dict[str, list[Shape]] = {name: [] for name in nodes}
+    for reader, read in sources.items():
+        for name in read:
+            read_as[name].append(_takes(nodes[reader]) or ())
     _, *order = graphlib.TopologicalSorter(sources).static_order()
     for name in order:
         with _naming(name):
-            inputs = tuple(source for read in sources[name] for source in summed[read])
+            inputs = tuple(names[source] for source in sources[name])
             given = _one_shape({source: _as_in_file(graph.shape(source), len(image)) for source in inputs})
             if isinstance(nodes[name], nir.Input | nir.Output):
                 check_shape(nodes[name].input_type["input"], given)
                 layer = None
             else:
-                read_as = [_takes(nodes[reader]) or () for reader, read in sources.items() if name in read]
-                layer = to_layer(nodes[name], given, dt, read_as)
-            if layer is None:
-                summed[name] = inputs
-            elif name in (*found, INPUT):
+                layer = to_layer(nodes[name], given, dt, read_as[name])
+            if name == last:
+                return dataclasses.replace(graph, outputs=inputs), dt
+            if layer is None and len(inputs) == 1:
+                (names[name],) = inputs
+                continue
+            if name in (*found, INPUT):
                 raise InputError("another node needs that name; give it another")
-            else:
-                summed[name], found[name] = (name,), Node.of(layer, inputs, graph.shape(inputs[0]))
-    return dataclasses.replace(graph, outputs=summed[last]), dt
+            names[name], found[name] = name, Node.of(layer or Scale(ONE), inputs, graph.shape(inputs[0]))
+    raise AssertionError("every node leads to the output")
 
 
 def _flat(tree: Any) -> tuple[Nodes, Edges, str, str]:
@@ -103,7 +108,7 @@ def _flat(tree: Any) -> tuple[Nodes, Edges, str, str]:
                 raise InputError(f"two nodes are called {min(taken)!r}, a dot after the name of a subgraph; rename one")
             nodes |= found
     first, last = (_single({n: x for n, x in nodes.items() if n in tree["nodes"]}, k) for k in (nir.Input, nir.Output))
-    outer: Edges = []
+    outer: dict[tuple[str, str], None] = {}  # in their order
     for edge in [] if tree.get("edges") is None else tree["edges"]:
         a, b = (end.decode() if isinstance(end, bytes) else str(end) for end in edge)
         for end in (a, b):
@@ -111,7 +116,7 @@ def _flat(tree: Any) -> tuple[Nodes, Edges, str, str]:
                 raise InputError(f"an edge goes from {a!r} to {b!r}, and there is no node {end!r}")
         if (a, b) in outer:
             raise InputError(f"node {b!r} reads {a!r} twice; an edge counts once, so remove one (a Scale of 2 doubles)")
-        outer.append((a, b))
+        outer[a, b] = None
     return nodes, [(ports.get(a, (a, a))[1], ports.get(b, (b, b))[0]) for a, b in outer] + inner, first, last
 
 
@@ -145,9 +150,7 @@ def _image(nodes: Nodes, first: str) -> Shape:
     is_sequence = any(isinstance(node, nir.Conv1d) for node in nodes.values())
     shape = without_batch(declared, 2 if is_sequence else 1 if len(declared) == 2 else 3)
     if len(shape) not in (1, 2, 3):
-        raise InputError(
-            f"its shape is {declared}; an image is [C, H, W], a sequence [C, L], a vector [N], without time"
-        )
+        raise InputError(f"its shape is {declared}; it must be [C, H, W], [C, L] or [N], without batch and time")
     return shape
 
 

@@ -93,10 +93,9 @@ def parse(fields: Any) -> nir.NIRNode:
     for name, value in fields.items():
         if name not in ("type", "metadata") and not (name == "padding" and isinstance(value, str)):
             _check_numbers(name, value)
-        if name in ("groups", "start_dim", "end_dim") and (np.shape(value) not in ((), (1,)) or np.any(value % 1)):
-            raise InputError(f"{name}={value} must be one whole number")
+    single = {name: _single(name, fields[name]) for name in ("groups", "start_dim", "end_dim") if name in fields}
     with np.errstate(all="ignore"):  # the package computes shapes, also with strides of 0
-        return nir.dict2NIRNode(defaults | fields)
+        return nir.dict2NIRNode(defaults | fields | single)
 
 
 _READ = (
@@ -132,6 +131,21 @@ def _check_numbers(name: str, value: Any) -> None:
     with np.errstate(over="ignore"):
         if not np.isfinite(array.astype(np.float32)).all():
             raise InputError(f"{name} has values that are not finite in float32")
+
+
+def _single(name: str, value: Any) -> int:
+    if np.shape(value) not in ((), (1,)) or not _is_whole(value, -_MOST):
+        raise InputError(f"{name}={value} must be one whole number")
+    return int(np.asarray(value).item())
+
+
+_MOST = 2**31
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    """Whether all values are whole numbers that an axis may have."""
+    value = np.asarray(value)
+    return bool(np.all((value % 1 == 0) & (value >= least) & (value < _MOST)))
 
 
 def to_layer(node: Any, given: Shape, dt: float, read_as: Iterable[Shape]) -> Layer | None:
@@ -174,11 +188,9 @@ def _convolution(node: Any, given: Shape) -> Convolution:
     axes = 1 if isinstance(node, nir.Conv1d) else 2
     if weight.ndim != axes + 2:
         raise InputError(f"weight has shape {weight.shape}; it must have {axes + 2} axes")
-    groups = int(np.asarray(node.groups).item())
-    if groups < 1:
-        raise InputError(f"groups={groups} must be at least 1")
-    space = given[1:] if node.input_shape is None else np.atleast_1d(node.input_shape)
-    check_shape(np.array([weight.shape[1] * groups, *space]), given)
+    if node.groups < 1:
+        raise InputError(f"groups={node.groups} must be at least 1")
+    check_shape((weight.shape[1] * node.groups, *(declared_shape(node.input_shape) or given[1:])), given)
     if len(given) != axes + 1:
         raise InputError(f"it takes {'[C, L]' if axes == 1 else '[C, H, W]'}, but is given {given}")
     strides, dilation = (_pair(node, name, length=axes) for name in ("stride", "dilation"))
@@ -191,7 +203,7 @@ def _convolution(node: Any, given: Shape) -> Convolution:
     else:
         h, w = (0, 0) if named == "valid" else _pair(node, "padding", least=0, length=axes)
         padding = (h, h), (w, w)
-    return Convolution(weight.transpose(2, 3, 1, 0), bias, strides, padding, dilation, groups)
+    return Convolution(weight.transpose(2, 3, 1, 0), bias, strides, padding, dilation, node.groups)
 
 
 def _same(window: Shape, dilation: Pair) -> tuple[Pair, Pair]:
@@ -208,13 +220,12 @@ def _flatten(node: Any, given: Shape, read_as: Iterable[Shape]) -> Flatten | Non
     """
     check_shape(node.input_type["input"], given)
     axes = declared_shape(node.input_type["input"]) or given
-    first, last = (int(np.asarray(i).item()) for i in (node.start_dim, node.end_dim))
-    start, end = (i + (len(axes) if i < 0 else 0) for i in (first, last))
+    start, end = (i + (len(axes) if i < 0 else 0) for i in (node.start_dim, node.end_dim))
     whole = math.prod(given)
     if not (0 <= start <= end < len(axes) and math.prod(axes[start : end + 1]) == whole):
-        counts_batch = first == 1 and last in (-1, len(axes)) and axes == given
+        counts_batch = node.start_dim == 1 and node.end_dim in (-1, len(axes)) and axes == given
         if not counts_batch or (whole,) not in {without_batch(takes, 1) for takes in read_as}:
-            found = f"start_dim={first} and end_dim={last} of {axes}"
+            found = f"start_dim={node.start_dim} and end_dim={node.end_dim} of {axes}"
             raise InputError(f"{found} leave more than a vector; only whole maps, from 0 to -1")
     return Flatten() if len(given) > 1 else None
 
@@ -292,7 +303,7 @@ def declared_shape(value: Any) -> Shape | None:
     if value is None:
         return None
     shape = np.atleast_1d(value)
-    if shape.ndim > 1 or np.any(shape % 1) or np.any(shape < 1):
+    if shape.ndim > 1 or not _is_whole(shape, 1):
         raise InputError(f"shape {shape.tolist()} must be whole numbers of at least 1, one per axis")
     return tuple(shape.astype(int).tolist())
 
@@ -319,7 +330,7 @@ def without_batch(shape: Shape, ndim: int) -> Shape:
 def _pair(node: Any, name: str, least: int = 1, length: int = 2) -> Pair:
     """A number or one per axis, along H and W; of a map along one axis, H = 1, that along it and the neutral one."""
     value = np.asarray(getattr(node, name))
-    if value.shape not in ((), (1,), (length,)) or np.any(value % 1) or np.any(value < least):
+    if value.shape not in ((), (1,), (length,)) or not _is_whole(value, least):
         raise InputError(f"{name}={value.tolist()} must be {length} whole numbers of at least {least}, or one")
     h, w = np.broadcast_to(value, 2).astype(int).tolist()
     return (h, w) if length == 2 else (least, w)

@@ -173,15 +173,13 @@ def test_a_batch_of_one_is_left_out(tmp_path):
 
 def test_subgraphs_are_flattened(tmp_path):
     within = chain(nir.Scale(np.full(4, 2.0)), shape=(4,), output=(4,))
-    nothing = nir.NIRGraph(
-        {"a": nir.Input({"input": np.array([4])}), "b": nir.Output({"output": np.array([4])})}, [("a", "b")]
-    )
+    nothing = chain(shape=(4,), output=(4,))
     block = chain(within, lif(v_threshold=np.arange(1.0, 5)), nothing, shape=(4,), output=(4,))
     graph = chain(block, nothing, nir.Linear(weights(3, 4)), shape=(4,), output=(3,))
     graph.edges.append(("in", "n1"))  # a shortcut into a subgraph, whose input is a sum
     read = agrees(graph, tmp_path, (4,))
     names = [name for name, *_ in read.network.module.layers]
-    assert names == ["vector", "n0.n0.n0", "n0.n1", "n2"]
+    assert names == ["vector", "n0.n0.n0", "n0.n1", "n1.in", "n2"]
 
 
 def test_a_potential_can_be_read_out_and_no_firing_rate_is_made_of_it(tmp_path):
@@ -238,7 +236,7 @@ NO_DT = {
     "too long": ([nir.IF(np.ones(4), np.ones(4)), lif(np.full(4, 0.5))], r"'n0' needs 1 .*'n1' has tau=0\.5"),
     "too long for the default": ([lif(np.full(4, 5e-5))], r"default is 0\.0001.*'n0' has tau=5e-05"),
     "differs": ([nir.IF(np.arange(1.0, 5), np.ones(4))], "give dt"),
-    "zero": ([nir.IF(np.zeros(4), np.ones(4))], "give dt"),
+    "zero": ([nir.IF(np.zeros(4), np.ones(4))], "give dt.*none gives 'n0'"),
     "negative": ([nir.IF(-np.ones(4), np.ones(4))], "give dt"),
 }
 
@@ -298,6 +296,7 @@ REFUSED_ON_MAPS = {
     "groups": (nir.Conv2d((5, 3), np.ones((2, 1, 3, 3)), 1, 0, 1, 2, ones[:2]), r"'n0': it takes \(2, 5, 3\)"),
     "uneven groups": (nir.Conv2d((5, 3), np.ones((2, 1, 1, 1)), 1, 0, 1, 3, ones[:2]), r"'n0': kernel"),
     "stride": (nir.Conv2d((5, 3), np.ones((2, 3, 3, 3)), -1, 0, 1, 1, ones[:2]), r"'n0': stride=\[-1, -1\]"),
+    "endless padding": (nir.SumPool2d(np.array([2, 2]), np.ones(2), np.full(2, 1e30)), r"'n0': padding=\[1e\+30"),
     "half a stride": (nir.SumPool2d(np.array([2, 2]), np.array([1.5, 1]), np.zeros(2)), r"'n0': stride=\[1\.5, 1"),
     "large window": (nir.AvgPool2d(np.array([6, 2]), np.ones(2), np.zeros(2)), r"'n0': windows of \(6, 2\)"),
 }
@@ -452,6 +451,14 @@ def test_what_a_file_cannot_hold_is_not_read(tmp_path):
     refused(itself, r"n0/more is a group under two names")
     refused(outside, r"n0/more refers to something else")
     refused(raw, r"n0/more refers to something else")
+
+
+def test_many_sums_of_nothing_are_read_at_once(tmp_path):
+    """Two delays of 0, both read by both of the next two, and so on: 2^40 ways to the output."""
+    nodes = {f"{side}{i}": nir.Delay(np.zeros(4)) for i in range(40) for side in "ab"}
+    edges = [(f"{x}{i - 1}", f"{y}{i}") for i in range(1, 40) for x in "ab" for y in "ab"]
+    edges += [("in", "a0"), ("in", "b0"), ("a39", "out"), ("b39", "out")]
+    read_nir(written(between(nodes, edges, (4,), (4,)), tmp_path), num_steps=T)
 
 
 @pytest.mark.parametrize("seeds", [range(20), slow(range(20, 400))], ids=len)
