@@ -101,13 +101,13 @@ NEURONS = {
     "IF per channel": nir.IF(np.full((2, 1, 1), 2 / DT), np.array([1.0, 2.0]).reshape(2, 1, 1)),
     "LI": nir.LI(np.full(MAP, 2 * DT), np.ones(MAP), FULL),
     "I": nir.I(FULL / DT),
-    "Threshold at 0": nir.Threshold(np.zeros(MAP)),
-    "Threshold": nir.Threshold(np.array([1.0, -1.0]).reshape(2, 1, 1)),
+    "Threshold": nir.Threshold(np.array([1.0, 0.0]).reshape(2, 1, 1)),
+    "Threshold below 0": nir.Threshold(np.full(MAP, -1.0)),
     "Scale": nir.Scale(FULL),
     "Scale per channel": nir.Scale(np.array([0.5, -2.0])),
     "no delay": nir.Delay(np.zeros(MAP)),
 }
-FIRST = {"per channel, (C,)", "per neuron", "leak above reset", "LI", "Threshold at 0", "Scale"}
+FIRST = {"per channel, (C,)", "per neuron", "leak above reset", "LI", "Threshold", "Scale"}
 
 
 @pytest.mark.parametrize("name", [name if name in FIRST else slow(name) for name in NEURONS])
