@@ -376,7 +376,7 @@ def assert_same(drawn: Any, frames: Any, read: Any) -> None:
         np.testing.assert_array_equal(found, expected.reshape(found.shape))
 
 
-@pytest.mark.parametrize("seeds", [range(2), slow(range(2, 170))], ids=len)
+@pytest.mark.parametrize("seeds", [range(2), slow(range(2, 100))], ids=len)
 def test_random_graphs_are_read_as_the_network_that_they_are(seeds, tmp_path):
     for seed in seeds:
         drawn, frames, read = drawn_and_read(seed, tmp_path)
@@ -384,7 +384,7 @@ def test_random_graphs_are_read_as_the_network_that_they_are(seeds, tmp_path):
         assert_same(drawn, frames, read)
 
 
-@pytest.mark.parametrize("seeds", [range(20), slow(range(20, 850))], ids=len)
+@pytest.mark.parametrize("seeds", [range(20), slow(range(20, 900))], ids=len)
 def test_damaged_random_graphs_are_refused_or_the_network_that_they_are(seeds, tmp_path):
     refused = 0
     for seed in seeds:
