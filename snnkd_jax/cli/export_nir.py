@@ -14,6 +14,7 @@ def export_nir(
     role: Literal["student", "student_baseline"] = "student",
     dt: float = 1e-4,
     old_readers: bool = False,
+    num_steps: int | None = None,
 ) -> None:
     """Export a student to NIR, for neuromorphic tools.
 
@@ -25,6 +26,7 @@ def export_nir(
         dt: Duration of a time step in seconds.
         old_readers: Leave out v_reset, which tools with nir <= 1.0.4 (sinabs, Rockpool) cannot read; configure their
             neurons to reset to 0.
+        num_steps: T that is written to the file; None: as in training.
     """
     check_writable_file("out", out)
     import jax.numpy as jnp
@@ -33,7 +35,8 @@ def export_nir(
     from snnkd_jax.interop.nir import write_nir
 
     trained = load(run, role)
-    network, normalisation = trained.network, trained.normalisation
+    network = trained.network if num_steps is None else trained.with_steps(num_steps)
+    normalisation = trained.normalisation
     if network.module.dtype != jnp.float32:  # pyright: ignore[reportAttributeAccessIssue]
         print("this student computes in bfloat16, the file in float32: some spikes will differ")
         network = dataclasses.replace(network, module=network.module.clone(dtype=jnp.float32))

@@ -34,6 +34,19 @@ from snnkd_jax.errors import InputError, check_choice
 ATAN = atan(2.0)
 
 
+def fire(
+    h: Array,
+    v_threshold: float | Array,
+    v_reset: float | Array | None,
+    surrogate: Surrogate = ATAN,
+    detach_reset: bool = False,
+) -> tuple[Array, Array]:
+    """The potential v[t] after the reset and the spikes s[t] of the potential h[t], `[B, ...]` each."""
+    s = surrogate(h - v_threshold)
+    r = lax.stop_gradient(s) if detach_reset else s
+    return h - r * v_threshold if v_reset is None else r * v_reset + (1 - r) * h, s
+
+
 class _IntegrateAndFire:
     """Fire and reset, for neurons with a `charge` whose state is the potential."""
 
@@ -67,9 +80,7 @@ class _IntegrateAndFire:
 
     def step(self, state: Array, current: Array, parameters: Parameters) -> tuple[Array, Array]:
         h = self.charge(state, current, parameters)
-        s = self.surrogate(h - self.v_threshold)
-        r = lax.stop_gradient(s) if self.detach_reset else s
-        return h - r * self.v_threshold if self.v_reset is None else r * self.v_reset + (1 - r) * h, s
+        return fire(h, self.v_threshold, self.v_reset, self.surrogate, self.detach_reset)
 
 
 @dataclasses.dataclass(frozen=True)

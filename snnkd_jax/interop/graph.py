@@ -7,16 +7,17 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from numpy.typing import NDArray
 
 from snnkd_jax.dynamics.neurons import IF, LIF
 from snnkd_jax.errors import InputError
+from snnkd_jax.interop.euler import Constant, EulerNeuron, Integrator
 from snnkd_jax.models.activation import Spike
 from snnkd_jax.models.layers import convolve
 from snnkd_jax.models.network import Network, Variables
@@ -32,12 +33,17 @@ INPUT, OUTPUT = "input", "output"
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
-    """A convolution, float32 `kernel` `[kh, kw, C_in, C_out]` and `bias` `[C_out]`, with zero padding on each side."""
+    """A convolution, float32 `kernel` `[kh, kw, C_in / groups, C_out]` and `bias` `[C_out]`.
+
+    `padding` is the number of zeros before and after the map, along H and along W.
+    """
 
     kernel: NDArray
     bias: NDArray
     strides: Pair = (1, 1)
-    padding: Pair = (0, 0)
+    padding: tuple[Pair, Pair] = ((0, 0), (0, 0))
+    dilation: Pair = (1, 1)
+    groups: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +56,31 @@ class Dense:
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """Average pooling; `padding` on each side counts as zeros."""
+    """Average pooling, or `total`, the sum of each window; `padding` on each side counts as zeros."""
 
     window: Pair
     strides: Pair
     padding: Pair = (0, 0)
+    total: bool = False
 
     def __call__(self, x: Array) -> Array:
         """`[..., H, W, C]` to `[..., H', W', C]`."""
         h, w = self.padding  # not by Flax, which pads maps with one leading axis only
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(h, h), (w, w), (0, 0)])
+        if self.total:
+            return nn.pooling.pool(x, 0.0, lax.add, self.window, self.strides, "VALID")
         return nn.avg_pool(x, self.window, self.strides)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """The product with a constant, elementwise."""
+
+    factor: Constant
+
+    def __call__(self, x: Array) -> Array:
+        """`[..., H, W, C]` or `[..., N]`, of the same shape."""
+        return x * self.factor.beside(x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,32 +92,39 @@ class Flatten:
         return jnp.moveaxis(x, -1, -3).reshape(*x.shape[:-3], -1)
 
 
-Layer = Convolution | Dense | Pool | Flatten | LIF | IF
-"""Neurons of a layer all have the same constants, and start from rest."""
+Neurons = LIF | IF | EulerNeuron
+"""The neurons of a layer start from rest; those of `LIF` and `IF` all have the same constants."""
+Layer = Convolution | Dense | Pool | Flatten | Scale | Neurons
 
 
 def _output_shape(layer: Layer, shape: Shape) -> Shape:
     match layer:
         case Convolution() | Dense():
+            groups = layer.groups if isinstance(layer, Convolution) else 1
             kernel, bias = layer.kernel.shape, layer.bias.shape
-            if len(shape) != len(kernel) - 1 or shape[-1] != kernel[-2] or bias != kernel[-1:]:
+            fits = len(shape) == len(kernel) - 1 and shape[-1] == groups * kernel[-2] and kernel[-1] % groups == 0
+            if not fits or bias != kernel[-1:]:
                 raise InputError(f"kernel {kernel} and bias {bias} cannot take {shape}")
-            return bias if isinstance(layer, Dense) else (*_windows(layer, kernel[:2], shape), *bias)
+            if isinstance(layer, Dense):
+                return bias
+            window = [d * (k - 1) + 1 for k, d in zip(kernel, layer.dilation, strict=False)]
+            return *_windows(window, layer.strides, layer.padding, shape), *bias
         case Pool() | Flatten():
             if len(shape) != 3:
-                raise InputError(f"average pooling and flattening take maps (H, W, C), not {shape}")
+                raise InputError(f"pooling and flattening take maps (H, W, C), not {shape}")
             if isinstance(layer, Flatten):
                 return (math.prod(shape),)
-            return *_windows(layer, layer.window, shape), shape[2]
+            padding = [(p, p) for p in layer.padding]
+            return *_windows(layer.window, layer.strides, padding, shape), shape[2]
     return shape
 
 
-def _windows(layer: Convolution | Pool, window: Shape, shape: Shape) -> Pair:
+def _windows(window: Sequence[int], strides: Pair, padding: Sequence[Pair], shape: Shape) -> Pair:
     """The number of windows along H and along W."""
-    sizes = zip(shape[:2], window, layer.strides, layer.padding, strict=True)
-    h, w = ((n + 2 * p - k) // s + 1 for n, k, s, p in sizes)
+    sizes = zip(shape[:2], window, strides, padding, strict=True)
+    h, w = ((n + before + after - k) // s + 1 for n, k, s, (before, after) in sizes)
     if min(h, w) < 1:
-        raise InputError(f"windows of {window} do not fit into {shape}")
+        raise InputError(f"windows of {tuple(window)} do not fit into {shape}")
     return h, w
 
 
@@ -140,11 +167,12 @@ def to_network(graph: Graph, num_steps: int) -> tuple[Network, Variables]:
         layer = make = node.layer
         if isinstance(layer, Convolution):
             *window, _, features = layer.kernel.shape
-            padding = [(p, p) for p in layer.padding]
-            make = functools.partial(nn.Conv, features, window, layer.strides, padding, conv_general_dilated=convolve)
+            options = {"kernel_dilation": layer.dilation, "feature_group_count": layer.groups}
+            options["conv_general_dilated"] = convolve
+            make = functools.partial(nn.Conv, features, window, layer.strides, layer.padding, **options)
         elif isinstance(layer, Dense):
             make = functools.partial(nn.Dense, layer.kernel.shape[1])
-        elif isinstance(layer, Pool | Flatten):
+        elif isinstance(layer, Pool | Flatten | Scale):
             make = functools.partial(Weightless, layer)
         if isinstance(layer, Convolution | Dense):
             params[name] = {"kernel": jnp.asarray(layer.kernel), "bias": jnp.asarray(layer.bias)}
@@ -158,7 +186,7 @@ class GraphModule(nn.Module):
 
     layers: tuple[tuple[str, Any, tuple[str, ...]], ...]
     outputs: tuple[str, ...]
-    activation: Callable[..., nn.Module]
+    activation: functools.partial
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Features]:
@@ -166,7 +194,10 @@ class GraphModule(nn.Module):
         del train
         values = {INPUT: x}
         for name, make, inputs in self.layers:
-            make = functools.partial(self.activation, make) if isinstance(make, LIF | IF) else make
+            if isinstance(make, EulerNeuron) and make.v_threshold is None:
+                make = functools.partial(Integrator, make, **self.activation.keywords)
+            elif isinstance(make, Neurons):
+                make = functools.partial(self.activation, make)
             values[name] = make(name=name)(_sum(values, inputs))
         return _sum(values, self.outputs), stage_features(())
 
@@ -174,7 +205,7 @@ class GraphModule(nn.Module):
 class Weightless(nn.Module):
     """A layer without parameters as a module."""
 
-    layer: Pool | Flatten
+    layer: Pool | Flatten | Scale
 
     def __call__(self, x: Array) -> Array:
         """The layer's output, for any leading axes."""

@@ -1,9 +1,11 @@
 """Trained spiking networks to and from files of NIR, the exchange format of neuromorphic tools.
 
+Written, and read from any program:
+
 | layer           | node        | what is written                                                                    |
 | --------------- | ----------- | ---------------------------------------------------------------------------------- |
 | the image       | `Input`     | `[C, H, W]`, normalised; a static image is the same at every step                  |
-| convolution     | `Conv2d`    | weights `[C_out, C_in, kh, kw]` and bias, batch norm folded in                     |
+| convolution     | `Conv2d`    | weights `[C_out, C_in / groups, kh, kw]` and bias, batch norm folded in            |
 | dense           | `Affine`    | weights `[N_out, N_in]` and bias; `N_in` in the order C, H, W after `Flatten`      |
 | LIF and PLIF    | `LIF`       | tau_NIR = tau dt, v_leak = v_reset, R = 1, or R = tau with `decay_input=False`     |
 | IF              | `IF`        | R = 1 / dt                                                                         |
@@ -12,9 +14,32 @@
 | a sum           |             | edges of several nodes into one                                                    |
 | logits          | `Output`    | one read-out per step; the prediction is their mean over T steps                   |
 
-One Euler step dt of tau_NIR dv/dt = (v_leak - v) + R x is the charge of `snnkd_jax.dynamics.neurons`. Where NIR leaves
-it open, potentials start from v_leak (for `IF` from v_reset), and h = v_threshold fires, as in SpikingJelly (NIR writes
-h > v_threshold). NIR has neither soft reset nor max pooling; networks with those are refused.
+Read as well, and written again:
+
+| node                        | what is read                                                                       |
+| --------------------------- | ---------------------------------------------------------------------------------- |
+| `Input`, `Output`           | `[C, H, W]`, `[C, L]` as a map `(1, L, C)`, or `[N]`; a batch of one is left out   |
+| `Conv1d`                    | as `Conv2d` on a map of height 1                                                   |
+| `Conv1d`, `Conv2d`          | groups, dilation, padding "valid", and "same" at stride 1                          |
+| `Linear`                    | as `Affine` without bias                                                           |
+| `Scale`                     | the product                                                                        |
+| `SumPool2d`                 | the sum of each window                                                             |
+| `Flatten`                   | of the whole map, the batch counted or not                                         |
+| `LIF`, `IF`                 | tau >= dt; any R, v_leak and v_reset below v_threshold                             |
+| `LI`, `I`                   | the potential after each step                                                      |
+| `Threshold`                 | 1 where x > threshold                                                              |
+| `Delay`                     | of 0                                                                               |
+| `NIRGraph`                  | a subgraph with one Input and one Output; its nodes are called "subgraph.node"     |
+
+Constants of neurons and scales are one for all, `()` or `(1,)`, one per channel, `(C,)` or `(C, 1, 1)`, or one per
+neuron. `CubaLIF` and `CubaLI`, other delays, cycles, several inputs or outputs, and nodes that are not between input
+and output are refused, by name and with the reason.
+
+One Euler step dt of tau_NIR dv/dt = (v_leak - v) + R x is the charge of `snnkd_jax.dynamics.neurons`, or, with other
+constants, of `snnkd_jax.interop.euler`. Where NIR leaves it open, potentials start from v_leak (for `IF` from v_reset,
+for `I` from 0), and h = v_threshold fires, as in SpikingJelly (NIR writes h > v_threshold, as is read of `Threshold`).
+NIR has neither soft reset nor max pooling; networks with those are refused. A file without dt is read as
+`snnkd_jax.interop.nir_dt` says.
 
 The metadata of the graph are `dt` in seconds, `num_steps`, and, if given, the normalisation of the pixels in [0, 1],
 `pixel_mean` and `pixel_std`, `[C]`, which cannot be folded into the first convolution: its padding of zeros comes after
@@ -28,8 +53,12 @@ Source: Pedersen et al., Nature Communications 2024, 15:8122; the package `nir` 
 """
 
 import dataclasses
+import functools
 import io
 import math
+import numbers
+import operator
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +66,7 @@ import numpy as np
 
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.digest import sha256
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import InputError, check_count
 from snnkd_jax.files import write_atomically
 from snnkd_jax.interop.graph import to_network
 from snnkd_jax.interop.tracing import trace_graph
@@ -46,14 +75,12 @@ from snnkd_jax.models import Network, Variables
 try:
     import h5py
     import nir
-    from nir.serialization import hdf2dict
 
-    from snnkd_jax.interop.nir_nodes import from_nir, to_nir
+    from snnkd_jax.interop.hdf5 import read_tree
+    from snnkd_jax.interop.nir_dt import DT
+    from snnkd_jax.interop.nir_graph import from_nir, to_nir
 except ModuleNotFoundError as error:
     raise InputError("files of NIR need the package nir: pip install 'snnkd-jax[nir]'") from error
-
-DT = 1e-4
-"""Seconds per time step if a file does not have it, the default of most tools."""
 
 _BLOCK = 512
 _HEADER = b"snnkd_jax NIR file; SHA-256 of what follows these 512 bytes: "
@@ -64,13 +91,15 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 class NirNetwork:
     """The content of a file: a network and its variables, the `[H, W, C]` of its images, and their normalisation.
 
-    A graph on vectors `(N,)` takes images `[1, 1, N]`. `normalisation` is None if the file has none.
+    A graph on vectors `(N,)` takes images `[1, 1, N]`, one on sequences `(C, L)` images `[1, L, C]`. `normalisation` is
+    None if the file has none. `dt` is the seconds per time step for which its neurons were read.
     """
 
     network: Network
     variables: Variables
     image_shape: tuple[int, int, int]
     normalisation: Normalisation | None
+    dt: float
 
 
 def write_nir(
@@ -119,43 +148,53 @@ def read_nir(path: str | Path, *, dt: float | None = None, num_steps: int | None
     """Reads a network of the nodes in the table above, written by this or another program.
 
     Args:
-        dt, num_steps: seconds per time step, and T; None takes those of the file, for dt otherwise `DT`.
+        dt, num_steps: seconds per time step, and T; None takes those of the file, for dt otherwise that of
+            `snnkd_jax.interop.nir_dt`, with a warning unless it is `DT`.
 
     Raises:
         InputError: naming the file and the node, for a file that is damaged or not NIR, an unknown node, shapes that do
-            not fit, edges without a node, a cycle, weights that are not finite, neurons that are not those of
-            `snnkd_jax.dynamics.neurons`, or a T that is neither given nor in the file.
+            not fit, edges without a node, a cycle, weights that are not finite, or a dt or T that is neither given nor
+            in the file.
     """
+    for check, given in ((_check_dt, dt), (functools.partial(check_count, "num_steps"), num_steps)):
+        if given is not None:
+            check(given)
     content = _read(Path(path))
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
-            tree: dict[str, Any] = hdf2dict(file["node"])
+            tree = read_tree(file["node"])
         metadata = _metadata(tree.get("metadata", {}))
         num_steps = metadata.get("num_steps") if num_steps is None else num_steps
         if num_steps is None:
             raise InputError("it does not say how many time steps the network makes; give num_steps")
-        graph = from_nir(tree, _check_dt(metadata.get("dt", DT) if dt is None else dt))
+        known = metadata.get("dt") if dt is None else dt
+        graph, dt = from_nir(tree, known if known is None else _check_dt(known))
         network, variables = to_network(graph, num_steps)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # HDF5 and the package have their own
         raise InputError(f"{path} is damaged, or no file of NIR ({type(error).__name__}: {error})") from error
-    return NirNetwork(network, variables, graph.image_shape, metadata.get("normalisation"))
+    if known is None and dt != DT:
+        only = f"{path} does not say how long its time steps are; dt={dt:g} s is the only one at which its neurons"
+        warnings.warn(f"{only} weigh their input by 1 or 1 / tau, and is taken; give dt if it is another", stacklevel=2)
+    return NirNetwork(network, variables, graph.image_shape, metadata.get("normalisation"), dt)
 
 
-def _check_dt(dt: float) -> float:
-    if not 0 < dt < math.inf:
+def _check_dt(dt: Any) -> float:
+    if not isinstance(dt, numbers.Real) or not 0 < float(dt) < math.inf:
         raise InputError(f"dt={dt!r} must be the seconds per time step, such as {DT:g}")
-    return dt
+    return float(dt)
 
 
 def _metadata(found: Any) -> dict[str, Any]:
     """`dt`, `num_steps` and `normalisation`, as far as a file has them."""
-    kinds = {"dt": float, "num_steps": int}
+    kinds = {"dt": float, "num_steps": operator.index}
     try:
         metadata: dict[str, Any] = {name: kind(found[name]) for name, kind in kinds.items() if name in found}
         if "pixel_mean" in found:
             mean, std = (tuple(map(float, found[name])) for name in ("pixel_mean", "pixel_std"))
+            if len(mean) != len(std) or not all(map(math.isfinite, mean)) or not all(0 < x < math.inf for x in std):
+                raise ValueError(f"pixel_mean {mean}, pixel_std {std}")
             metadata["normalisation"] = Normalisation(mean, std)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"its metadata are damaged ({type(error).__name__}: {error})") from error

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from snnkd_jax.dynamics.neurons import IF, LIF, PLIF, plif_tau
 from snnkd_jax.errors import InputError
 from snnkd_jax.interop import graph
-from snnkd_jax.interop.graph import Convolution, Dense, Flatten, Graph, Layer, Node, Pair, Pool, Shape
+from snnkd_jax.interop.euler import EulerNeuron, Integrator
+from snnkd_jax.interop.graph import Convolution, Dense, Flatten, Graph, Layer, Node, Pool, Shape
 from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.converted import ConvertedSpike, Path
 from snnkd_jax.models.folding import FoldedNorm, fold_norms
@@ -175,7 +176,7 @@ def _layer(module: nn.Module, values: dict[str, NDArray], x: Signal) -> Layer | 
             kernel = values["kernel"]
             bias = values.get("bias", np.zeros(kernel.shape[-1], np.float32))
             if isinstance(module, nn.Conv):
-                return Convolution(kernel, bias, *_strides_and_padding(module))
+                return _convolution(module, kernel, bias)
             if x.interleaved is not None:
                 kernel = kernel[np.arange(len(kernel)).reshape(x.interleaved).transpose(2, 0, 1).ravel()]
             return Dense(kernel, bias)
@@ -185,21 +186,28 @@ def _layer(module: nn.Module, values: dict[str, NDArray], x: Signal) -> Layer | 
             return Pool((2, 2), (2, 2))
         case graph.Weightless():
             return module.layer
+        case Spike(neuron=EulerNeuron() as neuron) | Integrator(neuron=neuron):
+            return neuron
         case Spike():
             return _neuron(module, values)
     return None
 
 
-def _strides_and_padding(conv: nn.Conv) -> tuple[Pair, Pair]:
-    """The strides and the padding of a convolution with integer padding, without groups and dilation."""
-    strides: Any = conv.strides or 1
-    padding: Any = conv.padding
-    sides = [(padding, padding)] * 2 if isinstance(padding, int) else padding
-    plain = conv.feature_group_count == 1 and {conv.kernel_dilation, conv.input_dilation} <= {None, 1}
-    if not plain or isinstance(sides, str) or any(isinstance(side, int) or side[0] != side[1] for side in sides):
-        raise InputError(f"{'/'.join(conv.path)}: only plain convolutions with the same padding on both sides")
-    h, w = (strides, strides) if isinstance(strides, int) else strides
-    return (h, w), (sides[0][0], sides[1][0])
+def _convolution(conv: nn.Conv, kernel: NDArray, bias: NDArray) -> Convolution:
+    """The layer of a convolution of maps, with padding in numbers and without dilation of its input."""
+    name, padding = "/".join(conv.path), conv.padding
+    if isinstance(padding, str) or _pair(conv.input_dilation) != (1, 1) or kernel.ndim != 4:
+        found = f"padding={padding!r}, input_dilation={conv.input_dilation} and a kernel {kernel.shape}"
+        raise InputError(f"{name}: {found}; only convolutions of maps, with padding in numbers, without that dilation")
+    (top, bottom), (left, right) = (_pair(sides, 0) for sides in _pair(padding, 0))
+    strides, dilation = _pair(conv.strides), _pair(conv.kernel_dilation)
+    return Convolution(kernel, bias, strides, ((top, bottom), (left, right)), dilation, conv.feature_group_count)
+
+
+def _pair(value: Any, default: int = 1) -> tuple[Any, Any]:
+    """Flax's `value` along H and W: None, one number or two."""
+    a, b = (default if value is None else value,) * 2 if value is None or isinstance(value, int) else value
+    return a, b
 
 
 def _neuron(spike: Spike, values: dict[str, NDArray]) -> LIF | IF:

@@ -13,7 +13,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from snnkd_jax.dynamics.integration import Neuron, check_neuron, initial_state, integrate, integrate_with_slopes
+from snnkd_jax.dynamics.integration import (
+    Neuron,
+    Parameters,
+    check_neuron,
+    initial_state,
+    integrate,
+    integrate_with_slopes,
+)
 from snnkd_jax.errors import InputError
 from snnkd_jax.models.stages import is_collected
 
@@ -76,10 +83,7 @@ class Spike(nn.Module):
     @nn.compact
     def __call__(self, current: Array) -> Array:
         """The spikes, of the dtype of `current`; raises `InputError` for a time axis that is neither 1 nor T."""
-        num_steps = current.shape[1] if self.num_steps is None else self.num_steps
-        if current.shape[1] not in (1, num_steps):
-            raise InputError(f"num_steps={num_steps}, but the input has {current.shape[1]} steps")
-        current = jnp.broadcast_to(current, (current.shape[0], num_steps, *current.shape[2:]))
+        current = at_every_step(current, current.shape[1] if self.num_steps is None else self.num_steps)
         parameters = neuron_parameters(self)
         if is_collected(self, "rates"):
             spikes, kappa, slopes = integrate_with_slopes(self.neuron, current, parameters)
@@ -87,17 +91,30 @@ class Spike(nn.Module):
             self.put_variable("rates", "kappa", kappa[:, None])
             self.put_variable("rates", "slopes", {name: slope[:, None] for name, slope in slopes.items()})
         else:
-            state = initial_state(self.neuron, current)
-            if is_collected(self, "initial_state"):
-                self.put_variable("initial_state", "neurons", state)
-            leaves = jax.tree.leaves(self.get_variable("state", "neurons", state))  # Flax may have frozen dictionaries
-            spikes, state = integrate(self.neuron, current, jax.tree.structure(state).unflatten(leaves), parameters)
-            if is_collected(self, "state"):
-                self.put_variable("state", "neurons", state)
+            spikes = integrate_from_state(self, self.neuron, current, parameters)
         if is_collected(self, "firing_rates"):
             rate = spikes.astype(jnp.float32).mean(axis=tuple(range(1, spikes.ndim)))
             self.put_variable("firing_rates", "rate", rate)
         return spikes
+
+
+def at_every_step(current: Array, num_steps: int) -> Array:
+    """`[B, num_steps, ...]` of that or of `[B, 1, ...]`; raises `InputError` for another number of steps."""
+    if current.shape[1] not in (1, num_steps):
+        raise InputError(f"num_steps={num_steps}, but the input has {current.shape[1]} steps")
+    return jnp.broadcast_to(current, (current.shape[0], num_steps, *current.shape[2:]))
+
+
+def integrate_from_state(module: nn.Module, neuron: Neuron, current: Array, parameters: Parameters) -> Array:
+    """The outputs of `integrate` from the module's "state", if it has one; writes "state" and "initial_state"."""
+    state = initial_state(neuron, current)
+    if is_collected(module, "initial_state"):
+        module.put_variable("initial_state", "neurons", state)
+    leaves = jax.tree.leaves(module.get_variable("state", "neurons", state))  # Flax may have frozen dictionaries
+    outputs, state = integrate(neuron, current, jax.tree.structure(state).unflatten(leaves), parameters)
+    if is_collected(module, "state"):
+        module.put_variable("state", "neurons", state)
+    return outputs
 
 
 def neuron_parameters(module: nn.Module) -> dict[str, Array]:

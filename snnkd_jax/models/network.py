@@ -26,6 +26,7 @@ from jax import Array
 
 from snnkd_jax.dynamics.integration import Neuron
 from snnkd_jax.errors import InputError, check_count
+from snnkd_jax.models.activation import at_every_step
 from snnkd_jax.models.rate import linearise
 from snnkd_jax.models.recorder import Call, capture_calls
 from snnkd_jax.models.stages import Features, check_outputs
@@ -186,6 +187,8 @@ class Network:
         images = self._with_time(images)
         outputs, updates = self.module.apply(variables, images, mutable=["firing_rates", *mutable], **options)
         logits, stages = outputs if self.repeats else self._checked(outputs, images.shape)
+        if self.repeats and self.num_steps is not None:  # a module without neurons does not repeat a static image
+            logits = at_every_step(logits, self.num_steps)
         rates: dict[str, Any] = traverse_util.flatten_dict(updates.get("firing_rates", {}), sep="/")
         firing_rates = {name.removesuffix("/rate"): rate for name, rate in rates.items()}
         return (logits.astype(jnp.float32), {**stages, "firing_rates": firing_rates}), updates

@@ -266,30 +266,36 @@ def test_a_file_of_another_program_is_read(tmp_path):
 
 FULL = np.ones((2, 3, 4))
 DAMAGED = {
-    "unknown node": ({"lif": nir.CubaLIF(FULL, FULL, FULL, FULL, FULL)}, (), r"node 'lif': type 'CubaLIF' is unknown"),
+    "unknown node": (
+        {"lif": nir.CubaLIF(FULL, FULL, FULL, FULL, FULL)},
+        (),
+        r"node 'lif': type 'CubaLIF' .*write an LI",
+    ),
     "nan": ({"dense": nir.Affine(np.full((5, 24), np.nan), np.zeros(5))}, (), r"'dense': weight .* not finite"),
-    "wrong shape": ({"dense": nir.Affine(np.ones((5, 23)), np.zeros(5))}, (), r"'dense': it takes .*23.* given .*24"),
+    "wrong shape": (
+        {"dense": nir.Affine(np.ones((5, 23)), np.zeros(5))},
+        (),
+        r"'dense': it takes \(23,\).* given \(24,\)",
+    ),
     "wrong bias": ({"dense": nir.Affine(np.ones((5, 24)), np.zeros(4))}, (), r"'dense': kernel .* bias \(4,\)"),
     "groups": (
         {"conv": nir.Conv2d((3, 4), np.ones((2, 1, 3, 3)), 1, 1, 1, 2, np.zeros(2))},
         (),
-        r"node 'conv': .*groups=2",
+        r"'conv': it takes \(2, 3, 4\), but is given \(1, 3, 4\)",
     ),
     "same": (
-        {"conv": nir.Conv2d((3, 4), np.ones((2, 1, 3, 3)), 1, "same", 1, 1, np.zeros(2))},
+        {"conv": nir.Conv2d((3, 4), np.ones((2, 1, 3, 3)), 2, "same", 1, 1, np.zeros(2))},
         (),
-        r"node 'conv': padding='same'.*write numbers",
+        r"node 'conv': padding='same' at stride=\(2, 2\).*write numbers",
     ),
-    "other flatten": ({"flatten": nir.Flatten({"input": np.array([2, 3, 4])}, 1)}, (), r"'flatten': start_dim=1"),
-    "tau": ({"lif": nir.LIF(FULL * 5e-5, FULL, 0 * FULL, FULL)}, (), r"node 'lif': tau=0\.5 must be"),
-    "r": ({"lif": nir.LIF(FULL * 2e-4, FULL * 3, 0 * FULL, FULL)}, (), r"node 'lif': r=3; only 1 or tau / dt, 2"),
-    "r of if": ({"lif": nir.IF(FULL, FULL)}, (), r"node 'lif': r=1; only r = 1 / dt, 10000"),
-    "leak": ({"lif": nir.LIF(FULL * 2e-4, FULL, -FULL, FULL)}, (), r"node 'lif': v_leak=-1 and v_reset=0"),
+    "other flatten": ({"flatten": nir.Flatten({"input": np.array([2, 3, 4])}, 0, 1)}, (), r"'flatten': start_dim=0"),
+    "tau": ({"lif": nir.LIF(FULL * 5e-5, FULL, 0 * FULL, FULL)}, (), r"give dt.*'lif' has tau=5e-05"),
+    "r": ({"lif": nir.LIF(FULL * 2e-4, FULL / 2, 0 * FULL, FULL)}, (), r"give dt.*'lif' needs 0\.0004.*tau=0\.0002"),
     "threshold": ({"lif": nir.LIF(FULL * 2e-4, FULL, 0 * FULL, -FULL)}, (), r"node 'lif': v_threshold=-1\.0"),
-    "per neuron": (
-        {"lif": nir.LIF(FULL * 2e-4, FULL, 0 * FULL, FULL + np.arange(4))},
+    "columns": (
+        {"lif": nir.Threshold(np.arange(4.0))},
         (),
-        r"node 'lif': v_threshold differs between the neurons",
+        r"node 'lif': it takes \(4,\), but is given \(2, 3, 4\)",
     ),
     "attribute": ({"apply": nir.Flatten({"input": np.array([5])}, 0)}, (("dense", "apply"),), "'apply'"),
     "two outputs": (
@@ -404,6 +410,18 @@ def test_script_writes_the_student_of_a_run(dtype, tmp_path, monkeypatch, capsys
     assert ("some spikes will differ" in told) == (dtype == jnp.bfloat16)
     for line in ("act1 LIF (3, 8, 8) conv1", "steps 4 of dt = 0.0001 s", "mean [0.1, 0.2, 0.3], std [1.0, 2.0, 4.0]"):
         assert line in " ".join(told.split())
+
+
+@pytest.mark.parametrize(("num_steps", "written"), [(None, T), (7, 7)])
+def test_script_writes_the_number_of_steps(num_steps, written, tmp_path, monkeypatch, capsys):
+    network = build("convnet", 2, neuron=LIF(), num_steps=T, width=0.1)
+    trained = Trained(network, dyadic_variables(network, (4, 4, 3)), NORMALISATION, (4, 4, 3), ("a", "b"), "cifar10")
+    monkeypatch.setattr(loading, "load", lambda *_: trained)
+    export_nir(tmp_path, tmp_path / "net.nir", num_steps=num_steps)
+    assert read_nir(tmp_path / "net.nir").network.num_steps == written
+    assert f"{written} of dt" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"num_steps=0"):
+        export_nir(tmp_path, tmp_path / "no.nir", num_steps=0)
 
 
 def test_differences_from_numpy_are_counted():
