@@ -81,11 +81,11 @@ def test_divided_parameters_are_trained_like_whole_ones():
 @pytest.mark.parametrize(("saved", "read"), [(4, None), slow(2, 8)])
 def test_a_checkpoint_is_read_bit_for_bit_however_it_is_divided(tmp_path, saved, read):
     state = jax.device_put(jax.device_get(trained(None)), state_sharding(data_mesh(saved), trained(None)))
-    checkpoints = Checkpoints(tmp_path / "student")
+    checkpoints = Checkpoints(tmp_path / "student", data_mesh(saved))
     checkpoints.save(state)
     checkpoints.close()
-    checkpoints = Checkpoints(tmp_path / "student")
-    found = checkpoints.restore(jax.eval_shape(adamw_trainer().init), data_mesh(read))
+    checkpoints = Checkpoints(tmp_path / "student", data_mesh(read))
+    found = checkpoints.restore(jax.eval_shape(adamw_trainer().init))
     checkpoints.close()
     assert found is not None
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), jax.device_get(state))

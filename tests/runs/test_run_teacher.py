@@ -67,9 +67,9 @@ def test_near_chance_names_what_a_file_does_not_show(monkeypatch, model, told):
     teacher = RunTeacher(config, config.data.open(), data_mesh(), None)
     monkeypatch.setattr(run_teacher, "read_weights", lambda *_: {})
     monkeypatch.setattr(run_teacher, "convert_weights", lambda _: Converted(model, 1.0, "max", 10, 1, {}))
-    teacher.check_accuracy(0.5)
+    teacher.check_accuracy(0.5, "validation")
     with pytest.raises(InputError, match=f"near chance, 0.1000; .*teacher_normalisation.*{told}"):
-        teacher.check_accuracy(0.1)
+        teacher.check_accuracy(0.1, "validation")
 
 
 def test_what_cannot_be_converted_is_said_of_the_file(tmp_path):

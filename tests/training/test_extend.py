@@ -68,7 +68,7 @@ def by_hand(images, *extensions: int):
             else state._replace(opt_state=put_replicated(mesh, rule.init(state.params)))
         )
         for step in range(step, step + epochs * STEPS):  # noqa: B020
-            state, _ = steps.train(state, (), put_batch(mesh, inputs.training(step)))
+            state, _ = steps.train(state, {}, put_batch(mesh, inputs.training(step)))
         step += 1
     assert state is not None
     return variables_of(state)
