@@ -71,6 +71,7 @@ class _Run:
 
     def run(self) -> dict[str, Any]:
         config = self.config
+        _ = self.extended  # before a network is blamed for what is wrong with it
         given = self.run_teacher.load() if config.needs_teacher else None
         untrained = self.run_teacher.build() if config.needs_teacher and given is None else None
         student = config.build_student(len(self.data.class_names))
