@@ -28,7 +28,7 @@ class Check(NamedTuple):
 
 ROWS: dict[str, dict[str, Check]] = {
     "neurons": {
-        "spikes": Check("dynamics.neurons dynamics.integration.integrate", LOOP),
+        "spikes": Check("dynamics.neurons dynamics.neurons.fire dynamics.integration.integrate", LOOP),
         "lif, hard reset": Check("dynamics.neurons.lif", f"{LOOP} with a backward pass by hand"),
         "lif, soft reset": Check("dynamics.neurons.lif", f"{LOOP} with a backward pass by hand"),
         "plif, hard reset": Check(

@@ -244,9 +244,9 @@ def _read(directory: Path, manifest: Manifest, prefix: str, template: Tree, mesh
             reason = str(error)
         except Exception as error:  # Orbax, TensorStore, JSON and the file system each raise their own
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:150]}"
-        for _ in range(2 if reason else 0):
-            gc.collect()
-            time.sleep(0.2)
+            for _ in range(2):  # of the reads that are pending
+                gc.collect()
+                time.sleep(0.2)
     if reasons := [reason for reason in gather_texts(reason) if reason]:
         raise DamagedCheckpoint(reasons[0])
     return read

@@ -154,7 +154,7 @@ def test_wrong_noise_on_images_is_refused():
         with pytest.raises(InputError, match=re.escape(f"level={level!r}")):
             corrupt("gaussian", level, KEY, GREY)  # pyright: ignore[reportArgumentType]
     for images, named in (
-        (255 * GREY, "from 127.5 to 127.5; floats must be in"),
+        (255 * GREY, "from 127.5 to 127.5, first in image 0; floats must be in"),
         (GREY - 1, "-0.5"),
         (np.full_like(GREY, np.inf), "NaN or infinite"),
     ):

@@ -359,9 +359,9 @@ def test_a_run_goes_on_only_with_the_numbers_that_it_began_with(tmp_path, settin
         with pytest.raises(InputError) as refused:
             open_run_dir(tmp_path, what, {})
         assert f"{setting} (was {before!r}, is {value!r})" in str(refused.value)
-        started = json.loads((tmp_path / "config.json").read_text())
+        started = read_sealed(tmp_path / "config.json")
         assert started["numerics"][setting] == before
-        (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in started.items() if k != "numerics"}))
+        write_sealed(tmp_path / "config.json", {k: v for k, v in started.items() if k != "numerics"})
         open_run_dir(tmp_path, what, {})  # a run that is older than this entry
     finally:
         jax.config.update(setting, before)
