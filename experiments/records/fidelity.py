@@ -53,6 +53,7 @@ ROWS: dict[str, dict[str, Check]] = {
         "a stream in pieces": Check("dynamics.integration.integrate", "the stream in one piece"),
         "NIR's single neuron, spikes": Check("dynamics.neurons.lif", "the experiment of the NIR paper"),
         "NIR's single neuron, potential": Check("dynamics.neurons.lif", "the experiment of the NIR paper"),
+        "NIR's nodes, random graphs": Check("interop.euler", "a simulation of the format's definitions in float64"),
         "SpikingJelly's lif, spikes": Check("dynamics.neurons.lif", "SpikingJelly"),
         "SpikingJelly's lif": Check("dynamics.neurons.lif", "SpikingJelly"),
         "SpikingJelly's plif, spikes": Check("dynamics.neurons.plif", "SpikingJelly"),

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import comparison
 import flax.linen
 import h5py
 import jax
@@ -373,7 +374,7 @@ def assert_same(drawn: Any, frames: Any, read: Any) -> None:
     expected, exact = simulate(drawn.graph, frames, read.dt)
     if exact:
         found = outputs(read, frames)
-        np.testing.assert_array_equal(found, expected.reshape(found.shape))
+        comparison.agrees(found, expected.reshape(found.shape), name="NIR's nodes, random graphs")
 
 
 @pytest.mark.parametrize("seeds", [range(2), slow(range(2, 100))], ids=len)
