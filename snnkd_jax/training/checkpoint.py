@@ -27,7 +27,7 @@ from jax.sharding import Mesh
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import delete, files_in, is_remote, move, write_atomically
-from snnkd_jax.parallel.hosts import broadcast_from_host0, gather_texts, is_host0, raise_on_all_hosts
+from snnkd_jax.parallel.hosts import broadcast_from_host0, gather_texts, is_distributed, is_host0, raise_on_all_hosts
 from snnkd_jax.parallel.mesh import put_replicated, replicated, state_sharding
 from snnkd_jax.training.manifest import (
     DamagedCheckpoint,
@@ -66,7 +66,7 @@ class Checkpoints:
         self._wait()
         parts = self._copies(state)
         if is_host0():
-            own = jax.tree.map(lambda x: x.addressable_data(0), parts)
+            own = jax.tree.map(_own_copy, parts)
             self._pending = self._writer.submit(_write, self._directory, step, own, self._manifest, self._keep)
 
     def restore(self, template: TrainState) -> TrainState | None:
@@ -165,6 +165,15 @@ def _parts(state: TrainState) -> dict[str, Tree]:
     trees = {"params": state.params, "batch_stats": state.batch_stats}
     rest = {part: {name: x for name, x in tree.items() if name != "network"} for part, tree in trees.items()}
     return {"network": variables_of(state), "training": {**rest, "opt_state": state.opt_state}}
+
+
+def _own_copy(x: jax.Array) -> Any:
+    """A replicated array as this process alone can write it."""
+    if not is_distributed():
+        return x.addressable_data(0)
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        raise InputError("several processes do not save typed PRNG keys of an optimiser; use jax.random.PRNGKey there")
+    return np.asarray(x.addressable_data(0))
 
 
 def _write(directory: Path, step: int, parts: dict[str, Tree], manifest: Manifest, keep: int) -> Manifest:
