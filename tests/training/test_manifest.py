@@ -177,7 +177,7 @@ def damage_at_random(rng: random.Random, run_dir: Path, other: Path) -> str:
         elif kind == "rename":
             path.rename(path.with_name(rng.choice(["1000", "x.json", path.name + "~"])))
         elif kind == "add":
-            (path.parent / rng.choice(["7", "d", "manifest.ocdbt.1", "stranger"])).write_bytes(rng.randbytes(9))
+            (path.parent / rng.choice(["7", "d.1", "manifest.ocdbt.1", "stranger"])).write_bytes(rng.randbytes(9))
         elif kind == "remove":
             path.unlink()
         elif kind == "truncate":
