@@ -235,9 +235,9 @@ def _neuron(node: Any, given: Shape, dt: float) -> LIF | IF | EulerNeuron:
     constant = {name: _constant(getattr(node, name), given) for name in _CONSTANTS if hasattr(node, name)}
     value = {name: x.array for name, x in constant.items()}
     r, fires = value["r"], "v_threshold" in value
-    if fires and np.any(value["v_threshold"] <= value["v_reset"]):
+    if fires and np.any(_distance(value["v_threshold"], value["v_reset"]) < _TINY):
         low, reset = float(value["v_threshold"].min()), float(value["v_reset"].max())
-        raise InputError(f"v_threshold={low} must be above v_reset={reset} for all neurons")
+        raise InputError(f"v_threshold={low} must be above v_reset={reset} for all neurons, in float32")
     if "tau" in value:
         tau = _near(value["tau"] / dt, 1.0)
         if np.any(tau < 1):
@@ -268,6 +268,15 @@ def _neuron(node: Any, given: Shape, dt: float) -> LIF | IF | EulerNeuron:
 _CONSTANTS = ("tau", "r", "v_leak", "v_threshold", "v_reset")
 
 
+_TINY = np.finfo(np.float32).tiny
+"""The least number that does not count as zero."""
+
+
+def _distance(a: NDArray, b: NDArray) -> NDArray:
+    """a - b in float32, as it is computed."""
+    return a.astype(np.float32) - b.astype(np.float32)
+
+
 def _near(x: NDArray, value: float) -> NDArray:
     """x, with `value` for what lies near it; other programs store constants in float32."""
     return np.where(np.isclose(x, value, TOLERANCE, 0), value, x)
@@ -277,8 +286,7 @@ def _just_above(threshold: NDArray) -> NDArray:
     """The least normal number of float32 above each value: NIR's x > threshold is x >= that."""
     nearest = threshold.astype(np.float32)
     above = np.where(nearest > threshold, nearest, np.nextafter(nearest, np.float32(np.inf)))
-    tiny = np.finfo(np.float32).tiny
-    return np.where(np.abs(above) < tiny, tiny, above)  # smaller ones count as zero
+    return np.where(np.abs(above) < _TINY, _TINY, above)
 
 
 def _constant(value: Any, given: Shape) -> Constant:

@@ -260,6 +260,11 @@ REFUSED = {
     "no tau": (lif(0.0), r"'n0': tau=0 must be positive"),
     "negative tau": (lif(-2 * DT), r"'n0': tau=-0\.00024.* must be positive"),
     "threshold at reset": (lif(v_reset=1.0), r"'n0': v_threshold=1\.0 .*v_reset=1\.0"),
+    "threshold at reset in float32": (
+        lif(v_threshold=1 + 1e-9, v_reset=1.0),
+        r"'n0': v_threshold=1\.000000001 .*float32",
+    ),
+    "threshold that counts as 0": (lif(v_threshold=1e-40), r"'n0': v_threshold=1e-40 .*float32"),
     "one threshold below": (lif(v_threshold=np.array([1.0, 1, -1, 1])), r"'n0': v_threshold=-1\.0"),
     "other length": (lif(v_threshold=np.ones(5)), r"'n0': it takes \(5,\), but is given \(4,\)"),
     "nan": (lif(v_leak=np.nan), r"'n0': v_leak .*not finite"),
