@@ -448,7 +448,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes | None:
     return bytes(content)
 
 
-@pytest.mark.parametrize("count", [30, slow(500)])
+@pytest.mark.parametrize("count", [30, slow(150)])
 def test_randomly_damaged_directories(run, tmp_path, count):
     """Refused as `InputError`, or the same network bit for bit, where the damage hit what it is not made of.
 

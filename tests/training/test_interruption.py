@@ -89,18 +89,18 @@ def assert_same_run(run_dir: Path, expected: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_five_times_and_resumed_is_bit_identical(uninterrupted, tmp_path):
+def test_killed_twice_and_resumed_is_bit_identical(uninterrupted, tmp_path):
     """SIGKILL a random time after training has started; then to the end."""
     run_dir = tmp_path / "killed"
     rng = random.Random(0)
-    for _ in range(5):
+    for _ in range(2):
         process = start([*LONG, "--run-dir", str(run_dir)])
         assert process.stdout is not None
         for line in process.stdout:
             if ": epoch" in line:
                 break
         time.sleep(rng.uniform(0, 0.4))
-        assert process.poll() is None, "the run is too short to be killed five times"
+        assert process.poll() is None, "the run is too short to be killed twice"
         process.send_signal(signal.SIGKILL)
         process.communicate()
     process = start([*LONG, "--run-dir", str(run_dir)])
@@ -114,7 +114,7 @@ def test_killed_five_times_and_resumed_is_bit_identical(uninterrupted, tmp_path)
 def test_signals_at_random_moments_cost_nothing(uninterrupted, tmp_path, seed):
     rng = random.Random(seed)
     arguments = [*LONG, "--run-dir", str(tmp_path / "signalled")]
-    for _ in range(3):
+    for _ in range(2):
         stopped_at_random(rng, arguments)
     process = start(arguments)
     output, _ = process.communicate()
