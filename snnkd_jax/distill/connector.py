@@ -14,10 +14,19 @@ BLUR_RATIO = 0.15
 
 @dataclasses.dataclass(frozen=True)
 class Connector:
-    """A term's request for `student.connected`: for all stage pairs or the `last`, with BKDSNN's generator or not."""
+    """A term's request for `student.connected`.
+
+    Args:
+        last: for the last pair of stages alone.
+        generator: with BKDSNN's generator.
+        pool: of stages averaged over their maps, `[B, 1, 1, C]`.
+        pre_activations: of the student's pre-activations, the input currents of its neurons, instead of their spikes.
+    """
 
     last: bool = False
     generator: bool = False
+    pool: bool = False
+    pre_activations: bool = False
 
 
 class Connectors(nn.Module):

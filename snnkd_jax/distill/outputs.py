@@ -22,6 +22,7 @@ class StudentOutputs:
     pre_activations: Maps = dataclasses.field(default_factory=dict)  # the same before the activation
     firing_rates: Maps = dataclasses.field(default_factory=dict)  # [B] by layer: spikes per neuron and step
     connected: Maps = dataclasses.field(default_factory=dict)  # [B, H, W, C] by stage: time means after the connector
+    key: Array | None = None  # of terms that draw noise, a new one in each step of training
 
     @property
     def mean_logits(self) -> Array:

@@ -44,24 +44,28 @@ PRESETS: dict[str, Objective] = {
     "kdsnn-feature": _objective(_MARGIN),
     "kdsnn": _objective(_RESPONSE, _MARGIN, ce=0.5),
     "kdsnn-last": _objective(Term("feature", terms.LastStage(), 7e-5)),
-    "lasnn": _objective(Term("feature", terms.Attention(), 1e3)),
-    "sakd": _objective(Term("feature", terms.StageMeans(), 100.0)),
+    "lasnn": _objective(Term("feature", terms.Attention(), 1000 / 32**2)),
+    "sakd": _objective(Term("feature", terms.StageMeans(), 100 / 64)),
     "bkdsnn": _objective(
         Term("kd", terms.KL(2.0), 1.0),
-        Term("feature", terms.LastStage(), 2e-3, connector=Connector(last=True, generator=True)),
+        Term("feature", terms.LastStage(), 2e-3, connector=Connector(last=True, generator=True, pool=True)),
     ),
     "enof": _objective(Term("feature", terms.Classifier(), 1.0)),
     "tet": _objective(Term("steps", terms.Deviation(), 0.001), ce=0.999, per_step=True),
     "temporal": _objective(
         Term("steps", terms.Ensemble(3.0), 0.5), Term("kd", terms.KL(3.0, per_step=True), 0.2), per_step=True
     ),
-    "tks": _objective(Term("steps", terms.Sharing(3.0), 0.35), ce=0.65),
+    "tks": _objective(Term("steps", terms.SharedCrossEntropy(3.0), 0.35), ce=0.65),
     "tser": _objective(
         Term("steps", terms.Entropy(), 0.1), Term("kd", terms.KL(per_step=True), 0.5), ce=0.5, per_step=True
     ),
     "hta-kl": _objective(Term("kd", terms.HeadTail(), 1.0)),
     "dist": _objective(Term("kd", terms.Dist(), 2.0)),
     "strong2weak": _objective(Term("steps", terms.StrongToWeak(2.0), 1.0)),
+    "seal": _objective(
+        Term("steps", terms.SimilarSteps(3.0), 0.15), Term("kd", terms.ErrorAware(3.0), 0.6), per_step=True
+    ),
+    "ckdsnn": _objective(Term("kd", terms.NoiseSmoothed(2.0), 1.0), Term("feature", terms.Saliency(2.0), 1.0)),
 }
 
 

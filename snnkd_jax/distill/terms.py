@@ -7,8 +7,10 @@ and the connectors that map F_i. The equations and their sources are in `snnkd_j
 """
 
 import dataclasses
+import math
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -16,6 +18,8 @@ from snnkd_jax.distill import losses
 from snnkd_jax.distill.connector import Connector
 from snnkd_jax.distill.losses import check_in_range, check_temperature
 from snnkd_jax.distill.outputs import StudentOutputs, TeacherOutputs, time_mean
+
+_NOISE = 1 << 16  # the connectors' masks are drawn from other folds of the same key
 
 
 def _read_outs(student: StudentOutputs, per_step: bool) -> Array:
@@ -83,10 +87,46 @@ class Ensemble(Softened):
 
 
 class Sharing(Softened):
-    """TKS: mean_t tau^2 KL(z' || z[t]), z' the mean of the correct steps."""
+    """mean_t tau^2 KL(z' || z[t]), z' the mean of the correct steps: the code of temporal decoupling."""
+
+    sharing: ClassVar = staticmethod(losses.temporal_sharing)
 
     def __call__(self, student: StudentOutputs, _: Any, labels: Array) -> Array:
-        return losses.temporal_sharing(student.logits, labels, self.temperature).mean(axis=1)
+        return self.sharing(student.logits, labels, self.temperature).mean(axis=1)
+
+
+class SharedCrossEntropy(Sharing):
+    """TKS: mean_t tau^2 CE(z' / tau, z[t]), z' the sum of the correct steps."""
+
+    sharing = staticmethod(losses.shared_cross_entropy)
+
+
+class SimilarSteps(Softened):
+    """SeAl-KD: mean_t tau^2 KL(z'[t] || z[t]), z'[t] the mean of sure and similar other steps; 0 for T = 1."""
+
+    def __call__(self, student: StudentOutputs, *_: Any) -> Array:
+        return losses.similar_steps_divergence(student.logits, self.temperature).mean(axis=1)
+
+
+class ErrorAware(Softened):
+    """SeAl-KD: mean_t tau^2 KL(zA' || z'[t]), without the two classes that a wrong step confuses."""
+
+    needs: ClassVar = ("teacher",)
+
+    def __call__(self, student: StudentOutputs, teacher: TeacherOutputs, labels: Array) -> Array:
+        d = losses.error_aware_divergence(student.logits, teacher.logits[:, None], labels, self.temperature)
+        return d.mean(axis=1)
+
+
+class NoiseSmoothed(Softened):
+    """CKDSNN: tau^2 KL(zA || z mixed with Gaussian noise), which is drawn from the student's key."""
+
+    needs: ClassVar = ("teacher",)
+
+    def __call__(self, student: StudentOutputs, teacher: TeacherOutputs, _: Array) -> Array:
+        z = student.mean_logits
+        noise = jax.random.normal(jax.random.fold_in(student.key, _NOISE), z.shape)
+        return losses.noise_smoothed_divergence(z, teacher.logits, noise, self.temperature)
 
 
 class StrongToWeak(Softened):
@@ -135,37 +175,62 @@ class Margin:
 
 @dataclasses.dataclass(frozen=True)
 class LastStage:
-    """sum (connector_n(F_n) - A_n)^2; with BKDSNN's generator, its output in the connector's place."""
+    """sum_c (connector_n(F_n) - A_n)^2, averaged over the map first; BKDSNN's generator in the connector's place."""
 
     needs: ClassVar = ("stages",)
-    connector: ClassVar = Connector(last=True)
+    connector: ClassVar = Connector(last=True, pool=True)
 
     def __call__(self, student: StudentOutputs, teacher: TeacherOutputs, _: Array) -> Array:
         last = max(student.connected)
-        return losses.squared_distance(student.connected[last], teacher.stages[last])
+        return losses.pooled_distance(student.connected[last], teacher.stages[last])
 
 
 @dataclasses.dataclass(frozen=True)
 class StageMeans:
-    """sum_i mean (connector_i(F_i) - A_i)^2."""
+    """C sum_i mean (connector_i(F_i) - A_i)^2, C the fewest channels of an A_i.
+
+    The bias of a connector's norm has the curvature 2 C / C_i of this term, at most 2 whatever the width. The mean
+    alone, as in SAKD's code, has 2 / C_i, which at its weight of 100 diverges in narrow networks: Nesterov's momentum
+    of 0.9 is stable for a learning rate times curvature below 1.36.
+    """
 
     needs: ClassVar = ("stages",)
     connector: ClassVar = Connector()
 
     def __call__(self, student: StudentOutputs, teacher: TeacherOutputs, _: Array) -> Array:
         terms = (losses.mean_squared_distance(x, teacher.stages[name]) for name, x in student.connected.items())
-        return sum(terms, jnp.zeros(()))
+        return min(x.shape[-1] for x in student.connected.values()) * sum(terms, jnp.zeros(()))
 
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """sum_i of the distance between the spatial attention of F_i and of A_i, whatever their numbers of channels."""
+    """sum_i HW / HW_i d(F_i, A_i), d the distance of spatial attention, HW the pixels of the student's largest map.
+
+    So a later stage has a larger weight, as in the code of attention transfer, whose mean over the map has 1 / HW_i.
+    """
 
     needs: ClassVar = ("stages",)
 
     def __call__(self, student: StudentOutputs, teacher: TeacherOutputs, _: Array) -> Array:
-        terms = (losses.attention_distance(time_mean(student.stages[name]), a) for name, a in teacher.stages.items())
+        largest = max(math.prod(x.shape[2:4]) for x in student.stages.values())
+        terms = (
+            largest / math.prod(a.shape[1:3]) * losses.attention_distance(time_mean(student.stages[name]), a)
+            for name, a in teacher.stages.items()
+        )
         return sum(terms, jnp.zeros(()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Saliency(Softened):
+    """CKDSNN: KL(class activation map of the teacher || spike activation map), both of the last stage."""
+
+    needs: ClassVar = ("stages", "head")
+
+    def __call__(self, student: StudentOutputs, teacher: TeacherOutputs, _: Array) -> Array:
+        assert teacher.head is not None
+        last, (kernel, _) = max(teacher.stages), teacher.head
+        feature = time_mean(student.stages[last])
+        return losses.saliency_divergence(feature, teacher.stages[last], kernel, teacher.logits, self.temperature)
 
 
 @dataclasses.dataclass(frozen=True)

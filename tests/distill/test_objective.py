@@ -39,10 +39,14 @@ from snnkd_jax.distill.terms import (
     Dist,
     Ensemble,
     Entropy,
+    ErrorAware,
     HeadTail,
     LastStage,
     Margin,
-    Sharing,
+    NoiseSmoothed,
+    Saliency,
+    SharedCrossEntropy,
+    SimilarSteps,
     StageMeans,
     StrongToWeak,
 )
@@ -63,7 +67,11 @@ def outputs(logits=LOGITS, teacher_logits=TEACHER_LOGITS, features=FEATURES) -> 
     )
     kernel = jnp.ones((FEATURES[-1][0].shape[-1], K)).at[0].set(jnp.arange(K))
     return (
-        dataclasses.replace(student_outputs(logits, {n: x[:, None] for n, x in student.items()}), connected=student),
+        dataclasses.replace(
+            student_outputs(logits, {n: x[:, None] for n, x in student.items()}),
+            connected=student,
+            key=jax.random.key(1),
+        ),
         TeacherOutputs(
             jnp.asarray(teacher_logits),
             {n: jnp.maximum(x, 0) for n, x in teacher.items()},
@@ -144,9 +152,10 @@ def test_feature_terms_take_the_stages_they_say():
     """Each by its formula in NumPy."""
     rectified = [(s.astype(float), np.maximum(t, 0).astype(float)) for s, t in FEATURES]
     expected = {
-        LastStage(): np.square(rectified[-1][0] - rectified[-1][1]).sum((1, 2, 3)),
-        StageMeans(): sum(np.square(s - t).mean((1, 2, 3)) for s, t in rectified),
-        Attention(): sum(np.square(attention(s) - attention(t)).mean((1, 2)) for s, t in rectified),
+        LastStage(): np.square(rectified[-1][0].mean((1, 2)) - rectified[-1][1].mean((1, 2))).sum(1),
+        StageMeans(): 2 * sum(np.square(s - t).mean((1, 2, 3)) for s, t in rectified),  # the fewest channels are 2
+        # The largest map has 16 pixels, so that what follows is 16 times the mean over a map.
+        Attention(): 16 * sum(np.square(attention(s) - attention(t)).mean((1, 2)) for s, t in rectified),
     }
     for function, value in expected.items():
         close(function(*outputs(), jnp.asarray(LABELS)), value, "objectives")
@@ -194,6 +203,7 @@ def test_terms_of_single_steps_by_their_formulas():
 def test_terms_of_the_mean_read_one_array(function, per_step):
     """So that the gradients of several terms are summed before they are divided among the steps, in one rounding."""
     student, teacher = outputs()
+    student = dataclasses.replace(student, key=None)  # it has no gradient
     term = function(per_step=per_step)
     gradient = jax.grad(lambda student: term(student, teacher, jnp.asarray(LABELS)).sum())(student)
     assert bool(np.any(gradient.logits)) == per_step
@@ -206,6 +216,8 @@ def test_every_term_of_a_preset_moves_the_student(name):
 
     def value(logits, power, term):
         features = [(jnp.abs(jnp.asarray(student)) ** power, teacher) for student, teacher in FEATURES]
+        if isinstance(term.function, Saliency):  # compares pixels, of which the last map has one
+            features[-1] = tuple(jnp.concatenate([x, 2 * x], axis=1) for x in features[-1])
         return term(*outputs(logits, features=features), jnp.asarray(LABELS)).mean()
 
     for term in PRESETS[name].terms:
@@ -295,16 +307,20 @@ def test_presets_have_the_published_weights():
     [
         ("temporal", (1, 0.5, 0.2), (CrossEntropy(True), Ensemble(3.0), KL(3.0, True))),
         ("kdsnn-last", (1, 7e-5), (CrossEntropy(), LastStage())),  # BKDSNN's code, its comparison on ImageNet
-        ("lasnn", (1, 1e3), (CrossEntropy(), Attention())),  # beta of Zagoruyko & Komodakis's code
-        ("sakd", (1, 100), (CrossEntropy(), StageMeans())),  # feature_b of train_KD.py; logitc_c, its KL, is 0
+        # beta of Zagoruyko & Komodakis's code over the pixels of their first map
+        ("lasnn", (1, 1e3 / 32**2), (CrossEntropy(), Attention())),
+        # feature_b of train_KD.py over the channels of its first stage; logitc_c, its KL, is 0
+        ("sakd", (1, 100 / 64), (CrossEntropy(), StageMeans())),
         ("bkdsnn", (1, 1, 2e-3), (CrossEntropy(), KL(2.0), LastStage())),  # its code, CIFAR-10
         ("enof", (1, 1), (CrossEntropy(), Classifier(4.0))),
         ("tet", (1 - 1e-3, 1e-3), (CrossEntropy(True), Deviation(1.0))),  # lamb of its code
-        ("tks", (1 - 0.7 / 2, 0.7 / 2), (CrossEntropy(), Sharing(3.0))),  # mean of 0 to 0.7
+        ("tks", (1 - 0.7 / 2, 0.7 / 2), (CrossEntropy(), SharedCrossEntropy(3.0))),  # mean of 0 to 0.7
         ("tser", (0.5, 0.1, 0.5), (CrossEntropy(True), Entropy(4.0), KL(4.0, True))),
         ("hta-kl", (1, 1), (CrossEntropy(), HeadTail(4.0))),
         ("dist", (1, 2), (CrossEntropy(), Dist(4.0))),  # its code, CIFAR-100: beta 1, gamma 1, times 2
         ("strong2weak", (1, 1), (CrossEntropy(), StrongToWeak(2.0))),
+        ("seal", (1, 0.15, 0.6), (CrossEntropy(True), SimilarSteps(3.0), ErrorAware(3.0))),  # beta, alpha of its code
+        ("ckdsnn", (1, 1, 1), (CrossEntropy(), NoiseSmoothed(2.0), Saliency(2.0))),  # kd_weight is not read there
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -318,8 +334,8 @@ def test_connectors_of_the_presets():
     connectors = {name: preset.terms[-1].connector for name, preset in PRESETS.items()}
     assert {name: c for name, c in connectors.items() if c is not None} == {
         **dict.fromkeys(("kdsnn-feature", "kdsnn", "sakd"), Connector()),
-        "kdsnn-last": Connector(last=True),
-        "bkdsnn": Connector(last=True, generator=True),
+        "kdsnn-last": Connector(last=True, pool=True),
+        "bkdsnn": Connector(last=True, generator=True, pool=True),
     }
 
 
@@ -360,7 +376,8 @@ def test_objectives_are_described_by_what_they_compute():
     assert "by=2.0" in found["by"]["function"]
     assert found["kd"]["needs"] == ["teacher"]
     assert found["own"]["needs"] is None
-    assert found["feature"]["connector"] == {"last": True, "generator": True}
+    connector = {"last": True, "generator": True, "pool": True, "pre_activations": False}
+    assert found["feature"]["connector"] == connector
     assert not re.search(r"0x[0-9a-f]{4}", str(found))
     assert objective.described() != PRESETS["bkdsnn"].described()
 
