@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from snnkd_jax.distill.connector import Connector, Connectors
+from snnkd_jax.distill.connector import Branches, Connector, Connectors
 from snnkd_jax.distill.objective import MAPS, Objective, Term
 from snnkd_jax.distill.outputs import StudentOutputs, TeacherOutputs, time_mean
 from snnkd_jax.distill.presets import logit_presets
@@ -123,15 +124,31 @@ class Guidance:
         return found
 
     @functools.cached_property
-    def _connectors(self) -> dict[str, tuple[Connector, Connectors]]:
-        found = {}
+    def _connectors(self) -> dict[str, tuple[Connector, Connectors | Branches]]:
+        found: dict[str, tuple[Connector, Connectors | Branches]] = {}
         for term in self.objective.active:
-            if term.connector is not None:
+            if term.connector is not None and term.connector.branches:
+                found[term.name] = term.connector, self._branches(term)
+            elif term.connector is not None:
                 kind = term.compares[0]
                 maps = self._teacher_shapes[1][kind]
                 channels = tuple((mine, maps[theirs].shape[-1]) for mine, theirs in self._pairs(term, kind).items())
                 found[term.name] = term.connector, Connectors(channels, blur=term.connector.generator)
         return found
+
+    def _branches(self, term: Term) -> Branches:
+        """The branches of the student's stages; raises `InputError` if there are fewer than two stages."""
+        stages = list(self._student_outputs.stages.items())
+        if len(stages) < 2:
+            raise InputError(
+                f"term {term.name!r} has a branch for each stage of the student but the last, and the student gives "
+                f"{len(stages)} stages; return (logits, {{'stages': {{name: maps [B, T, H, W, C]}}}}) with two or "
+                "more, or use another preset"
+            )
+        sizes = [stages[0][1].shape[2], *(x.shape[2] for _, x in stages)]
+        strides = [max(1, round(before / after)) for before, after in itertools.pairwise(sizes)]
+        widths = ((name, x.shape[-1]) for name, x in stages)
+        return Branches(tuple((*width, s) for width, s in zip(widths, strides, strict=True)), self.num_classes)
 
     def _pairs(self, term: Term, kind: str) -> dict[str, str]:
         """Pairs the stages that a term compares: student stage to teacher stage."""

@@ -152,6 +152,22 @@ def temporal_sharing(logits: Array, labels: Array, temperature: float) -> Array:
     return kd_divergence(logits, mean, temperature)
 
 
+def reliable_sharing(logits: Array, labels: Array, temperature: float) -> Array:
+    """Enhanced Self-Distillation: `temporal_sharing` between outputs, in the examples of which one is correct.
+
+        r = 1 if an output of the example is correct, else 0
+        d'[j] = r d[j] / mean_b r      d of `temporal_sharing`, in nats; 0 if no example has a correct output
+
+    So the mean over the batch is that over the examples with r = 1, as in the authors' code. z[j] of N outputs are
+    `[B, N, K]`, y `[B]`, d' `[B, N]`.
+
+    Reference: Enhanced Self-Distillation, arXiv 2510.06254, and its code (Intelli-Chip-Lab).
+    """
+    reliable = _correct(logits, labels).any(axis=1)
+    d = jnp.where(reliable, temporal_sharing(logits, labels, temperature), 0)
+    return d / jnp.maximum(jnp.mean(reliable, dtype=d.dtype), 1 / len(logits))
+
+
 def shared_cross_entropy(logits: Array, labels: Array, temperature: float) -> Array:
     """TKS: the sum of the correct steps teaches every step, as the authors' code has it.
 

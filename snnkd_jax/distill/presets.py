@@ -62,6 +62,7 @@ PRESETS: dict[str, Objective] = {
     "hta-kl": _objective(Term("kd", terms.HeadTail(), 1.0)),
     "dist": _objective(Term("kd", terms.Dist(), 2.0)),
     "strong2weak": _objective(Term("steps", terms.StrongToWeak(2.0), 1.0)),
+    "esd": _objective(Term("steps", terms.SelfDistillation(3.0), 1.0)),
     "seal": _objective(
         Term("steps", terms.SimilarSteps(3.0), 0.15), Term("kd", terms.ErrorAware(3.0), 0.6), per_step=True
     ),

@@ -101,6 +101,27 @@ class SharedCrossEntropy(Sharing):
     sharing = staticmethod(losses.shared_cross_entropy)
 
 
+@dataclasses.dataclass(frozen=True)
+class SelfDistillation(Softened):
+    """ESD: sum_j CE(b_j, y) + share sum_j tau^2 KL(z' || b_j), b_j the logits of branch j, in the second sum z as well.
+
+    z' is the mean of the correct ones of b_1, ..., z; an example without any has no second sum.
+    """
+
+    share: float = 0.3
+    connector: ClassVar = Connector(branches=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_in_range("share", self.share, 0, math.inf)
+
+    def __call__(self, student: StudentOutputs, _: Any, labels: Array) -> Array:
+        branches = jnp.concatenate([x[:, 0] for x in student.connected.values()], axis=1)
+        taught = losses.cross_entropy(branches, labels[:, None]).sum(axis=1)
+        outputs = jnp.concatenate([branches, student.read_out.astype(branches.dtype)], axis=1)
+        return taught + self.share * losses.reliable_sharing(outputs, labels, self.temperature).sum(axis=1)
+
+
 class SimilarSteps(Softened):
     """SeAl-KD: mean_t tau^2 KL(z'[t] || z[t]), z'[t] the mean of sure and similar other steps; 0 for T = 1."""
 

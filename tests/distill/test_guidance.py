@@ -6,13 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparison import agrees
+from scipy.special import log_softmax, rel_entr, softmax
 
-from snnkd_jax.distill.connector import Connector
+from snnkd_jax.distill.connector import Branches, Connector
 from snnkd_jax.distill.guidance import Guidance
 from snnkd_jax.distill.objective import Objective, Term
+from snnkd_jax.distill.outputs import StudentOutputs
 from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.distill.teacher import Teacher
-from snnkd_jax.distill.terms import LastStage, Margin
+from snnkd_jax.distill.terms import LastStage, Margin, SelfDistillation
 from snnkd_jax.errors import InputError
 
 K, SHAPE = 10, (8, 8, 3)
@@ -106,3 +109,82 @@ def test_saliency_takes_students_of_any_width_and_noise_is_of_the_key():
     assert np.all(first["kd"] != other["kd"])
     np.testing.assert_array_equal(first["feature"], other["feature"])
     assert len(np.unique(np.asarray(first["kd"]))) == len(first["kd"])  # each example has noise of its own
+
+
+# --- branches of the student alone
+
+
+def norm(x, w, statistics):
+    return (x - statistics["mean"]) / np.sqrt(statistics["var"] + 1e-5) * w["scale"] + w["bias"]
+
+
+def depthwise(x, kernel, stride):
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    size = x.shape[1]
+    shifted = [kernel[i, j, 0] * padded[:, i : i + size, j : j + size] for i in range(3) for j in range(3)]
+    return sum(shifted)[:, ::stride, ::stride]
+
+
+def test_branches_in_numpy():
+    """Three stages; the second block of the first branch keeps the size of the map."""
+    module, key = Branches((("a", 3, 1), ("b", 4, 2), ("c", 5, 1)), num_classes=6), jax.random.key(0)
+    stages = {n: jax.random.normal(key, (7, s, s, c)) for n, s, c in (("a", 8, 3), ("b", 4, 4), ("c", 4, 5))}
+    variables = module.init(key, stages, False, key)
+    variables = jax.tree.map(lambda x: x + 0.3 * jax.random.uniform(jax.random.key(1), x.shape), variables)
+    w, statistics = jax.tree.map(lambda x: np.asarray(x, np.float64), (variables["params"], variables["batch_stats"]))
+    expected = {}
+    for name, blocks in (("a", (("a_b", 2), ("a_c", 1))), ("b", (("b_c", 1),))):
+        x = np.asarray(stages[name], np.float64)
+        for block, stride in blocks:
+            shortcut, h = x[:, ::stride, ::stride] @ w[f"shortcut_{block}"]["conv"]["kernel"][0, 0], x
+            for half, step in ((f"{block}_1", stride), (f"{block}_2", 1)):
+                h = (
+                    depthwise(h, w[f"depthwise_{half}"]["kernel"], step)
+                    @ w[f"pointwise_{half}"]["conv"]["kernel"][0, 0]
+                )
+                h = np.maximum(norm(h, w[f"norm_{half}"], statistics[f"norm_{half}"]), 0)
+            name_of_norm = f"norm_shortcut_{block}"
+            x = np.maximum(norm(shortcut, w[name_of_norm], statistics[name_of_norm]) + h, 0)
+        classifier = w[f"classify_{name}"]
+        expected[name] = x.mean((1, 2)) @ classifier["kernel"] + classifier["bias"]
+    found = module.apply(variables, stages, False, key)
+    assert list(found) == ["a", "b"]
+    for name, x in expected.items():
+        assert found[name].shape == (7, 1, 1, 6)
+        agrees(found[name][:, 0, 0], x, rtol=1e-4, atol=1e-4, name="branches")
+
+
+def test_self_distillation_by_its_formula():
+    """Of two branches and the student, in float64, one example at a time; the second has no correct output."""
+    rng = np.random.default_rng(4)
+    z, branches = rng.normal(0, 2, (3, K)), rng.normal(0, 2, (2, 3, K))
+    labels = np.array([z[0].argmax(), 0, branches[1, 2].argmax()])
+    z[1, 0] = branches[:, 1, 0] = -9
+    expected = np.zeros(3)
+    for b, y in enumerate(labels):
+        outputs = [*branches[:, b], z[b]]
+        expected[b] = -sum(log_softmax(x)[y] for x in outputs[:2])
+        if right := [x for x in outputs if x.argmax() == y]:
+            p = softmax(np.mean(right, axis=0) / 2)
+            expected[b] += 0.7 * 4 * sum(rel_entr(p, softmax(x / 2)).sum() for x in outputs) * 3 / 2
+    student = StudentOutputs.of(jnp.asarray(z), {})
+    connected = {f"stage{i}": jnp.asarray(x)[:, None, None] for i, x in enumerate(branches)}
+    found = SelfDistillation(2.0, 0.7)(dataclasses.replace(student, connected=connected), None, jnp.asarray(labels))
+    agrees(found, expected, rtol=1e-5, name="objectives")
+
+
+def test_branches_need_no_teacher_and_move_the_student():
+    made = guidance(PRESETS["esd"], network(**BOTH), None)
+    student, *others = arguments(made)
+    slopes = jax.grad(
+        lambda stages: made.values(dataclasses.replace(student, stages=stages), *others)[0]["steps"].sum()
+    )
+    found = slopes(student.stages)
+    assert np.abs(found["stage0"]).max() > 1e-4
+    np.testing.assert_array_equal(found["stage1"], 0)  # the last stage has no branch
+
+
+@pytest.mark.parametrize("stages", [(), ((8, 4),)])
+def test_branches_need_two_stages(stages):
+    with pytest.raises(InputError, match=f"'steps'.*gives {len(stages)} stages.*two or more"):
+        guidance(PRESETS["esd"], network(stages=stages), None)

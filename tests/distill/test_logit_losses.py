@@ -22,6 +22,7 @@ from snnkd_jax.distill.losses import (
     logit_deviation,
     negative_entropy,
     noise_smoothed_divergence,
+    reliable_sharing,
     shared_cross_entropy,
     similar_steps_divergence,
     strong_to_weak,
@@ -86,6 +87,13 @@ def loop_sharing(logits):
         target = sum(right) / len(right) if right else np.zeros(K)
         found[b] = [kl(target, z) for z in logits[b]]
     return found
+
+
+def loop_reliable(logits):
+    found = loop_sharing(logits)
+    reliable = [any(z.argmax() == LABELS[b] for z in logits[b]) for b in range(B)]
+    found[np.logical_not(reliable)] = 0
+    return found * B / sum(reliable)
 
 
 def loop_shared(logits):
@@ -163,6 +171,10 @@ TERMS = {
         lambda z, _: loop_sharing(z),
     ),
     "strong to weak": (lambda z, _: strong_to_weak(z, TAU), lambda z, _: loop_strong_to_weak(z)),
+    "reliable sharing": (
+        lambda z, _: reliable_sharing(z, jnp.asarray(LABELS)[: len(z)], TAU),
+        lambda z, _: loop_reliable(z),
+    ),
     "shared cross-entropy": (
         lambda z, _: shared_cross_entropy(z, jnp.asarray(LABELS)[: len(z)], TAU),
         lambda z, _: loop_shared(z),
@@ -366,6 +378,22 @@ def test_what_the_right_steps_teach_is_a_constant():
     target = (z * right).sum(axis=1, keepdims=True) / np.maximum(right.sum(axis=1, keepdims=True), 1)
     expected = TAU * (softmax(z / TAU, axis=-1) - softmax(target / TAU, axis=-1))
     agrees(gradients("sharing")[0], expected, rtol=1e-4, atol=1e-5, name="sharing, gradient")
+
+
+def test_sharing_without_a_correct_output_is_nothing():
+    z = jnp.array([[[0.0, 1.0], [0.0, 2.0]]])
+    value, gradient = jax.value_and_grad(lambda z: reliable_sharing(z, jnp.array([0]), TAU).sum())(z)
+    np.testing.assert_array_equal(value, 0)
+    np.testing.assert_array_equal(gradient, np.zeros(z.shape))
+
+
+def test_reliable_sharing_has_the_gradient_of_a_constant_target():
+    z = LOGITS.astype(np.float64)
+    right = (LABELS[:, None] == PREDICTED)[..., None]
+    target = (z * right).sum(axis=1, keepdims=True) / np.maximum(right.sum(axis=1, keepdims=True), 1)
+    expected = TAU * (softmax(z / TAU, axis=-1) - softmax(target / TAU, axis=-1)) * B / 3
+    expected[0] = 0  # without a right step; the other three share the mean
+    agrees(gradients("reliable sharing")[0], expected, rtol=1e-4, atol=1e-5, name="reliable sharing, gradient")
 
 
 def test_tks_by_hand_has_a_gradient_through_the_target():

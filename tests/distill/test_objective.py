@@ -45,6 +45,7 @@ from snnkd_jax.distill.terms import (
     Margin,
     NoiseSmoothed,
     Saliency,
+    SelfDistillation,
     SharedCrossEntropy,
     SimilarSteps,
     StageMeans,
@@ -221,6 +222,8 @@ def test_every_term_of_a_preset_moves_the_student(name):
         return term(*outputs(logits, features=features), jnp.asarray(LABELS)).mean()
 
     for term in PRESETS[name].terms:
+        if term.connector == Connector(branches=True):
+            continue  # by logits of branches, in test_guidance.py
         slope = jax.grad(value, argnums=1 if term.name == "feature" else 0)(jnp.asarray(LOGITS), 1.5, term)
         assert np.all(np.isfinite(slope))
         assert np.abs(slope).max() > 1e-6, term
@@ -281,7 +284,7 @@ def test_the_teacher_gets_no_gradient():
 
 def test_no_teacher_is_needed_where_no_term_reads_one():
     needs = {name: set(objective.needs) for name, objective in PRESETS.items()}
-    assert {name for name, needed in needs.items() if not needed} == {"none", "tet", "tks", "strong2weak"}
+    assert {name for name, needed in needs.items() if not needed} == {"none", "tet", "tks", "strong2weak", "esd"}
     assert (needs["kdsnn"], needs["lasnn"]) == ({"teacher", "pre_activations"}, {"stages"})
     without = PRESETS["kdsnn"].with_weights({"kd": 0, "feature": 0})
     assert not without.needs_teacher
@@ -319,6 +322,7 @@ def test_presets_have_the_published_weights():
         ("hta-kl", (1, 1), (CrossEntropy(), HeadTail(4.0))),
         ("dist", (1, 2), (CrossEntropy(), Dist(4.0))),  # its code, CIFAR-100: beta 1, gamma 1, times 2
         ("strong2weak", (1, 1), (CrossEntropy(), StrongToWeak(2.0))),
+        ("esd", (1, 1), (CrossEntropy(), SelfDistillation(3.0, 0.3))),  # alp and beta of its code
         ("seal", (1, 0.15, 0.6), (CrossEntropy(True), SimilarSteps(3.0), ErrorAware(3.0))),  # beta, alpha of its code
         ("ckdsnn", (1, 1, 1), (CrossEntropy(), NoiseSmoothed(2.0), Saliency(2.0))),  # kd_weight is not read there
     ],
@@ -336,6 +340,7 @@ def test_connectors_of_the_presets():
         **dict.fromkeys(("kdsnn-feature", "kdsnn", "sakd"), Connector()),
         "kdsnn-last": Connector(last=True, pool=True),
         "bkdsnn": Connector(last=True, generator=True, pool=True),
+        "esd": Connector(branches=True),
     }
 
 
@@ -376,7 +381,7 @@ def test_objectives_are_described_by_what_they_compute():
     assert "by=2.0" in found["by"]["function"]
     assert found["kd"]["needs"] == ["teacher"]
     assert found["own"]["needs"] is None
-    connector = {"last": True, "generator": True, "pool": True, "pre_activations": False}
+    connector = {"last": True, "generator": True, "pool": True, "pre_activations": False, "branches": False}
     assert found["feature"]["connector"] == connector
     assert not re.search(r"0x[0-9a-f]{4}", str(found))
     assert objective.described() != PRESETS["bkdsnn"].described()
@@ -408,6 +413,8 @@ def test_objectives_are_described_by_what_they_compute():
         (lambda: Term("a/b", plus_one), ["'a/b'", "name"]),
         (lambda: Term("mine", 3), ["'mine'", "function=3"]),  # pyright: ignore[reportArgumentType]
         (lambda: Term("mine", plus_one, needs=("stage",)), ["'mine'", "'stage'", "stages"]),
+        (lambda: SelfDistillation(share=-1.0), ["share=-1.0"]),
+        (lambda: Connector(branches=True, pool=True), ["branches=True", "pool"]),
         (
             lambda: Term("mine", plus_one, needs=("teacher",), connector=Connector()),
             ["'mine'", "connector", "'stages'"],

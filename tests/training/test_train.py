@@ -105,7 +105,7 @@ def test_the_same_step_is_lowered_for_every_platform(preset, network):
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", sorted(PRESETS.keys() - {"enof", "ckdsnn"}))
 def test_every_preset_reaches_every_parameter_through_rates(preset):
-    """But `enof` and `ckdsnn`, which need a linear classifier on the last map; the convnet has a hidden layer between."""
+    """But `enof` and `ckdsnn`, which need a linear classifier on the last map, where the convnet has a hidden layer."""
     trainer = make(preset, RATE_STUDENT, weight_decay=0.0)
     before = jax.jit(trainer.init)()
     state, metrics = run(trainer, one_device(), 1)
