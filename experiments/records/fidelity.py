@@ -118,8 +118,6 @@ ROWS: dict[str, dict[str, Check]] = {
         "sharing, gradient": Check("distill.losses.temporal_sharing", ANALYTIC),
         "reliable sharing": Check("distill.losses.reliable_sharing", LOOP),
         "reliable sharing, gradient": Check("distill.losses.reliable_sharing", ANALYTIC),
-        "shared cross-entropy": Check("distill.losses.shared_cross_entropy", LOOP),
-        "shared cross-entropy, gradient": Check("distill.losses.shared_cross_entropy", QUOTIENT),
         "entropy": Check("distill.losses.negative_entropy", "SciPy, in float64"),
         "entropy, gradient": Check("distill.losses.negative_entropy", QUOTIENT),
         "head and tail": Check("distill.losses.head_tail_divergence", LOOP),

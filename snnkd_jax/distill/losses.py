@@ -135,15 +135,18 @@ def _correct(logits: Array, labels: Array) -> Array:
 
 
 def temporal_sharing(logits: Array, labels: Array, temperature: float) -> Array:
-    """The mean of the correct steps teaches every step.
+    """TKS: the mean of the correct steps teaches every step.
 
         z' = mean of z[t] over {t: argmax_k z[t][k] = y}; 0, the uniform distribution, if no step is correct
         d[t] = tau^2 KL(softmax(z' / tau) || softmax(z[t] / tau))      in nats; no gradient through z'
 
-    z[t] is `[B, T, K]`, y `[B]`, d `[B, T]`. This is the self-target (`make_teacher`) in the code of temporal
-    decoupling, whose paper has the mean of all steps.
+    z[t] is `[B, T, K]`, y `[B]`, d `[B, T]`. The code of TKS differs: it sums the correct steps, softens only the
+    target, which ties the temperature to the number of such steps, and lets the gradient flow into the target. Its
+    gradient is seven to thirteen times this one, and its weight grows from 0; at a constant weight it would teach, at
+    first, the uniform distribution. This is also the self-target (`make_teacher`) in the code of temporal decoupling,
+    whose paper has the mean of all steps.
 
-    Reference: code of temporal decoupling, ICML 2025, arXiv 2501.15925.
+    Reference: Dong et al., TKS, arXiv 2304.06540; code of temporal decoupling, ICML 2025, arXiv 2501.15925.
     """
     logits = _wide(logits)
     right = _correct(logits, labels)
@@ -166,23 +169,6 @@ def reliable_sharing(logits: Array, labels: Array, temperature: float) -> Array:
     reliable = _correct(logits, labels).any(axis=1)
     d = jnp.where(reliable, temporal_sharing(logits, labels, temperature), 0)
     return d / jnp.maximum(jnp.mean(reliable, dtype=d.dtype), 1 / len(logits))
-
-
-def shared_cross_entropy(logits: Array, labels: Array, temperature: float) -> Array:
-    """TKS: the sum of the correct steps teaches every step, as the authors' code has it.
-
-        z' = sum of z[t] over {t: argmax_k z[t][k] = y}; 0, the uniform distribution, if no step is correct
-        d[t] = - tau^2 sum_k softmax(z' / tau)[k] log softmax(z[t])[k]      in nats; with a gradient through z'
-
-    z[t] is `[B, T, K]`, y `[B]`, d `[B, T]`. The target alone is softened, and its temperature is tau over the number
-    of correct steps; the paper speaks of their mean. The gradient is several times that of `temporal_sharing`.
-
-    Reference: Dong et al., TKS, arXiv 2304.06540, and its code (Brain-Cog-Lab/TKS).
-    """
-    logits = _wide(logits)
-    total = jnp.sum(jnp.where(_correct(logits, labels), logits, 0), axis=1, keepdims=True)
-    log_p = _log_soft_labels(total, temperature)
-    return -(temperature**2) * jnp.sum(jnp.exp(log_p) * jax.nn.log_softmax(logits), axis=-1)
 
 
 def negative_entropy(logits: Array, temperature: float) -> Array:

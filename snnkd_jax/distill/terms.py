@@ -80,25 +80,20 @@ class Dist(KL):
 
 
 class Ensemble(Softened):
-    """mean_t tau^2 KL(z || z[t]): the mean of all steps teaches each step; 0 for T = 1."""
+    """mean_t tau^2 KL(z || z[t]): the mean of all steps teaches each step; 0 for T = 1.
+
+    So the paper of temporal decoupling has it; its code takes the mean of the correct steps, as `Sharing` does.
+    """
 
     def __call__(self, student: StudentOutputs, *_: Any) -> Array:
         return losses.kd_divergence(student.logits, student.read_out, self.temperature).mean(axis=1)
 
 
 class Sharing(Softened):
-    """mean_t tau^2 KL(z' || z[t]), z' the mean of the correct steps: the code of temporal decoupling."""
-
-    sharing: ClassVar = staticmethod(losses.temporal_sharing)
+    """TKS: mean_t tau^2 KL(z' || z[t]), z' the mean of the correct steps."""
 
     def __call__(self, student: StudentOutputs, _: Any, labels: Array) -> Array:
-        return self.sharing(student.logits, labels, self.temperature).mean(axis=1)
-
-
-class SharedCrossEntropy(Sharing):
-    """TKS: mean_t tau^2 CE(z' / tau, z[t]), z' the sum of the correct steps."""
-
-    sharing = staticmethod(losses.shared_cross_entropy)
+        return losses.temporal_sharing(student.logits, labels, self.temperature).mean(axis=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,9 @@
 
 With neurons for `act` this is the spiking ResNet: the sum is an input current, every convolution but the stem reads
 spikes. References: He et al. 2016 (18, 20, 34); Zheng et al., AAAI 2021 (19, the SNN literature's: 128-256-512
-channels and a hidden layer of 256). ResNet-20 has projection shortcuts here where the original pads with zeros.
+channels and a hidden layer of 256). ResNet-19's stem has 128 channels, as in the code of temporal decoupling; the codes
+Gus-Lab and STBP-simple have a stem of 64 and a projection in the first stage. ResNet-20 has projection shortcuts here
+where the original pads with zeros.
 """
 
 import flax.linen as nn

@@ -23,7 +23,6 @@ from snnkd_jax.distill.losses import (
     negative_entropy,
     noise_smoothed_divergence,
     reliable_sharing,
-    shared_cross_entropy,
     similar_steps_divergence,
     strong_to_weak,
     temporal_sharing,
@@ -94,14 +93,6 @@ def loop_reliable(logits):
     reliable = [any(z.argmax() == LABELS[b] for z in logits[b]) for b in range(B)]
     found[np.logical_not(reliable)] = 0
     return found * B / sum(reliable)
-
-
-def loop_shared(logits):
-    found = np.empty((B, T))
-    for b in range(B):
-        target = sum((z for z in logits[b] if z.argmax() == LABELS[b]), np.zeros(K))
-        found[b] = [-(TAU**2) * (softmax(target / TAU) * log_softmax(z)).sum() for z in logits[b]]
-    return found
 
 
 def loop_error_aware(logits, teacher):
@@ -175,10 +166,6 @@ TERMS = {
         lambda z, _: reliable_sharing(z, jnp.asarray(LABELS)[: len(z)], TAU),
         lambda z, _: loop_reliable(z),
     ),
-    "shared cross-entropy": (
-        lambda z, _: shared_cross_entropy(z, jnp.asarray(LABELS)[: len(z)], TAU),
-        lambda z, _: loop_shared(z),
-    ),
     "error aware": (
         lambda z, a: error_aware_divergence(z, a[:, None], jnp.asarray(LABELS)[: len(z)], TAU),
         loop_error_aware,
@@ -206,9 +193,7 @@ def test_agrees_with_a_float64_loop(name):
     agrees(found, expected, rtol=2e-5, atol=1e-6, name=name)
 
 
-@pytest.mark.parametrize(
-    "name", ["deviation", "entropy", "inter", "intra", "shared cross-entropy", "error aware", "noise smoothed"]
-)
+@pytest.mark.parametrize("name", ["deviation", "entropy", "inter", "intra", "error aware", "noise smoothed"])
 def test_gradient_is_the_difference_quotient(name):
     z, teacher, h = LOGITS.astype(np.float64), TEACHER_LOGITS.astype(np.float64), 1e-5
     expected = np.empty(z.shape)
@@ -394,17 +379,6 @@ def test_reliable_sharing_has_the_gradient_of_a_constant_target():
     expected = TAU * (softmax(z / TAU, axis=-1) - softmax(target / TAU, axis=-1)) * B / 3
     expected[0] = 0  # without a right step; the other three share the mean
     agrees(gradients("reliable sharing")[0], expected, rtol=1e-4, atol=1e-5, name="reliable sharing, gradient")
-
-
-def test_tks_by_hand_has_a_gradient_through_the_target():
-    """Steps (log 9, 0) and (0, 0) are right: their sum at tau 2 is p = (3/4, 1/4); the students are not softened."""
-    z = jnp.array([[[np.log(9), 0.0], [0.0, 0.0]]])
-    value, gradient = jax.value_and_grad(lambda z: shared_cross_entropy(z, jnp.array([0]), 2.0).sum())(z)
-    own = -4 * (0.75 * np.log([0.9, 0.5]) + 0.25 * np.log([0.1, 0.5]))
-    np.testing.assert_allclose(value, own.sum(), rtol=1e-6)
-    # by the step, 4 (q - p); by the target, 4 p (1 - p) / 2 times the step's log odds, to both
-    through = -4 * 0.75 * 0.25 / 2 * np.log(9)
-    np.testing.assert_allclose(gradient[0, :, 0], [4 * (0.9 - 0.75) + through, 4 * (0.5 - 0.75) + through], rtol=1e-5)
 
 
 # --- SeAl-KD

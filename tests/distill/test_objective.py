@@ -46,7 +46,7 @@ from snnkd_jax.distill.terms import (
     NoiseSmoothed,
     Saliency,
     SelfDistillation,
-    SharedCrossEntropy,
+    Sharing,
     SimilarSteps,
     StageMeans,
     StrongToWeak,
@@ -317,7 +317,7 @@ def test_presets_have_the_published_weights():
         ("bkdsnn", (1, 1, 2e-3), (CrossEntropy(), KL(2.0), LastStage())),  # its code, CIFAR-10
         ("enof", (1, 1), (CrossEntropy(), Classifier(4.0))),
         ("tet", (1 - 1e-3, 1e-3), (CrossEntropy(True), Deviation(1.0))),  # lamb of its code
-        ("tks", (1 - 0.7 / 2, 0.7 / 2), (CrossEntropy(), SharedCrossEntropy(3.0))),  # mean of 0 to 0.7
+        ("tks", (1 - 0.7 / 2, 0.7 / 2), (CrossEntropy(), Sharing(3.0))),  # mean of 0 to 0.7
         ("tser", (0.5, 0.1, 0.5), (CrossEntropy(True), Entropy(4.0), KL(4.0, True))),
         ("hta-kl", (1, 1), (CrossEntropy(), HeadTail(4.0))),
         ("dist", (1, 2), (CrossEntropy(), Dist(4.0))),  # its code, CIFAR-100: beta 1, gamma 1, times 2
