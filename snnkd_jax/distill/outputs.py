@@ -37,7 +37,8 @@ class StudentOutputs:
             for kind in ("stages", "pre_activations")
         }
         logits = logits if logits.ndim == 3 else logits[:, None]
-        return cls(logits, logits.mean(axis=1, keepdims=True), **maps, firing_rates=features.get("firing_rates", {}))
+        read_out, firing_rates = logits.mean(axis=1, keepdims=True), features.get("firing_rates", {})
+        return cls(logits, read_out, maps["stages"], maps["pre_activations"], firing_rates)
 
 
 @jax.tree_util.register_dataclass

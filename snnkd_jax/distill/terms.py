@@ -18,6 +18,7 @@ from snnkd_jax.distill import losses
 from snnkd_jax.distill.connector import Connector
 from snnkd_jax.distill.losses import check_in_range, check_temperature
 from snnkd_jax.distill.outputs import StudentOutputs, TeacherOutputs, time_mean
+from snnkd_jax.errors import InputError
 
 _NOISE = 1 << 16  # the connectors' masks are drawn from other folds of the same key
 
@@ -140,6 +141,8 @@ class NoiseSmoothed(Softened):
     needs: ClassVar = ("teacher",)
 
     def __call__(self, student: StudentOutputs, teacher: TeacherOutputs, _: Array) -> Array:
+        if student.key is None:
+            raise InputError("NoiseSmoothed draws noise, and student.key is None; give the student a key of jax.random")
         z = student.mean_logits
         noise = jax.random.normal(jax.random.fold_in(student.key, _NOISE), z.shape)
         return losses.noise_smoothed_divergence(z, teacher.logits, noise, self.temperature)

@@ -1,6 +1,7 @@
 """What the terms of an objective are given: connectors of pre-activations, last stages with a classifier, noise."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from snnkd_jax.errors import InputError
 
 K, SHAPE = 10, (8, 8, 3)
 HEAD = {"params": {"head": {"kernel": jnp.ones((6, K)).at[0].set(jnp.arange(K)), "bias": jnp.zeros(K)}}}
-CURRENTS = Objective(Term("mine", Margin(), connector=Connector(pre_activations=True)))
+CURRENTS = Objective((Term("mine", Margin(), connector=Connector(pre_activations=True)),))
 
 
 def network(**features) -> Teacher:
@@ -44,18 +45,19 @@ def guidance(objective, student, teacher) -> Guidance:
 BOTH = {"stages": ((8, 4), (4, 6)), "pre_activations": ((8, 4), (4, 6))}
 
 
-def arguments(made: Guidance):
+def arguments(made: Guidance) -> Any:
     rng = np.random.default_rng(0)
-    student, targets, labels, variables, _, _ = jax.tree.map(
+    probe: Any = jax.tree.map(
         lambda x: jnp.asarray(rng.normal(0, 2, x.shape), x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x,
         made.probe(),
     )
+    student, targets, labels, variables, *_ = probe
     return student, targets, jnp.abs(labels) % K, variables, made.init(jax.random.key(1)), jax.random.key(2)
 
 
 @pytest.mark.parametrize("connector", [Connector(), Connector(pre_activations=True)])
 def test_a_connector_reads_what_it_says(connector):
-    made = guidance(Objective(Term("mine", Margin(), connector=connector)), network(**BOTH), network(**BOTH))
+    made = guidance(Objective((Term("mine", Margin(), connector=connector),)), network(**BOTH), network(**BOTH))
     student, *others = arguments(made)
     for kind in ("stages", "pre_activations"):
         broken = dataclasses.replace(student, **{kind: jax.tree.map(lambda x: x * jnp.nan, getattr(student, kind))})
@@ -71,7 +73,7 @@ def test_pooled_features_reach_the_connector_as_one_pixel():
         return LastStage()(student, teacher, labels)
 
     term = Term("mine", mine, needs=("stages",), connector=Connector(last=True, pool=True))
-    made = guidance(Objective(term), network(**BOTH), network(stages=((8, 5), (4, 7))))
+    made = guidance(Objective((term,)), network(**BOTH), network(stages=((8, 5), (4, 7))))
     assert seen[-1] == {"stage1": (1, 1, 7)}
     student, *others = arguments(made)
     mixed = jax.tree.map(lambda x: x[:, :, ::-1, ::-1], student.stages)  # the mean over the map is the same
@@ -102,13 +104,16 @@ def test_saliency_needs_the_teachers_last_stage(student, teacher, told):
 
 def test_saliency_takes_students_of_any_width_and_noise_is_of_the_key():
     made = guidance(PRESETS["ckdsnn"], network(stages=((8, 3), (4, 9))), network(stages=((4, 6),)))
-    *given, _ = arguments(made)
+    student, targets, labels, variables, connectors, _ = arguments(made)
+    given = (student, targets, labels, variables, connectors)
     first, again, other = (made.values(*given, jax.random.key(i))[0] for i in (2, 2, 3))
     assert sorted(first) == ["ce", "feature", "kd"]
     np.testing.assert_array_equal(first["kd"], again["kd"])
     assert np.all(first["kd"] != other["kd"])
     np.testing.assert_array_equal(first["feature"], other["feature"])
     assert len(np.unique(np.asarray(first["kd"]))) == len(first["kd"])  # each example has noise of its own
+    with pytest.raises(InputError, match=r"student.key is None"):
+        PRESETS["ckdsnn"].terms[1](given[0], None, given[2])
 
 
 # --- branches of the student alone
@@ -121,8 +126,8 @@ def norm(x, w, statistics):
 def depthwise(x, kernel, stride):
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     size = x.shape[1]
-    shifted = [kernel[i, j, 0] * padded[:, i : i + size, j : j + size] for i in range(3) for j in range(3)]
-    return sum(shifted)[:, ::stride, ::stride]
+    shifted: Any = [kernel[i, j, 0] * padded[:, i : i + size, j : j + size] for i in range(3) for j in range(3)]
+    return np.sum(shifted, axis=0)[:, ::stride, ::stride]
 
 
 def test_branches_in_numpy():
@@ -131,8 +136,8 @@ def test_branches_in_numpy():
     stages = {n: jax.random.normal(key, (7, s, s, c)) for n, s, c in (("a", 8, 3), ("b", 4, 4), ("c", 4, 5))}
     variables = module.init(key, stages, False, key)
     variables = jax.tree.map(lambda x: x + 0.3 * jax.random.uniform(jax.random.key(1), x.shape), variables)
-    w, statistics = jax.tree.map(lambda x: np.asarray(x, np.float64), (variables["params"], variables["batch_stats"]))
-    expected = {}
+    numbers: Any = jax.tree.map(lambda x: np.asarray(x, np.float64), (variables["params"], variables["batch_stats"]))
+    (w, statistics), expected = numbers, {}
     for name, blocks in (("a", (("a_b", 2), ("a_c", 1))), ("b", (("b_c", 1),))):
         x = np.asarray(stages[name], np.float64)
         for block, stride in blocks:
@@ -147,7 +152,7 @@ def test_branches_in_numpy():
             x = np.maximum(norm(shortcut, w[name_of_norm], statistics[name_of_norm]) + h, 0)
         classifier = w[f"classify_{name}"]
         expected[name] = x.mean((1, 2)) @ classifier["kernel"] + classifier["bias"]
-    found = module.apply(variables, stages, False, key)
+    found: Any = module.apply(variables, stages, False, key)
     assert list(found) == ["a", "b"]
     for name, x in expected.items():
         assert found[name].shape == (7, 1, 1, 6)

@@ -216,7 +216,7 @@ def test_every_term_of_a_preset_moves_the_student(name):
     """Logits for `ce`, `kd` and `steps`; for `feature` the students' stages, here scaled by powers of one number."""
 
     def value(logits, power, term):
-        features = [(jnp.abs(jnp.asarray(student)) ** power, teacher) for student, teacher in FEATURES]
+        features: Any = [(jnp.abs(jnp.asarray(student)) ** power, teacher) for student, teacher in FEATURES]
         if isinstance(term.function, Saliency):  # compares pixels, of which the last map has one
             features[-1] = tuple(jnp.concatenate([x, 2 * x], axis=1) for x in features[-1])
         return term(*outputs(logits, features=features), jnp.asarray(LABELS)).mean()

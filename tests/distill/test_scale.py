@@ -167,6 +167,7 @@ def test_connectors_are_stable_at_the_default_learning_rate(preset, widths):
     """
     (term,) = (term for term in PRESETS[preset].terms if term.name == "feature")
     student, teacher = drawn((8, 4), widths)
+    assert term.connector is not None
     last = list(student)[-1:] if term.connector.last else list(student)
     student, teacher = ({n: jnp.asarray(maps[n], jnp.float32) for n in last} for maps in (student, teacher))
     targets = TeacherOutputs(jnp.asarray(TEACHER_LOGITS), teacher, teacher)
@@ -174,7 +175,9 @@ def test_connectors_are_stable_at_the_default_learning_rate(preset, widths):
     def loss(biases):
         outputs = StudentOutputs.of(jnp.zeros((B, 1, K)), {"stages": student})
         connected = {name: 5 + x + biases[name] for name, x in student.items()}  # above every target
-        return term.weight * term(dataclasses.replace(outputs, connected=connected), targets, LABELS).mean()
+        return (
+            term.weight * term(dataclasses.replace(outputs, connected=connected), targets, jnp.asarray(LABELS)).mean()
+        )
 
     biases = {name: jnp.zeros(x.shape[-1]) for name, x in student.items()}
     hessian = jax.jit(jax.hessian(loss))(biases)
