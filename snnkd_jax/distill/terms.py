@@ -2,8 +2,9 @@
 
 z[t] are the student's logits at step t, z their mean over T steps, zA the teacher's logits, y the labels. With
 `per_step`, a term of z becomes the mean over t of that term of z[t]. F_i is the student's i-th stage (spikes) averaged
-over time and A_i the teacher's stage paired with it, i = 1..n. A term declares what it reads of the teacher (`needs`)
-and the connectors that map F_i. The equations and their sources are in `snnkd_jax.distill.losses`.
+over time and A_i the teacher's stage paired with it, i = 1..n. A term declares what it reads of the teacher (`needs`),
+the connectors that map F_i, and its largest second derivative by the biases of their norms (`curvature`), where that
+may make a training diverge. The equations and their sources are in `snnkd_jax.distill.losses`.
 """
 
 import dataclasses
@@ -209,12 +210,12 @@ class StageMeans:
     """C sum_i mean (connector_i(F_i) - A_i)^2, C the fewest channels of an A_i.
 
     The bias of a connector's norm has the curvature 2 C / C_i of this term, at most 2 whatever the width. The mean
-    alone, as in SAKD's code, has 2 / C_i, which at its weight of 100 diverges in narrow networks: Nesterov's momentum
-    of 0.9 is stable for a learning rate times curvature below 1.36.
+    alone, as in SAKD's code, has 2 / C_i, which at its weight of 100 diverges in narrow networks.
     """
 
     needs: ClassVar = ("stages",)
     connector: ClassVar = Connector()
+    curvature: ClassVar = 2.0
 
     def __call__(self, student: StudentOutputs, teacher: TeacherOutputs, _: Array) -> Array:
         terms = (losses.mean_squared_distance(x, teacher.stages[name]) for name, x in student.connected.items())

@@ -132,6 +132,7 @@ class Config:
         config = self.replace(student=student, **self.teacher.canonical())
         teacher = config.teacher
         config.build_student(2)
+        config.optimisation.check_stable(config.objective.build())
         if not teacher.is_foreign:
             try:
                 config.build_teacher(2)
