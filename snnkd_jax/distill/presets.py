@@ -22,7 +22,7 @@
 | `seal`           | SeAl-KD, 2605.14252                        | its code, CIFAR                                      |
 | `ckdsnn`         | CKDSNN, AAAI 2026, 2511.06902              | its code, CIFAR                                      |
 
-Scale. What a code averages over the map or the channels, without need, is here a sum with the weight that it has on
+Scale. What a code averages over the map or the channels is a sum here, or relative to one, with the weight it has on
 that code's own maps and channels, so that neither the size of the images nor the width of the network changes it:
 
     lasnn    1000 mean_hw (.)^2 on maps of 32x32, 16x16, 8x8 is 1000/1024 sum_hw (.)^2, four times that, sixteen times

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from typing import Any
 
 import jax.numpy as jnp
 import optax
@@ -89,7 +90,8 @@ def test_the_limit_is_that_of_the_optimiser(momentum):
     limit = 2 * (1 + momentum) / (1 + 2 * momentum)
     for factor in (0.98, 1.02):
         rule = optax.sgd(factor * limit, momentum=momentum, nesterov=True)
-        x, state = jnp.ones(()), rule.init(jnp.ones(()))
+        x: Any = jnp.ones(())
+        state = rule.init(x)
         for _ in range(600):
             update, state = rule.update(x, state)
             x = optax.apply_updates(x, update)
