@@ -48,8 +48,8 @@ KNOBS: dict[str, dict[str, tuple[Any, ...]]] = {
         "kd_weight": (1.0,),
         "temperature": (1.0, 10.0),
     },
-    # "enof" needs the feature map before a linear classifier, and this network has a hidden layer in between.
-    "loss": {"preset": tuple(name for name in PRESETS if name not in ("temporal", "enof"))},
+    # "enof" and "ckdsnn" need the feature map before a linear classifier; this network has a hidden layer in between.
+    "loss": {"preset": tuple(name for name in PRESETS if name not in ("temporal", "enof", "ckdsnn"))},
 }
 """The values of each option that are compared with the recipe's, by group as in the tutorial."""
 

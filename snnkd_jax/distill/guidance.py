@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from snnkd_jax.distill.connector import Connectors
+from snnkd_jax.distill.connector import Branches, Connector, Connectors
 from snnkd_jax.distill.objective import MAPS, Objective, Term
 from snnkd_jax.distill.outputs import StudentOutputs, TeacherOutputs, time_mean
 from snnkd_jax.distill.presets import logit_presets
@@ -57,11 +58,11 @@ class Guidance:
         """Draws `params` and `batch_stats` of the connectors, by term; an empty dictionary if there are none."""
         if not self._connectors:
             return {}
-        stages = {name: jnp.zeros((1, *x.shape[2:])) for name, x in self._student_outputs.stages.items()}
+        student = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self._student_outputs)
         keys = self._keys(key)
         variables: dict[str, Any] = {
-            name: connectors.init(keys[name], stages, train=False, blur_key=keys[name])
-            for name, connectors in self._connectors.items()
+            name: module.init(keys[name], _connected_maps(connector, student), train=False, blur_key=keys[name])
+            for name, (connector, module) in self._connectors.items()
         }
         return {part: {name: v[part] for name, v in variables.items()} for part in ("params", "batch_stats")}
 
@@ -92,12 +93,13 @@ class Guidance:
             }
             head = _head("teacher", teacher_variables) if "head" in self.objective.needs else None
             teacher = TeacherOutputs(targets["logits"], **maps, head=head)
-        stages = {name: time_mean(x) for name, x in student.stages.items()} if self._connectors else {}
         keys, connected, batch_stats = self._keys(key), {}, {}
-        for name, module in self._connectors.items():
+        for name, (connector, module) in self._connectors.items():
             own: Any = {part: trees[name] for part, trees in connectors.items()}
-            found = module.apply(own, stages, train=True, blur_key=keys[name], mutable=["batch_stats"])
+            maps = _connected_maps(connector, student)
+            found = module.apply(own, maps, train=True, blur_key=keys[name], mutable=["batch_stats"])
             connected[name], batch_stats[name] = found[0], found[1]["batch_stats"]
+        student = dataclasses.replace(student, key=key)
         values = {
             term.name: term(dataclasses.replace(student, connected=connected.get(term.name, {})), teacher, labels)
             for term in self.objective.active
@@ -124,15 +126,31 @@ class Guidance:
         return found
 
     @functools.cached_property
-    def _connectors(self) -> dict[str, Connectors]:
-        found = {}
+    def _connectors(self) -> dict[str, tuple[Connector, Connectors | Branches]]:
+        found: dict[str, tuple[Connector, Connectors | Branches]] = {}
         for term in self.objective.active:
-            if term.connector is not None:
+            if term.connector is not None and term.connector.branches:
+                found[term.name] = term.connector, self._branches(term)
+            elif term.connector is not None:
                 kind = term.compares[0]
                 maps = self._teacher_shapes[1][kind]
                 channels = tuple((mine, maps[theirs].shape[-1]) for mine, theirs in self._pairs(term, kind).items())
-                found[term.name] = Connectors(channels, blur=term.connector.generator)
+                found[term.name] = term.connector, Connectors(channels, blur=term.connector.generator)
         return found
+
+    def _branches(self, term: Term) -> Branches:
+        """The branches of the student's stages; raises `InputError` if there are fewer than two stages."""
+        stages = list(self._student_outputs.stages.items())
+        if len(stages) < 2:
+            raise InputError(
+                f"term {term.name!r} has a branch for each stage of the student but the last, and the student gives "
+                f"{len(stages)} stages; return (logits, {{'stages': {{name: maps [B, T, H, W, C]}}}}) with two or "
+                "more, or use another preset"
+            )
+        sizes = [stages[0][1].shape[2], *(x.shape[2] for _, x in stages)]
+        strides = [max(1, round(before / after)) for before, after in itertools.pairwise(sizes)]
+        widths = ((name, x.shape[-1]) for name, x in stages)
+        return Branches(tuple((*width, s) for width, s in zip(widths, strides, strict=True)), self.num_classes)
 
     def _pairs(self, term: Term, kind: str) -> dict[str, str]:
         """Pairs the stages that a term compares: student stage to teacher stage."""
@@ -159,14 +177,39 @@ class Guidance:
                 f"[B, T, H, W, C]}}}}), or use {logit_presets()}"
             )
         for term in self.objective.active:
+            if term.connector is not None and term.connector.pre_activations:
+                self._check_currents(term, stages)
             if "head" in (term.needs or ()):
-                own = self._check_head("student", self.student, stages) if term.connector is None else None
+                if "stages" in term.compares:
+                    self._check_last_pair(term)
+                # Without a connector and the teacher's stages, the student's stage goes into the teacher's classifier.
+                reads_own = term.connector is None and "stages" not in term.compares
+                own = self._check_head("student", self.student, stages) if reads_own else None
                 width = self._check_head("teacher", teacher, features.get("stages", {}))
                 if own not in (None, width):
                     raise InputError(
                         f"the teacher's classifier reads {width} channels, the student's last stage has {own}; use "
                         "networks of the same width, or another preset"
                     )
+
+    def _check_currents(self, term: Term, stages: Mapping[str, Any]) -> None:
+        """Raises `InputError` unless the student gives the pre-activations of its stages."""
+        if missing := stages.keys() - self._student_outputs.pre_activations.keys():
+            raise InputError(
+                f"term {term.name!r}: its connector reads the student's pre-activations, but the student gives none of "
+                f"{', '.join(sorted(missing))}; return them beside its stages, or take a connector without "
+                "pre_activations"
+            )
+
+    def _check_last_pair(self, term: Term) -> None:
+        """Raises `InputError` unless the last pair has the teacher's last stage, which its classifier reads."""
+        pairs, last = self._pairs(term, "stages"), max(self._teacher_shapes[1]["stages"])
+        if pairs[max(pairs)] != last:
+            size = self._teacher_shapes[1]["stages"][last].shape[-3:-1]
+            raise InputError(
+                f"term {term.name!r} reads the teacher's last stage, {last}, but no stage of the student, or not its "
+                f"last, has a map of its size, {size[0]}x{size[1]}; use another preset"
+            )
 
     def _check_head(self, role: str, network: TeacherNetwork, stages: Mapping[str, Any]) -> int:
         """Returns C of the last stage; raises `InputError` unless the classifier reads its mean over the map."""
@@ -210,6 +253,13 @@ class Guidance:
         """Returns the shapes of logits and features for one image."""
         images = jnp.zeros((1, *(() if self.frames is None else (self.frames,)), *self.image_shape))
         return jax.eval_shape(lambda: network.apply(network.init(jax.random.key(0), self.image_shape), images))
+
+
+def _connected_maps(connector: Connector, student: StudentOutputs) -> dict[str, Array]:
+    """What a connector reads: maps of the student averaged over time, `[B, H, W, C]` or `[B, 1, 1, C]`, by stage."""
+    maps = student.pre_activations if connector.pre_activations else student.stages
+    means = {name: time_mean(x) for name, x in maps.items()}
+    return {name: x.mean(axis=(1, 2), keepdims=True) for name, x in means.items()} if connector.pool else means
 
 
 def _head(role: str, variables: Any) -> tuple[Array, Array]:

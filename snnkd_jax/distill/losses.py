@@ -129,22 +129,46 @@ def logit_deviation(logits: Array, phi: float) -> Array:
     return jnp.mean(jnp.square(logits - phi), axis=-1)
 
 
+def _correct(logits: Array, labels: Array) -> Array:
+    """1[argmax_k z[t][k] = y], `[B, T, 1]`, of logits `[B, T, K]` and labels `[B]`."""
+    return (jnp.argmax(logits, axis=-1) == labels[:, None])[..., None]
+
+
 def temporal_sharing(logits: Array, labels: Array, temperature: float) -> Array:
     """TKS: the mean of the correct steps teaches every step.
 
         z' = mean of z[t] over {t: argmax_k z[t][k] = y}; 0, the uniform distribution, if no step is correct
-        d[t] = tau^2 KL(softmax(z' / tau) || softmax(z[t] / tau))      in nats
+        d[t] = tau^2 KL(softmax(z' / tau) || softmax(z[t] / tau))      in nats; no gradient through z'
 
-    z[t] is `[B, T, K]`, y `[B]`, d `[B, T]`. The authors' code differs: it sums the correct steps and softens only the
-    target, which ties the temperature to the number of such steps, and does not stop the target's gradient.
+    z[t] is `[B, T, K]`, y `[B]`, d `[B, T]`. The code of TKS differs: it sums the correct steps, softens only the
+    target, which ties the temperature to the number of such steps, and lets the gradient flow into the target. Its
+    gradient is seven to thirteen times this one, and its weight grows from 0; at a constant weight it would teach, at
+    first, the uniform distribution. This is also the self-target (`make_teacher`) in the code of temporal decoupling,
+    whose paper has the mean of all steps.
 
-    Reference: Dong et al., TKS, arXiv 2304.06540.
+    Reference: Dong et al., TKS, arXiv 2304.06540; code of temporal decoupling, ICML 2025, arXiv 2501.15925.
     """
     logits = _wide(logits)
-    right = (jnp.argmax(logits, axis=-1) == labels[:, None])[..., None]
+    right = _correct(logits, labels)
     total = jnp.sum(jnp.where(right, logits, 0), axis=1, keepdims=True)
     mean = total / jnp.maximum(jnp.sum(right, axis=1, keepdims=True), 1)
     return kd_divergence(logits, mean, temperature)
+
+
+def reliable_sharing(logits: Array, labels: Array, temperature: float) -> Array:
+    """Enhanced Self-Distillation: `temporal_sharing` between outputs, in the examples of which one is correct.
+
+        r = 1 if an output of the example is correct, else 0
+        d'[j] = r d[j] / mean_b r      d of `temporal_sharing`, in nats; 0 if no example has a correct output
+
+    So the mean over the batch is that over the examples with r = 1, as in the authors' code. z[j] of N outputs are
+    `[B, N, K]`, y `[B]`, d' `[B, N]`.
+
+    Reference: Enhanced Self-Distillation, arXiv 2510.06254, and its code (Intelli-Chip-Lab).
+    """
+    reliable = _correct(logits, labels).any(axis=1)
+    d = jnp.where(reliable, temporal_sharing(logits, labels, temperature), 0)
+    return d / jnp.maximum(jnp.mean(reliable, dtype=d.dtype), 1 / len(logits))
 
 
 def negative_entropy(logits: Array, temperature: float) -> Array:
@@ -163,13 +187,14 @@ def head_tail_divergence(
 ) -> Array:
     """HTA-KL: forward and reverse KL, each weighted by where the student is wrong.
 
-        head = the fewest classes whose probabilities p sum to `head_mass`, the others are the tail
+        head = the most probable classes while their probabilities p sum to at most `head_mass`, and always the first
         w = sum_head |p - q| / sum_k |p - q|
         d = tau^2 (w KL(p || q) + (1 - w) KL(q || p))      in nats; no gradient through w
 
     The paper names the parts (a mask by cumulative probability, forward and reverse KL, adaptive weights); how they
-    combine, and `head_mass`, are a guess after adaptive KL (Wu et al., COLING 2025, arXiv 2404.02657). Raises
-    `InputError` unless `head_mass` is in (0, 1]; with 1 all classes are in the head.
+    combine, and `head_mass`, are a guess after the code of adaptive KL (Wu et al., COLING 2025, arXiv 2404.02657),
+    which has no temperature. The class that crosses `head_mass` is in the tail, as there. Raises `InputError` unless
+    `head_mass` is in (0, 1]; with 1 all classes are in the head.
 
     Reference: Zhang et al., HTA-KL, IJCNN 2025, arXiv 2504.20445.
     """
@@ -180,8 +205,9 @@ def head_tail_divergence(
     gap = jnp.abs(p - jax.lax.stop_gradient(q))
     order = jnp.argsort(-jnp.broadcast_to(p, gap.shape), axis=-1)
     p_sorted, gap_sorted = (jnp.take_along_axis(jnp.broadcast_to(x, gap.shape), order, axis=-1) for x in (p, gap))
-    # The head: classes before which the sum is below the mass. Sums are rounded, and may reach 1 before the last class.
-    head = (jnp.cumsum(p_sorted, axis=-1) - p_sorted < head_mass) | (head_mass == 1)
+    first = jnp.arange(p.shape[-1]) == 0
+    # Sums are rounded, and may exceed 1.
+    head = (jnp.cumsum(p_sorted, axis=-1) <= head_mass) | first | (head_mass == 1)
     # Where q = p both divergences are 0, whatever the weight.
     total = jnp.maximum(jnp.sum(gap, axis=-1), jnp.finfo(gap.dtype).tiny)
     w = jnp.sum(jnp.where(head, gap_sorted, 0), axis=-1) / total
@@ -246,17 +272,113 @@ def strong_to_weak(logits: Array, temperature: float) -> Array:
     return kd_divergence(weak, strong, temperature)
 
 
+def error_aware_divergence(student_logits: Array, teacher_logits: Array, labels: Array, temperature: float) -> Array:
+    """SeAl-KD between teacher and student (error-aware logits alignment): wrong steps leave two classes alone.
+
+        w = argmax_k z[t][k];  where w != y:  z'[t] = z[t] but z'[t][w] = z[t][y]
+                                              zA'   = zA   but zA'[w] = zA'[y] = min(zA[w], zA[y])
+        d[t] = tau^2 KL(softmax(zA' / tau) || softmax(z'[t] / tau))      in nats
+
+    z[t] are `student_logits` `[B, T, K]`, zA `teacher_logits` `[B, 1, K]`, y `[B]`, d `[B, T]`. The gradient by z[t][y]
+    is that of both classes, and there is none by z[t][w].
+
+    Reference: SeAl-KD, arXiv 2605.14252, and its code (KaiSUN1/SeAl).
+    """
+    z, teacher = _wide(student_logits), jnp.broadcast_to(_wide(teacher_logits), student_logits.shape)
+    classes = z.shape[-1]
+    predicted, label = jnp.argmax(z, axis=-1), jnp.broadcast_to(labels[:, None], z.shape[:2])
+    y, w = (jax.nn.one_hot(x, classes, dtype=bool) for x in (label, predicted))
+    wrong = (predicted != label)[..., None]
+
+    def at(x: Array, where: Array) -> Array:
+        return jnp.sum(jnp.where(where, x, 0), axis=-1, keepdims=True)
+
+    z = jnp.where(wrong & w, at(z, y), z)
+    teacher = jnp.where(wrong & (w | y), jnp.minimum(at(teacher, w), at(teacher, y)), teacher)
+    return kd_divergence(z, teacher, temperature)
+
+
+def similar_steps_divergence(logits: Array, temperature: float) -> Array:
+    """SeAl-KD between steps (similarity-aware temporal alignment): sure and similar steps teach each step.
+
+        c[s] = 1 - H(softmax(z[s])) / log K                          confidence
+        a[t, s] = softmax over s != t of c[s] cos(z[t], z[s])
+        d[t] = tau^2 KL(softmax(sum_s a[t, s] z[s] / tau) || softmax(z[t] / tau))      in nats; 0 for T = 1
+
+    z[t] is `[B, T, K]`, d `[B, T]`; no gradient flows through the target.
+
+    Reference: SeAl-KD, arXiv 2605.14252, and its code (KaiSUN1/SeAl).
+    """
+    z = _wide(logits)
+    steps = z.shape[1]
+    if steps == 1:
+        return jnp.zeros(z.shape[:2], z.dtype)
+    confidence = 1 + negative_entropy(z, 1.0) / math.log(z.shape[-1])
+    unit = unit_vector(z, -1)
+    scores = confidence[:, None] * jnp.einsum("btk,bsk->bts", unit, unit)
+    weights = jax.nn.softmax(jnp.where(jnp.eye(steps, dtype=bool), -jnp.inf, scores))
+    return kd_divergence(z, jnp.einsum("bts,bsk->btk", weights, z), temperature)
+
+
+def noise_smoothed_divergence(student_logits: Array, teacher_logits: Array, noise: Array, temperature: float) -> Array:
+    """CKDSNN's logit loss (NLD): the student's soft labels are mixed with those of Gaussian noise.
+
+        n = mean_k z + var_k(z) noise             var with K - 1, where a standard deviation would be expected
+        d = tau^2 KL(p || 0.9 softmax(z / tau) + 0.1 softmax(n / tau))      in nats
+
+    `noise` is standard normal, of the shape of z, `[..., K]`; the gradient flows through the variance.
+
+    Reference: CKDSNN, AAAI 2026, arXiv 2511.06902, and its code (SinoLeu/CKDSNN).
+    """
+    z = _wide(student_logits)
+    noisy = z.mean(axis=-1, keepdims=True) + z.var(axis=-1, ddof=1, keepdims=True) * noise
+    log_p, log_q = _soft_labels(teacher_logits, z, temperature)
+    log_q = jnp.logaddexp(math.log(0.9) + log_q, math.log(0.1) + _log_soft_labels(noisy, temperature))
+    return temperature**2 * _expectation(log_p, log_p - log_q)
+
+
+def saliency_divergence(
+    student: Array, teacher: Array, kernel: Array, teacher_logits: Array, temperature: float
+) -> Array:
+    """CKDSNN's feature loss (SAMD): where the student is active, against where the teacher's class comes from.
+
+        S = sum_c F[..., c]                                       spike activation map
+        M = relu(sum_c A[..., c] W[c, argmax_k zA[k]])            class activation map
+        x' = (x - min x) / (max x - min x + 0.001)                of either, over all pixels of the batch
+        d = KL(softmax_hw(M' / tau) || softmax_hw(S' / tau))      in nats, without a factor tau^2
+
+    F is `[B, H, W, any C]`, A the teacher's last stage `[B, H, W, C]`, W `[C, K]` the kernel of its classifier, which
+    reads the mean of A over the map, and d `[B]`. Examples share the minimum and the maximum, as the authors' do.
+
+    Reference: CKDSNN, AAAI 2026, arXiv 2511.06902, and its code (SinoLeu/CKDSNN; this divergence, which its last
+    version does not define, is that of the compiled file beside it).
+    """
+    check_same_shape(student.shape[:3], teacher.shape[:3])
+    weights = kernel.T[jnp.argmax(teacher_logits, axis=-1)]
+    cam = jax.nn.relu(jnp.einsum("bhwc,bc->bhw", teacher.astype(jnp.float32), weights))
+    sam = jnp.sum(student.astype(jnp.float32), axis=-1)
+
+    def scaled(x: Array) -> Array:
+        x = x - x.min()
+        return (x / (x.max() + 1e-3)).reshape(len(x), -1)
+
+    log_p, log_q = _soft_labels(scaled(cam), scaled(sam), temperature)
+    return _expectation(log_p, log_p - log_q)
+
+
 def _squares(student: Array, teacher: Array) -> Array:
     check_same_shape(student.shape, teacher.shape)
     return jnp.square(student - jax.lax.stop_gradient(teacher.astype(jnp.float32)))
 
 
-def squared_distance(student: Array, teacher: Array) -> Array:
-    """`sum_hwc (F - A)^2` over maps of one shape, `[B]`: the plain feature loss on the last stage, and BKDSNN's.
+def pooled_distance(student: Array, teacher: Array) -> Array:
+    """`sum_c (mean_hw F - mean_hw A)^2`, maps of C channels to `[B]`: the loss on the last stage, and BKDSNN's.
 
-    Reference: code of Xu et al., BKDSNN, ECCV 2024, arXiv 2407.09083, where the plain one is called KDSNN.
+    Reference: code of Xu et al., BKDSNN, ECCV 2024, arXiv 2407.09083, where the plain one is called KDSNN. What it
+    calls LaSNN is the sum of squares over whole maps, of all stages.
     """
-    return jnp.sum(_squares(student, teacher), axis=MAP)
+    pooled = (x.mean(axis=(1, 2), dtype=jnp.float32) for x in (student, teacher))
+    return jnp.sum(_squares(*pooled), axis=-1)
 
 
 def mean_squared_distance(student: Array, teacher: Array) -> Array:
@@ -271,10 +393,11 @@ def attention_distance(student: Array, teacher: Array) -> Array:
     """Attention transfer: compares where two maps `[B, H, W, any C]` are active; returns float32 `[B]`.
 
         Q(F)[h, w] = sum_c F[h, w, c]^2
-        d = mean_hw (Q(F) / ||Q(F)|| - Q(A) / ||Q(A)||)^2
+        d = sum_hw (Q(F) / ||Q(F)|| - Q(A) / ||Q(A)||)^2      in [0, 2]
 
     A map of zeros, or one with ||Q|| below 1e-6, has attention 0 and no gradient. The distance is that of Zagoruyko &
-    Komodakis' code; their equation has the norm instead of its square. That LaSNN uses this distance is a guess.
+    Komodakis' code, but for its mean over the map, which would divide a number that does not grow with the map by the
+    map's size; their equation has the norm instead of its square. That LaSNN uses this distance is a guess.
 
     Reference: Zagoruyko & Komodakis, ICLR 2017, arXiv 1612.03928; for SNNs Hong et al., LaSNN, arXiv 2304.09101.
     """
@@ -283,7 +406,7 @@ def attention_distance(student: Array, teacher: Array) -> Array:
         unit_vector(jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1), axis=(1, 2))
         for x in (student, jax.lax.stop_gradient(teacher))
     )
-    return jnp.mean(jnp.square(f - a), axis=(1, 2))
+    return jnp.sum(jnp.square(f - a), axis=(1, 2))
 
 
 def mask_channels(key: Array, feature: Array, ratio: float) -> Array:

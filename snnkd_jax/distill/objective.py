@@ -86,7 +86,7 @@ class Term:
         object.__setattr__(self, "needs", None if needs is None else tuple(needs))
         for need in self.needs or ():
             check_choice(f"term {self.name!r}: needs", need, NEEDS)
-        if self.connector is not None and not self.compares:
+        if self.connector is not None and not self.connector.branches and not self.compares:
             raise InputError(f"term {self.name!r}: a connector needs 'stages' or 'pre_activations'; add one to needs")
 
     @property

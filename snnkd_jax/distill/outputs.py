@@ -23,6 +23,7 @@ class StudentOutputs:
     pre_activations: Maps = dataclasses.field(default_factory=dict)  # the same before the activation
     firing_rates: Maps = dataclasses.field(default_factory=dict)  # [B] by layer: spikes per neuron and step
     connected: Maps = dataclasses.field(default_factory=dict)  # [B, H, W, C] by stage: time means after the connector
+    key: Array | None = None  # of terms that draw noise, a new one in each step of training
 
     @property
     def mean_logits(self) -> Array:
@@ -37,7 +38,8 @@ class StudentOutputs:
             for kind in ("stages", "pre_activations")
         }
         logits = logits if logits.ndim == 3 else logits[:, None]
-        return cls(logits, logits.mean(axis=1, keepdims=True), **maps, firing_rates=features.get("firing_rates", {}))
+        read_out, firing_rates = logits.mean(axis=1, keepdims=True), features.get("firing_rates", {})
+        return cls(logits, read_out, maps["stages"], maps["pre_activations"], firing_rates)
 
 
 @jax.tree_util.register_dataclass

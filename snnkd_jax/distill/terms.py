@@ -2,13 +2,16 @@
 
 z[t] are the student's logits at step t, z their mean over T steps, zA the teacher's logits, y the labels. With
 `per_step`, a term of z becomes the mean over t of that term of z[t]. F_i is the student's i-th stage (spikes) averaged
-over time and A_i the teacher's stage paired with it, i = 1..n. A term declares what it reads of the teacher (`needs`)
-and the connectors that map F_i. The equations and their sources are in `snnkd_jax.distill.losses`.
+over time and A_i the teacher's stage paired with it, i = 1..n. A term declares what it reads of the teacher (`needs`),
+the connectors that map F_i, and its largest second derivative by the biases of their norms (`curvature`), where that
+may make a training diverge. The equations and their sources are in `snnkd_jax.distill.losses`.
 """
 
 import dataclasses
+import math
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -16,6 +19,9 @@ from snnkd_jax.distill import losses
 from snnkd_jax.distill.connector import Connector
 from snnkd_jax.distill.losses import check_in_range, check_temperature
 from snnkd_jax.distill.outputs import StudentOutputs, TeacherOutputs, time_mean
+from snnkd_jax.errors import InputError
+
+_NOISE = 1 << 16  # the connectors' masks are drawn from other folds of the same key
 
 
 def _read_outs(student: StudentOutputs, per_step: bool) -> Array:
@@ -76,7 +82,10 @@ class Dist(KL):
 
 
 class Ensemble(Softened):
-    """mean_t tau^2 KL(z || z[t]): the mean of all steps teaches each step; 0 for T = 1."""
+    """mean_t tau^2 KL(z || z[t]): the mean of all steps teaches each step; 0 for T = 1.
+
+    So the paper of temporal decoupling has it; its code takes the mean of the correct steps, as `Sharing` does.
+    """
 
     def __call__(self, student: StudentOutputs, *_: Any) -> Array:
         return losses.kd_divergence(student.logits, student.read_out, self.temperature).mean(axis=1)
@@ -87,6 +96,57 @@ class Sharing(Softened):
 
     def __call__(self, student: StudentOutputs, _: Any, labels: Array) -> Array:
         return losses.temporal_sharing(student.logits, labels, self.temperature).mean(axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfDistillation(Softened):
+    """ESD: sum_j CE(b_j, y) + share sum_j tau^2 KL(z' || b_j), b_j the logits of branch j, in the second sum z as well.
+
+    z' is the mean of the correct ones of b_1, ..., z; an example without any has no second sum.
+    """
+
+    share: float = 0.3
+    connector: ClassVar = Connector(branches=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_in_range("share", self.share, 0, math.inf)
+
+    def __call__(self, student: StudentOutputs, _: Any, labels: Array) -> Array:
+        branches = jnp.concatenate([x[:, 0] for x in student.connected.values()], axis=1)
+        taught = losses.cross_entropy(branches, labels[:, None]).sum(axis=1)
+        outputs = jnp.concatenate([branches, student.read_out.astype(branches.dtype)], axis=1)
+        return taught + self.share * losses.reliable_sharing(outputs, labels, self.temperature).sum(axis=1)
+
+
+class SimilarSteps(Softened):
+    """SeAl-KD: mean_t tau^2 KL(z'[t] || z[t]), z'[t] the mean of sure and similar other steps; 0 for T = 1."""
+
+    def __call__(self, student: StudentOutputs, *_: Any) -> Array:
+        return losses.similar_steps_divergence(student.logits, self.temperature).mean(axis=1)
+
+
+class ErrorAware(Softened):
+    """SeAl-KD: mean_t tau^2 KL(zA' || z'[t]), without the two classes that a wrong step confuses."""
+
+    needs: ClassVar = ("teacher",)
+
+    def __call__(self, student: StudentOutputs, teacher: TeacherOutputs, labels: Array) -> Array:
+        d = losses.error_aware_divergence(student.logits, teacher.logits[:, None], labels, self.temperature)
+        return d.mean(axis=1)
+
+
+class NoiseSmoothed(Softened):
+    """CKDSNN: tau^2 KL(zA || z mixed with Gaussian noise), which is drawn from the student's key."""
+
+    needs: ClassVar = ("teacher",)
+
+    def __call__(self, student: StudentOutputs, teacher: TeacherOutputs, _: Array) -> Array:
+        if student.key is None:
+            raise InputError("NoiseSmoothed draws noise, and student.key is None; give the student a key of jax.random")
+        z = student.mean_logits
+        noise = jax.random.normal(jax.random.fold_in(student.key, _NOISE), z.shape)
+        return losses.noise_smoothed_divergence(z, teacher.logits, noise, self.temperature)
 
 
 class StrongToWeak(Softened):
@@ -135,37 +195,62 @@ class Margin:
 
 @dataclasses.dataclass(frozen=True)
 class LastStage:
-    """sum (connector_n(F_n) - A_n)^2; with BKDSNN's generator, its output in the connector's place."""
+    """sum_c (connector_n(F_n) - A_n)^2, averaged over the map first; BKDSNN's generator in the connector's place."""
 
     needs: ClassVar = ("stages",)
-    connector: ClassVar = Connector(last=True)
+    connector: ClassVar = Connector(last=True, pool=True)
 
     def __call__(self, student: StudentOutputs, teacher: TeacherOutputs, _: Array) -> Array:
         name, x = list(student.connected.items())[-1]
-        return losses.squared_distance(x, teacher.stages[name])
+        return losses.pooled_distance(x, teacher.stages[name])
 
 
 @dataclasses.dataclass(frozen=True)
 class StageMeans:
-    """sum_i mean (connector_i(F_i) - A_i)^2."""
+    """C sum_i mean (connector_i(F_i) - A_i)^2, C the fewest channels of an A_i.
+
+    The bias of a connector's norm has the curvature 2 C / C_i of this term, at most 2 whatever the width. The mean
+    alone, as in SAKD's code, has 2 / C_i, which at its weight of 100 diverges in narrow networks.
+    """
 
     needs: ClassVar = ("stages",)
     connector: ClassVar = Connector()
+    curvature: ClassVar = 2.0
 
     def __call__(self, student: StudentOutputs, teacher: TeacherOutputs, _: Array) -> Array:
         terms = (losses.mean_squared_distance(x, teacher.stages[name]) for name, x in student.connected.items())
-        return sum(terms, jnp.zeros(()))
+        return min(x.shape[-1] for x in student.connected.values()) * sum(terms, jnp.zeros(()))
 
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """sum_i of the distance between the spatial attention of F_i and of A_i, whatever their numbers of channels."""
+    """sum_i HW / HW_i d(F_i, A_i), d the distance of spatial attention, HW the pixels of the student's largest map.
+
+    So a later stage has a larger weight, as in the code of attention transfer, whose mean over the map has 1 / HW_i.
+    """
 
     needs: ClassVar = ("stages",)
 
     def __call__(self, student: StudentOutputs, teacher: TeacherOutputs, _: Array) -> Array:
-        terms = (losses.attention_distance(time_mean(student.stages[name]), a) for name, a in teacher.stages.items())
+        largest = max(math.prod(x.shape[2:4]) for x in student.stages.values())
+        terms = (
+            largest / math.prod(a.shape[1:3]) * losses.attention_distance(time_mean(student.stages[name]), a)
+            for name, a in teacher.stages.items()
+        )
         return sum(terms, jnp.zeros(()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Saliency(Softened):
+    """CKDSNN: KL(class activation map of the teacher || spike activation map), both of the last stage."""
+
+    needs: ClassVar = ("stages", "head")
+
+    def __call__(self, student: StudentOutputs, teacher: TeacherOutputs, _: Array) -> Array:
+        assert teacher.head is not None
+        last, (kernel, _) = list(teacher.stages)[-1], teacher.head
+        feature = time_mean(student.stages[last])
+        return losses.saliency_divergence(feature, teacher.stages[last], kernel, teacher.logits, self.temperature)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,8 +20,13 @@ So there are two modules with the same parameters. The spiking one runs with its
 arrays `[B, 1, ...]`, takes its values from "rates", and is differentiated. That costs T + 2 forward passes of one step,
 backpropagation through time 3 T. For T = 1 the gradients are the same. A loss on single steps `z[t]` has the gradient
 of the mean logits at every step, the sum over t of its derivatives with respect to `z[t]`, which weakens such losses
-(`per_step` and terms `steps`, as in `temporal`, `tet`, `tks`, `tser` and `strong2weak`): per-step cross-entropies and
-divergences act nearly as those on the mean logits, and terms by which the steps teach each other hardly at all.
+(`per_step` and terms `steps`, as in `temporal`, `tet`, `tks`, `tser`, `strong2weak` and `seal`): per-step
+cross-entropies and divergences act nearly as those on the mean logits, and terms by which the steps teach each other
+hardly at all.
+
+kappa equals that of the authors' code (Tab-ct/rate-based-backpropagation) to 2e-7. With a hard reset that code ignores
+`detach_reset`. Its own setting is `--backprop rate --surrogate sigmoid --surrogate-alpha 4 --tau 1.25 --no-decay-input
+--v-reset None --detach-reset`: a decay of 0.2 = 1 - 1 / tau, a soft reset, and the reset detached.
 """
 
 import flax.linen as nn

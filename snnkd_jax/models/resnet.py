@@ -5,7 +5,9 @@
 With neurons for `act` this is the spiking ResNet: the sum is an input current, every convolution but the stem reads
 spikes. References: He et al. 2016 (18, 20, 34); Zheng et al., AAAI 2021 (19, the SNN literature's: 128-256-512
 channels and a hidden layer of 256). Where the shape changes, the shortcut is a normalised 1x1 projection (option B), or
-in "resnet20-a", as in the original, every second pixel with channels of zeros on both sides (option A).
+in "resnet20-a", as in the original, every second pixel with channels of zeros on both sides (option A). ResNet-19's
+stem has 128 channels, as in the code of temporal decoupling; the codes Gus-Lab and STBP-simple have a stem of 64 and a
+projection in the first stage.
 """
 
 import flax.linen as nn

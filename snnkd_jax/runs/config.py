@@ -140,6 +140,7 @@ class Config:
         config = self.replace(student=student, **self.teacher.canonical())
         teacher = config.teacher
         config.build_student(2)
+        config.optimisation.check_stable(config.objective.build())
         if not teacher.is_foreign:
             try:
                 config.build_teacher(2)
@@ -165,7 +166,8 @@ _MNIST = _SMALL | {"epochs": 20, "crop_padding": 2}
 _DEFAULTS: dict[str, dict[str, Any]] = {"digits": _DIGITS, "mnist": _MNIST, "fashion_mnist": _MNIST | {"flip": True}}
 _DEFAULTS |= {"cifar10": {}, "cifar100": {}}
 
-# The student as in Fang et al. 2021, but for the weight decay, which is 0 there. The teacher as in torchvision, but for
+# The student as in Fang et al. 2021, but for the weight decay, which is 0 there, the warm-up and Nesterov's momentum,
+# which their code (SEW-ResNet, imagenet/train.py) does without. The teacher as in torchvision, but for
 # the schedule. The validation fraction is a guess.
 _IMAGENET: dict[str, Any] = {"student": "sew-resnet18", "epochs": 320, "neuron": "if", "detach_reset": True}
 _IMAGENET |= {"teacher": "resnet34-imagenet", "teacher_epochs": 90, "batch_size": 256, "weight_decay": 1e-4}

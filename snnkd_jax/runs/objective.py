@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from snnkd_jax.distill.objective import Objective
 
 PRESETS = ("none", "kdsnn-response", "kdsnn-feature", "kdsnn", "kdsnn-last", "lasnn", "sakd", "bkdsnn", "enof")
-PRESETS += ("tet", "temporal", "tks", "tser", "hta-kl", "dist", "strong2weak")
+PRESETS += ("tet", "temporal", "tks", "tser", "hta-kl", "dist", "strong2weak", "esd", "seal", "ckdsnn")
 """The keys of `distill.presets.PRESETS`, without importing JAX."""
 
 WEIGHTS = ("ce_weight", "kd_weight", "steps_weight", "feature_weight")
@@ -23,7 +23,7 @@ class ObjectiveConfig(Section):
 
     preset: str = "kdsnn-feature"
     """none, kdsnn-response, kdsnn-feature, kdsnn (both), kdsnn-last, lasnn, sakd, bkdsnn, enof,
-    tet, temporal, tks, tser, hta-kl, dist or strong2weak."""
+    tet, temporal, tks, tser, hta-kl, dist, strong2weak, esd, seal or ckdsnn."""
     ce_weight: float | None = None
     """Weight of the cross-entropy; None: the preset's."""
     kd_weight: float | None = None

@@ -9,6 +9,8 @@ from snnkd_jax.runs.option import Section
 if TYPE_CHECKING:
     import optax
 
+    from snnkd_jax.distill.objective import Objective
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimisationConfig(Section):
@@ -44,6 +46,27 @@ class OptimisationConfig(Section):
         if self.warmup_epochs < 0:
             raise InputError(f"warmup_epochs={self.warmup_epochs!r} must be at least 0")
         check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
+
+    def check_stable(self, objective: "Objective") -> None:
+        """Raises `InputError` if a term's connectors must diverge under SGD without clipping.
+
+        Nesterov's momentum m is stable on a quadratic of curvature c, here a term's weight times its `curvature`, for
+        learning rates below 2 (1 + m) / (1 + 2 m) / c.
+        """
+        rate, m = self.peak_learning_rate, self.momentum
+        if self.optimizer != "sgd" or self.clip_norm is not None or not 0 <= m < 1:
+            return
+        limit = 2 * (1 + m) / (1 + 2 * m)
+        for term in objective.active:
+            curvature = term.weight * getattr(term.function, "curvature", 0.0)
+            if (product := rate * curvature) >= limit:
+                half = limit / product / 2
+                raise InputError(
+                    f"{term.name}_weight={term.weight:g} diverges at a learning rate of {rate:g}: its connectors have "
+                    f"the curvature {curvature:g}, and SGD with momentum={m:g} is unstable where the product of both "
+                    f"is {limit:.3g} or more; use {term.name}_weight={half * term.weight:.2g} or less, "
+                    f"learning_rate={half * self.learning_rate:.2g} or less, clip_norm=1 or optimizer='adamw'"
+                )
 
     @property
     def peak_learning_rate(self) -> float:

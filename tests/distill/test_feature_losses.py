@@ -5,23 +5,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import agrees
+from scipy.special import rel_entr, softmax
 
-from snnkd_jax.distill.losses import attention_distance, mask_channels, mean_squared_distance, squared_distance
+from snnkd_jax.distill.losses import (
+    attention_distance,
+    mask_channels,
+    mean_squared_distance,
+    pooled_distance,
+    saliency_divergence,
+)
 from snnkd_jax.errors import InputError
 
 rng = np.random.default_rng(0)
 STUDENT, TEACHER = (rng.normal(0, 2, (3, 2, 4, 5)).astype(np.float32) for _ in range(2))
 
 
-def loop_squared(student, teacher):
+def loop_pooled(student, teacher):
     d = np.zeros(len(student))
-    for (b, *_), difference in np.ndenumerate(student.astype(np.float64) - teacher):
-        d[b] += difference**2
+    for (b, _, _, c), _ in np.ndenumerate(student[:, :1, :1]):
+        d[b] += (student[b, ..., c].astype(np.float64).mean() - teacher[b, ..., c].astype(np.float64).mean()) ** 2
     return d
 
 
 def loop_mean_squared(student, teacher):
-    return loop_squared(student, teacher) / (student.size / len(student))
+    d = np.zeros(len(student))
+    for (b, *_), difference in np.ndenumerate(student.astype(np.float64) - teacher):
+        d[b] += difference**2
+    return d / (student.size / len(student))
 
 
 def loop_attention(student, teacher):
@@ -31,14 +41,33 @@ def loop_attention(student, teacher):
         for x in (student[b], teacher[b]):
             q = np.array([sum(float(value) ** 2 for value in pixel) for pixel in x.reshape(-1, x.shape[-1])])
             maps.append(q / np.linalg.norm(q))
-        d[b] = np.mean((maps[0] - maps[1]) ** 2)
+        d[b] = np.sum((maps[0] - maps[1]) ** 2)
     return d
 
 
+KERNEL, BIAS = rng.normal(0, 1, (5, 4)), np.zeros(4)
+TEACHER_LOGITS = rng.normal(0, 2, (3, 4)).astype(np.float32)
+
+
+def loop_saliency(student, teacher):
+    maps = [np.zeros(student.shape[:3]) for _ in range(2)]
+    for index in np.ndindex(student.shape[:3]):
+        weights = KERNEL[:, TEACHER_LOGITS[index[0]].argmax()]
+        maps[0][index] = max(sum(float(a) * w for a, w in zip(teacher[index], weights, strict=True)), 0)
+        maps[1][index] = sum(map(float, student[index]))
+    scaled = [(x - x.min()) / (x.max() - x.min() + 1e-3) for x in maps]
+    p, q = (np.stack([softmax(x.ravel() / 2) for x in xs]) for xs in scaled)
+    return rel_entr(p, q).sum(-1)
+
+
 TERMS = {
-    "squared": (squared_distance, loop_squared),
+    "squared": (pooled_distance, loop_pooled),
     "mean squared": (mean_squared_distance, loop_mean_squared),
     "attention": (attention_distance, loop_attention),
+    "saliency": (
+        lambda s, t: saliency_divergence(s, t, jnp.asarray(KERNEL), jnp.asarray(TEACHER_LOGITS)[: len(t)], 2.0),
+        loop_saliency,
+    ),
 }
 
 
@@ -83,7 +112,9 @@ def test_constant_and_extreme_maps_and_a_batch_of_one_are_finite(term, student, 
     assert np.all(np.isfinite(gradient))
 
 
-def test_is_zero_only_for_equal_maps_and_in_float32(term):
+def test_is_zero_only_for_equal_maps_and_in_float32(name, term):
+    if name == "saliency":
+        pytest.skip("compares two different maps of activity")
     low = jnp.asarray(STUDENT, jnp.bfloat16)
     same = term[0](low, low)
     assert same.dtype == jnp.float32
@@ -91,18 +122,30 @@ def test_is_zero_only_for_equal_maps_and_in_float32(term):
     assert np.all(term[0](low, jnp.asarray(TEACHER)) > 1e-3)
 
 
-def test_maps_that_would_be_broadcast_are_refused(term):
-    one_channel, one_pixel = jnp.ones((2, 4, 4, 1)), jnp.ones((2, 1, 1, 8))
-    with pytest.raises(InputError, match=r"student's map has shape \(2, 1, 1.* and the teacher's \(2, 4, 4"):
-        term[0](one_pixel, jnp.ones((2, 4, 4, 8)))
-    if term[0] is not attention_distance:
-        with pytest.raises(InputError, match=r"\(2, 4, 4, 1\)"):
-            term[0](one_channel, jnp.ones((2, 4, 4, 8)))
+def test_maps_that_would_be_broadcast_are_refused(name, term):
+    one_channel, one_pixel = jnp.ones((2, 4, 4, 1)), jnp.ones((2, 1, 1, 5))
+    if name != "squared":  # which averages over maps of any size
+        with pytest.raises(InputError, match=r"student's map has shape \(2, 1, 1.* and the teacher's \(2, 4, 4"):
+            term[0](one_pixel, jnp.ones((2, 4, 4, 5)))
+    if name not in ("attention", "saliency"):  # which sum over the channels
+        with pytest.raises(InputError, match=r"\(2, .*1\)"):
+            term[0](one_channel, jnp.ones((2, 4, 4, 5)))
+
+
+def test_saliency_by_hand():
+    """Two pixels: S = (1, 3), and M = relu(-2, 2) by the class of the larger logit; both are scaled to (0, 1)."""
+    student = jnp.array([[1.0, 0.0], [1.0, 2.0]]).reshape(1, 1, 2, 2)
+    teacher, kernel = jnp.array([-1.0, 1.0]).reshape(1, 1, 2, 1), jnp.array([[5.0, 2.0]])
+    s, m = softmax([0, 2 / 2.001]), softmax([0, 2 / 2.001])
+    found = saliency_divergence(student, teacher, kernel, jnp.array([[0.0, 1.0]]), 1.0)
+    np.testing.assert_allclose(found, [rel_entr(m, s).sum()], atol=1e-6)
+    other = saliency_divergence(student[:, :, ::-1], teacher, kernel, jnp.array([[0.0, 1.0]]), 1.0)
+    np.testing.assert_allclose(other, [rel_entr(m, s[::-1]).sum()], rtol=1e-5)
 
 
 def test_squared_distances_by_hand():
     student, teacher = jnp.array([1.0, 2.0]).reshape(1, 1, 2, 1), jnp.array([0.0, 4.0]).reshape(1, 1, 2, 1)
-    np.testing.assert_allclose(squared_distance(student, teacher), [1 + 4], rtol=1e-6)
+    np.testing.assert_allclose(pooled_distance(student, teacher), [(1.5 - 2) ** 2], rtol=1e-6)
     np.testing.assert_allclose(mean_squared_distance(student, teacher), [2.5], rtol=1e-6)
 
 
@@ -110,7 +153,7 @@ def test_attention_by_hand():
     # Two pixels. Student: Q = (1 + 2, 0 + 4) = (3, 4), of norm 5; teacher, of one channel: Q = (0, 25), of norm 25.
     student = jnp.array([[1.0, 2**0.5], [0.0, 2.0]]).reshape(1, 1, 2, 2)
     teacher = jnp.array([0.0, -5.0]).reshape(1, 1, 2, 1)
-    np.testing.assert_allclose(attention_distance(student, teacher), [(0.6**2 + 0.2**2) / 2], rtol=1e-6)
+    np.testing.assert_allclose(attention_distance(student, teacher), [0.6**2 + 0.2**2], rtol=1e-6)
 
 
 def test_attention_does_not_depend_on_the_scale_of_a_map():
@@ -123,7 +166,7 @@ def test_attention_of_a_map_of_zeros_has_the_value_of_the_other_and_no_gradient(
     value, gradient = jax.value_and_grad(lambda s: attention_distance(s, jnp.asarray(TEACHER)).sum())(
         jnp.zeros(STUDENT.shape)
     )
-    np.testing.assert_allclose(value, 3 * 1 / 8, rtol=1e-6)  # a unit vector over 8 pixels, for each of 3 examples
+    np.testing.assert_allclose(value, 3, rtol=1e-6)  # the square of a unit vector, for each of 3 examples
     np.testing.assert_array_equal(gradient, np.zeros(STUDENT.shape))
 
 

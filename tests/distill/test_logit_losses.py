@@ -14,12 +14,16 @@ from scipy.special import entr, log_softmax, rel_entr, softmax
 from snnkd_jax.distill.losses import (
     classifier_divergence,
     cross_entropy,
+    error_aware_divergence,
     head_tail_divergence,
     inter_class_distance,
     intra_class_distance,
     kd_divergence,
     logit_deviation,
     negative_entropy,
+    noise_smoothed_divergence,
+    reliable_sharing,
+    similar_steps_divergence,
     strong_to_weak,
     temporal_sharing,
 )
@@ -33,6 +37,7 @@ LOGITS = rng.normal(0, 2, (B, T, K)).astype(np.float32)
 LOGITS[2, :, 3] += 10
 TEACHER_LOGITS = rng.normal(0, 2, (B, K)).astype(np.float32)
 FEATURE = rng.normal(0, 1, (B, C)).astype(np.float32)
+NOISE = np.random.default_rng(1).normal(size=(B, T, K)).astype(np.float32)
 KERNEL, BIAS = rng.normal(0, 1, (C, K)).astype(np.float32), rng.normal(0, 1, K).astype(np.float32)
 
 # Example 0 has no right step, examples 1 and 3 have some, all steps of example 2 are right.
@@ -60,7 +65,8 @@ def loop_head_tail(z, teacher):
     p, q = softmax(teacher / TAU), softmax(z / TAU)
     mass, gaps = 0.0, [0.0, 0.0]
     for k in sorted(range(K), key=lambda k: -p[k]):
-        gaps[int(mass >= 0.5)] += abs(p[k] - q[k])
+        crosses = mass + p[k] > 0.5
+        gaps[int(crosses and mass > 0)] += abs(p[k] - q[k])
         mass += p[k]
     return (gaps[0] * kl(teacher, z) + gaps[1] * kl(z, teacher)) / sum(gaps)
 
@@ -79,6 +85,55 @@ def loop_sharing(logits):
         right = [z for z in logits[b] if z.argmax() == LABELS[b]]
         target = sum(right) / len(right) if right else np.zeros(K)
         found[b] = [kl(target, z) for z in logits[b]]
+    return found
+
+
+def loop_reliable(logits):
+    found = loop_sharing(logits)
+    reliable = [any(z.argmax() == LABELS[b] for z in logits[b]) for b in range(B)]
+    found[np.logical_not(reliable)] = 0
+    return found * B / sum(reliable)
+
+
+def loop_error_aware(logits, teacher):
+    found = np.empty((B, T))
+    for b, t in np.ndindex(B, T):
+        z, a, y = logits[b, t].copy(), teacher[b].copy(), LABELS[b]
+        w = int(z.argmax())
+        if w != y:
+            z[w], a[w], a[y] = z[y], min(a[w], a[y]), min(a[w], a[y])
+        found[b, t] = kl(a, z)
+    return found
+
+
+def similar_targets(logits):
+    """z'[t] of every step, from softmax weights that are worked out one by one."""
+    found = np.zeros(logits.shape)
+    for b, z in enumerate(logits):
+        for t in range(len(z)):
+            scores = {
+                s: (1 - entr(softmax(z[s])).sum() / np.log(K)) * (z[t] @ z[s]) / np.sqrt((z[t] @ z[t]) * (z[s] @ z[s]))
+                for s in range(len(z))
+                if s != t
+            }
+            total = sum(np.exp(score) for score in scores.values())
+            found[b, t] = sum(np.exp(score) / total * z[s] for s, score in scores.items())
+    return found
+
+
+def loop_similar(logits):
+    targets = similar_targets(logits)
+    return np.array([[kl(targets[b, t], logits[b, t]) for t in range(T)] for b in range(B)])
+
+
+def loop_noise_smoothed(logits, teacher):
+    found = np.empty((B, T))
+    for b, t in np.ndindex(B, T):
+        z = logits[b, t]
+        mean = z.sum() / K
+        noisy = mean + ((z - mean) ** 2).sum() / (K - 1) * NOISE[b, t].astype(float)
+        q = 0.9 * softmax(z / TAU) + 0.1 * softmax(noisy / TAU)
+        found[b, t] = TAU**2 * rel_entr(softmax(teacher[b] / TAU), q).sum()
     return found
 
 
@@ -107,6 +162,19 @@ TERMS = {
         lambda z, _: loop_sharing(z),
     ),
     "strong to weak": (lambda z, _: strong_to_weak(z, TAU), lambda z, _: loop_strong_to_weak(z)),
+    "reliable sharing": (
+        lambda z, _: reliable_sharing(z, jnp.asarray(LABELS)[: len(z)], TAU),
+        lambda z, _: loop_reliable(z),
+    ),
+    "error aware": (
+        lambda z, a: error_aware_divergence(z, a[:, None], jnp.asarray(LABELS)[: len(z)], TAU),
+        loop_error_aware,
+    ),
+    "similar steps": (lambda z, _: similar_steps_divergence(z, TAU), lambda z, _: loop_similar(z)),
+    "noise smoothed": (
+        lambda z, a: noise_smoothed_divergence(z, a[:, None], jnp.asarray(NOISE)[: len(z), : z.shape[1]], TAU),
+        loop_noise_smoothed,
+    ),
 }
 SHAPES = {"intra": (T, K), "strong to weak": (B,)}
 
@@ -125,7 +193,7 @@ def test_agrees_with_a_float64_loop(name):
     agrees(found, expected, rtol=2e-5, atol=1e-6, name=name)
 
 
-@pytest.mark.parametrize("name", ["deviation", "entropy", "inter", "intra"])
+@pytest.mark.parametrize("name", ["deviation", "entropy", "inter", "intra", "error aware", "noise smoothed"])
 def test_gradient_is_the_difference_quotient(name):
     z, teacher, h = LOGITS.astype(np.float64), TEACHER_LOGITS.astype(np.float64), 1e-5
     expected = np.empty(z.shape)
@@ -137,7 +205,7 @@ def test_gradient_is_the_difference_quotient(name):
     agrees(gradients(name)[0], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max(), name=f"{name}, gradient")
 
 
-@pytest.mark.parametrize("name", ["head and tail", "inter", "intra"])
+@pytest.mark.parametrize("name", ["head and tail", "inter", "intra", "error aware", "noise smoothed"])
 def test_the_teacher_gets_no_gradient(name):
     student, teacher = gradients(name)
     assert np.all(np.abs(student).max(axis=-1) > 1e-6)
@@ -297,15 +365,61 @@ def test_what_the_right_steps_teach_is_a_constant():
     agrees(gradients("sharing")[0], expected, rtol=1e-4, atol=1e-5, name="sharing, gradient")
 
 
+def test_sharing_without_a_correct_output_is_nothing():
+    z = jnp.array([[[0.0, 1.0], [0.0, 2.0]]])
+    value, gradient = jax.value_and_grad(lambda z: reliable_sharing(z, jnp.array([0]), TAU).sum())(z)
+    np.testing.assert_array_equal(value, 0)
+    np.testing.assert_array_equal(gradient, np.zeros(z.shape))
+
+
+def test_reliable_sharing_has_the_gradient_of_a_constant_target():
+    z = LOGITS.astype(np.float64)
+    right = (LABELS[:, None] == PREDICTED)[..., None]
+    target = (z * right).sum(axis=1, keepdims=True) / np.maximum(right.sum(axis=1, keepdims=True), 1)
+    expected = TAU * (softmax(z / TAU, axis=-1) - softmax(target / TAU, axis=-1)) * B / 3
+    expected[0] = 0  # without a right step; the other three share the mean
+    agrees(gradients("reliable sharing")[0], expected, rtol=1e-4, atol=1e-5, name="reliable sharing, gradient")
+
+
+# --- SeAl-KD
+
+
+def test_error_aware_divergence_by_hand():
+    """The step is wrong by class 1: of z' = (0, 0, 0) and zA' = (0, 0, log 2) p is (1/4, 1/4, 1/2)."""
+    z, a = jnp.array([[[0.0, 3.0, 0.0]]]), jnp.array([[[5.0, 0.0, np.log(2)]]])
+    function = lambda z, y: error_aware_divergence(z, a, jnp.array([y]), 1.0).sum()  # noqa: E731
+    value, gradient = jax.value_and_grad(function)(z, 0)
+    np.testing.assert_allclose(value, np.log(3 / 4) / 2 + np.log(3 / 2) / 2, rtol=1e-5)
+    np.testing.assert_allclose(gradient[0, 0], [2 / 3 - 1 / 2, 0, 1 / 3 - 1 / 2], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(function(z, 1), kd_divergence(z, a, 1.0)[0, 0], rtol=1e-6)  # a right step: all classes
+
+
+def test_similar_steps_by_hand():
+    """Of two steps each is taught by the other, whatever the weights; of one, by none."""
+    z = jnp.asarray(LOGITS[:, :2])
+    np.testing.assert_allclose(similar_steps_divergence(z, TAU), kd_divergence(z, z[:, ::-1], TAU), rtol=1e-5)
+    value, gradient = jax.value_and_grad(lambda z: similar_steps_divergence(z, TAU).sum())(z[:, :1])
+    np.testing.assert_array_equal(value, 0)
+    np.testing.assert_array_equal(gradient, np.zeros((B, 1, K)))
+
+
+def test_what_similar_steps_teach_is_a_constant():
+    z = LOGITS.astype(np.float64)
+    expected = TAU * (softmax(z / TAU, axis=-1) - softmax(similar_targets(z) / TAU, axis=-1))
+    agrees(gradients("similar steps")[0], expected, rtol=1e-4, atol=1e-5, name="similar steps, gradient")
+
+
 # --- HTA-KL
 
 
 @pytest.mark.parametrize(
     ("head_mass", "expected"),
     [
-        (0.5, 0.2 * np.log(3 * 5)),  # head {0}, gap 0.4 of 0.8: half the sum of both divergences
-        (0.8, 0.2 * np.log(3 * 5)),  # head {0, 1}: class 1 has no gap
-        (0.95, 0.6 * np.log(3) - 0.1 * np.log(5)),  # all is head: the forward divergence
+        (0.5, 0.2 * np.log(3 * 5)),  # head {1}, gap 0.4 of 0.8: half the sum of both divergences
+        (0.92, 0.2 * np.log(3 * 5)),  # head {1, 0}: class 0 has no gap
+        (0.95, 0.2 * np.log(3 * 5)),  # head {1, 0}: class 2 crosses the mass, and is in the tail
+        (0.05, 0.2 * np.log(3 * 5)),  # the first class is in the head, though it is above the mass
+        (1.0, 0.6 * np.log(3) - 0.1 * np.log(5)),  # all is head: the forward divergence
     ],
 )
 def test_head_and_tail_by_hand(head_mass, expected):

@@ -39,10 +39,15 @@ from snnkd_jax.distill.terms import (
     Dist,
     Ensemble,
     Entropy,
+    ErrorAware,
     HeadTail,
     LastStage,
     Margin,
+    NoiseSmoothed,
+    Saliency,
+    SelfDistillation,
     Sharing,
+    SimilarSteps,
     StageMeans,
     StrongToWeak,
 )
@@ -63,7 +68,11 @@ def outputs(logits=LOGITS, teacher_logits=TEACHER_LOGITS, features=FEATURES) -> 
     )
     kernel = jnp.ones((FEATURES[-1][0].shape[-1], K)).at[0].set(jnp.arange(K))
     return (
-        dataclasses.replace(student_outputs(logits, {n: x[:, None] for n, x in student.items()}), connected=student),
+        dataclasses.replace(
+            student_outputs(logits, {n: x[:, None] for n, x in student.items()}),
+            connected=student,
+            key=jax.random.key(1),
+        ),
         TeacherOutputs(
             jnp.asarray(teacher_logits),
             {n: jnp.maximum(x, 0) for n, x in teacher.items()},
@@ -144,9 +153,10 @@ def test_feature_terms_take_the_stages_they_say():
     """Each by its formula in NumPy."""
     rectified = [(s.astype(float), np.maximum(t, 0).astype(float)) for s, t in FEATURES]
     expected = {
-        LastStage(): np.square(rectified[-1][0] - rectified[-1][1]).sum((1, 2, 3)),
-        StageMeans(): sum(np.square(s - t).mean((1, 2, 3)) for s, t in rectified),
-        Attention(): sum(np.square(attention(s) - attention(t)).mean((1, 2)) for s, t in rectified),
+        LastStage(): np.square(rectified[-1][0].mean((1, 2)) - rectified[-1][1].mean((1, 2))).sum(1),
+        StageMeans(): 2 * sum(np.square(s - t).mean((1, 2, 3)) for s, t in rectified),  # the fewest channels are 2
+        # The largest map has 16 pixels, so that what follows is 16 times the mean over a map.
+        Attention(): 16 * sum(np.square(attention(s) - attention(t)).mean((1, 2)) for s, t in rectified),
     }
     for function, value in expected.items():
         close(function(*outputs(), jnp.asarray(LABELS)), value, "objectives")
@@ -194,6 +204,7 @@ def test_terms_of_single_steps_by_their_formulas():
 def test_terms_of_the_mean_read_one_array(function, per_step):
     """So that the gradients of several terms are summed before they are divided among the steps, in one rounding."""
     student, teacher = outputs()
+    student = dataclasses.replace(student, key=None)  # it has no gradient
     term = function(per_step=per_step)
     gradient = jax.grad(lambda student: term(student, teacher, jnp.asarray(LABELS)).sum())(student)
     assert bool(np.any(gradient.logits)) == per_step
@@ -205,10 +216,14 @@ def test_every_term_of_a_preset_moves_the_student(name):
     """Logits for `ce`, `kd` and `steps`; for `feature` the students' stages, here scaled by powers of one number."""
 
     def value(logits, power, term):
-        features = [(jnp.abs(jnp.asarray(student)) ** power, teacher) for student, teacher in FEATURES]
+        features: Any = [(jnp.abs(jnp.asarray(student)) ** power, teacher) for student, teacher in FEATURES]
+        if isinstance(term.function, Saliency):  # compares pixels, of which the last map has one
+            features[-1] = tuple(jnp.concatenate([x, 2 * x], axis=1) for x in features[-1])
         return term(*outputs(logits, features=features), jnp.asarray(LABELS)).mean()
 
     for term in PRESETS[name].terms:
+        if term.connector == Connector(branches=True):
+            continue  # by logits of branches, in test_guidance.py
         slope = jax.grad(value, argnums=1 if term.name == "feature" else 0)(jnp.asarray(LOGITS), 1.5, term)
         assert np.all(np.isfinite(slope))
         assert np.abs(slope).max() > 1e-6, term
@@ -269,7 +284,7 @@ def test_the_teacher_gets_no_gradient():
 
 def test_no_teacher_is_needed_where_no_term_reads_one():
     needs = {name: set(objective.needs) for name, objective in PRESETS.items()}
-    assert {name for name, needed in needs.items() if not needed} == {"none", "tet", "tks", "strong2weak"}
+    assert {name for name, needed in needs.items() if not needed} == {"none", "tet", "tks", "strong2weak", "esd"}
     assert (needs["kdsnn"], needs["lasnn"]) == ({"teacher", "pre_activations"}, {"stages"})
     without = PRESETS["kdsnn"].with_weights({"kd": 0, "feature": 0})
     assert not without.needs_teacher
@@ -295,8 +310,10 @@ def test_presets_have_the_published_weights():
     [
         ("temporal", (1, 0.5, 0.2), (CrossEntropy(True), Ensemble(3.0), KL(3.0, True))),
         ("kdsnn-last", (1, 7e-5), (CrossEntropy(), LastStage())),  # BKDSNN's code, its comparison on ImageNet
-        ("lasnn", (1, 1e3), (CrossEntropy(), Attention())),  # beta of Zagoruyko & Komodakis's code
-        ("sakd", (1, 100), (CrossEntropy(), StageMeans())),  # feature_b of train_KD.py; logitc_c, its KL, is 0
+        # beta of Zagoruyko & Komodakis's code over the pixels of their first map
+        ("lasnn", (1, 1e3 / 32**2), (CrossEntropy(), Attention())),
+        # feature_b of train_KD.py over the channels of its first stage; logitc_c, its KL, is 0
+        ("sakd", (1, 100 / 64), (CrossEntropy(), StageMeans())),
         ("bkdsnn", (1, 1, 2e-3), (CrossEntropy(), KL(2.0), LastStage())),  # its code, CIFAR-10
         ("enof", (1, 1), (CrossEntropy(), Classifier(4.0))),
         ("tet", (1 - 1e-3, 1e-3), (CrossEntropy(True), Deviation(1.0))),  # lamb of its code
@@ -305,6 +322,9 @@ def test_presets_have_the_published_weights():
         ("hta-kl", (1, 1), (CrossEntropy(), HeadTail(4.0))),
         ("dist", (1, 2), (CrossEntropy(), Dist(4.0))),  # its code, CIFAR-100: beta 1, gamma 1, times 2
         ("strong2weak", (1, 1), (CrossEntropy(), StrongToWeak(2.0))),
+        ("esd", (1, 1), (CrossEntropy(), SelfDistillation(3.0, 0.3))),  # alp and beta of its code
+        ("seal", (1, 0.15, 0.6), (CrossEntropy(True), SimilarSteps(3.0), ErrorAware(3.0))),  # beta, alpha of its code
+        ("ckdsnn", (1, 1, 1), (CrossEntropy(), NoiseSmoothed(2.0), Saliency(2.0))),  # kd_weight is not read there
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -318,8 +338,9 @@ def test_connectors_of_the_presets():
     connectors = {name: preset.terms[-1].connector for name, preset in PRESETS.items()}
     assert {name: c for name, c in connectors.items() if c is not None} == {
         **dict.fromkeys(("kdsnn-feature", "kdsnn", "sakd"), Connector()),
-        "kdsnn-last": Connector(last=True),
-        "bkdsnn": Connector(last=True, generator=True),
+        "kdsnn-last": Connector(last=True, pool=True),
+        "bkdsnn": Connector(last=True, generator=True, pool=True),
+        "esd": Connector(branches=True),
     }
 
 
@@ -360,7 +381,8 @@ def test_objectives_are_described_by_what_they_compute():
     assert "by=2.0" in found["by"]["function"]
     assert found["kd"]["needs"] == ["teacher"]
     assert found["own"]["needs"] is None
-    assert found["feature"]["connector"] == {"last": True, "generator": True}
+    connector = {"last": True, "generator": True, "pool": True, "pre_activations": False, "branches": False}
+    assert found["feature"]["connector"] == connector
     assert not re.search(r"0x[0-9a-f]{4}", str(found))
     assert objective.described() != PRESETS["bkdsnn"].described()
 
@@ -391,6 +413,8 @@ def test_objectives_are_described_by_what_they_compute():
         (lambda: Term("a/b", plus_one), ["'a/b'", "name"]),
         (lambda: Term("mine", 3), ["'mine'", "function=3"]),  # pyright: ignore[reportArgumentType]
         (lambda: Term("mine", plus_one, needs=("stage",)), ["'mine'", "'stage'", "stages"]),
+        (lambda: SelfDistillation(share=-1.0), ["share=-1.0"]),
+        (lambda: Connector(branches=True, pool=True), ["branches=True", "pool"]),
         (
             lambda: Term("mine", plus_one, needs=("teacher",), connector=Connector()),
             ["'mine'", "connector", "'stages'"],

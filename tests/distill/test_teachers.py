@@ -85,7 +85,7 @@ def test_a_function_of_logits_alone_is_refused_by_what_needs_more():
         ("no stages", lambda: make(teacher, "lasnn")),
         ("no params/head", lambda: make(pooled, "enof", **flat)),
     ):
-        with pytest.raises(InputError, match=f"{lacks}.*use kdsnn-response, temporal, tser, hta-kl or dist"):
+        with pytest.raises(InputError, match=f"{lacks}.*use kdsnn-response, temporal, tser, hta-kl, dist or seal"):
             refused()
 
 

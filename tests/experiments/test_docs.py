@@ -21,6 +21,7 @@ from records.fidelity import ROWS
 from records.knobs import knob_table, loss_section
 
 import snnkd_jax
+from snnkd_jax.distill import presets
 from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import MODELS
@@ -180,6 +181,26 @@ def test_the_table_of_presets_has_their_weights():
     assert found == expected
 
 
+def test_presets_agree_line_by_line():
+    """`PRESETS`, the table of its docstring and that of the page: the same order, papers, and guesses."""
+    docstring = re.findall(r"^\| `([\w-]+)` +\| (.*)", presets.__doc__ or "", re.MULTILINE)
+    page = re.findall(r"^\| `([\w-]+)` \| (.*)", (DOCS / "presets.md").read_text().split("\n## ")[0], re.MULTILINE)
+    assert [name for name, _ in docstring] == [name for name, _ in page] == list(PRESETS)
+    for (name, mine), (_, shown) in zip(docstring, page, strict=True):
+        papers = re.findall(r"\d{4}\.\d{5}", mine)
+        assert set(papers) <= set(re.findall(r"\d{4}\.\d{5}", shown)), name
+        assert ("guess" in mine) == ("guess" in shown), name
+        assert ("its code" in mine) == ("its code" in re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", shown)), name
+
+
+def test_the_page_says_when_presets_were_others_than_in_its_table():
+    """Until the record is made anew, with the presets of today: then this goes, and the paragraph with it."""
+    record = json.loads((ROOT / "experiments" / "results" / "knobs" / "digits.json").read_text())
+    assert "seal" not in {entry.get("value") for entry in record["entries"]}
+    said = f"measured on {record['date']} at commit {record['commit'][:7]}, with former presets"
+    assert said in (DOCS / "presets.md").read_text()
+
+
 def test_every_module_is_on_one_page_of_the_api():
     modules = {module.name for module in pkgutil.walk_packages(snnkd_jax.__path__, "snnkd_jax.")}
     named = [name for page in (DOCS / "api").glob("*.md") for name in re.findall(r"^::: (\S+)", page.read_text(), re.M)]
@@ -328,7 +349,12 @@ def test_records_of_knobs_have_every_student_that_is_tried():
         record = json.loads(path.read_text())
         assert re.fullmatch(r"[0-9a-f]{40}", record["commit"]), "made from a tree that was not committed"
         recipe, *others = record["entries"]
-        assert [(entry["group"], entry["option"], entry["value"]) for entry in others] == knobs.tried()
+        found = [(entry["group"], entry["option"], entry["value"]) for entry in others]
+        younger = [x for x in knobs.tried() if x not in found]  # as the page of presets says
+        assert [x for x in knobs.tried() if x not in younger] == found
+        assert {option for _, option, _ in younger} <= {"preset"}
+        said = (DOCS / "presets.md").read_text().partition("measured on")[2].partition("<!--")[0]
+        assert all(f"`{value}`" in said for _, _, value in younger)
         for entry in (recipe, *others):
             assert len(entry["accuracy"]) == len(entry["firing_rate"]) == len(record["seeds"])
 

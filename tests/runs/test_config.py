@@ -1,7 +1,11 @@
 """The nested configuration: one name per option, the same flat and nested, and its lists of names are the library's."""
 
 import dataclasses
+import re
+from typing import Any
 
+import jax.numpy as jnp
+import optax
 import pytest
 
 from snnkd_jax.cli.arguments import parse
@@ -13,6 +17,7 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.models import MODELS
 from snnkd_jax.runs import models, objective
 from snnkd_jax.runs.config import Config, config_of, default_config
+from snnkd_jax.runs.optimisation import OptimisationConfig
 
 
 def test_names_known_without_jax_are_those_of_the_library():
@@ -55,3 +60,46 @@ def test_every_option_is_a_flag():
         words = [flag if value else flag.replace("--", "--no-", 1)] if isinstance(value, bool) else [flag, str(value)]
         found = parse(train, ["--dataset", "cifar10", *words]).keywords["config"]
         assert found == default_config("cifar10"), name
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"feature_weight": 100.0}, ["feature_weight=100", "0.1", "=3.4 or less", "=0.00", "clip_norm=1"]),
+        ({"learning_rate": 1.0}, ["feature_weight=1.56", "rate of 1", "learning_rate=0.22"]),
+        ({"base_batch_size": 10, "batch_size": 100}, ["rate of 1", "learning_rate=0.022"]),
+        ({"momentum": 0.0, "feature_weight": 10.0}, ["momentum=0 ", "is 2 or more", "feature_weight=5 or less"]),
+    ],
+)
+def test_what_must_diverge_is_refused_with_what_does_not(change, told):
+    config = default_config("digits").replace(preset="sakd", **change)
+    with pytest.raises(InputError) as error:
+        config.checked()
+    assert all(part in str(error.value) for part in told), error.value
+    advice = dict(re.findall(r"(\w+)=([\d.e-]+) or less", str(error.value)))
+    assert advice.keys() == {"feature_weight", "learning_rate"}
+    for name, value in {**advice, "clip_norm": 1.0}.items():
+        config.replace(**{name: float(value)}).checked()
+    config.replace(optimizer="adamw").checked()
+    default_config("digits").replace(preset="sakd").checked()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9, 0.99])
+def test_the_limit_is_that_of_the_optimiser(momentum):
+    """A parabola of curvature 1, just below the limit and just above it."""
+    limit = 2 * (1 + momentum) / (1 + 2 * momentum)
+    for factor in (0.98, 1.02):
+        rule = optax.sgd(factor * limit, momentum=momentum, nesterov=True)
+        x: Any = jnp.ones(())
+        state = rule.init(x)
+        for _ in range(600):
+            update, state = rule.update(x, state)
+            x = optax.apply_updates(x, update)
+        assert (abs(float(x)) < 1) == (factor < 1)
+        config = OptimisationConfig(momentum=momentum, learning_rate=factor * limit)
+        objective = PRESETS["sakd"].with_weights({"feature": 0.5})  # of curvature 2
+        if factor < 1:
+            config.check_stable(objective)
+        else:
+            with pytest.raises(InputError, match=r"feature_weight=0.5"):
+                config.check_stable(objective)
