@@ -72,6 +72,7 @@ def test_own_data_alone(plain, tmp_path, monkeypatch):
     assert plain.test_accuracy == pytest.approx((answers == LABELS[90:]).mean())
 
 
+@pytest.mark.slow
 def test_in_another_thread_and_without_streams(plain, tmp_path, monkeypatch):
     """Where Python allows no signal handler, as in the workers of services and notebooks."""
     found = []
@@ -204,6 +205,7 @@ class Leakless:
         return h - spikes, spikes
 
 
+@pytest.mark.slow
 def test_own_neuron_alone(tmp_path):
     """It trains, is saved, and is loaded with the network alone."""
     network = kd.build("convnet", 3, neuron=Leakless(), num_steps=2, width=0.1)

@@ -178,6 +178,7 @@ def test_self_distillation_by_its_formula():
     agrees(found, expected, rtol=1e-5, name="objectives")
 
 
+@pytest.mark.slow
 def test_branches_need_no_teacher_and_move_the_student():
     made = guidance(PRESETS["esd"], network(**BOTH), None)
     student, *others = arguments(made)

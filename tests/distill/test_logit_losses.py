@@ -225,7 +225,7 @@ EXTREMES = {
 CORNERS = [(*pair, *size) for pair in itertools.product(EXTREMES, EXTREMES) for size in ((1, 1), (1, 2), (2, 1))]
 
 
-@pytest.mark.parametrize(("teacher", "student", "batch", "steps"), representatives(CORNERS, CORNERS[::50].__contains__))
+@pytest.mark.parametrize(("teacher", "student", "batch", "steps"), representatives(CORNERS, CORNERS[:1].__contains__))
 def test_extreme_logits_a_batch_of_one_and_one_step_are_finite(student, teacher, batch, steps):
     z = jnp.zeros((batch, steps, K)).at[0, 0].set(EXTREMES[student])
     a = jnp.tile(jnp.asarray(EXTREMES[teacher], jnp.float32), (batch, 1))

@@ -22,7 +22,7 @@ from loss_examples import (
     loop_margin_distance,
     loop_negative_mean,
 )
-from representative import representatives
+from representative import representatives, slow
 from scipy.special import log_softmax, rel_entr, softmax
 
 from snnkd_jax.distill.connector import Connector
@@ -199,7 +199,7 @@ def test_terms_of_single_steps_by_their_formulas():
     close(found, 4 * rel_entr(p, q).sum(-1), "objectives")
 
 
-@pytest.mark.parametrize("function", [CrossEntropy, KL, HeadTail, Dist])
+@pytest.mark.parametrize("function", [CrossEntropy, slow(KL), slow(HeadTail), slow(Dist)])
 @pytest.mark.parametrize("per_step", [True, False])
 def test_terms_of_the_mean_read_one_array(function, per_step):
     """So that the gradients of several terms are summed before they are divided among the steps, in one rounding."""

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from representative import slow
 from tiny_training import STUDENT, TEACHER, batch, make, teacher_variables
 
 from snnkd_jax.distill.connector import Connector
@@ -123,7 +122,8 @@ def rate(student, teacher, labels):
     return sum(student.firing_rates.values()) / len(student.firing_rates)
 
 
-@pytest.mark.parametrize("needs", [(), slow(None)])
+@pytest.mark.slow
+@pytest.mark.parametrize("needs", [(), None])
 def test_a_term_of_the_student_alone_needs_no_teacher(needs):
     made = trainer(CE, Term("rate", rate, 10.0, needs), teacher=None)
     assert not made.is_guided

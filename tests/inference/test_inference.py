@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import agrees
+from representative import slow
 
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.dynamics.neurons import LIF
@@ -51,7 +52,7 @@ def test_steps_in_pieces_are_the_whole():
     np.testing.assert_allclose(jnp.concatenate(pieces, axis=1), logits_of(frames), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.5, 0.7, None])
+@pytest.mark.parametrize("threshold", [slow(0.0), 0.5, slow(0.7), None])
 def test_every_image_gets_the_mean_of_the_steps_that_it_took(threshold):
     """Compared with the logits of all steps, from which the exit step of each image follows."""
     logits = logits_of(NORMALISATION(IMAGES))

@@ -261,6 +261,7 @@ assert not any(name.startswith(("snnkd_jax", "flax", "orbax")) for name in sys.m
 """
 
 
+@pytest.mark.slow
 def test_stablehlo_in_a_process_without_the_package(student, expected, tmp_path):
     """Batches of 1, 3 and 64 from one file; the description says what is needed to use it."""
     write_artifact(student, tmp_path / "out")

@@ -104,7 +104,7 @@ def test_numpy_reads_the_file_spike_for_spike(written):
     assert_same_spikes(readers.numpy_reader(path)(frames), expected)
 
 
-@pytest.mark.parametrize("written", ["convnet", "wrn-16-2"], indirect=True)
+@pytest.mark.parametrize("written", ["convnet", slow("wrn-16-2")], indirect=True)
 def test_read_network_is_the_written_one(written, tmp_path):
     path, _, frames, expected = written
     read = read_nir(path)

@@ -74,7 +74,7 @@ def check(converted, logits, stages):
             assert_close(features[kind][f"stage{i}"], np.moveaxis(end, 1, -1))
 
 
-QUICK = ("resnet18", "vgg11", "wrn-16-2", "resnet20-a", "vgg11-imagenet", "resnet18-imagenet")
+QUICK = ("vgg11", "wrn-16-2", "resnet20-a", "resnet18-imagenet")
 
 
 @pytest.mark.parametrize("model", representatives(CASES, QUICK.__contains__))

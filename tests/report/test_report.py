@@ -192,6 +192,7 @@ def check_page(text: str) -> Document:
     return document
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", slow("nonsense"), slow("TkAgg")])
 def test_a_notebooks_backend_and_no_home_do_not_matter(tmp_path, backend):
     """What a process inherits that a notebook or a daemon has started; the report has the same bytes."""

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once", "silent_layers")
 WHOLE = dataclasses.replace(DATA, validation_fraction=0)
 
 
+@pytest.mark.slow
 def test_all_images_are_trained_on_and_no_validation_is_reported(tmp_path, capsys):
     """Log, line of progress, result, report of the run, and its comparison with a run that has a validation split."""
     options = {**SMALL, "batch_size": 88, "run_dir": tmp_path / "whole"}  # of 90 images; 81 would not do

@@ -41,6 +41,7 @@ def test_without_batch_statistics_the_parts_make_the_whole_batch():
     assert_close(found[1], expected[1], 1e-4)
 
 
+@pytest.mark.slow
 def test_batch_norm_sees_one_part_after_the_other():
     """By hand: the even images, then the odd ones; gradients averaged, running statistics updated twice."""
     trainer = dataclasses.replace(make("none", weight_decay=0.0), accumulate=2)

@@ -196,6 +196,7 @@ def test_a_set_aside_step_can_be_saved_again(saved, copy):
     assert_is(restore(copy), saved[1][LAST])
 
 
+@pytest.mark.slow
 def test_reads_that_were_not_begun_are_no_warning(tmp_path, monkeypatch):
     """Orbax leaves coroutines behind when one of them fails; Python warns where they are collected."""
 

@@ -74,6 +74,7 @@ def by_hand(images, *extensions: int):
     return variables_of(state)
 
 
+@pytest.mark.slow
 def test_it_is_a_warm_restart_to_the_bit(images, finished):
     before = json.loads((finished / "result.json").read_text())
     extended = train(images, finished, extend=3)

@@ -281,7 +281,7 @@ NOT_WITH_VGG = ("none", "kdsnn", "enof", "ckdsnn")
         ("airbench94", "vgg11", "kdsnn"),
         *(slow("airbench94", "vgg11", preset) for preset in PRESETS if preset not in NOT_WITH_VGG),
         ("airbench94", "airbench94", "enof"),
-        ("resnet18", "resnet20", "ckdsnn"),
+        slow("resnet18", "resnet20", "ckdsnn"),
     ],
 )
 def test_any_teacher_can_guide_any_student(student, teacher, preset):
