@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from check_nir import Counts
 from peers import nir_readers as readers
-from representative import representatives
+from representative import representatives, slow
 
 from snnkd_jax.cli.export_nir import export_nir
 from snnkd_jax.data.normalisation import Normalisation
