@@ -155,7 +155,7 @@ def test_the_scale_holds_on_other_maps_and_widths(preset, size, width):
     assert np.all(np.abs(np.log(found / published)) < np.log(3)), found / published
 
 
-CONNECTED = [name for name, x in PRESETS.items() if any(term.connector for term in x.terms)]
+CONNECTED = [n for n, x in PRESETS.items() if any(t.connector and t.name == "feature" for t in x.terms)]
 WIDTHS = list(itertools.product(CONNECTED, [(1, 2), (16, 32), (64, 3), (3, 512)]))
 
 
