@@ -33,7 +33,9 @@ def main(found: tyro.conf.Positional[list[Path]], record: str, packages: tuple[s
     """
     lines = [line for path in found for line in path.read_text().splitlines()]
     rows = summed_up([json.loads(line) for line in lines])
-    write_record(RESULTS / f"{record}.json", "fidelity", {"rows": rows, "notes": notes}, packages)
+    names = [*(path.name for path in found), "--record", record, *(["--packages", *packages] if packages else [])]
+    content = {"command": f"python experiments/fidelity.py {' '.join(names)}", "rows": rows, "notes": notes}
+    write_record(RESULTS / f"{record}.json", "fidelity", content, packages)
 
 
 def summed_up(comparisons: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -24,7 +24,7 @@ from snnkd_jax.parallel.mesh import check_batch_size, data_mesh
 from snnkd_jax.runs.config import Config
 from snnkd_jax.runs.models import GIVEN, teacher_label
 from snnkd_jax.runs.result import read_result
-from snnkd_jax.runs.run_dir import content_digests, epochs_extended, report_disk_full, run_directory
+from snnkd_jax.runs.run_dir import content_digests, epochs_extended, epochs_scheduled, report_disk_full, run_directory
 from snnkd_jax.runs.teacher import RunTeacher, split_warning
 from snnkd_jax.training.compiled import Evaluation, compile_evaluation
 from snnkd_jax.training.interrupt import StopRequest
@@ -82,7 +82,9 @@ class _Run:
         # Only after the checks, so that a run that cannot start leaves no files behind.
         with opened_run(self.directory, {"config": config.flat()}, contents) as log:
             if log is None:
-                return read_result(self.directory) or {}
+                result = read_result(self.directory)
+                assert result is not None
+                return result
             print_on_host0(self.summary())
             results = self.train_networks(student, untrained, given, log)
         return finish_run(self.directory, results, log)
@@ -110,10 +112,9 @@ class _Run:
     def fit(self, role: str, network: Network, log: MetricsLog, teacher: Trained | Teacher | None = None) -> Trained:
         """Trains one network; all but the student with the cross-entropy alone."""
         config, run, is_student = self.config, self.config.run, role == "student"
-        context = RunContext(
-            self.directory, role, log, self.stop, run.checkpoint_every, run.keep_checkpoints, run.profile and is_student
-        )
-        context = dataclasses.replace(context, extended=self.extended)
+        kept = {"checkpoint_every": run.checkpoint_every, "keep_checkpoints": run.keep_checkpoints}
+        profile = run.profile and is_student
+        context = RunContext(self.directory, role, log, self.stop, **kept, profile=profile, extended=self.extended)
         from_teacher = config.student.initial_weights == "teacher"
         return fit(
             network,
@@ -143,7 +144,7 @@ class _Run:
     def options(self, role: str, teacher: Any) -> dict[str, Any]:
         """Returns the arguments that `fit` and `make_trainer` share."""
         config = self.config
-        scheduled = self.extend(role) - self.extended if self.extend(role) else self.epochs(role)
+        scheduled = epochs_scheduled(self.epochs(role), self.extend(role), self.extended)
         return {
             "teacher": teacher,
             "objective": config.objective.build() if role == "student" else config.objective.cross_entropy(),

@@ -47,7 +47,7 @@ from snnkd_jax.runs.config import RunConfig
 from snnkd_jax.runs.optimisation import OptimisationConfig
 from snnkd_jax.runs.option import option
 from snnkd_jax.runs.result import result_of
-from snnkd_jax.runs.run_dir import content_digests, epochs_extended, open_run_dir, report_disk_full
+from snnkd_jax.runs.run_dir import content_digests, epochs_extended, epochs_scheduled, open_run_dir, report_disk_full
 from snnkd_jax.training.compiled import Evaluation
 from snnkd_jax.training.interrupt import StopRequest
 from snnkd_jax.training.loop import Callback, RunContext, evaluate, train
@@ -147,11 +147,11 @@ def fit(
         extended = run_dir.extended
     else:
         extended = 0 if run_dir is None else epochs_extended(as_path("run_dir", run_dir), extend)
-    scheduled = extend - extended if extend else epochs
     teacher = teacher.as_teacher() if isinstance(teacher, Trained) else teacher
     objective = objective or PRESETS["none" if teacher is None else "temporal"]
     inputs = open_inputs(data, batch_size, seed)
     steps_per_epoch = inputs.training.steps_per_epoch
+    scheduled = epochs_scheduled(epochs, extend, extended) * steps_per_epoch
     trainer = make_trainer(
         network,
         data,
@@ -159,7 +159,7 @@ def fit(
         teacher=teacher,
         teacher_normalisation=None if teacher is None else teacher.normalisation,
         objective=objective,
-        optimizer=_optimizer(optimizer, scheduled * steps_per_epoch, steps_per_epoch),
+        optimizer=_optimizer(optimizer, scheduled, steps_per_epoch),
         augment=augment if augment is None or isinstance(augment, Augmentation) else InUnitRange(augment),
         seed=seed,
         accumulate=accumulate,

@@ -119,7 +119,7 @@ class Lock:
 
     def _is_gone(self, holder: dict[str, Any]) -> bool:
         if holder.get("machine") == _machine():
-            return _start_of(holder["process"]) != holder["process_start"]
+            return _start_of(holder["process"]) != holder.get("process_start")
         if 0 <= time.time() - holder.get("renewed", 0) <= STALE:
             return False
         end = time.monotonic() + 1.5 * RENEWAL
@@ -146,7 +146,10 @@ def _load(path: Path) -> dict[str, Any] | None:
         return None
     except ValueError:
         return {}
-    return found if isinstance(found, dict | None) else {}
+    kinds = {"process": int, "renewed": int | float, "since": int | float}
+    if found is None or (isinstance(found, dict) and all(isinstance(found.get(k), kind) for k, kind in kinds.items())):
+        return found
+    return {}
 
 
 def _name(holder: dict[str, Any]) -> str:
@@ -164,17 +167,16 @@ def _machine() -> str:
 
 def _start_of(process: int) -> str | None:
     """When a process was started, since ids are used again; None if there is none."""
-    try:
-        state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    if Path("/proc/self/stat").exists():
+        try:
+            state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
         return None if state in "ZX" else fields[18]  # it has ended, and its parent has not asked yet
-    except OSError:
-        pass
-    if Path("/proc/self").exists():
-        return None
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return None
-    except OSError:
-        pass
+    except PermissionError:
+        return "running, of another user"
     return "running"

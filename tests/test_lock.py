@@ -89,7 +89,10 @@ def test_another_host_that_renewed_a_moment_ago_is_refused_at_once(tmp_path):
     assert time.monotonic() - begun < 1
 
 
-@pytest.mark.parametrize("content", [slow("{"), slow("[]"), '{"token": 3}', slow("\0" * 40)], ids=str)
+HALF = json.dumps({"machine": lock._machine(), "renewed": "then"})
+
+
+@pytest.mark.parametrize("content", [slow("{"), slow("[]"), slow('{"token": 3}'), HALF, slow("\0" * 40)])
 def test_a_damaged_file_does_not_lock_for_ever(tmp_path, monkeypatch, content):
     monkeypatch.setattr(lock, "RENEWAL", 0.05)
     (tmp_path / lock.NAME).write_text(content)

@@ -8,7 +8,9 @@ import jax.export
 import numpy as np
 from jax.sharding import Mesh
 
+from snnkd_jax.data.arrays import from_arrays
 from snnkd_jax.data.augment import Augmentation
+from snnkd_jax.data.dataset import Dataset
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.dynamics.neurons import LIF, PLIF
@@ -23,6 +25,14 @@ STUDENT = build("convnet", 5, neuron=LIF(), num_steps=3, width=0.25)
 RATE_STUDENT = build("convnet", 5, neuron=LIF(), num_steps=3, width=0.25, backprop="rate")
 TEACHER = build("convnet", 5, width=0.5)
 NO_AUGMENTATION = Augmentation()
+
+
+def three_classes() -> Dataset:
+    """48 images of 8x8 pixels; a bright column tells the class."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(48) % 3
+    pixels = np.clip(rng.random((48, 8, 8)) / 2 + (np.arange(8) == labels[:, None])[:, None] / 2, 0, 1)
+    return from_arrays(train=(pixels[:32], labels[:32]), test=(pixels[32:], labels[32:]))
 
 
 def make(preset="none", network=STUDENT, augmentation=NO_AUGMENTATION, weight_decay=1e-3, **weights) -> Trainer:

@@ -32,9 +32,9 @@ def steps(runs: Runs, dataset: str, num_steps: int = 8, record: Record = None, n
     roles: list[Role] = [role for role in students if any((run / role).is_dir() for run in runs)]
     if "student" not in roles:
         raise InputError(f"runs {', '.join(map(str, runs))} have no student")
-    images = config.data.load()
     if not config.data.validation_fraction:
         raise InputError("runs have validation_fraction=0; thresholds are chosen on a validation split: train with one")
+    images = config.data.load()
     entries = []
     for role in roles:
         entry = {

@@ -203,9 +203,9 @@ class Guidance:
 
     def _check_last_pair(self, term: Term) -> None:
         """Raises `InputError` unless the last pair has the teacher's last stage, which its classifier reads."""
-        pairs, last = self._pairs(term, "stages"), max(self._teacher_shapes[1]["stages"])
-        if pairs[max(pairs)] != last:
-            size = self._teacher_shapes[1]["stages"][last].shape[-3:-1]
+        last, shape = list(self._teacher_shapes[1]["stages"].items())[-1]
+        if list(self._pairs(term, "stages").values())[-1] != last:
+            size = shape.shape[-3:-1]
             raise InputError(
                 f"term {term.name!r} reads the teacher's last stage, {last}, but no stage of the student, or not its "
                 f"last, has a map of its size, {size[0]}x{size[1]}; use another preset"

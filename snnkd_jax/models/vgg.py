@@ -25,13 +25,10 @@ class VGG(Architecture):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Features]:
         """Returns logits and features; see `Architecture`."""
-        outputs = []
-        for i, size in enumerate(self.stage_sizes, start=1):
-            outputs.append(_stage(self, x, i, size, train))
-            x = outputs[-1][1]
-            # Global pooling includes the last average pooling, but not a last max pooling of more than one value.
-            if i < len(self.stage_sizes) or (self.pool is not AvgPool and min(x.shape[-3:-1]) > 1):
-                x = self.pool(name=f"pool{i}")(x)
+        x, outputs = _stages(self, x, self.stage_sizes, self.pool, train)
+        # Global pooling includes the last average pooling, but not a last max pooling of more than one value.
+        if self.pool is not AvgPool and min(x.shape[-3:-1]) > 1:
+            x = self.pool(name=f"pool{len(self.stage_sizes)}")(x)
         return self.read_out(global_avg_pool(x)), stage_features(outputs)
 
 
@@ -47,11 +44,8 @@ class ImageNetVGG(Architecture):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> tuple[Array, Features]:
         """Returns logits and features; see `Architecture`."""
-        outputs = []
-        for i, size in enumerate(self.stage_sizes, start=1):
-            outputs.append(_stage(self, x, i, size, train))
-            x = self.max_pool(name=f"pool{i}")(outputs[-1][1])
-        x = adaptive_avg_pool(x, GRID)
+        x, outputs = _stages(self, x, self.stage_sizes, self.max_pool, train)
+        x = adaptive_avg_pool(self.max_pool(name=f"pool{len(self.stage_sizes)}")(x), GRID)
         x = x.reshape(*x.shape[:-3], -1)
         for i in (1, 2):
             x = nn.Dense(channels(4096, self.width), dtype=self.dtype, name=f"hidden{i}")(x)
@@ -59,6 +53,14 @@ class ImageNetVGG(Architecture):
         return self.read_out(x), stage_features(outputs)
 
 
-def _stage(module: Architecture, x: Array, i: int, size: int, train: bool) -> StageOutput:
-    """The i-th stage, of `size` convolutions."""
-    return module.stage(x, 64 * min(2 ** (i - 1), 8), [f"{i}_{j}" for j in range(1, size + 1)], train)
+def _stages(
+    module: Architecture, x: Array, sizes: tuple[int, ...], pool: Pooling, train: bool
+) -> tuple[Array, list[StageOutput]]:
+    """The last stage's output, and those of all; `sizes` are their numbers of convolutions, with `pool` between."""
+    outputs: list[StageOutput] = []
+    for i, size in enumerate(sizes, start=1):
+        x = x if i == 1 else pool(name=f"pool{i - 1}")(x)
+        names = [f"{i}_{j}" for j in range(1, size + 1)]
+        outputs.append(module.stage(x, 64 * min(2 ** (i - 1), 8), names, train))
+        x = outputs[-1][1]
+    return x, outputs

@@ -114,6 +114,11 @@ def epochs_extended(directory: Path, extend: int) -> int:
     return before
 
 
+def epochs_scheduled(epochs: int, extend: int, extended: int) -> int:
+    """The epochs of the present schedule: those of the training, or those that an extension adds."""
+    return extend - extended if extend else epochs
+
+
 def _extend(
     directory: Path, started: dict[str, Any], kind: str, options: dict[str, Any], contents: dict[str, Any]
 ) -> None:

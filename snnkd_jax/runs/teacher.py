@@ -105,8 +105,8 @@ class RunTeacher:
     @functools.cached_property
     def _converted(self) -> Converted:
         """The network of the teacher's PyTorch file."""
-        assert self.config.teacher.file is not None
         file = self.config.teacher.file
+        assert file is not None
         weights = read_weights(file, self.config.teacher.teacher_entry)
         try:
             return convert_weights(weights)

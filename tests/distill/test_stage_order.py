@@ -62,6 +62,21 @@ def test_the_last_stages_are_compared(names):
 
 
 @pytest.mark.parametrize("names", NAMES, ids=["12", "120", "words", "falling", "two"])
+def test_a_term_of_the_classifier_pairs_the_last_stages(names):
+    """The teacher's last is the one that its classifier reads: all others have a channel too few."""
+
+    def function(_, x):
+        stages = {n: x if n == names[-1] else x[..., :0] for n in names}
+        return jnp.zeros((len(x), K)), {"stages": stages}
+
+    head = {"params": {"head": {"kernel": jnp.zeros((1, K)), "bias": jnp.zeros(K)}}}
+    term = Term(
+        "watch", lambda _, teacher, labels: jnp.zeros(labels.shape) + teacher.head[1][0], needs=("stages", "head")
+    )
+    Guidance(Objective((term,)), Network(Student(names), 1), Teacher(function, head), SHAPE)
+
+
+@pytest.mark.parametrize("names", NAMES, ids=["12", "120", "words", "falling", "two"])
 def test_a_term_sees_stages_in_order(names):
     """Each of the student's with the teacher's, in the order of the student's: here of maps of different sizes."""
     seen = []

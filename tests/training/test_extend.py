@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from tiny_training import three_classes
 
 from snnkd_jax import LIF, build, data, fit, load
 from snnkd_jax.distill.presets import PRESETS
@@ -24,10 +25,7 @@ EPOCHS, STEPS = 2, 3  # epochs of the first training, and training steps of an e
 
 @pytest.fixture(scope="module")
 def images() -> data.Dataset:
-    rng = np.random.default_rng(0)
-    labels = np.arange(48) % 3
-    pixels = np.clip(rng.random((48, 8, 8)) / 2 + (np.arange(8) == labels[:, None])[:, None] / 2, 0, 1)
-    return data.from_arrays(train=(pixels[:32], labels[:32]), test=(pixels[32:], labels[32:]))
+    return three_classes()
 
 
 def optimizer(num_steps: int, peak: float = 0.1) -> optax.GradientTransformation:

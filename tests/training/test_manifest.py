@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from representative import slow
+from tiny_training import three_classes
 
 from snnkd_jax import LIF, build, data, fit, load
 from snnkd_jax.errors import InputError
@@ -21,10 +22,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once", "silent_layers")
 
 @pytest.fixture(scope="module")
 def images() -> data.Dataset:
-    rng = np.random.default_rng(0)
-    labels = np.arange(48) % 3
-    pixels = np.clip(rng.random((48, 8, 8)) / 2 + (np.arange(8) == labels[:, None])[:, None] / 2, 0, 1)
-    return data.from_arrays(train=(pixels[:32], labels[:32]), test=(pixels[32:], labels[32:]))
+    return three_classes()
 
 
 def train(images: data.Dataset, run_dir: Path, seed: int):
