@@ -8,7 +8,7 @@ import flax.linen as nn
 from jax import Array
 
 from snnkd_jax.models.architecture import Architecture
-from snnkd_jax.models.layers import AvgPool, Pooling, global_avg_pool
+from snnkd_jax.models.layers import AvgPool, GlobalAvgPool, Pooling
 from snnkd_jax.models.stages import Features, stage_features
 
 
@@ -29,4 +29,4 @@ class VGG(Architecture):
             # Global pooling includes the last average pooling, but not a last max pooling of more than one value.
             if i < len(self.stage_sizes) or (self.pool is not AvgPool and min(x.shape[-3:-1]) > 1):
                 x = self.pool(name=f"pool{i}")(x)
-        return self.read_out(global_avg_pool(x)), stage_features(outputs)
+        return self.read_out(GlobalAvgPool(name="global_pool")(x)), stage_features(outputs)

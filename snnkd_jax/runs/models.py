@@ -142,11 +142,13 @@ class NeuronConfig:
     """The student's neurons."""
 
     neuron: str = "lif"
-    """lif, plif (learnable time constant) or if."""
+    """lif, plif (learnable time constant), if, or ilif (integer LIF: up to --levels spikes per step, soft reset)."""
+    levels: int | None = None
+    """Largest number of spikes per step of ilif, D; None: 4. It runs in T x D binary sub-steps (`Trained.expanded`)."""
     tau: float = 2.0
     """Membrane time constant in steps, >= 1; the initial value for plif, > 1."""
     v_threshold: float = 1.0
-    """Firing threshold of the membrane potential."""
+    """Firing threshold of the membrane potential; with ilif, potential per spike."""
     v_reset: float | None = 0.0
     """Potential after a spike (hard reset); None subtracts the threshold instead (soft reset)."""
     decay_input: bool = True
@@ -159,9 +161,25 @@ class NeuronConfig:
     """Sharpness of the surrogate derivative; None: 2, 4, 1, 1 and 25, in the order of --surrogate."""
 
     def check(self) -> None:
-        """Raises `InputError` for an unknown neuron or surrogate."""
-        check_choice("neuron", self.neuron, ("lif", "plif", "if"))
+        """Raises `InputError` for an unknown neuron or surrogate, or for options that do not go together."""
+        check_choice("neuron", self.neuron, ("lif", "plif", "if", "ilif"))
         check_choice("surrogate", self.surrogate, ("atan", "sigmoid", "triangle", "rectangle", "fast_sigmoid"))
+        check_counts(self, "levels")
+        if self.neuron != "ilif":
+            if self.levels is not None:
+                raise InputError(f"levels={self.levels!r}: neuron={self.neuron!r} fires once a step; use neuron='ilif'")
+            return
+        if self.v_reset not in (None, NeuronConfig.v_reset):
+            raise InputError(f"v_reset={self.v_reset!r}: neuron='ilif' subtracts v_threshold per spike; use None")
+        for name in ("surrogate", "surrogate_alpha"):
+            if (value := getattr(self, name)) != getattr(NeuronConfig, name):
+                found = f"{name}={value!r}: neuron='ilif' has the derivative of the identity"
+                raise InputError(f"{found}, and takes no surrogate; leave it out")
+
+    @property
+    def spikes_per_step(self) -> int:
+        """The largest number of spikes per step, D; 1 but for ilif."""
+        return (4 if self.levels is None else self.levels) if self.neuron == "ilif" else 1
 
     def build(self) -> "Neuron":
         """The neuron; raises `InputError` for constants that its equations do not allow."""

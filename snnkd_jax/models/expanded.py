@@ -1,0 +1,190 @@
+"""Networks of integer neurons (`ILIF`) in binary sub-steps: the same function, with spikes of height 1 at every synapse.
+
+A convolution or dense layer W is linear, so what it makes of counts of spikes s in {0, ..., D} is what it makes of D
+sub-steps b_1, ..., b_D, of which the first s have a spike:
+
+    W (a s) + bias = a (W b_1 + ... + W b_D) + bias,    b_d = 1[s >= d]
+
+The sub-steps of each layer are added up before its norm, bias and neurons, which are computed once per step; the height
+a of a layer's spikes (`activation.IntegerSpike`) is a constant that W can take. The maximum of counts has the maxima of
+their sub-steps, so max pooling is exact, and a mean over the map before a dense layer is taken behind it instead, which
+is the same. Results are equal up to rounding: a potential that is within about 1e-6 of halfway between two counts may
+fire one spike more or less.
+
+Means of spikes over parts of the map, their sums and norms are no counts; layers that read them are refused. Which layer
+reads which neurons is found by applying the network to spikes drawn at random.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax import Array
+
+from snnkd_jax.dynamics.neurons import NEURONS, most_spikes
+from snnkd_jax.errors import InputError
+from snnkd_jax.models.activation import IntegerSpike, Spike
+from snnkd_jax.models.layers import GlobalAvgPool
+from snnkd_jax.models.recorder import trace_calls
+
+_BATCH = 3  # random images; no axis but the first should have this size
+
+
+@dataclasses.dataclass(frozen=True)
+class Synapse:
+    """A convolution or dense layer, by its path, and the neurons that it reads.
+
+    `source` is the path of an `IntegerSpike`, whose threshold gives the height of its spikes, or of a `Spike`, whose
+    height is 1; `levels` is D.
+    """
+
+    path: tuple[str, ...]
+    source: tuple[str, ...]
+    levels: int
+
+    def height(self, params: Mapping[str, Any]) -> Array | float:
+        """a, the height of the spikes."""
+        for name in self.source:
+            params = params.get(name, {})
+        return params["qcfs_threshold"] / self.levels if "qcfs_threshold" in params else 1.0
+
+    def substeps(self, counts: Array) -> Array:
+        """Spikes in {0, 1}, `[B, T D, ...]`, of counts `[B, T, ...]`."""
+        d = jnp.arange(self.levels).reshape(-1, *[1] * (counts.ndim - 2))
+        spikes = (counts[:, :, None] > d + 0.5).astype(counts.dtype)
+        return spikes.reshape(len(counts), -1, *counts.shape[2:])
+
+
+@contextmanager
+def expanded(synapses: tuple[Synapse, ...], params: Mapping[str, Any]) -> Iterator[None]:
+    """A context in which these layers of a module with `params` read sub-steps; their outputs are sums over them."""
+    by_path = {synapse.path: synapse for synapse in synapses}
+    means: dict[int, tuple[Array, Array]] = {}  # by identity: the mean, and the map that it was taken of
+
+    def interceptor(call: Any, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
+        module = context.module
+        if context.method_name != "__call__" or not isinstance(module, nn.Conv | nn.Dense | GlobalAvgPool):
+            return call(*args, **kwargs)
+        x: Array = next(iter((*args, *kwargs.values())))
+        if isinstance(module, GlobalAvgPool):
+            mean = call(x)
+            means[id(mean)] = mean, x
+            return mean
+        if (synapse := by_path.get(module.path)) is None:
+            return call(x)
+        _, maps = means.get(id(x), (None, None))
+        height = synapse.height(params)
+        spikes = synapse.substeps((x if maps is None else maps) / height)
+        bias = module.get_variable("params", "bias") if module.use_bias else 0.0
+        y = call(spikes) - bias
+        y = y.reshape(*x.shape[:2], synapse.levels, *y.shape[2:]).sum(axis=2)
+        return height * (y if maps is None else y.mean(axis=(-3, -2))) + bias
+
+    with nn.intercept_methods(interceptor):
+        yield
+
+
+def find_synapses(network: Any, variables: Any, image_shape: tuple[int, int, int]) -> tuple[Synapse, ...]:
+    """The layers of a `Network` that read spikes, in the order of computation, for images `[H, W, C]`.
+
+    Raises `InputError` if it has no integer neurons, or a layer that reads spikes, but not as counts.
+    """
+    sources = _sources(network, variables, image_shape)
+    # Heights that are no multiples of each other tell the layers of neurons apart.
+    heights = {path: 1 + 0.618 * (i + 1) if scaled else 1.0 for i, (path, (_, scaled)) in enumerate(sources.items())}
+    flat = traverse_util.flatten_dict(variables["params"])
+    for path, (levels, scaled) in sources.items():
+        if scaled:
+            flat[*path, "qcfs_threshold"] = jnp.float32(levels * heights[path])
+    variables = variables | {"params": traverse_util.unflatten_dict(flat)}
+    first, second = (_inputs(network, variables, image_shape, seed) for seed in (0, 1))
+    if others := sorted({"/".join(p[:-1]) for p, x in flat.items() if x.ndim > 1 and "/".join(p[:-1]) not in first}):
+        raise InputError(f"{others[0]} has weights, but is no flax.linen.Conv or Dense, which alone can be expanded")
+    synapses = []
+    for name, x in first.items():
+        if np.array_equal(x, second[name]):
+            continue  # it reads the image
+        if x.ndim < 3 or x.shape[:2] != (_BATCH, network.num_steps):
+            raise InputError(f"{name} reads {x.shape[1:]}, not all steps at once, [T, ...]; it cannot be expanded")
+        errors = {path: _deviation(x / heights[path], levels) for path, (levels, _) in sources.items()}
+        source = min(errors, key=errors.__getitem__)
+        if errors[source] > 1e-3:
+            raise InputError(
+                f"{name} reads no counts of spikes, but their means, sums or norms; train an architecture that does not, "
+                "such as airbench94, resnet18, wrn-16-2, or with pool='max' convnet and vgg11"
+            )
+        synapses.append(Synapse(tuple(name.split("/")), source, sources[source][0]))
+    return tuple(synapses)
+
+
+def _sources(
+    network: Any, variables: Any, image_shape: tuple[int, int, int]
+) -> dict[tuple[str, ...], tuple[int, bool]]:
+    """D of each layer of neurons by path, and whether the height of its spikes is a parameter."""
+    if network.num_steps is None:
+        raise InputError(f"{network.title} is an ANN; only networks of integer neurons (neuron='ilif') can be expanded")
+    if (dtype := jnp.dtype(getattr(network.module, "dtype", jnp.float32))) != jnp.float32:
+        advice = "build the same network with dtype='float32' for its weights"
+        raise InputError(f"dtype={dtype.name!r} rounds the sum of sub-steps unlike the sum of spikes; {advice}")
+    found: dict[tuple[str, ...], tuple[int, bool]] = {}
+    neurons = set()
+    for call in trace_calls(network, variables, image_shape):
+        module = call.module
+        if isinstance(module, Spike):
+            neurons.add(type(module.neuron))
+            found[module.path] = most_spikes(module.neuron), False
+        elif isinstance(module, IntegerSpike):  # it returns after the `Spike` in it
+            found[module.path] = found.pop((*module.path, "spike"))[0], True
+    kinds = ", ".join(sorted(kind.__name__ for kind in neurons)) or "no `Spike` layer"
+    if unknown := sorted(kind.__name__ for kind in neurons - {*NEURONS.values()}):
+        raise InputError(f"neurons {unknown[0]} may fire anything; only LIF, PLIF, IF and ILIF can be expanded")
+    if NEURONS["ilif"] not in neurons:
+        raise InputError(f"{network.title} has {kinds}; only networks of integer neurons (neuron='ilif') are expanded")
+    return found
+
+
+def _inputs(network: Any, variables: Any, image_shape: tuple[int, int, int], seed: int) -> dict[str, np.ndarray]:
+    """What each convolution and dense layer reads of random images, if neurons fire at random, by name.
+
+    Of a mean over the map it is the map. Raises `InputError` for a layer that is called twice.
+    """
+    images = jax.random.normal(jax.random.key(0), (_BATCH, *image_shape))
+    names: list[str] = []
+
+    @jax.jit
+    def run(variables: Any) -> list[Array]:
+        with nn.intercept_methods(_firing_at_random(np.random.default_rng(seed))):
+            calls = network.capture_calls(variables, images, nn.Conv, nn.Dense, GlobalAvgPool)[1]
+        maps = {id(call.output): call.inputs for call in calls if isinstance(call.module, GlobalAvgPool)}
+        layers = [call for call in calls if not isinstance(call.module, GlobalAvgPool)]
+        names.extend(call.name for call in layers)
+        return [maps.get(id(call.inputs), call.inputs) for call in layers]
+
+    found = jax.device_get(run(variables))
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{twice[0]} is called more than once; only layers that are called once can be expanded")
+    return dict(zip(names, found, strict=True))
+
+
+def _firing_at_random(rng: np.random.Generator) -> Any:
+    """An interceptor that replaces spikes by random ones: most of them 0, the others 1 to D."""
+
+    def interceptor(call: Any, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
+        output = call(*args, **kwargs)
+        if not (isinstance(context.module, Spike) and context.method_name == "__call__"):
+            return output
+        counts = rng.integers(1, most_spikes(context.module.neuron) + 1, output.shape)
+        return jnp.asarray(counts * (rng.random(output.shape) < 0.4), output.dtype)
+
+    return interceptor
+
+
+def _deviation(counts: np.ndarray, levels: int) -> float:
+    """The largest distance from a whole number in 0 to `levels`."""
+    return float(np.abs(counts - np.clip(np.round(counts), 0, levels)).max())
