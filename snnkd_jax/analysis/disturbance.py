@@ -29,6 +29,7 @@ set. Two networks of one architecture get the same draws.
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -103,20 +104,17 @@ def disturbed_neurons(kind: str, strength: ArrayLike, key: Array, index: Array) 
         (current,) = args
         if kind == "threshold_mismatch":
             if (neuron := type(context.module.neuron)) not in SCALED_NEURONS:
-                raise InputError(
-                    f"kind={kind!r} is for LIF, PLIF, IF and ILIF, not for {neuron.__name__}; choose another"
-                )
+                known = "LIF, PLIF, IF and ILIF"
+                raise InputError(f"kind={kind!r} is for {known}, not for {neuron.__name__}; choose another")
             factor = threshold_factors(layer_key, strength, current.shape[2:])
             return call((current / factor).astype(current.dtype))
         spikes = call(current)
         check_per_image("index", index, spikes.shape[0])
-        levels = most_spikes(context.module.neuron)
-        if levels == 1:
-            substeps = spikes[..., None]
-        else:
-            substeps = (spikes[..., None] > jnp.arange(levels)).astype(spikes.dtype)
-        shape = substeps.shape[1:]
-        hit = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(layer_key, i), shape))(index)
+        # The sub-steps of integer neurons; spikes of others, of whatever height, are left as they are.
+        d = jnp.arange(most_spikes(context.module.neuron))
+        substeps = spikes[..., None] if len(d) == 1 else (spikes[..., None] > d).astype(spikes.dtype)
+        uniform = functools.partial(jax.random.uniform, shape=substeps.shape[1:])
+        hit = jax.vmap(lambda i: uniform(jax.random.fold_in(layer_key, i)))(index)
         return jnp.where(hit < strength, 0 if kind == "spike_deletion" else 1, substeps).sum(axis=-1)
 
     with nn.intercept_methods(interceptor):

@@ -17,8 +17,8 @@ soft reset, and counts of spikes in place of spikes:
     s[t] = clip(round(h[t] / v_threshold), 0, D)           fire: 0 to D spikes, D = levels, halves rounded up
     ds[t]/dh[t] = 1[0 <= h[t] <= D v_threshold] / v_threshold
 
-These are SpikingJelly's conventions, but that its `ILIFNode` rounds halves to even numbers. Refractoriness and synaptic filtering are left out on purpose: with a handful
-of steps they would only add parameters.
+These are SpikingJelly's conventions, but that its `ILIFNode` rounds halves to even numbers. Refractoriness and synaptic
+filtering are left out on purpose: with a handful of steps they would only add parameters.
 """
 
 import dataclasses
@@ -168,12 +168,13 @@ class IF(_IntegrateAndFire):
 
 @dataclasses.dataclass(frozen=True)
 class ILIF(_Leaky):
-    """Integer leaky integrate-and-fire: a step fires up to `levels` spikes; the equations are at the top of this module.
+    """Integer leaky integrate-and-fire: up to `levels` spikes per step; the equations are at the top of this module.
 
     A convolution is linear, so that a count s is D = `levels` sub-steps with s spikes of height 1, whose input currents
-    are added up before the next neuron fires (`models.expanded`): training in integers costs one step where LIF costs D.
-    With one step it is an activation of D + 1 levels. With D = 1 and v_threshold = 1 it is a `LIF` that fires from 1/2,
-    subtracts 1, and has the surrogate `rectangle(1.0)`, but for the derivative at the two ends of the rectangle.
+    are added up before the next neuron fires (`models.expanded`): training in integers costs one step where LIF costs
+    D. With one step it is an activation of D + 1 levels. With D = 1 it is a neuron that fires from v_threshold / 2 and
+    subtracts v_threshold, with the surrogate `rectangle(1 / v_threshold)`, but for the two ends of the rectangle, at
+    which this derivative is not 0.
 
     Args:
         levels: D, the largest number of spikes per step, 1 to 256.

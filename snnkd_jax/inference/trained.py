@@ -29,6 +29,7 @@ from snnkd_jax.models.description import can_be_built, check_same_network, netwo
 from snnkd_jax.models.folding import fold_norms
 from snnkd_jax.models.recorder import spiking_layers
 from snnkd_jax.parallel.mesh import data_mesh
+from snnkd_jax.runs.models import time_steps
 from snnkd_jax.runs.result import read_result, result_in
 from snnkd_jax.runs.roles import Role
 from snnkd_jax.training.checkpoint import load_network
@@ -188,13 +189,6 @@ class Trained:
             variables = jax.device_put(folded.variables, jax.local_devices()[0])
         network = folded.network if self.network.num_steps is None else folded.with_steps(1)
         return Stepper(network, variables, self.normalisation, self.image_shape, self.class_names)
-
-
-def time_steps(num_steps: int | None, levels: int = 1) -> str:
-    """The number of time steps in words: "an ANN", "T = 4", or with D levels of integer neurons "T x D = 1 x 4"."""
-    if num_steps is None:
-        return "an ANN"
-    return f"T = {num_steps}" if levels == 1 else f"T x D = {num_steps} x {levels}"
 
 
 def load(path: str | Path, role: Role | None = None, *, network: Network | None = None) -> Trained:

@@ -95,9 +95,8 @@ def build(
     if levels is not None:
         check_count("levels", levels)
         if neuron is not None:
-            raise InputError(
-                f"levels={levels!r} is for ANNs, and neuron is given; leave one out, or give neuron=ILIF(levels=...)"
-            )
+            advice = "leave one of them out, or give neuron=ILIF(levels=...)"
+            raise InputError(f"levels={levels!r} is for ANNs, and neuron is given; {advice}")
     name = match_choice("model", name, MODELS)
     check_choice("pool", pool, get_args(Pool))
     fields = inspect.signature(MODELS[name]).parameters

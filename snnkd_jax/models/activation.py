@@ -66,9 +66,9 @@ class Spike(nn.Module):
     `num_steps=None` takes as many steps as the input has. The neuron's learnable parameters are parameters of the
     layer, under their own names.
 
-    Written to the collections that are mutable: "firing_rates", spikes per neuron and step `[B]`, of which one of an
-    `ILIF` counts as D steps, so that rates are fractions of what is possible; "state", the state after the last step, from which the next call starts; "initial_state", that before the first step; and "rates", for
-    `snnkd_jax.models.rate`.
+    Written to the collections that are mutable: "firing_rates", spikes per neuron and step `[B]`, where a step of an
+    `ILIF` counts as its D sub-steps; "state", the state after the last step, from which the next call starts;
+    "initial_state", that before the first step; and "rates", for `snnkd_jax.models.rate`.
     """
 
     neuron: Neuron

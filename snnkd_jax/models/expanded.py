@@ -1,4 +1,4 @@
-"""Networks of integer neurons (`ILIF`) in binary sub-steps: the same function, with spikes of height 1 at every synapse.
+"""Networks of integer neurons (`ILIF`) in binary sub-steps: the same function, with spikes of height 1 at synapses.
 
 A convolution or dense layer W is linear, so what it makes of counts of spikes s in {0, ..., D} is what it makes of D
 sub-steps b_1, ..., b_D, of which the first s have a spike:
@@ -11,8 +11,8 @@ their sub-steps, so max pooling is exact, and a mean over the map before a dense
 is the same. Results are equal up to rounding: a potential that is within about 1e-6 of halfway between two counts may
 fire one spike more or less.
 
-Means of spikes over parts of the map, their sums and norms are no counts; layers that read them are refused. Which layer
-reads which neurons is found by applying the network to spikes drawn at random.
+Means of spikes over parts of the map, their sums and norms are no counts; layers that read them are refused. Which
+layer reads which neurons is found by applying the network to spikes drawn at random.
 """
 
 import dataclasses
@@ -41,12 +41,13 @@ class Synapse:
     """A convolution or dense layer, by its path, and the neurons that it reads.
 
     `source` is the path of an `IntegerSpike`, whose threshold gives the height of its spikes, or of a `Spike`, whose
-    height is 1; `levels` is D.
+    height is 1; `levels` is D. `pooled` tells whether a mean over the map, of which it reads the map, lies between.
     """
 
     path: tuple[str, ...]
     source: tuple[str, ...]
     levels: int
+    pooled: bool
 
     def height(self, params: Mapping[str, Any]) -> Array | float:
         """a, the height of the spikes."""
@@ -107,8 +108,8 @@ def find_synapses(network: Any, variables: Any, image_shape: tuple[int, int, int
     if others := sorted({"/".join(p[:-1]) for p, x in flat.items() if x.ndim > 1 and "/".join(p[:-1]) not in first}):
         raise InputError(f"{others[0]} has weights, but is no flax.linen.Conv or Dense, which alone can be expanded")
     synapses = []
-    for name, x in first.items():
-        if np.array_equal(x, second[name]):
+    for name, (x, pooled) in first.items():
+        if np.array_equal(x, second[name][0]):
             continue  # it reads the image
         if x.ndim < 3 or x.shape[:2] != (_BATCH, network.num_steps):
             raise InputError(f"{name} reads {x.shape[1:]}, not all steps at once, [T, ...]; it cannot be expanded")
@@ -116,10 +117,10 @@ def find_synapses(network: Any, variables: Any, image_shape: tuple[int, int, int
         source = min(errors, key=errors.__getitem__)
         if errors[source] > 1e-3:
             raise InputError(
-                f"{name} reads no counts of spikes, but their means, sums or norms; train an architecture that does not, "
-                "such as airbench94, resnet18, wrn-16-2, or with pool='max' convnet and vgg11"
+                f"{name} reads no counts of spikes, but their means, sums or norms; train an architecture that reads "
+                "counts, such as airbench94, resnet18, wrn-16-2, or with pool='max' convnet and vgg11"
             )
-        synapses.append(Synapse(tuple(name.split("/")), source, sources[source][0]))
+        synapses.append(Synapse(tuple(name.split("/")), source, sources[source][0], pooled))
     return tuple(synapses)
 
 
@@ -149,13 +150,16 @@ def _sources(
     return found
 
 
-def _inputs(network: Any, variables: Any, image_shape: tuple[int, int, int], seed: int) -> dict[str, np.ndarray]:
+def _inputs(
+    network: Any, variables: Any, image_shape: tuple[int, int, int], seed: int
+) -> dict[str, tuple[np.ndarray, bool]]:
     """What each convolution and dense layer reads of random images, if neurons fire at random, by name.
 
-    Of a mean over the map it is the map. Raises `InputError` for a layer that is called twice.
+    In place of a mean over the map it is the map, and True. Raises `InputError` for a layer that is called twice.
     """
     images = jax.random.normal(jax.random.key(0), (_BATCH, *image_shape))
     names: list[str] = []
+    pooled: list[bool] = []
 
     @jax.jit
     def run(variables: Any) -> list[Array]:
@@ -164,12 +168,13 @@ def _inputs(network: Any, variables: Any, image_shape: tuple[int, int, int], see
         maps = {id(call.output): call.inputs for call in calls if isinstance(call.module, GlobalAvgPool)}
         layers = [call for call in calls if not isinstance(call.module, GlobalAvgPool)]
         names.extend(call.name for call in layers)
+        pooled.extend(id(call.inputs) in maps for call in layers)
         return [maps.get(id(call.inputs), call.inputs) for call in layers]
 
     found = jax.device_get(run(variables))
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{twice[0]} is called more than once; only layers that are called once can be expanded")
-    return dict(zip(names, found, strict=True))
+    return {name: (x, mean) for name, x, mean in zip(names, found, pooled, strict=True)}
 
 
 def _firing_at_random(rng: np.random.Generator) -> Any:

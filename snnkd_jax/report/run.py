@@ -64,7 +64,7 @@ class Run:
         elif config.teacher.teacher_only:
             trained = f"An ANN, {config.teacher.teacher} of width {config.teacher_width:g}"
         else:
-            size = f"width {options['width']:g}, T = {options['num_steps']}"
+            size = f"width {options['width']:g}, {config.time_steps}"
             trained = f"A spiking {options['student']} of {size}, preset {config.method}"
         return f"{trained}, on {options['dataset']}, seed {options['seed']}."
 

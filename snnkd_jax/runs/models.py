@@ -191,3 +191,10 @@ class NeuronConfig:
 def teacher_label(teacher: str) -> str:
     """The name of a teacher in tables and records, without the folder of its file."""
     return f"{TORCH}{Path(teacher).name}" if teacher.startswith(TORCH) else teacher
+
+
+def time_steps(num_steps: int | None, levels: int = 1) -> str:
+    """Time steps in words: "an ANN", "T = 4", or "T x D = 1 x 4" with the D levels of integer neurons."""
+    if num_steps is None:
+        return "an ANN"
+    return f"T = {num_steps}" if levels == 1 else f"T x D = {num_steps} x {levels}"
