@@ -14,8 +14,8 @@ convolution of average-pooled spikes costs MACs, one of max-pooled spikes ACs. T
 - A layer is AC or MAC by all images and steps that were counted; the harness decides for each step of each batch.
 - A static image is convolved once by this library, so it is counted once and not at every step (`LayerCost.steps`).
 
-Integer neurons (`ILIF`) are counted in the T x D binary sub-steps of `Trained.expanded`, where a count of s spikes costs
-s times the ACs of one spike. Counted as it was trained, a network of them needs MACs.
+Integer neurons (`ILIF`) are counted in the T x D binary sub-steps of `Trained.expanded`, where a count of s spikes
+costs s times the ACs of one spike. Counted as it was trained, a network of them needs MACs.
 
 `estimate` is what most papers report: firing rate x dense operations of all T steps as ACs, but dense MACs for the
 layer that reads the images and for ANNs. The rate is that of the spikes that a layer reads, or of the neurons before an
@@ -62,8 +62,9 @@ class LayerCost:
 
     `name` is the path in the parameter tree, `steps` how often the layer is computed per image (1, T or T D),
     `positions` at how many positions of the map in each step, of which the mean is taken, instead of once of the mean,
-    `source` the activation layer before it, if any, `dense` the dense operations per image, `effective` the synaptic operations;
-    `least` and `greatest` are the extreme magnitudes of the non-zero inputs (infinity and 0 if there are none).
+    `source` the activation layer before it, if any, `dense` the dense operations per image, `effective` the synaptic
+    operations; `least` and `greatest` are the extreme magnitudes of the non-zero inputs (infinity and 0 if there are
+    none).
     """
 
     name: str

@@ -33,7 +33,7 @@ from snnkd_jax.models.activation import IntegerSpike, Spike
 from snnkd_jax.models.layers import GlobalAvgPool
 from snnkd_jax.models.recorder import trace_calls
 
-_BATCH = 3  # random images; no axis but the first should have this size
+_BATCH = 7  # random images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,51 +97,50 @@ def find_synapses(network: Any, variables: Any, image_shape: tuple[int, int, int
     Raises `InputError` if it has no integer neurons, or a layer that reads spikes, but not as counts.
     """
     sources = _sources(network, variables, image_shape)
-    # Heights that are no multiples of each other tell the layers of neurons apart.
-    heights = {path: 1 + 0.618 * (i + 1) if scaled else 1.0 for i, (path, (_, scaled)) in enumerate(sources.items())}
     flat = traverse_util.flatten_dict(variables["params"])
-    for path, (levels, scaled) in sources.items():
-        if scaled:
-            flat[*path, "qcfs_threshold"] = jnp.float32(levels * heights[path])
+    for path, levels in sources.items():
+        if (*path, "qcfs_threshold") in flat:  # spikes of height 1, like those of `Spike`
+            flat[*path, "qcfs_threshold"] = jnp.float32(levels)
     variables = variables | {"params": traverse_util.unflatten_dict(flat)}
-    first, second = (_inputs(network, variables, image_shape, seed) for seed in (0, 1))
-    if others := sorted({"/".join(p[:-1]) for p, x in flat.items() if x.ndim > 1 and "/".join(p[:-1]) not in first}):
+    # No height is a multiple of another, so that heights tell the layers of neurons apart.
+    heights = {path: 1 + 0.618 * (i + 1) for i, path in enumerate(sources)}
+    read = _inputs(network, variables, image_shape, heights)
+    if others := sorted({"/".join(p[:-1]) for p, x in flat.items() if x.ndim > 1 and "/".join(p[:-1]) not in read}):
         raise InputError(f"{others[0]} has weights, but is no flax.linen.Conv or Dense, which alone can be expanded")
     synapses = []
-    for name, (x, pooled) in first.items():
-        if np.array_equal(x, second[name][0]):
+    for name, (first, second, pooled) in read.items():
+        if np.array_equal(first, second):
             continue  # it reads the image
-        if x.ndim < 3 or x.shape[:2] != (_BATCH, network.num_steps):
-            raise InputError(f"{name} reads {x.shape[1:]}, not all steps at once, [T, ...]; it cannot be expanded")
-        errors = {path: _deviation(x / heights[path], levels) for path, (levels, _) in sources.items()}
+        if first.ndim < 3 or first.shape[:2] != (_BATCH, network.num_steps):
+            raise InputError(f"{name} reads {first.shape[1:]}, not all steps at once, [T, ...]; it cannot be expanded")
+        x = np.stack([first, second])
+        errors = {path: _deviation(x / heights[path], levels) for path, levels in sources.items()}
         source = min(errors, key=errors.__getitem__)
         if errors[source] > 1e-3:
             raise InputError(
                 f"{name} reads no counts of spikes, but their means, sums or norms; train an architecture that reads "
                 "counts, such as airbench94, resnet18, wrn-16-2, or with pool='max' convnet and vgg11"
             )
-        synapses.append(Synapse(tuple(name.split("/")), source, sources[source][0], pooled))
+        synapses.append(Synapse(tuple(name.split("/")), source, sources[source], pooled))
     return tuple(synapses)
 
 
-def _sources(
-    network: Any, variables: Any, image_shape: tuple[int, int, int]
-) -> dict[tuple[str, ...], tuple[int, bool]]:
-    """D of each layer of neurons by path, and whether the height of its spikes is a parameter."""
+def _sources(network: Any, variables: Any, image_shape: tuple[int, int, int]) -> dict[tuple[str, ...], int]:
+    """D of each layer of neurons, by the path of the `IntegerSpike` or else of the `Spike`."""
     if network.num_steps is None:
         raise InputError(f"{network.title} is an ANN; only networks of integer neurons (neuron='ilif') can be expanded")
     if (dtype := jnp.dtype(getattr(network.module, "dtype", jnp.float32))) != jnp.float32:
         advice = "build the same network with dtype='float32' for its weights"
         raise InputError(f"dtype={dtype.name!r} rounds the sum of sub-steps unlike the sum of spikes; {advice}")
-    found: dict[tuple[str, ...], tuple[int, bool]] = {}
+    found: dict[tuple[str, ...], int] = {}
     neurons = set()
     for call in trace_calls(network, variables, image_shape):
         module = call.module
         if isinstance(module, Spike):
             neurons.add(type(module.neuron))
-            found[module.path] = most_spikes(module.neuron), False
+            found[module.path] = most_spikes(module.neuron)
         elif isinstance(module, IntegerSpike):  # it returns after the `Spike` in it
-            found[module.path] = found.pop((*module.path, "spike"))[0], True
+            found[module.path] = found.pop((*module.path, "spike"))
     kinds = ", ".join(sorted(kind.__name__ for kind in neurons)) or "no `Spike` layer"
     if unknown := sorted(kind.__name__ for kind in neurons - {*NEURONS.values()}):
         raise InputError(f"neurons {unknown[0]} may fire anything; only LIF, PLIF, IF and ILIF can be expanded")
@@ -151,41 +150,44 @@ def _sources(
 
 
 def _inputs(
-    network: Any, variables: Any, image_shape: tuple[int, int, int], seed: int
-) -> dict[str, tuple[np.ndarray, bool]]:
-    """What each convolution and dense layer reads of random images, if neurons fire at random, by name.
+    network: Any, variables: Any, image_shape: tuple[int, int, int], heights: Mapping[tuple[str, ...], float]
+) -> dict[str, tuple[np.ndarray, np.ndarray, bool]]:
+    """What each convolution and dense layer reads, by name, when neurons fire at random, once and once again.
 
-    In place of a mean over the map it is the map, and True. Raises `InputError` for a layer that is called twice.
+    The images are the same, and the spikes of a layer of neurons have its one of `heights`. In place of a mean over the
+    map it is the map, and True. Raises `InputError` for a layer that is called twice.
     """
     images = jax.random.normal(jax.random.key(0), (_BATCH, *image_shape))
-    names: list[str] = []
-    pooled: list[bool] = []
+    layers: list[tuple[str, bool]] = []
 
     @jax.jit
-    def run(variables: Any) -> list[Array]:
-        with nn.intercept_methods(_firing_at_random(np.random.default_rng(seed))):
+    def run(variables: Any, key: Array) -> list[Array]:
+        with nn.intercept_methods(_firing_at_random(key, heights)):
             calls = network.capture_calls(variables, images, nn.Conv, nn.Dense, GlobalAvgPool)[1]
         maps = {id(call.output): call.inputs for call in calls if isinstance(call.module, GlobalAvgPool)}
-        layers = [call for call in calls if not isinstance(call.module, GlobalAvgPool)]
-        names.extend(call.name for call in layers)
-        pooled.extend(id(call.inputs) in maps for call in layers)
-        return [maps.get(id(call.inputs), call.inputs) for call in layers]
+        read = [call for call in calls if not isinstance(call.module, GlobalAvgPool)]
+        layers[:] = [(call.name, id(call.inputs) in maps) for call in read]
+        return [maps.get(id(call.inputs), call.inputs) for call in read]
 
-    found = jax.device_get(run(variables))
+    first, second = (jax.device_get(run(variables, jax.random.key(seed))) for seed in (1, 2))
+    names = [name for name, _ in layers]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{twice[0]} is called more than once; only layers that are called once can be expanded")
-    return {name: (x, mean) for name, x, mean in zip(names, found, pooled, strict=True)}
+    return {name: (a, b, pooled) for (name, pooled), a, b in zip(layers, first, second, strict=True)}
 
 
-def _firing_at_random(rng: np.random.Generator) -> Any:
-    """An interceptor that replaces spikes by random ones: most of them 0, the others 1 to D."""
+def _firing_at_random(key: Array, heights: Mapping[tuple[str, ...], float]) -> Any:
+    """An interceptor that replaces spikes by random ones: half of them 0, the others 1 to D."""
 
     def interceptor(call: Any, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
-        output = call(*args, **kwargs)
-        if not (isinstance(context.module, Spike) and context.method_name == "__call__"):
+        output, module = call(*args, **kwargs), context.module
+        if not (isinstance(module, Spike) and context.method_name == "__call__"):
             return output
-        counts = rng.integers(1, most_spikes(context.module.neuron) + 1, output.shape)
-        return jnp.asarray(counts * (rng.random(output.shape) < 0.4), output.dtype)
+        path = module.path if module.path in heights else module.path[:-1]
+        own = jax.random.fold_in(key, list(heights).index(path))
+        counts = jax.random.randint(own, output.shape, 1, most_spikes(module.neuron) + 1)
+        fires = jax.random.bernoulli(jax.random.fold_in(own, 0), shape=output.shape)
+        return heights[path] * (counts * fires).astype(output.dtype)
 
     return interceptor
 
