@@ -84,7 +84,7 @@ def test_integer_neurons_are_counted_in_binary_substeps(runs, monkeypatch, capsy
     student, ann = (
         trained(spiking, pool=pool, teacher_pool=pool, neuron="ilif", levels=3) for spiking in (True, False)
     )
-    monkeypatch.setattr(loading, "load", lambda run, role: student if role == "student" else ann)
+    monkeypatch.setattr(loading, "load", lambda _, role: student if role == "student" else ann)
     energy(runs / "run", images=20)
     shown, record = capsys.readouterr().out, json.loads((runs / "run" / "energy.json").read_text())
     found = record["networks"]["student"]

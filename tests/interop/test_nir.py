@@ -204,7 +204,8 @@ def test_what_nir_cannot_say_is_refused(tmp_path):
         assert not path.exists()
 
     refused(convnet(neuron=LIF(v_reset=None)), r"act1: v_reset=None.*train with a number")
-    refused(convnet(neuron=ILIF()), r"act1: .*several spikes per step.*LIF, PLIF or IF")
+    integer = convnet(neuron=ILIF())
+    refused(integer, r"act1: .*several spikes per step.*LIF, PLIF or IF", dyadic_variables(integer, shape))
     refused(convnet(neuron=LIF(), pool="max"), r"pool1: max pooling.*pool='avg'")
     refused(convnet(neuron=LIF(), dtype=jnp.bfloat16), "dtype=bfloat16")
     refused(ann, "export a student")
