@@ -302,7 +302,7 @@ def integer_lif(
 
 
 def neuron_from(values: Mapping[str, Any]) -> LIF | IF | ILIF:
-    """The neuron of JSON values as from `describe_neuron`; missing ones, and those None but `v_reset`, are defaults.
+    """The neuron of JSON values as from `describe_neuron`; missing ones, and `surrogate_alpha` or `levels` None, are defaults.
 
     Raises `InputError` for an unknown kind or surrogate, or constants that the equations do not allow.
     """
@@ -311,8 +311,10 @@ def neuron_from(values: Mapping[str, Any]) -> LIF | IF | ILIF:
     check_choice("surrogate", name, SURROGATES)
     surrogate = SURROGATES[name]() if alpha is None else SURROGATES[name](alpha)
     names = {field.name for field in dataclasses.fields(NEURONS[kind])}
-    given = {name: value for name, value in values.items() if value is not None or name == "v_reset"}
-    return NEURONS[kind](**{name: value for name, value in (given | {"surrogate": surrogate}).items() if name in names})
+    constants: dict[str, Any] = {**values, "surrogate": surrogate}
+    if constants.get("levels") is None:
+        constants.pop("levels", None)
+    return NEURONS[kind](**{name: value for name, value in constants.items() if name in names})
 
 
 def describe_neuron(neuron: Neuron) -> dict[str, Any] | None:

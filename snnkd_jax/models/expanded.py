@@ -97,7 +97,7 @@ def find_synapses(network: Any, variables: Any, image_shape: tuple[int, int, int
     Raises `InputError` if it has no integer neurons, or a layer that reads spikes, but not as counts.
     """
     sources = _sources(network, variables, image_shape)
-    flat = traverse_util.flatten_dict(variables["params"])
+    flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables["params"])
     for path, levels in sources.items():
         if (*path, "qcfs_threshold") in flat:  # spikes of height 1, like those of `Spike`
             flat[*path, "qcfs_threshold"] = jnp.float32(levels)
@@ -116,7 +116,7 @@ def find_synapses(network: Any, variables: Any, image_shape: tuple[int, int, int
         x = np.stack([first, second])
         errors = {path: _deviation(x / heights[path], levels) for path, levels in sources.items()}
         source = min(errors, key=errors.__getitem__)
-        if errors[source] > 1e-3:
+        if not errors[source] <= 1e-3:  # NaN is no count
             raise InputError(
                 f"{name} reads no counts of spikes, but their means, sums or norms; train an architecture that reads "
                 "counts, such as airbench94, resnet18, wrn-16-2, or with pool='max' convnet and vgg11"

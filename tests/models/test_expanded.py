@@ -1,7 +1,7 @@
 """Networks of integer neurons: begun from QCFS, and run in binary sub-steps."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -137,7 +137,7 @@ def test_own_module_against_a_loop_over_substeps():
     variables = network.init(jax.random.key(0), (2, 2, 1))
     params = jax.tree.map(lambda x: np.asarray(x + 0.3, np.float64), variables["params"])
     variables = jax.tree.map(lambda x: x + 0.3, variables)
-    images = np.abs(np.random.default_rng(0).normal(size=(6, 3, 2, 2, 1))).astype(np.float32)
+    images = jnp.abs(jax.random.normal(jax.random.key(1), (6, 3, 2, 2, 1)))
 
     def fire(v, current, levels):
         h = v / 2 + current
@@ -146,7 +146,7 @@ def test_own_module_against_a_loop_over_substeps():
 
     v1, v2, expected = np.zeros((6, 7)), np.zeros((6, 6)), []
     for t in range(3):
-        x = images[:, t].reshape(6, -1).astype(np.float64) @ params["first"]["kernel"] + params["first"]["bias"]
+        x = np.float64(images[:, t]).reshape(6, -1) @ params["first"]["kernel"] + params["first"]["bias"]
         v1, spikes = fire(v1, x, 3)
         x = sum(b @ params["second"]["kernel"] for b in spikes) + params["second"]["bias"]
         v2, spikes = fire(v2, x, 2)
@@ -194,12 +194,15 @@ class Graded:
         return v, nn.relu(x)
 
 
+GRADED: Any = Graded()
+
+
 @pytest.mark.parametrize(
     ("network", "message"),
     [
         (build("convnet", 5, width=0.1), "is an ANN.*neuron='ilif'"),
         (build("convnet", 5, width=0.1, neuron=LIF()), "has LIF; only.*neuron='ilif'"),
-        (build("convnet", 5, width=0.1, neuron=Graded()), "Graded"),
+        (build("convnet", 5, width=0.1, neuron=GRADED), "Graded"),
         (build("convnet", 5, width=0.1, neuron=ILIF(), dtype="bfloat16", pool="max"), "dtype='bfloat16'.*'float32'"),
         (Network(Own(flat=True), 2), r"second reads \(7,\).*all steps"),
         (Network(Own(layer=nn.DenseGeneral), 2), "second has weights"),
@@ -301,8 +304,8 @@ def test_predictions_and_streams_are_those_of_the_integer_network():
     assert expanded.title == student.title
     pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 8, 8, 1), np.uint8)
     expected = student.predict(pixels)
-    state, found = expanded.start(5), None
-    for frame in pixels.swapaxes(0, 1):
+    state, found = expanded.step(expanded.start(5), pixels[:, 0])
+    for frame in pixels.swapaxes(0, 1)[1:]:
         state, found = expanded.step(state, frame)
     whole = expanded.predict(pixels)
     np.testing.assert_array_equal(found.logits, whole.logits)
@@ -356,7 +359,7 @@ def test_noise_hits_single_spikes():
 
     def rate(kind, p):
         with disturbed_neurons(kind, p, jax.random.key(0), jnp.arange(2)):
-            return layer.apply({}, current)
+            return np.asarray(layer.apply({}, current))
 
     for kind, p, mean in (("spike_deletion", 0.25, 2.25), ("spike_insertion", 0.5, 3.5)):
         spikes = rate(kind, p)

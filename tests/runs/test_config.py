@@ -7,7 +7,7 @@ import pytest
 from snnkd_jax.cli.arguments import parse
 from snnkd_jax.cli.train import train
 from snnkd_jax.distill.presets import PRESETS
-from snnkd_jax.dynamics.neurons import NEURONS
+from snnkd_jax.dynamics.neurons import ILIF, NEURONS
 from snnkd_jax.dynamics.surrogate import SURROGATES
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import MODELS
@@ -45,7 +45,7 @@ def test_options_of_integer_neurons_that_do_not_go_together(options, message):
 def test_integer_neurons_count_their_levels_as_time_steps():
     config = default_config("digits").replace(neuron="ilif", num_steps=1, v_reset=None).checked()
     assert (config.time_steps, config.replace(levels=8).time_steps) == ("T x D = 1 x 4", "T x D = 1 x 8")
-    assert (config.neuron.build().levels, config.replace(levels=8).neuron.build().levels) == (4, 8)
+    assert (config.neuron.build(), config.replace(levels=8).neuron.build()) == (ILIF(4), ILIF(8))
     assert config.replace(neuron="lif").time_steps == "T = 1"
 
 
