@@ -302,8 +302,9 @@ def integer_lif(
 
 
 def neuron_from(values: Mapping[str, Any]) -> LIF | IF | ILIF:
-    """The neuron of JSON values as from `describe_neuron`; missing ones, and `surrogate_alpha` or `levels` None, are defaults.
+    """The neuron of JSON values as from `describe_neuron`; missing ones are defaults, and so are those that are None.
 
+    That is, `surrogate_alpha` and `levels`; `v_reset=None` is the soft reset.
     Raises `InputError` for an unknown kind or surrogate, or constants that the equations do not allow.
     """
     kind, name, alpha = values["neuron"], values.get("surrogate", "atan"), values.get("surrogate_alpha")
