@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from snnkd_jax.distill.presets import PRESETS
     from snnkd_jax.distill.teacher import Teacher, flax_teacher
     from snnkd_jax.dynamics import encoders, neurons, surrogate
-    from snnkd_jax.dynamics.neurons import IF, LIF, PLIF
+    from snnkd_jax.dynamics.neurons import IF, ILIF, LIF, PLIF
     from snnkd_jax.experiment import run
     from snnkd_jax.fitting import fit
     from snnkd_jax.inference.convert import convert
@@ -37,7 +37,7 @@ _HOMES = {
     "distill.objective": ("Objective", "Term"),
     "distill.presets": ("PRESETS",),
     "distill.teacher": ("Teacher", "flax_teacher"),
-    "dynamics.neurons": ("IF", "LIF", "PLIF"),
+    "dynamics.neurons": ("IF", "ILIF", "LIF", "PLIF"),
     "experiment": ("run",),
     "fitting": ("fit",),
     "inference.convert": ("convert",),

@@ -28,7 +28,7 @@ class Check(NamedTuple):
 
 ROWS: dict[str, dict[str, Check]] = {
     "neurons": {
-        "spikes": Check("dynamics.neurons dynamics.neurons.fire dynamics.integration.integrate", LOOP),
+        "spikes": Check("dynamics.neurons dynamics.neurons.integer_lif dynamics.integration.integrate", LOOP),
         "lif, hard reset": Check("dynamics.neurons.lif", f"{LOOP} with a backward pass by hand"),
         "lif, soft reset": Check("dynamics.neurons.lif", f"{LOOP} with a backward pass by hand"),
         "plif, hard reset": Check(
@@ -160,9 +160,9 @@ ROWS: dict[str, dict[str, Check]] = {
     },
     "conversion": {
         "folded norms": Check("models.folding.fold_norms", "the network before folding, in evaluation"),
-        "QCFS": Check("models.activation.QCFS", FORMULA),
+        "QCFS": Check("models.activation.QCFS models.activation.IntegerSpike", FORMULA),
         "QCFS, gradient by theta": Check("models.activation.QCFS", ANALYTIC),
-        "converted neurons": Check("inference.convert models.converted", FORMULA),
+        "converted neurons": Check("inference.convert models.converted models.expanded", FORMULA),
         "maxima of sums": Check("models.converted.ConvertedMaxPool", LOOP),
         "early exit": Check("inference.predict", "the logits of all steps"),
     },

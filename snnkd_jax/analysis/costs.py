@@ -34,6 +34,7 @@ def cost_entry(trained: Trained, cost: Cost) -> dict[str, Any]:
     sizes = ("footprint", "connection_sparsity", "activation_sparsity")
     return {
         **{name: getattr(trained.network, name) for name in ("model", "width", "num_steps")},
+        "levels": trained.levels,
         **{name: getattr(cost, name) for name in ("macs", "acs", "dense", "dense_pass", "estimate", *sizes)},
         "layers": layers,
     }

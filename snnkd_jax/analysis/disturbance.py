@@ -8,12 +8,13 @@
 | `weight_noise`       | a weight of a convolution or dense layer is multiplied by 1 + sigma n   | weight              |
 
 Spikes are deleted and inserted between a layer and the next ones: the neuron that fired is still reset, an inserted
-spike resets nothing, and the firing rates that a network returns are those before the disturbance.
+spike resets nothing, and the firing rates that a network returns are those before the disturbance. An integer neuron
+loses each of its s spikes, and emits one in each of the D - s silent sub-steps, with probability p.
 
 Threshold mismatch. With u = v - v_rest, theta = v_threshold - v_rest, the equations of `snnkd_jax.dynamics.neurons` are
 
     u_h[t] = u[t-1] + (x[t] - u[t-1]) / tau      charge, decay_input=True; without it ... - u[t-1] / tau + x[t]
-    s[t]   = 1[u_h[t] >= f theta]                fire
+    s[t]   = 1[u_h[t] >= f theta]                fire; ILIF: clip(round(u_h[t] / (f theta)), 0, D)
     u[t]   = (1 - s[t]) u_h[t]                   hard reset, to v_rest = v_reset
     u[t]   = u_h[t] - s[t] f theta               soft reset, v_rest = 0
 
@@ -28,6 +29,7 @@ set. Two networks of one architecture get the same draws.
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,7 +41,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from snnkd_jax.analysis.corruptions import check_per_image, named_key
-from snnkd_jax.dynamics.neurons import IF, LIF, PLIF
+from snnkd_jax.dynamics.neurons import IF, ILIF, LIF, PLIF, most_spikes
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.models.activation import Spike
 from snnkd_jax.models.network import Features, Network, Variables
@@ -53,7 +55,7 @@ LAYER_LEVELS: dict[str, tuple[float, ...]] = {
 """Strengths p or sigma of levels 1 to 5 by kind."""
 
 NEURON_KINDS = ("spike_deletion", "spike_insertion", "threshold_mismatch")
-SCALED_NEURONS = (LIF, PLIF, IF)
+SCALED_NEURONS = (LIF, PLIF, IF, ILIF)
 """Neurons for which `threshold_mismatch` is defined; their subclasses may have other equations."""
 
 LEAST_FACTOR = 0.1
@@ -102,13 +104,18 @@ def disturbed_neurons(kind: str, strength: ArrayLike, key: Array, index: Array) 
         (current,) = args
         if kind == "threshold_mismatch":
             if (neuron := type(context.module.neuron)) not in SCALED_NEURONS:
-                raise InputError(f"kind={kind!r} is for LIF, PLIF and IF, not for {neuron.__name__}; choose another")
+                known = "LIF, PLIF, IF and ILIF"
+                raise InputError(f"kind={kind!r} is for {known}, not for {neuron.__name__}; choose another")
             factor = threshold_factors(layer_key, strength, current.shape[2:])
             return call((current / factor).astype(current.dtype))
         spikes = call(current)
         check_per_image("index", index, spikes.shape[0])
-        hit = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(layer_key, i), spikes.shape[1:]))(index)
-        return jnp.where(hit < strength, 0 if kind == "spike_deletion" else 1, spikes)
+        # The sub-steps of integer neurons; spikes of others, of whatever height, are left as they are.
+        d = jnp.arange(most_spikes(context.module.neuron))
+        substeps = spikes[..., None] if len(d) == 1 else (spikes[..., None] > d).astype(spikes.dtype)
+        uniform = functools.partial(jax.random.uniform, shape=substeps.shape[1:])
+        hit = jax.vmap(lambda i: uniform(jax.random.fold_in(layer_key, i)))(index)
+        return jnp.where(hit < strength, 0 if kind == "spike_deletion" else 1, substeps).sum(axis=-1)
 
     with nn.intercept_methods(interceptor):
         yield

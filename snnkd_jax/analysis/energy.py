@@ -14,6 +14,9 @@ convolution of average-pooled spikes costs MACs, one of max-pooled spikes ACs. T
 - A layer is AC or MAC by all images and steps that were counted; the harness decides for each step of each batch.
 - A static image is convolved once by this library, so it is counted once and not at every step (`LayerCost.steps`).
 
+Integer neurons (`ILIF`) are counted in the T x D binary sub-steps of `Trained.expanded`, where a count of s spikes
+costs s times the ACs of one spike. Counted as it was trained, a network of them needs MACs.
+
 `estimate` is what most papers report: firing rate x dense operations of all T steps as ACs, but dense MACs for the
 layer that reads the images and for ANNs. The rate is that of the spikes that a layer reads, or of the neurons before an
 average pooling. (It has no meaning for a spiking PyramidNet, whose convolutions read norms.)
@@ -38,29 +41,36 @@ from snnkd_jax.parallel.compiler import compile_options
 
 
 class Activity(NamedTuple):
-    """Numbers of outputs and of non-zero outputs of an activation layer, over all images and steps."""
+    """Numbers of outputs, of non-zero outputs and of spikes of an activation layer, over all images and steps.
+
+    Every non-zero output is a spike, but the counts of integer neurons are as many as they say.
+    """
 
     values: int
     nonzero: int
+    spikes: int
 
     @property
     def rate(self) -> float:
-        """Fraction of non-zero outputs: for spiking neurons, the firing rate per step."""
-        return self.nonzero / self.values
+        """Spikes per output: for spiking neurons, the firing rate per step."""
+        return self.spikes / self.values
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerCost:
     """Operations of one convolution or dense layer; counts are sums over `images` and steps, properties per image.
 
-    `name` is the path in the parameter tree, `steps` how often the layer is computed per image (1 or T), `source` the
-    activation layer before it, if any, `dense` the dense operations per image, `effective` the synaptic operations;
-    `least` and `greatest` are the extreme magnitudes of the non-zero inputs (infinity and 0 if there are none).
+    `name` is the path in the parameter tree, `steps` how often the layer is computed per image (1, T or T D),
+    `positions` at how many positions of the map in each step, of which the mean is taken, instead of once of the mean,
+    `source` the activation layer before it, if any, `dense` the dense operations per image, `effective` the synaptic
+    operations; `least` and `greatest` are the extreme magnitudes of the non-zero inputs (infinity and 0 if there are
+    none).
     """
 
     name: str
     kind: Literal["conv", "dense"]
     steps: int
+    positions: int
     source: str | None
     weights: int
     nonzero_weights: int
@@ -76,6 +86,11 @@ class LayerCost:
         sums = {n: getattr(self, n) + getattr(other, n) for n in ("images", "inputs", "nonzero_inputs", "effective")}
         least, greatest = min(self.least, other.least), max(self.greatest, other.greatest)
         return dataclasses.replace(self, least=least, greatest=greatest, **sums)
+
+    @property
+    def dense_pass(self) -> float:
+        """Dense operations of one step, if a mean over the map is read once."""
+        return self.dense / self.steps / self.positions
 
     @property
     def operations(self) -> Literal["MAC", "AC"]:
@@ -147,7 +162,7 @@ class Cost:
     @property
     def dense_pass(self) -> float:
         """Dense operations of one step: the MACs that papers attribute to the ANN of the same architecture."""
-        return sum(layer.dense / layer.steps for layer in self.layers.values())
+        return sum(layer.dense_pass for layer in self.layers.values())
 
     @property
     def estimate(self) -> tuple[float, float]:
@@ -180,7 +195,7 @@ class Cost:
 
 def same_architecture(a: Cost, b: Cost) -> bool:
     """Whether two networks have layers of the same names and dense operations per step."""
-    first, second = ({n: layer.dense / layer.steps for n, layer in cost.layers.items()} for cost in (a, b))
+    first, second = ({n: layer.dense_pass for n, layer in cost.layers.items()} for cost in (a, b))
     return first == second
 
 
@@ -194,22 +209,28 @@ def count(network: Network, variables: Variables, images: ArrayLike) -> Cost:
     if images.size == 0:
         raise InputError(f"images have shape {images.shape}; at least one is needed")
     layers, activations = jax.device_get(_compiled(network)(variables, images))
-    values = len(images) * (network.num_steps or 1)
     return Cost(
         network.num_steps,
         sum(x.nbytes for x in jax.tree.leaves(variables)),
         {name: _layer_cost(len(images), **layer()) for name, layer in layers.items()},
-        {name: Activity(values * x.size, int(x.sum(dtype=np.int64))) for name, x in activations.items()},
+        {name: _activity(len(images) * (network.num_steps or 1), **outputs()) for name, outputs in activations.items()},
     )
 
 
+def _activity(times: int, substeps: int, nonzero: NDArray, spikes: NDArray) -> Activity:
+    """Sums on the host in 64 bits."""
+    sums = (int(x.sum(dtype=np.int64)) for x in (nonzero, spikes))
+    return Activity(times * substeps * nonzero.size, *sums)
+
+
 def _layer_cost(
-    images: int, steps: int, nonzero: NDArray, fan_out: NDArray, dense_fan_out: NDArray, **same: Any
+    images: int, steps: int, positions: int, nonzero: NDArray, fan_out: NDArray, dense_fan_out: NDArray, **same: Any
 ) -> LayerCost:
     """Sums on the host in 64 bits; `nonzero` counts, per input, the images and steps where it is non-zero."""
     nonzero = nonzero.astype(np.int64)
     return LayerCost(
         steps=steps,
+        positions=positions,
         images=images,
         inputs=images * steps * nonzero.size,
         nonzero_inputs=int(nonzero.sum()),

@@ -22,6 +22,7 @@ from snnkd_jax.analysis.recording import potential, record
 from snnkd_jax.data.batches import Batch
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.dynamics.integration import Neuron
+from snnkd_jax.dynamics.neurons import ILIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import write_atomically
 from snnkd_jax.models import Network, Variables
@@ -38,7 +39,8 @@ _PER_LAYER = ("name", "size", "v_start", "v_threshold")
 class Layer:
     """Evenly spaced neurons of a layer of `size`: spikes bool `[T, n]`, potentials after them float32 `[T, n]`.
 
-    `v_start` is the potential before the first step, `v_threshold` the threshold (NaN: none).
+    Spikes of integer neurons are counts, uint16. `v_start` is the potential before the first step, `v_threshold` that
+    from which a neuron fires (NaN: none).
     """
 
     name: str
@@ -98,7 +100,11 @@ def _sampled(name: str, neuron: Neuron, spikes: NDArray, v: NDArray, most: int) 
     v_start = float(potential(neuron.init((1,)), jnp.zeros(1))[0])
     threshold = getattr(neuron, "v_threshold", None)
     v_threshold = float(threshold) if isinstance(threshold, numbers.Real) else math.nan
-    return Layer(name, size, spikes[:, chosen] != 0, v[:, chosen].astype(np.float32), v_start, v_threshold)
+    if isinstance(neuron, ILIF):
+        fired, v_threshold = spikes[:, chosen].astype(np.uint16), v_threshold / 2
+    else:
+        fired = spikes[:, chosen] != 0
+    return Layer(name, size, fired, v[:, chosen].astype(np.float32), v_start, v_threshold)
 
 
 def save_observation(path: Path, observation: Observation) -> None:

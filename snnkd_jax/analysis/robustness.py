@@ -63,8 +63,8 @@ def evaluate_noise(
         A dictionary for JSON: `seed`, `images` (their number), `levels`; `clean`, the accuracy without noise in [0, 1];
         `kinds`, for each kind its `accuracy` by level, `mean` over the levels above 0, and `drop`, clean - mean; and
         `mean`, for each of `GROUPS` the mean over its kinds. Kinds that are not defined are None: those of neurons for
-        an ANN, and `threshold_mismatch` for neurons other than LIF, PLIF and IF (such as those of networks converted by
-        QCFS). A group is None unless all of its kinds were evaluated.
+        an ANN, and `threshold_mismatch` for neurons other than LIF, PLIF, IF and ILIF (such as those of networks
+        converted by QCFS). A group is None unless all of its kinds were evaluated.
 
     Raises `InputError` for other arguments.
     """

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from snnkd_jax.dynamics.neurons import most_spikes
 from snnkd_jax.errors import InputError
 from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.network import Network, Variables
@@ -18,20 +19,22 @@ from snnkd_jax.models.network import Network, Variables
 
 def synaptic_counts(
     network: Network, variables: Variables, images: Array
-) -> tuple[dict[str, Callable[[], dict[str, Any]]], dict[str, Array]]:
+) -> tuple[dict[str, Callable[[], dict[str, Any]]], dict[str, Callable[[], dict[str, Any]]]]:
     """Applies a network, with the arguments of `Network.apply`, and counts what its layers read and return.
 
-    Returns, in the order of computation, a function for each synaptic layer that returns its counts, and the numbers of
-    non-zero outputs of each activation layer. Counts are per input or output of one image and step, int32.
+    Returns, in the order of computation, a function for each synaptic layer and each activation layer that returns its
+    counts. Counts are per input or output of one image and step, int32; sub-steps of an expanded network are steps.
     """
     spiking = network.num_steps is not None
     axes = (0, 1) if spiking else (0,)
+    pooled = {synapse.path: synapse.pooled for synapse in network.synapses}
     layers, activations = OrderedDict(), OrderedDict()  # JAX would sort the keys of a plain dict
     for call in network.capture_calls(variables, images, ReLU, QCFS, Spike, nn.Conv, nn.Dense)[1]:
         module, x, name = call.module, call.inputs, call.name.removesuffix("/conv")  # of `layers.Conv`
         if not isinstance(module, nn.Conv | nn.Dense):
-            activations[name] = jnp.sum(call.output != 0, axes, dtype=jnp.int32)
+            activations[name] = _outputs(module, call.output, axes, expanded=bool(pooled))
             continue
+        positions = x.shape[-3] * x.shape[-2] if pooled.get(module.path) else 1
         kind = "conv" if isinstance(module, nn.Conv) else "dense"
         if x.ndim < (4 if kind == "conv" else 2) + spiking:
             raise InputError(
@@ -44,7 +47,7 @@ def synaptic_counts(
         fan_out = functools.partial(_fan_out, module, shape=x.shape[len(axes) :])
         static = {"name": name, "kind": kind, "source": next(reversed(activations), None), "weights": connected.size}
         layers[name] = jax.tree_util.Partial(
-            functools.partial(dict, steps=x.shape[1] if spiking else 1, **static),
+            functools.partial(dict, steps=x.shape[1] if spiking else 1, positions=positions, **static),
             nonzero_weights=jnp.count_nonzero(connected),
             nonzero=jnp.sum(x != 0, axes, dtype=jnp.int32),
             fan_out=fan_out(connected),
@@ -53,6 +56,17 @@ def synaptic_counts(
             greatest=jnp.max(magnitude),
         )
     return layers, activations
+
+
+def _outputs(module: nn.Module, output: Array, axes: tuple[int, ...], expanded: bool) -> Callable[[], dict[str, Any]]:
+    """Sub-steps, non-zero outputs and spikes of an activation layer; without an expansion, a count is one output."""
+    levels = most_spikes(module.neuron) if isinstance(module, Spike) else 1
+    nonzero = jnp.sum(output != 0, axes, dtype=jnp.int32)
+    spikes = nonzero if levels == 1 else jnp.sum(output, axes, dtype=jnp.int32)
+    substeps = levels if expanded else 1
+    return jax.tree_util.Partial(
+        functools.partial(dict, substeps=substeps), nonzero=spikes if expanded else nonzero, spikes=spikes
+    )
 
 
 def _fan_out(layer: nn.Module, connected: Array, shape: tuple[int, ...]) -> Array:

@@ -27,7 +27,8 @@ def energy(
 ) -> None:
     """Count operations and energy per image, layer by layer.
 
-    Operations of all networks of the run are counted as NeuroBench defines them. A student is compared with an ANN of
+    Operations of all networks of the run are counted as NeuroBench defines them, those of integer neurons in their
+    T x D binary sub-steps. A student is compared with an ANN of
     its architecture: the teacher of the run if it is one, or that of --against. The result is also written to
     RUN/energy.json, for the report.
 
@@ -78,6 +79,12 @@ def energy(
             logits = network.logits_by_step(data.test_images, network.network.num_steps or 1)
             accuracy[role] = float(accuracy_by_step(logits, data.test_labels)[-1])
         trained |= at_other_steps
+        for role, network in trained.items():
+            if network.levels > 1:
+                try:
+                    trained[role] = network.expanded()
+                except InputError as error:
+                    print(f"{role}: counted in integers, not in binary sub-steps: {error}")
         test = data.test_images[:images]
         costs = {role: measure(network, test, batch_size) for role, network in trained.items()}
         anns = {role: ann_of(role, costs) for role in costs}

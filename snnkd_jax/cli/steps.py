@@ -38,7 +38,7 @@ def steps(runs: Runs, dataset: str, num_steps: int = 8, record: Record = None, n
     entries = []
     for role in roles:
         entry = {
-            "method": f"{title_of(config, role)}, trained at T = {config.student.num_steps}",
+            "method": f"{title_of(config, role)}, trained at {config.time_steps}",
             "network": f"{config.student.student}, width {config.student.width:g}",
             "accuracy": [],
             "exits": [],

@@ -1,4 +1,5 @@
-"""Spiking neurons: leaky integrate-and-fire (LIF), with a learnable time constant (PLIF), and without a leak (IF).
+"""Spiking neurons: leaky integrate-and-fire (LIF), with a learnable time constant (PLIF), without a leak (IF), and
+with several spikes per step (integer LIF, ILIF).
 
 Time is in simulation steps and potentials in units of the input current. The state of a neuron is its potential v:
 
@@ -10,16 +11,20 @@ Time is in simulation steps and potentials in units of the input current. The st
     v[t] = h[t] - s[t] v_threshold                         soft reset (v_reset=None)
 
 where v_rest = v_reset, or 0 with the soft reset, and v[-1] = v_rest unless a state is passed. The time constant of
-`LIF` is tau >= 1; that of `PLIF` is 1 + exp(-w) with w learnable.
+`LIF` is tau >= 1; that of `PLIF` is 1 + exp(-w) with w learnable. `ILIF` has the charge with decay_input=False, the
+soft reset, and counts of spikes in place of spikes:
 
-These are SpikingJelly's conventions. Refractoriness and synaptic filtering are left out on purpose: with a handful
-of steps they would only add parameters.
+    s[t] = clip(round(h[t] / v_threshold), 0, D)           fire: 0 to D spikes, D = levels, halves rounded up
+    ds[t]/dh[t] = 1[0 <= h[t] <= D v_threshold] / v_threshold
+
+These are SpikingJelly's conventions, but that its `ILIFNode` rounds halves to even numbers. Refractoriness and synaptic
+filtering are left out on purpose: with a handful of steps they would only add parameters.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -28,23 +33,19 @@ from jax.typing import ArrayLike
 from snnkd_jax.dynamics.integration import Neuron as Neuron
 from snnkd_jax.dynamics.integration import Parameters, integrate
 from snnkd_jax.dynamics.integration import integrate_with_slopes as integrate_with_slopes
-from snnkd_jax.dynamics.surrogate import SURROGATES, Surrogate, atan
-from snnkd_jax.errors import InputError, check_choice
+from snnkd_jax.dynamics.surrogate import SURROGATES, Surrogate, atan, spike_count
+from snnkd_jax.errors import InputError, check_choice, check_count
 
 ATAN = atan(2.0)
 
+MAX_LEVELS = 256
+"""Larger counts of spikes are not exact in bfloat16."""
 
-def fire(
-    h: Array,
-    v_threshold: float | Array,
-    v_reset: float | Array | None,
-    surrogate: Surrogate = ATAN,
-    detach_reset: bool = False,
-) -> tuple[Array, Array]:
-    """The potential v[t] after the reset and the spikes s[t] of the potential h[t], `[B, ...]` each."""
-    s = surrogate(h - v_threshold)
-    r = lax.stop_gradient(s) if detach_reset else s
-    return h - r * v_threshold if v_reset is None else r * v_reset + (1 - r) * h, s
+
+def reset(h: Array, s: Array, v_threshold: float | Array, v_reset: float | Array | None, detach: bool = False) -> Array:
+    """The potential v[t] after the spikes s[t] of the potential h[t], `[B, ...]` each; `detach`: no gradient by s."""
+    r = lax.stop_gradient(s) if detach else s
+    return h - r * v_threshold if v_reset is None else r * v_reset + (1 - r) * h
 
 
 class _IntegrateAndFire:
@@ -78,13 +79,36 @@ class _IntegrateAndFire:
         """The potential h[t] before it fires, from v[t-1] and x[t], `[B, ...]` each."""
         raise NotImplementedError
 
+    def fire(self, h: Array) -> Array:
+        """The spikes s[t] of the potential h[t]."""
+        return self.surrogate(h - self.v_threshold)
+
     def step(self, state: Array, current: Array, parameters: Parameters) -> tuple[Array, Array]:
         h = self.charge(state, current, parameters)
-        return fire(h, self.v_threshold, self.v_reset, self.surrogate, self.detach_reset)
+        s = self.fire(h)
+        return reset(h, s, self.v_threshold, self.v_reset, self.detach_reset), s
+
+
+class _Leaky(_IntegrateAndFire):
+    """The charge of neurons with a time constant."""
+
+    tau: float
+    decay_input: bool
+
+    def __post_init__(self):
+        if not (math.isfinite(self.tau) and self.tau >= 1):
+            raise InputError(f"tau={self.tau!r} must be a finite number of steps >= 1 (the decay is 1 - 1/tau)")
+        super().__post_init__()
+
+    def charge(self, v: Array, x: Array, parameters: Parameters) -> Array:
+        tau = parameters.get("tau", self.tau)
+        if self.decay_input:
+            return v + (x - (v - self.v_rest)) / tau
+        return v - (v - self.v_rest) / tau + x
 
 
 @dataclasses.dataclass(frozen=True)
-class LIF(_IntegrateAndFire):
+class LIF(_Leaky):
     """Leaky integrate-and-fire; the equations are at the top of this module.
 
     Args:
@@ -107,17 +131,6 @@ class LIF(_IntegrateAndFire):
     decay_input: bool = True
     detach_reset: bool = False
     surrogate: Surrogate = ATAN
-
-    def __post_init__(self):
-        if not (math.isfinite(self.tau) and self.tau >= 1):
-            raise InputError(f"tau={self.tau!r} must be a finite number of steps >= 1 (the decay is 1 - 1/tau)")
-        super().__post_init__()
-
-    def charge(self, v: Array, x: Array, parameters: Parameters) -> Array:  # noqa: D102 said by the base class
-        tau = parameters.get("tau", self.tau)
-        if self.decay_input:
-            return v + (x - (v - self.v_rest)) / tau
-        return v - (v - self.v_rest) / tau + x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,8 +171,54 @@ class IF(_IntegrateAndFire):
         return v + x
 
 
-NEURONS: dict[str, type[LIF] | type[IF]] = {"lif": LIF, "plif": PLIF, "if": IF}
+@dataclasses.dataclass(frozen=True)
+class ILIF(_Leaky):
+    """Integer leaky integrate-and-fire: up to `levels` spikes per step; the equations are at the top of this module.
+
+    A convolution is linear, so that a count s is D = `levels` sub-steps with s spikes of height 1, whose input currents
+    are added up before the next neuron fires (`models.expanded`): training in integers costs one step where LIF costs
+    D. With one step it is an activation of D + 1 levels. With D = 1 it is a neuron that fires from v_threshold / 2 and
+    subtracts v_threshold, with the surrogate `rectangle(1 / v_threshold)`, but for the two ends of the rectangle, at
+    which this derivative is not 0.
+
+    Args:
+        levels: D, the largest number of spikes per step, 1 to 256.
+        tau: membrane time constant in steps, >= 1; v[t-1] decays by 1 - 1/tau (0.25 in SpikeYOLO, that is tau = 4/3).
+        v_threshold: potential per spike; the first is fired at `h >= v_threshold / 2`.
+        detach_reset: stop the gradient of `s` inside the reset.
+
+    Raises:
+        InputError: for `levels` or `tau` out of range, or a threshold that is not positive.
+
+    Reference: Luo et al., ECCV 2024, arXiv 2407.20708 (SpikeYOLO); SpikingJelly's `ILIFNode`.
+    """
+
+    levels: int = 4
+    tau: float = 2.0
+    v_threshold: float = 1.0
+    detach_reset: bool = False
+
+    v_reset: ClassVar[None] = None
+    decay_input: ClassVar[bool] = False
+
+    def __post_init__(self):
+        check_count("levels", self.levels)
+        if self.levels > MAX_LEVELS:
+            raise InputError(f"levels={self.levels!r} must be at most {MAX_LEVELS} spikes per step, such as 4")
+        super().__post_init__()
+
+    def fire(self, h: Array) -> Array:
+        """The number of spikes s[t] of the potential h[t], 0 to `levels`."""
+        return spike_count(h / self.v_threshold, self.levels)
+
+
+NEURONS: dict[str, type[LIF] | type[IF] | type[ILIF]] = {"lif": LIF, "plif": PLIF, "if": IF, "ilif": ILIF}
 """Name in a configuration to the neuron."""
+
+
+def most_spikes(neuron: Neuron) -> int:
+    """The largest number of spikes that a neuron fires per step: D of an `ILIF`, 1 of any other."""
+    return neuron.levels if isinstance(neuron, ILIF) else 1
 
 
 def plif_tau(w: ArrayLike) -> Array:
@@ -232,17 +291,36 @@ def integrate_and_fire(
     return (spikes, v) if return_v else spikes
 
 
-def neuron_from(values: Mapping[str, Any]) -> LIF | IF:
-    """The neuron of JSON values as from `describe_neuron`; missing ones, and a `surrogate_alpha` None, are defaults.
+def integer_lif(
+    current: Array,
+    *,
+    levels: int = 4,
+    tau: float = 2.0,
+    v_threshold: float = 1.0,
+    detach_reset: bool = False,
+    v: ArrayLike | None = None,
+    return_v: bool = False,
+) -> Any:
+    """Integrates `ILIF` neurons: as `lif`, with counts of spikes in {0, ..., levels}."""
+    spikes, v = integrate(ILIF(levels, tau, v_threshold, detach_reset), current, v)
+    return (spikes, v) if return_v else spikes
 
+
+def neuron_from(values: Mapping[str, Any]) -> LIF | IF | ILIF:
+    """The neuron of JSON values as from `describe_neuron`; missing ones are defaults, and so are those that are None.
+
+    That is, `surrogate_alpha` and `levels`; `v_reset=None` is the soft reset.
     Raises `InputError` for an unknown kind or surrogate, or constants that the equations do not allow.
     """
     kind, name, alpha = values["neuron"], values.get("surrogate", "atan"), values.get("surrogate_alpha")
     check_choice("neuron", kind, NEURONS)
     check_choice("surrogate", name, SURROGATES)
-    names = {field.name for field in dataclasses.fields(NEURONS[kind])} - {"surrogate"}
     surrogate = SURROGATES[name]() if alpha is None else SURROGATES[name](alpha)
-    return NEURONS[kind](surrogate=surrogate, **{name: values[name] for name in names if name in values})
+    names = {field.name for field in dataclasses.fields(NEURONS[kind])}
+    constants: dict[str, Any] = {**values, "surrogate": surrogate}
+    if constants.get("levels") is None:
+        constants.pop("levels", None)
+    return NEURONS[kind](**{name: value for name, value in constants.items() if name in names})
 
 
 def describe_neuron(neuron: Neuron) -> dict[str, Any] | None:
@@ -250,6 +328,8 @@ def describe_neuron(neuron: Neuron) -> dict[str, Any] | None:
     for kind, made in NEURONS.items():
         if type(neuron) is made:
             constants = {field.name: getattr(neuron, field.name) for field in dataclasses.fields(made)}
+            if "surrogate" not in constants:
+                return {"neuron": kind, **constants}
             surrogate = constants.pop("surrogate")
             make = SURROGATES.get(surrogate.name) if isinstance(surrogate, Surrogate) else None
             if make is None or make(surrogate.alpha) != surrogate:

@@ -15,6 +15,8 @@ everywhere. Each surrogate here is a pair: a smooth `primitive` that resembles t
 
 The first four primitives rise from 0 to 1. The primitive of `fast_sigmoid`, x / (1 + alpha |x|), rises from
 -1/alpha to 1/alpha: its derivative keeps the peak 1 that SuperSpike and snnTorch give it.
+
+`spike_count` fires several spikes, with the derivative of the identity that it rounds (a straight-through estimator).
 """
 
 import dataclasses
@@ -75,6 +77,27 @@ def _spike_backward(surrogate, x, cotangent):
 
 
 _spike.defvjp(_spike_forward, _spike_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def spike_count(x: Array, levels: int) -> Array:
+    """The nearest whole number in 0 to `levels`, halves rounded up, elementwise; its derivative is 1[0 <= x <= levels].
+
+    It is exact, where floor(x + 1/2) rounds the sum: 0.49999997 is below a half.
+    """
+    below = jnp.floor(x)
+    return jnp.clip(below + (x - below >= 0.5).astype(x.dtype), 0, levels)
+
+
+def _spike_count_forward(x, levels):
+    return spike_count(x, levels), x
+
+
+def _spike_count_backward(levels, x, cotangent):
+    return (cotangent * ((x >= 0) & (x <= levels)).astype(x.dtype),)
+
+
+spike_count.defvjp(_spike_count_forward, _spike_count_backward)
 
 
 def atan(alpha: float = 2.0) -> Surrogate:

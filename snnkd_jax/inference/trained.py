@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.data.pixels import as_pixels
 from snnkd_jax.distill.teacher import Teacher
+from snnkd_jax.dynamics.neurons import most_spikes
 from snnkd_jax.errors import InputError, check_choice, check_count
 from snnkd_jax.files import as_path, read_sealed, similar
 from snnkd_jax.inference.predict import logits_by_step, predict_at_once, predict_by_step
@@ -27,7 +28,9 @@ from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.converted import check_thresholds
 from snnkd_jax.models.description import can_be_built, check_same_network, network_from
 from snnkd_jax.models.folding import fold_norms
+from snnkd_jax.models.recorder import spiking_layers
 from snnkd_jax.parallel.mesh import data_mesh
+from snnkd_jax.runs.models import time_steps
 from snnkd_jax.runs.result import read_result, result_in
 from snnkd_jax.runs.roles import Role
 from snnkd_jax.training.checkpoint import load_network
@@ -66,9 +69,18 @@ class Trained:
 
     @property
     def title(self) -> str:
-        """Architecture, width, and the number of time steps or "an ANN", in words."""
-        steps = "an ANN" if self.network.num_steps is None else f"T = {self.network.num_steps}"
-        return f"{self.network.title}, {steps}"
+        """Architecture, width, and the number of time steps or "an ANN", in words; see `time_steps` for T x D."""
+        return f"{self.network.title}, {time_steps(self.network.num_steps, self.levels)}"
+
+    @functools.cached_property
+    def levels(self) -> int:
+        """D, the largest number of spikes per neuron and step: 1 for an ANN, and but for integer neurons (`ILIF`)."""
+        if self.network.num_steps is None:
+            return 1
+        if self.network.arguments is not None and self.network.arguments.neuron is not None:
+            return most_spikes(self.network.arguments.neuron)
+        neurons = spiking_layers(self.network, self.variables, self.image_shape).values()
+        return max(map(most_spikes, neurons), default=1)
 
     @functools.cached_property
     def streams(self) -> bool:
@@ -105,6 +117,15 @@ class Trained:
         """The same function with its batch norms folded into the layers before them (`models.folding`)."""
         network, variables = fold_norms(self.network, self.variables, self.image_shape)
         return dataclasses.replace(self, network=network, variables=variables)
+
+    def expanded(self) -> "Trained":
+        """The same network of integer neurons in T x D binary sub-steps (`models.expanded`).
+
+        Every convolution and dense layer that reads neurons reads 0 or 1. Each step is computed in D sub-steps, over
+        which its logits are summed, so that time steps, predictions and streams are those of the integer network.
+        Raises `InputError` if it has no integer neurons, or a layer that reads anything but counts of their spikes.
+        """
+        return dataclasses.replace(self, network=self.network.expand(self.variables, self.image_shape))
 
     def predict(self, images: Any, num_steps: int | None = None, threshold: float | None = None) -> Prediction:
         """Classifies images.

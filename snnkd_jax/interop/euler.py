@@ -29,7 +29,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from snnkd_jax.dynamics.integration import Parameters
-from snnkd_jax.dynamics.neurons import ATAN, fire
+from snnkd_jax.dynamics.neurons import ATAN, reset
 from snnkd_jax.dynamics.surrogate import Surrogate
 from snnkd_jax.models.activation import at_every_step, integrate_from_state
 
@@ -92,7 +92,9 @@ class EulerNeuron:
         h = state - leak * (state - v_rest) + gain * current
         if self.v_threshold is None or self.v_reset is None:
             return h, h
-        return fire(h, self.v_threshold.beside(h), self.v_reset.beside(h), self.surrogate)
+        v_threshold = self.v_threshold.beside(h)
+        s = self.surrogate(h - v_threshold)
+        return reset(h, s, v_threshold, self.v_reset.beside(h)), s
 
 
 class Integrator(nn.Module):

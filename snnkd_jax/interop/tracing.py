@@ -18,19 +18,21 @@ import numpy as np
 from flax import traverse_util
 from numpy.typing import NDArray
 
-from snnkd_jax.dynamics.neurons import IF, LIF, PLIF, plif_tau
+from snnkd_jax.dynamics.neurons import IF, ILIF, LIF, PLIF, plif_tau
 from snnkd_jax.errors import InputError
 from snnkd_jax.interop import graph
 from snnkd_jax.interop.euler import EulerNeuron, Integrator
 from snnkd_jax.interop.graph import Convolution, Dense, Flatten, Graph, Layer, Node, Pool, Shape
-from snnkd_jax.models.activation import QCFS, ReLU, Spike
+from snnkd_jax.models.activation import QCFS, IntegerSpike, ReLU, Spike
 from snnkd_jax.models.converted import ConvertedSpike, Path
 from snnkd_jax.models.folding import FoldedNorm, fold_norms
 from snnkd_jax.models.layers import AvgPool, MaxPool
 from snnkd_jax.models.network import Network, Variables
 
+_COUNTS = "integer neurons fire several spikes per step, for which a graph has no node; train with LIF, PLIF or IF"
 _REFUSED: dict[type[nn.Module], str] = {
     **dict.fromkeys((ReLU, QCFS), "an ANN does not spike; take a spiking student"),
+    IntegerSpike: _COUNTS,
     MaxPool: "max pooling is not among the layers of a graph; train with pool='avg'",
     ConvertedSpike: "converted neurons subtract the threshold (soft reset); train a student with v_reset=0",
 }
@@ -212,6 +214,8 @@ def _pair(value: Any, default: int = 1) -> tuple[Any, Any]:
 
 def _neuron(spike: Spike, values: dict[str, NDArray]) -> LIF | IF:
     neuron, name = spike.neuron, "/".join(spike.path)
+    if isinstance(neuron, ILIF):
+        raise InputError(f"{name}: {_COUNTS}")
     if type(neuron) not in (LIF, PLIF, IF):
         raise InputError(f"{name}: {type(neuron).__name__} is no neuron of a graph; train with LIF, PLIF or IF")
     assert isinstance(neuron, LIF | IF)

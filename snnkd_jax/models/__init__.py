@@ -10,15 +10,16 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from snnkd_jax.dynamics.integration import Neuron, check_neuron
+from snnkd_jax.dynamics.neurons import ILIF
 from snnkd_jax.errors import InputError, check_choice, check_count, match_choice
-from snnkd_jax.models.activation import QCFS, ReLU, Spike
+from snnkd_jax.models.activation import QCFS, IntegerSpike, ReLU, Spike
 from snnkd_jax.models.airbench import Airbench
 from snnkd_jax.models.convnet import ConvNet
 from snnkd_jax.models.imagenet_resnet import ImageNetResNet, SEWBlock
 from snnkd_jax.models.layers import BatchNorm, MaxPool
 from snnkd_jax.models.network import Arguments, Features, Network, Variables, with_weights_of
 from snnkd_jax.models.pyramidnet import PyramidNet
-from snnkd_jax.models.rate import Rate, RateBatchNorm, RateMaxPool
+from snnkd_jax.models.rate import IntegerRate, Rate, RateBatchNorm, RateMaxPool
 from snnkd_jax.models.remat import Remat
 from snnkd_jax.models.resnet import PaddedBlock, ResNet
 from snnkd_jax.models.vgg import VGG, ImageNetVGG
@@ -98,7 +99,8 @@ def build(
     if levels is not None:
         check_count("levels", levels)
         if neuron is not None:
-            raise InputError(f"levels={levels!r} is for ANNs, and neuron is given; leave one of them out")
+            advice = "leave one of them out, or give neuron=ILIF(levels=...)"
+            raise InputError(f"levels={levels!r} is for ANNs, and neuron is given; {advice}")
     name = match_choice("model", name, MODELS)
     check_choice("pool", pool, get_args(Pool))
     fields = inspect.signature(MODELS[name]).parameters
@@ -126,6 +128,7 @@ def build(
     if neuron is None:
         activation = ReLU if levels is None else functools.partial(QCFS, levels)
         return Network(module(activation, BatchNorm, MaxPool, remat), arguments=arguments)
-    spiking = module(functools.partial(Spike, neuron, num_steps=num_steps), BatchNorm, MaxPool, remat)
-    rates = module(functools.partial(Rate, neuron), RateBatchNorm, RateMaxPool) if backprop == "rate" else None
+    spike, rate = (IntegerSpike, IntegerRate) if isinstance(neuron, ILIF) else (Spike, Rate)
+    spiking = module(functools.partial(spike, neuron, num_steps=num_steps), BatchNorm, MaxPool, remat)
+    rates = module(functools.partial(rate, neuron), RateBatchNorm, RateMaxPool) if backprop == "rate" else None
     return Network(spiking, num_steps, rates, arguments)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from snnkd_jax.dynamics.integration import (
     Neuron,
@@ -21,6 +21,7 @@ from snnkd_jax.dynamics.integration import (
     integrate,
     integrate_with_slopes,
 )
+from snnkd_jax.dynamics.neurons import ILIF, most_spikes
 from snnkd_jax.errors import InputError
 from snnkd_jax.models.stages import is_collected
 
@@ -75,9 +76,9 @@ class Spike(nn.Module):
     `num_steps=None` takes as many steps as the input has. The neuron's learnable parameters are parameters of the
     layer, under their own names.
 
-    Written to the collections that are mutable: "firing_rates", spikes per neuron and step `[B]`; "state", the state
-    after the last step, from which the next call starts; "initial_state", that before the first step; and "rates", for
-    `snnkd_jax.models.rate`.
+    Written to the collections that are mutable: "firing_rates", spikes per neuron and step `[B]`, where a step of an
+    `ILIF` counts as its D sub-steps; "state", the state after the last step, from which the next call starts;
+    "initial_state", that before the first step; and "rates", for `snnkd_jax.models.rate`.
     """
 
     neuron: Neuron
@@ -97,8 +98,35 @@ class Spike(nn.Module):
             spikes = integrate_from_state(self, self.neuron, current, parameters)
         if is_collected(self, "firing_rates"):
             rate = spikes.astype(jnp.float32).mean(axis=tuple(range(1, spikes.ndim)))
-            self.put_variable("firing_rates", "rate", rate)
+            self.put_variable("firing_rates", "rate", rate / most_spikes(self.neuron))
         return spikes
+
+
+class IntegerSpike(nn.Module):
+    """A layer of integer neurons whose spikes have the height of its threshold, as levels of `QCFS` have.
+
+        y = theta / D s,    s the spikes of the neurons, 0 to D, for the current v_threshold x / (theta / D)
+
+    From rest, y is QCFS of x with L = D. theta is `D v_threshold`, or that of the `QCFS` layer whose network this one
+    is initialised from (`network.with_weights_of`); it is kept in training, as the norm before the neurons learns the
+    scale.
+    """
+
+    neuron: ILIF
+    num_steps: int | None = None
+
+    @nn.compact
+    def __call__(self, current: Array) -> Array:
+        """`[B, T, ...]`, or `[B, 1, ...]` if constant, to `[B, num_steps, ...]`."""
+        levels, v_threshold = self.neuron.levels, self.neuron.v_threshold
+        theta = self.param("qcfs_threshold", nn.initializers.constant(levels * v_threshold), (), jnp.float32)
+        height = lax.stop_gradient(theta) / levels
+        return height.astype(current.dtype) * self.spikes(current * (v_threshold / height).astype(current.dtype))
+
+    @nn.nowrap
+    def spikes(self, current: Array) -> Array:
+        """The numbers of spikes."""
+        return Spike(self.neuron, self.num_steps, name="spike")(current)
 
 
 def at_every_step(current: Array, num_steps: int) -> Array:

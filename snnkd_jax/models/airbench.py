@@ -15,7 +15,7 @@ import flax.linen as nn
 from jax import Array
 
 from snnkd_jax.models.architecture import Architecture
-from snnkd_jax.models.layers import AvgPool, Pooling, global_avg_pool
+from snnkd_jax.models.layers import AvgPool, GlobalAvgPool, Pooling
 from snnkd_jax.models.stages import Features, stage_features
 
 
@@ -33,4 +33,4 @@ class Airbench(Architecture):
             pool = functools.partial(self.pool, name=f"pool{i}")
             outputs.append(self.stage(x, base, (f"{i}_1", f"{i}_2"), train, pool))
             x = outputs[-1][1]
-        return self.read_out(global_avg_pool(x)), stage_features(outputs)
+        return self.read_out(GlobalAvgPool(name="global_pool")(x)), stage_features(outputs)

@@ -16,7 +16,7 @@ import flax.linen as nn
 from jax import Array
 
 from snnkd_jax.models.architecture import Architecture, Block, norm_act, residual_stages
-from snnkd_jax.models.layers import MaxPool, Pooling, global_avg_pool
+from snnkd_jax.models.layers import GlobalAvgPool, MaxPool, Pooling
 from snnkd_jax.models.resnet import BasicBlock
 from snnkd_jax.models.stages import Features
 
@@ -50,4 +50,4 @@ class ImageNetResNet(Architecture):
         x = self.max_pool(window=3, stride=2, padding=1, name="pool_stem")(x)
         bases = [64 * 2**i for i in range(len(self.stage_sizes))]
         x, stages = residual_stages(self, x, self.block, self.stage_sizes, bases, train)
-        return self.read_out(global_avg_pool(x)), stages
+        return self.read_out(GlobalAvgPool(name="global_pool")(x)), stages

@@ -255,9 +255,13 @@ def _check_pooled(x: Array, window: int) -> None:
         raise InputError(f"a {h}x{w} map cannot be pooled by {window}: the images are too small for this model")
 
 
-def global_avg_pool(x: Array) -> Array:
-    """The mean over the map: `[..., H, W, C]` to `[..., C]`."""
-    return x.mean(axis=(-3, -2))
+class GlobalAvgPool(nn.Module):
+    """The mean over the map."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[..., H, W, C]` to `[..., C]`."""
+        return x.mean(axis=(-3, -2))
 
 
 def adaptive_avg_pool(x: Array, size: int) -> Array:

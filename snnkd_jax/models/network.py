@@ -12,6 +12,7 @@
 In training by rate-based backpropagation, stages and pre-activations are averaged over time, `[B, 1, H, W, C]`.
 """
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -27,6 +28,7 @@ from jax import Array
 from snnkd_jax.dynamics.integration import Neuron
 from snnkd_jax.errors import InputError, check_count
 from snnkd_jax.models.activation import at_every_step
+from snnkd_jax.models.expanded import Synapse, expanded, find_synapses
 from snnkd_jax.models.rate import linearise
 from snnkd_jax.models.recorder import Call, capture_calls
 from snnkd_jax.models.stages import Features, check_outputs
@@ -61,7 +63,7 @@ class Network:
     static image is repeated), logits `[B, T, K]`.
 
     `rate_module`, with the layers of `snnkd_jax.models.rate`, replaces the module in the backward pass. `arguments`
-    are those of `build`.
+    are those of `build`, `synapses` what `expand` has found: layers that read binary sub-steps.
 
     Raises `InputError` if the module is not a Linen module, or its call does not take `train`.
     """
@@ -70,6 +72,7 @@ class Network:
     num_steps: int | None = None
     rate_module: nn.Module | None = None
     arguments: Arguments | None = None
+    synapses: tuple[Synapse, ...] = ()
 
     def __post_init__(self):
         if not isinstance(self.module, nn.Module):
@@ -136,6 +139,18 @@ class Network:
             module = module.clone(activation=functools.partial(module.activation, num_steps=num_steps))
         return dataclasses.replace(self, module=module, num_steps=num_steps)
 
+    def expand(self, variables: Variables, image_shape: tuple[int, int, int]) -> "Network":
+        """The same function of the same variables in binary sub-steps (`snnkd_jax.models.expanded`), for inference.
+
+        Images are `[H, W, C]`. Raises `InputError` if it has no integer neurons, or a layer that reads anything else of
+        their spikes than counts.
+        """
+        return (
+            self
+            if self.synapses
+            else dataclasses.replace(self, synapses=find_synapses(self, variables, image_shape), rate_module=None)
+        )
+
     def apply(self, variables: Variables, images: Array) -> Outputs:
         """Evaluates the network with the running statistics of batch norm: `(logits, features)` as in the table above.
 
@@ -162,8 +177,9 @@ class Network:
 
     def capture_calls(self, variables: Variables, images: Array, *kinds: type[nn.Module]) -> tuple[Array, list[Call]]:
         """The logits of `apply`, and the calls of all modules of these kinds."""
-        apply = functools.partial(self._run, variables, images, train=False)
-        (logits, _), calls = capture_calls(apply, lambda module: isinstance(module, kinds))
+        apply = functools.partial(self._apply, variables, images, train=False)
+        with self._context(variables):  # outside, so that inputs and outputs are those of the sub-steps
+            (logits, _), calls = capture_calls(apply, lambda module: isinstance(module, kinds))
         return logits, calls
 
     def apply_train(self, variables: Variables, images: Array, dropout: Any = None) -> tuple[Outputs, Variables]:
@@ -171,6 +187,8 @@ class Network:
 
         `dropout` is the key of modules with dropout; the architectures of this library have none.
         """
+        if self.synapses:
+            raise InputError("an expanded network has no gradients; train the network that it was made of")
         if self.rate_module is None:
             rngs = None if dropout is None else {"dropout": dropout}
             outputs, updates = self._run(variables, images, ("batch_stats",), train=True, rngs=rngs)
@@ -184,6 +202,13 @@ class Network:
         return (linearise(logits, mean_logits, 1.0), features | outputs[1]), updates["batch_stats"]
 
     def _run(self, variables: Variables, images: Array, mutable: Any = (), **options: Any) -> tuple[Outputs, Any]:
+        with self._context(variables):
+            return self._apply(variables, images, mutable, **options)
+
+    def _context(self, variables: Variables) -> contextlib.AbstractContextManager[None]:
+        return expanded(self.synapses, variables["params"]) if self.synapses else contextlib.nullcontext()
+
+    def _apply(self, variables: Variables, images: Array, mutable: Any = (), **options: Any) -> tuple[Outputs, Any]:
         images = self._with_time(images)
         outputs, updates = self.module.apply(variables, images, mutable=["firing_rates", *mutable], **options)
         logits, stages = outputs if self.repeats else self._checked(outputs, images.shape)
@@ -220,11 +245,14 @@ class Network:
 def with_weights_of(other: Variables, variables: Variables) -> Variables:
     """A network's variables, with copies of the arrays of another network of the same architecture and width.
 
-    Scalars are not copied: they belong to the neurons (a learnable tau, the threshold of a quantised activation).
+    Scalars are not copied: they belong to the neurons (a learnable tau, the threshold of a quantised activation). The
+    exception are thresholds of integer neurons, which are those of the `QCFS` or of the integer neurons in their place.
     Raises `InputError` if an array is missing in one of the networks, or has another shape there.
     """
     mine: dict[str, Any] = traverse_util.flatten_dict(variables, sep="/")
     theirs: dict[str, Any] = traverse_util.flatten_dict(other, sep="/")
+    for path in [path for path in mine if path.endswith("/qcfs_threshold")]:
+        mine[path] = theirs.get(path, theirs.get(path.replace("/qcfs_threshold", "/threshold"), mine[path]))
     for path in sorted(mine.keys() | theirs.keys()):
         shapes = [getattr(part.get(path), "shape", ()) or "missing" for part in (mine, theirs)]
         if shapes[0] != shapes[1]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from snnkd_jax.models.architecture import Architecture, Block, norm_act, pre_activation_stages
-from snnkd_jax.models.layers import avg_pool, channels, global_avg_pool
+from snnkd_jax.models.layers import GlobalAvgPool, avg_pool, channels
 from snnkd_jax.models.stages import Features
 
 
@@ -54,4 +54,4 @@ class PyramidNet(Architecture):
         growing = iter(channels(self.start + (self.end - self.start) * k // n, self.width) for k in range(1, n + 1))
         widths = [[next(growing) for _ in range(size)] for size in self.stage_sizes]
         x, stages = pre_activation_stages(self, x, PyramidBlock, widths, train)
-        return self.read_out(global_avg_pool(x)), stages
+        return self.read_out(GlobalAvgPool(name="global_pool")(x)), stages

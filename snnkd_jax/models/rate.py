@@ -35,7 +35,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from snnkd_jax.dynamics.integration import Neuron
-from snnkd_jax.models.activation import neuron_parameters
+from snnkd_jax.models.activation import IntegerSpike, neuron_parameters
 from snnkd_jax.models.layers import BatchNorm, MaxPool, normalise, windows
 
 
@@ -65,6 +65,15 @@ class Rate(nn.Module):
         for name, p in neuron_parameters(self).items():
             rate = rate + slopes[name] * (p - lax.stop_gradient(p))
         return linearise(rate.astype(current.dtype), current, kappa.astype(current.dtype))
+
+
+class IntegerRate(IntegerSpike):
+    """Replaces `activation.IntegerSpike`: currents averaged over time to rates of the same height."""
+
+    @nn.nowrap
+    def spikes(self, current: Array) -> Array:
+        """Spikes per step of the spiking pass, by `Rate`."""
+        return Rate(self.neuron, name="spike")(current)
 
 
 class RateBatchNorm(BatchNorm):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from snnkd_jax.models.architecture import Architecture, Block, norm_act, residual_stages
-from snnkd_jax.models.layers import channels, global_avg_pool
+from snnkd_jax.models.layers import GlobalAvgPool, channels
 from snnkd_jax.models.stages import Features
 
 
@@ -62,7 +62,7 @@ class ResNet(Architecture):
         """Returns logits and features; see `Architecture`."""
         x = self.apply_stem(x, self.stage_channels[0], train)
         x, stages = residual_stages(self, x, self.block, self.stage_sizes, self.stage_channels, train)
-        x = global_avg_pool(x)
+        x = GlobalAvgPool(name="global_pool")(x)
         if self.hidden is not None:
             x = nn.Dense(channels(self.hidden, self.width), dtype=self.dtype, name="hidden")(x)
             x = self.activation(name="act_hidden")(x)

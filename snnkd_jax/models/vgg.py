@@ -9,7 +9,7 @@ import flax.linen as nn
 from jax import Array
 
 from snnkd_jax.models.architecture import Architecture, StageOutput
-from snnkd_jax.models.layers import AvgPool, MaxPool, Pooling, adaptive_avg_pool, channels, global_avg_pool
+from snnkd_jax.models.layers import AvgPool, GlobalAvgPool, MaxPool, Pooling, adaptive_avg_pool, channels
 from snnkd_jax.models.stages import Features, stage_features
 
 GRID = 7
@@ -29,7 +29,7 @@ class VGG(Architecture):
         # Global pooling includes the last average pooling, but not a last max pooling of more than one value.
         if self.pool is not AvgPool and min(x.shape[-3:-1]) > 1:
             x = self.pool(name=f"pool{len(self.stage_sizes)}")(x)
-        return self.read_out(global_avg_pool(x)), stage_features(outputs)
+        return self.read_out(GlobalAvgPool(name="global_pool")(x)), stage_features(outputs)
 
 
 class ImageNetVGG(Architecture):

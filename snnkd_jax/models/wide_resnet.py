@@ -12,7 +12,7 @@ import flax.linen as nn
 from jax import Array
 
 from snnkd_jax.models.architecture import Architecture, Block, norm_act, pre_activation_stages
-from snnkd_jax.models.layers import channels, global_avg_pool
+from snnkd_jax.models.layers import GlobalAvgPool, channels
 from snnkd_jax.models.stages import Features
 
 
@@ -47,4 +47,4 @@ class WideResNet(Architecture):
         x = self.conv(x, 16, "stem")
         widths = [[channels(16 * self.widen * 2**i, self.width)] * ((self.depth - 4) // 6) for i in range(3)]
         x, stages = pre_activation_stages(self, x, PreActivationBlock, widths, train, project=True)
-        return self.read_out(global_avg_pool(x)), stages
+        return self.read_out(GlobalAvgPool(name="global_pool")(x)), stages

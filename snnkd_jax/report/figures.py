@@ -185,7 +185,7 @@ def potentials(name: str, layers: Sequence[Layer]) -> Html:
         for i, css in enumerate(spread(layer.v.shape[1])):
             colour = drawing.colour(css)
             axes.plot(steps, v[:, i], color=colour, lw=1.4, marker=".", ms=3)
-            fired = steps[1:][layer.spikes[:, i]]
+            fired = steps[1:][layer.spikes[:, i] > 0]
             axes.plot(fired, np.full(len(fired), height), "o", color=colour, ms=5, mfc="none")
         if np.isfinite(layer.v_threshold):
             axes.axhline(height, color=drawing.colour("currentColor"), lw=0.8, ls="--")

@@ -11,7 +11,7 @@ from typing import Any
 
 from snnkd_jax.errors import InputError, check_counts, match_choice
 from snnkd_jax.runs.data import DataConfig
-from snnkd_jax.runs.models import GIVEN, MODELS, NeuronConfig, StudentConfig, TeacherConfig, teacher_label
+from snnkd_jax.runs.models import GIVEN, MODELS, NeuronConfig, StudentConfig, TeacherConfig, teacher_label, time_steps
 from snnkd_jax.runs.objective import ObjectiveConfig
 from snnkd_jax.runs.optimisation import OptimisationConfig
 from snnkd_jax.runs.option import Section
@@ -106,6 +106,11 @@ class Config:
         """The teacher's `Network`."""
         student = self.student
         return self.teacher.build(num_classes, width=self.teacher_width, dtype=student.dtype, remat=student.remat)
+
+    @property
+    def time_steps(self) -> str:
+        """The student's time steps in words: "T = 4", or "T x D = 1 x 4" with integer neurons."""
+        return time_steps(self.student.num_steps, self.neuron.spikes_per_step)
 
     @property
     def method(self) -> str:

@@ -154,11 +154,13 @@ class NeuronConfig(Section):
     """The student's neurons."""
 
     neuron: str = "lif"
-    """lif, plif (learnable time constant) or if."""
+    """lif, plif (learnable time constant), if, or ilif (integer LIF: up to --levels spikes per step, soft reset)."""
+    levels: int | None = None
+    """Largest number of spikes per step of ilif, D; None: 4. It runs in T x D binary sub-steps (`Trained.expanded`)."""
     tau: float = 2.0
     """Membrane time constant in steps, >= 1; the initial value for plif, > 1."""
     v_threshold: float = 1.0
-    """Firing threshold of the membrane potential."""
+    """Firing threshold of the membrane potential; with ilif, potential per spike."""
     v_reset: float | None = 0.0
     """Potential after a spike (hard reset); None subtracts the threshold instead (soft reset)."""
     decay_input: bool = True
@@ -171,9 +173,25 @@ class NeuronConfig(Section):
     """Sharpness of the surrogate derivative; None: 2, 4, 1, 1 and 25, in the order of --surrogate."""
 
     def check(self) -> None:
-        """Raises `InputError` for an unknown neuron or surrogate."""
-        check_choice("neuron", self.neuron, ("lif", "plif", "if"))
+        """Raises `InputError` for an unknown neuron or surrogate, or for options that do not go together."""
+        check_choice("neuron", self.neuron, ("lif", "plif", "if", "ilif"))
         check_choice("surrogate", self.surrogate, ("atan", "sigmoid", "triangle", "rectangle", "fast_sigmoid"))
+        check_counts(self, "levels")
+        if self.neuron != "ilif":
+            if self.levels is not None:
+                raise InputError(f"levels={self.levels!r}: neuron={self.neuron!r} fires once a step; use neuron='ilif'")
+            return
+        if self.v_reset not in (None, NeuronConfig.v_reset):
+            raise InputError(f"v_reset={self.v_reset!r}: neuron='ilif' subtracts v_threshold per spike; use None")
+        for name in ("surrogate", "surrogate_alpha"):
+            if (value := getattr(self, name)) != getattr(NeuronConfig, name):
+                found = f"{name}={value!r}: neuron='ilif' has the derivative of the identity"
+                raise InputError(f"{found}, and takes no surrogate; leave it out")
+
+    @property
+    def spikes_per_step(self) -> int:
+        """The largest number of spikes per step, D; 1 but for ilif."""
+        return (4 if self.levels is None else self.levels) if self.neuron == "ilif" else 1
 
     def build(self) -> "Neuron":
         """The neuron; raises `InputError` for constants that its equations do not allow."""
@@ -200,3 +218,10 @@ def _check_model(teacher: str) -> None:
 def teacher_label(teacher: str) -> str:
     """The name of a teacher in tables and records, without the folder of its file."""
     return f"{TORCH}{Path(teacher).name}" if teacher.startswith(TORCH) else teacher
+
+
+def time_steps(num_steps: int | None, levels: int = 1) -> str:
+    """Time steps in words: "an ANN", "T = 4", or "T x D = 1 x 4" with the D levels of integer neurons."""
+    if num_steps is None:
+        return "an ANN"
+    return f"T = {num_steps}" if levels == 1 else f"T x D = {num_steps} x {levels}"

@@ -7,6 +7,7 @@ import json
 import jax
 import pytest
 from records.energy import energy_section
+from representative import slow
 
 from snnkd_jax import data
 from snnkd_jax.cli.energy import energy
@@ -15,13 +16,15 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.files import write_sealed
 from snnkd_jax.inference import trained as loading
 from snnkd_jax.inference.trained import Trained
+from snnkd_jax.report.energy import energy_rows
 from snnkd_jax.runs.config import default_config
 from snnkd_jax.training.manifest import Manifest
 
 
 @functools.cache
-def trained(spiking, width=0.1):
+def trained(spiking, width=0.1, **options):
     config = default_config("digits").replace(teacher="convnet", student="convnet", width=width, teacher_width=None)
+    config = config.replace(**options)
     network = config.build_student(10) if spiking else config.build_teacher(10)
     variables = network.init(jax.random.key(0), (8, 8, 1))
     names = tuple("0123456789")
@@ -79,6 +82,27 @@ def test_the_result_goes_elsewhere(runs, tmp_path):
     energy(runs / "run", images=15, batch_size=15, out=tmp_path / "elsewhere")
     assert json.loads((tmp_path / "elsewhere" / "energy.json").read_text())["images"] == 15
     assert not (runs / "run" / "energy.json").exists()
+
+
+@pytest.mark.parametrize("pool", ["max", slow("avg")])
+def test_integer_neurons_are_counted_in_binary_substeps(runs, monkeypatch, capsys, pool):
+    """Beside the ANN; with means of spikes, in integers, and the reason is said."""
+    student, ann = (
+        trained(spiking, pool=pool, teacher_pool=pool, neuron="ilif", levels=3) for spiking in (True, False)
+    )
+    monkeypatch.setattr(loading, "load", lambda _, role: student if role == "student" else ann)
+    energy(runs / "run", images=20)
+    shown, record = capsys.readouterr().out, json.loads((runs / "run" / "energy.json").read_text())
+    found = record["networks"]["student"]
+    assert (found["num_steps"], found["levels"], found["ann"]) == (2, 3, "teacher")
+    assert "T x D = 2 x 3" in shown
+    assert [row[2] for row in energy_rows(record)] == ["–", "2 × 3"]
+    counted = {layer["name"]: (layer["operations"], layer["steps"]) for layer in found["layers"]}
+    if pool == "max":
+        assert counted == {"conv1": ("MAC", 1), "conv2": ("AC", 6), "hidden": ("AC", 6), "head": ("AC", 6)}
+    else:
+        assert "student: counted in integers" in shown
+        assert counted["conv2"] == ("MAC", 2)
 
 
 @pytest.mark.slow

@@ -213,7 +213,7 @@ def test_every_module_is_on_one_page_of_the_api():
 # Of `dynamics.neurons` and the like, what is no equation; elsewhere, indented blocks that are none, or whose
 # results are whole numbers or bounds, which their tests compare by hand and which have no error to tell.
 NO_EQUATION = {
-    *(f"dynamics.neurons.{name}" for name in ("describe_neuron", "neuron_from")),
+    *(f"dynamics.neurons.{name}" for name in ("describe_neuron", "neuron_from", "most_spikes")),
     *(f"dynamics.integration.{name}" for name in ("check_neuron", "initial_state")),
     *(f"distill.losses.check_{name}" for name in ("in_range", "same_shape", "temperature")),
     *("data.archives", "training.manifest"),  # file formats
@@ -221,7 +221,7 @@ NO_EQUATION = {
     "fitting",  # code
     "data.crops.random_box",  # pixels, in test_crops.py
     "planning.pod",  # bounds, in test_pod.py
-    "dynamics.neurons.fire",  # the last two lines of the equations of lif, which has rows
+    "dynamics.neurons.reset",  # the last two lines of the equations of lif, which has rows
     *("interop.euler", "interop.nir_dt"),  # exact, in test_nir_of_others.py
 }
 OF_EQUATIONS = (

@@ -24,7 +24,7 @@ from representative import representatives, slow
 
 from snnkd_jax.cli.export_nir import export_nir
 from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.dynamics.neurons import IF, LIF, PLIF
+from snnkd_jax.dynamics.neurons import IF, ILIF, LIF, PLIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference import trained as loading
 from snnkd_jax.inference.trained import Trained
@@ -204,6 +204,8 @@ def test_what_nir_cannot_say_is_refused(tmp_path):
         assert not path.exists()
 
     refused(convnet(neuron=LIF(v_reset=None)), r"act1: v_reset=None.*train with a number")
+    integer = convnet(neuron=ILIF())
+    refused(integer, r"act1: .*several spikes per step.*LIF, PLIF or IF", dyadic_variables(integer, shape))
     refused(convnet(neuron=LIF(), pool="max"), r"pool1: max pooling.*pool='avg'")
     refused(convnet(neuron=LIF(), dtype=jnp.bfloat16), "dtype=bfloat16")
     refused(ann, "export a student")

@@ -11,7 +11,7 @@ import pytest
 from snnkd_jax.cli.arguments import parse
 from snnkd_jax.cli.train import train
 from snnkd_jax.distill.presets import PRESETS
-from snnkd_jax.dynamics.neurons import NEURONS
+from snnkd_jax.dynamics.neurons import ILIF, NEURONS
 from snnkd_jax.dynamics.surrogate import SURROGATES
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import MODELS
@@ -29,6 +29,29 @@ def test_names_known_without_jax_are_those_of_the_library():
         default_config("digits").replace(surrogate=name).neuron.check()
     with pytest.raises(InputError, match="atan"):
         default_config("digits").replace(surrogate="atn").neuron.check()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"neuron": "lif", "levels": 4}, "levels=4.*neuron='ilif'"),
+        ({"neuron": "ilif", "levels": 0}, "levels=0"),
+        ({"neuron": "ilif", "levels": 300}, "levels=300.*256"),
+        ({"neuron": "ilif", "v_reset": -1.0}, "v_reset=-1.0.*None"),
+        ({"neuron": "ilif", "surrogate": "sigmoid"}, "surrogate='sigmoid'.*leave it out"),
+        ({"neuron": "ilif", "surrogate_alpha": 3.0}, "surrogate_alpha=3.0.*leave it out"),
+    ],
+)
+def test_options_of_integer_neurons_that_do_not_go_together(options, message):
+    with pytest.raises(InputError, match=message):
+        default_config("digits").replace(**options).checked()
+
+
+def test_integer_neurons_count_their_levels_as_time_steps():
+    config = default_config("digits").replace(neuron="ilif", num_steps=1, v_reset=None).checked()
+    assert (config.time_steps, config.replace(levels=8).time_steps) == ("T x D = 1 x 4", "T x D = 1 x 8")
+    assert (config.neuron.build(), config.replace(levels=8).neuron.build()) == (ILIF(4), ILIF(8))
+    assert config.replace(neuron="lif").time_steps == "T = 1"
 
 
 def test_options_have_one_name_each_and_are_the_same_flat_and_nested():
