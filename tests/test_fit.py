@@ -61,6 +61,7 @@ def plain() -> kd.Trained:
         return kd.fit(spiking(), DATA, **SMALL)
 
 
+@pytest.mark.slow
 def test_own_data_alone(plain, tmp_path, monkeypatch):
     """Without run_dir no file is written; the result has a history and an accuracy."""
     monkeypatch.chdir(tmp_path)
@@ -86,6 +87,7 @@ def test_in_another_thread_and_without_streams(plain, tmp_path, monkeypatch):
     assert (tmp_path / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_floats_bytes_and_frames_are_one_kind_of_data(plain):
     floats = kd.data.from_arrays(train=(IMAGES[:90] / 255, LABELS[:90]), test=(IMAGES[90:] / 255, LABELS[90:]))
     mean, std = np.array(floats.normalisation.mean), np.array(floats.normalisation.std)
@@ -101,6 +103,7 @@ def test_floats_bytes_and_frames_are_one_kind_of_data(plain):
         kd.fit(kd.build("convnet", 3, neuron=kd.LIF(), num_steps=3, width=0.1), sequences, **SMALL)
 
 
+@pytest.mark.slow
 def test_own_network_alone():
     """Dropout draws in training; prediction, streams and pieces agree."""
     trained = kd.fit(kd.Network(Net(), num_steps=3), DATA, **SMALL)
@@ -150,6 +153,7 @@ def test_own_optimizer_alone():
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_own_augmentation_alone(plain):
     """It sees float images in [0, 1] and keys that differ from step to step; the identity changes nothing."""
     seen = []
@@ -171,6 +175,7 @@ def test_own_augmentation_alone(plain):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_own_callback_alone():
     entries = []
     trained = kd.fit(spiking(), DATA, callbacks=[entries.append], epochs=2, batch_size=16)

@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 PACKAGE = Path(__file__).parents[1] / "snnkd_jax"
 
 FLOORS = (
@@ -95,6 +97,7 @@ def test_imports_make_no_circle():
     assert circles(sources()) == []
 
 
+@pytest.mark.slow
 def test_an_upward_or_a_circular_import_is_found():
     """The checks above can fail: one line in a low file, and one between two folders on one floor."""
     modules = sources()

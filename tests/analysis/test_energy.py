@@ -291,6 +291,7 @@ def test_whole_networks_against_loops(name):
     )
 
 
+@pytest.mark.slow
 def test_the_papers_estimate():
     """Rate times dense operations of all steps, and the image's layer dense, whatever the pooling."""
     costs = {}
@@ -308,6 +309,7 @@ def test_the_papers_estimate():
     assert same_architecture(costs["vgg-avg"], costs["vgg-max"])
 
 
+@pytest.mark.slow
 def test_batches_add_up():
     network, variables = made("vgg-max", True)
     whole = count(network, variables, IMAGES)

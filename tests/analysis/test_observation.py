@@ -68,6 +68,7 @@ def test_layers_are_named_in_the_order_of_the_network():
         record(Config().build_teacher(10), {}, jnp.zeros((1, 32, 32, 3)))
 
 
+@pytest.mark.slow
 def test_observed_confusions_image_and_neurons(tmp_path, monkeypatch):
     """110 images, more than a batch; a budget of values that leaves 5 neurons a layer; the file gives it all again."""
     network, variables = student()

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import agrees
+from representative import slow
 
 from snnkd_jax.analysis.corruptions import IMAGE_LEVELS, corrupt, noise_key
 from snnkd_jax.analysis.disturbance import (
@@ -85,7 +86,7 @@ def test_neurons_and_weights_are_untouched_at_strength_0():
     assert np.abs(disturbed("spike_deletion", 0.3)[0] - plain).max() > 1e-2
 
 
-@pytest.mark.parametrize("kind", NEURON_KINDS)
+@pytest.mark.parametrize("kind", [NEURON_KINDS[0], *map(slow, NEURON_KINDS[1:])])
 def test_the_spikes_of_an_image_are_disturbed_by_its_index(kind):
     whole = spikes_of(kind, 0.3)
     order = np.random.default_rng(0).permutation(32)
@@ -173,6 +174,7 @@ def test_threshold_factors_are_normal_and_positive():
     assert np.asarray(threshold_factors(KEY, 2.0, (100, 100))).min() == pytest.approx(LEAST_FACTOR)
 
 
+@pytest.mark.slow
 def test_noisy_weights_are_multiplied_kernels():
     """The factors that `noisy_weights` used are read off, and the network applied with kernels multiplied by hand."""
     variables = variables_of(ANN)
@@ -228,6 +230,7 @@ def answers_of(network):
     return np.asarray(logits_of(network, INPUTS).argmax(-1), np.int32)
 
 
+@pytest.mark.slow
 def test_report_is_of_the_networks_own_answers(monkeypatch):
     """Labels are the answers without noise, so that the accuracy is the share of answers that noise leaves.
 

@@ -84,6 +84,7 @@ def test_the_result_goes_elsewhere(runs, tmp_path):
     assert not (runs / "run" / "energy.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["max", slow("avg")])
 def test_integer_neurons_are_counted_in_binary_substeps(runs, monkeypatch, capsys, pool):
     """Beside the ANN; with means of spikes, in integers, and the reason is said."""

@@ -62,6 +62,7 @@ def test_everything_off_is_the_identity(dtype):
     np.testing.assert_array_equal(augmented(Augmentation(), dtype), np.broadcast_to(IMAGE, (B, H, W, C)))
 
 
+@pytest.mark.slow
 def test_images_are_a_function_of_the_key():
     images = jnp.asarray(np.random.default_rng(1).integers(0, 256, (16, 6, 6, 3)).astype(np.uint8))
     everything = Augmentation(crop_padding=2, flip=True, cutout=2)

@@ -119,6 +119,7 @@ def test_what_is_no_label_is_refused(door: str) -> None:
             DOORS[door](labels)
 
 
+@pytest.mark.slow
 def test_training_on_an_own_stream_refuses_what_it_gives() -> None:
     """Through `fit` itself: the first step, and the pass after the first epoch."""
     network = kd.build("convnet", 3, width=0.1)

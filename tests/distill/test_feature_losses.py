@@ -90,9 +90,7 @@ def test_agrees_with_a_float64_loop(name, term):
 
 def test_gradient_is_the_difference_quotient_for_the_student_and_none_for_the_teacher(name, term):
     function, loop = term
-    student, teacher = jax.grad(lambda s, t: function(s, t).sum(), argnums=(0, 1))(
-        jnp.asarray(STUDENT), jnp.asarray(TEACHER)
-    )
+    student, teacher = jax.jit(jax.grad(lambda s, t: function(s, t).sum(), argnums=(0, 1)))(STUDENT, TEACHER)
     expected, h = np.zeros(STUDENT.shape), 1e-5
     for index in np.ndindex(STUDENT.shape):
         step = np.zeros(STUDENT.shape)
@@ -107,7 +105,7 @@ def test_gradient_is_the_difference_quotient_for_the_student_and_none_for_the_te
 @pytest.mark.parametrize("student", [0.0, 1.0, -1e4])
 def test_constant_and_extreme_maps_and_a_batch_of_one_are_finite(term, student, teacher):
     maps = [jnp.full((1, 2, 4, 5), value) for value in (student, teacher)]
-    value, gradient = jax.value_and_grad(lambda s, t: term[0](s, t).sum())(*maps)
+    value, gradient = jax.jit(jax.value_and_grad(lambda s, t: term[0](s, t).sum()))(*maps)
     assert np.isfinite(value)
     assert np.all(np.isfinite(gradient))
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import agrees
+from representative import slow
 from scipy.special import log_softmax, rel_entr, softmax
 
 from snnkd_jax.distill.connector import Branches, Connector
@@ -55,7 +56,7 @@ def arguments(made: Guidance) -> Any:
     return student, targets, jnp.abs(labels) % K, variables, made.init(jax.random.key(1)), jax.random.key(2)
 
 
-@pytest.mark.parametrize("connector", [Connector(), Connector(pre_activations=True)])
+@pytest.mark.parametrize("connector", [slow(Connector()), Connector(pre_activations=True)])
 def test_a_connector_reads_what_it_says(connector):
     made = guidance(Objective((Term("mine", Margin(), connector=connector),)), network(**BOTH), network(**BOTH))
     student, *others = arguments(made)
@@ -65,6 +66,7 @@ def test_a_connector_reads_what_it_says(connector):
         assert read == (connector.pre_activations == (kind == "pre_activations")), kind
 
 
+@pytest.mark.slow
 def test_pooled_features_reach_the_connector_as_one_pixel():
     seen = []
 
@@ -102,6 +104,7 @@ def test_saliency_needs_the_teachers_last_stage(student, teacher, told):
     assert "another preset" in str(error.value)
 
 
+@pytest.mark.slow
 def test_saliency_takes_students_of_any_width_and_noise_is_of_the_key():
     made = guidance(PRESETS["ckdsnn"], network(stages=((8, 3), (4, 9))), network(stages=((4, 6),)))
     student, targets, labels, variables, connectors, _ = arguments(made)

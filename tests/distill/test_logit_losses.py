@@ -181,13 +181,13 @@ SHAPES = {"intra": (T, K), "strong to weak": (B,)}
 
 def gradients(name, logits=LOGITS, teacher_logits=TEACHER_LOGITS):
     function = TERMS[name][0]
-    return jax.grad(lambda z, a: function(z, a).sum(), argnums=(0, 1))(jnp.asarray(logits), jnp.asarray(teacher_logits))
+    return jax.jit(jax.grad(lambda z, a: function(z, a).sum(), argnums=(0, 1)))(logits, teacher_logits)
 
 
 @pytest.mark.parametrize("name", TERMS)
 def test_agrees_with_a_float64_loop(name):
     function, loop = TERMS[name]
-    found = function(jnp.asarray(LOGITS), jnp.asarray(TEACHER_LOGITS))
+    found = jax.jit(function)(LOGITS, TEACHER_LOGITS)
     assert found.shape == SHAPES.get(name, (B, T))
     expected = loop(LOGITS.astype(np.float64), TEACHER_LOGITS.astype(np.float64))
     agrees(found, expected, rtol=2e-5, atol=1e-6, name=name)
@@ -225,12 +225,18 @@ EXTREMES = {
 CORNERS = [(*pair, *size) for pair in itertools.product(EXTREMES, EXTREMES) for size in ((1, 1), (1, 2), (2, 1))]
 
 
+@jax.jit
+def values_and_gradients(z, a):
+    """Of the sum of each term; one program, as there are many terms."""
+    terms = {name: lambda z, function=function: function(z, a).sum() for name, (function, _) in TERMS.items()}
+    return {name: jax.value_and_grad(term)(z) for name, term in terms.items()}
+
+
 @pytest.mark.parametrize(("teacher", "student", "batch", "steps"), representatives(CORNERS, CORNERS[:1].__contains__))
 def test_extreme_logits_a_batch_of_one_and_one_step_are_finite(student, teacher, batch, steps):
     z = jnp.zeros((batch, steps, K)).at[0, 0].set(EXTREMES[student])
     a = jnp.tile(jnp.asarray(EXTREMES[teacher], jnp.float32), (batch, 1))
-    for name, (function, _) in TERMS.items():
-        value, gradient = jax.value_and_grad(lambda z, function=function: function(z, a).sum())(z)
+    for name, (value, gradient) in values_and_gradients(z, a).items():
         assert np.isfinite(value), name
         assert np.all(np.isfinite(gradient)), name
 
@@ -263,6 +269,7 @@ def test_temperatures_that_are_none_are_refused(temperature):
         negative_entropy(z, temperature)
 
 
+@pytest.mark.slow
 def test_constants_may_be_arrays_and_traced():
     z, a = jnp.asarray(LOGITS[:, 0]), jnp.asarray(TEACHER_LOGITS)
     constants: Any = [(jnp.float32(1), jnp.float32(0.5)), (jnp.float32(3), jnp.float32(1))]
@@ -440,6 +447,7 @@ def test_head_and_tail_of_the_teachers_own_logits_is_zero():
     np.testing.assert_allclose(gradient, 0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_weights_of_head_and_tail_are_constants_for_the_gradient():
     z, teacher = LOGITS[1, 0].astype(np.float64), TEACHER_LOGITS[1].astype(np.float64)
     forward, reverse = kl(teacher, z), kl(z, teacher)
@@ -465,6 +473,7 @@ def test_correlations_by_hand():
     np.testing.assert_allclose(intra_class_distance(q, p, 1.0), [1.5, 1.5], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_rows_and_columns_that_do_not_vary_have_no_correlation_and_no_gradient():
     z, varying = jnp.zeros((B, K)), jnp.asarray(TEACHER_LOGITS)
     for distance, size in [(inter_class_distance, B), (intra_class_distance, K)]:

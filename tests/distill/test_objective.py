@@ -211,7 +211,7 @@ def test_terms_of_the_mean_read_one_array(function, per_step):
     assert bool(np.any(gradient.mean_logits)) != per_step
 
 
-@pytest.mark.parametrize("name", representatives(PRESETS, {"kdsnn", "temporal", "bkdsnn"}.__contains__))
+@pytest.mark.parametrize("name", representatives(PRESETS, {"kdsnn", "bkdsnn"}.__contains__))
 def test_every_term_of_a_preset_moves_the_student(name):
     """Logits for `ce`, `kd` and `steps`; for `feature` the students' stages, here scaled by powers of one number."""
 

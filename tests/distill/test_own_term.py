@@ -135,6 +135,7 @@ def test_a_term_of_the_student_alone_needs_no_teacher(needs):
     assert max(jax.tree.leaves(moved)) > 1e-4
 
 
+@pytest.mark.slow
 def test_a_teacher_that_no_term_reads_does_not_run():
     """One that says that it needs none; one that says nothing is given the logits."""
     assert not trainer(CE, Term("rate", rate, needs=())).is_guided

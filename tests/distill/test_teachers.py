@@ -109,6 +109,7 @@ def test_what_is_no_logits_and_no_features_is_told(function, told):
         make(Teacher(function, WEIGHTS))
 
 
+@pytest.mark.slow
 def test_a_teacher_sees_the_students_pixels_in_its_own_normalisation():
     """Augmentation first: what is blank there is black, whatever the normalisation. Features of others are let be."""
     pixels = Teacher(lambda _, x: (x[:, 0, :, 0] @ jnp.ones((8, K)), {"stages": {"stage1": x}, "embedding": x}))
@@ -256,6 +257,7 @@ def test_a_damaged_file_is_told_and_not_used(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, opened(tmp_path).outputs(0), Counted.of(0))
 
 
+@pytest.mark.slow
 def test_a_store_is_of_one_teacher_data_seed_and_augmentation(tmp_path, monkeypatch):
     """What a run cannot use is in another folder, and a function that hides behind the same description is found."""
     monkeypatch.setattr(teacher_store, "STEPS_PER_FILE", 2)

@@ -18,8 +18,6 @@ from snnkd_jax.dynamics.neurons import ILIF, integer_lif
 from snnkd_jax.dynamics.surrogate import spike_count
 from snnkd_jax.errors import InputError
 
-pytestmark = pytest.mark.optimised  # spikes are compared to the bit
-
 
 def reference(neuron: ILIF, x, v, ds, dv):
     """Counts, last potential, distance to the next tie or end, and the derivatives of sum(ds s) + sum(dv v)."""
@@ -48,7 +46,13 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("neuron", "num_steps"), representatives(CASES, CASES[14].__eq__))
+@pytest.mark.parametrize(
+    ("neuron", "num_steps"),
+    [
+        *representatives(CASES, CASES[14].__eq__),
+        pytest.param(*CASES[14], marks=[pytest.mark.slow, pytest.mark.optimised]),
+    ],
+)
 def test_counts_potential_and_gradients_agree_with_a_float64_loop(neuron, num_steps):
     rng = np.random.default_rng(3)
     shape = (3, num_steps, 60)
@@ -108,6 +112,7 @@ class FiresFromHalf:
         return h - s * self.v_threshold, s
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("v_threshold", [0.25, slow(1.0)])
 def test_one_level_is_a_neuron_that_fires_from_half_the_threshold(v_threshold):
     x = jax.random.normal(jax.random.key(0), (4, 6, 200))

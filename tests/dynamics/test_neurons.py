@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import agrees
-from representative import representatives
+from representative import representatives, slow
 
 from snnkd_jax.dynamics import surrogate
 from snnkd_jax.dynamics.integration import integrate, integrate_with_slopes
@@ -23,8 +23,6 @@ from snnkd_jax.dynamics.neurons import (
     plif_parameter,
 )
 from snnkd_jax.errors import InputError
-
-pytestmark = pytest.mark.optimised  # spikes are compared to the bit
 
 SIGMOID = surrogate.sigmoid(4.0)
 
@@ -173,12 +171,20 @@ def test_spikes_potential_and_gradients_agree_with_a_float64_loop(case):
     assert_agrees(case)
 
 
+@pytest.mark.slow
+@pytest.mark.optimised
+@pytest.mark.parametrize("case", QUICK, ids=str)
+def test_optimised_programs_agree_with_a_float64_loop(case):
+    assert_agrees(case)
+
+
+@pytest.mark.slow
 def test_float64_currents_are_integrated_in_float64():
     with jax.enable_x64(True):
         assert_agrees(Case("plif", -0.4, surrogate="atan", num_steps=9), np.float64, rtol=1e-12, row="plif in float64")
 
 
-@pytest.mark.parametrize("case", representatives(CASES[::2], QUICK.__contains__), ids=str)
+@pytest.mark.parametrize("case", representatives(CASES[::2], QUICK[:1].__contains__), ids=str)
 def test_slopes_of_the_mean_spike_count_agree_with_the_float64_loop(case):
     """kappa is what the loop's backward pass gives for a cotangent of 1/T at every step, summed over the inputs."""
     rng = np.random.default_rng(3)
@@ -205,6 +211,7 @@ def test_slopes_of_the_mean_spike_count_agree_with_the_float64_loop(case):
         assert found[2] == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_steps", [4, 16])
 def test_only_the_current_is_kept_for_the_backward_pass(num_steps):
     """And the initial potential, which is one step's worth."""
@@ -263,7 +270,7 @@ def test_single_neuron_experiment_of_the_nir_paper():
     np.testing.assert_array_equal(lif(jnp.asarray(current.reshape(1, -1)), tau=25.0, v_threshold=0.1)[0], spikes)
 
 
-@pytest.mark.parametrize("pieces", [(1,) * 9, (4, 5), (1, 8)], ids=str)
+@pytest.mark.parametrize("pieces", [slow((1,) * 9), (4, 5), slow((1, 8))], ids=str)
 @pytest.mark.parametrize("v_reset", [-0.3, None])
 def test_a_stream_cut_into_pieces_gives_exactly_what_the_whole_gives(pieces, v_reset):
     run = functools.partial(lif, tau=3.0, v_reset=v_reset, return_v=True)
@@ -293,7 +300,7 @@ def test_no_input_rests_at_the_reset_potential_and_without_a_state_starts_there(
         np.testing.assert_array_equal(v, np.full((2, 3), v_rest, np.float32))
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, slow(jnp.float16)])
 @pytest.mark.parametrize("run", [integrate_and_fire, functools.partial(plif, w=jnp.float32(-90.0), decay_input=False)])
 def test_potential_of_a_half_precision_current_is_float32(dtype, run):
     # 0.75 + 2^-13 is 0.75 in both half precisions, so such a potential would never rise; in float32 every sum is exact.
@@ -346,6 +353,7 @@ def test_plif_parameter_inverts_the_sigmoid(tau, w):
     agrees(plif_parameter(tau), w, rtol=1e-12, atol=1e-12, name="plif_parameter")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("w", [-100.0, -30.0, 30.0, 100.0])
 def test_extreme_learnable_time_constants_have_finite_gradients(w):
     # 1/tau = sigmoid(w) is 0 or 1 here, and has the slope 0: the parameter stays put and nothing becomes NaN.

@@ -81,7 +81,7 @@ def looped(current, beta, state, spike) -> Any:
 
 
 @pytest.mark.optimised
-@pytest.mark.parametrize("num_steps", [5, 20])
+@pytest.mark.parametrize("num_steps", [slow(5), 20])
 def test_spikes_and_state_are_those_of_a_float64_loop(num_steps):
     x = currents((3, num_steps, 50))
     spikes, state = integrate(NEURON, x)
@@ -97,7 +97,7 @@ def test_spikes_and_state_are_those_of_a_float64_loop(num_steps):
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype(jnp.float32)}
 
 
-@pytest.mark.parametrize("num_steps", [5, 18])
+@pytest.mark.parametrize("num_steps", [slow(5), 18])
 def test_gradients_are_those_of_jax_through_a_plain_loop(num_steps):
     """By the current, the parameter and the first state, of a sum over all spikes and the last state."""
     x, rng = currents((3, num_steps, 7)), np.random.default_rng(1)
@@ -339,6 +339,7 @@ class Delayed(Stateless):
         return jnp.concatenate([state[..., 1:], ATAN(current - 1)[..., None]], axis=-1), state[..., 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_steps", [6, 20])
 def test_a_state_may_have_axes_of_its_own(num_steps):
     x = currents((2, num_steps, 5))

@@ -52,7 +52,7 @@ def test_steps_in_pieces_are_the_whole():
     np.testing.assert_allclose(jnp.concatenate(pieces, axis=1), logits_of(frames), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("threshold", [slow(0.0), 0.5, slow(0.7), None])
+@pytest.mark.parametrize("threshold", [slow(0.0), 0.5, slow(0.7), slow(None)])
 def test_every_image_gets_the_mean_of_the_steps_that_it_took(threshold):
     """Compared with the logits of all steps, from which the exit step of each image follows."""
     logits = logits_of(NORMALISATION(IMAGES))
@@ -124,7 +124,7 @@ def test_a_loss_of_just_the_tolerance_is_allowed():
     assert choose_threshold(logits, np.zeros(10, int), 0.1) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("at_a_time", [1, 2, 4])
+@pytest.mark.parametrize("at_a_time", [slow(1), 2, slow(4)])
 def test_any_number_of_steps_and_of_images(at_a_time):
     """Six steps, computed one or two at a time, and a last batch that is not full."""
     images = np.random.default_rng(0).integers(0, 256, (103, 8, 8, 1), np.uint8)
@@ -167,6 +167,7 @@ def test_wrong_arguments_are_named():
             choose_threshold(logits, labels, tolerance)
 
 
+@pytest.mark.slow
 def test_floats_are_the_same_images():
     found = student().logits_by_step(IMAGES.astype(np.float32) / 255, T)
     np.testing.assert_array_equal(found, student().logits_by_step(IMAGES, T))

@@ -76,6 +76,7 @@ def test_prediction_is_the_networks(student, expected, batch):
     assert len(set(classes)) >= 2, "the case tells no classes apart"
 
 
+@pytest.mark.slow
 def test_numbers_beside_the_class(run, student):
     """Logits, confidence and firing rates against the network of training at another T."""
     trained = snnkd_jax.load(run)
@@ -126,8 +127,15 @@ def test_no_image_and_few_programs(student, traced_sizes):
 COPIES = {"pickle": lambda x: pickle.loads(pickle.dumps(x)), "copy": copy.copy, "deepcopy": copy.deepcopy}
 
 
-@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
-@pytest.mark.parametrize("case", ["loaded", *map(slow, ("plif to -0.1", "if soft, residual", "an ANN"))])
+@pytest.mark.parametrize(
+    ("case", "copied"),
+    [
+        ("loaded", "pickle"),
+        slow("plif to -0.1", "copy"),
+        slow("if soft, residual", "deepcopy"),
+        slow("an ANN", "pickle"),
+    ],
+)
 def test_a_network_that_has_predicted_can_be_pickled_and_copied(student, case, copied):
     """With its compiled programs left behind; the copy predicts the same bits, and can teach."""
     cases = {"loaded": lambda: student, "an ANN": lambda: made(ReLU), **CASES}
@@ -135,7 +143,7 @@ def test_a_network_that_has_predicted_can_be_pickled_and_copied(student, case, c
     images = IMAGES[:3] if case == "loaded" else np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
     expected = trained.predict(images)
     assert "_stepper" in vars(trained)
-    other = copied(trained)
+    other = COPIES[copied](trained)
     assert vars(other).keys() == {field.name for field in dataclasses.fields(Trained)}
     jax.tree.map(np.testing.assert_array_equal, other.predict(images), expected)
     assert (other.title, other.class_names, other.image_shape) == (trained.title, trained.class_names, (8, 8, 1))
@@ -172,6 +180,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.optimised
 @pytest.mark.parametrize("case", representatives(CASES, lambda case: case == "plif to -0.1"))
 def test_a_stream_is_the_sequence(case):
@@ -193,6 +202,7 @@ def test_a_stream_is_the_sequence(case):
     assert any(0 < float(rate.mean()) < 1 for rate in features["firing_rates"].values()), "all neurons are alike"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", [AvgPool, MaxPool])
 def test_a_converted_network_starts_where_its_neurons_do(pool):
     """Networks converted by QCFS start from half a threshold, and sums for maxima from 0."""
@@ -449,6 +459,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes | None:
     return bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [30, slow(150)])
 def test_randomly_damaged_directories(run, tmp_path, count):
     """Refused as `InputError`, or the same network bit for bit, where the damage hit what it is not made of.

@@ -414,7 +414,7 @@ def test_script_writes_the_student_of_a_run(dtype, tmp_path, monkeypatch, capsys
         assert line in " ".join(told.split())
 
 
-@pytest.mark.parametrize(("num_steps", "written"), [(None, T), (7, 7)])
+@pytest.mark.parametrize(("num_steps", "written"), [slow(None, T), (7, 7)])
 def test_script_writes_the_number_of_steps(num_steps, written, tmp_path, monkeypatch, capsys):
     network = build("convnet", 2, neuron=LIF(), num_steps=T, width=0.1)
     trained = Trained(network, dyadic_variables(network, (4, 4, 3)), NORMALISATION, (4, 4, 3), ("a", "b"), "cifar10")

@@ -16,7 +16,7 @@ import nir
 import numpy as np
 import pytest
 from nir_graphs import Draw, damage, simulate
-from representative import slow
+from representative import representatives, slow
 
 from snnkd_jax.dynamics.neurons import IF, LIF
 from snnkd_jax.errors import InputError
@@ -510,7 +510,7 @@ EXPORTED = {
 }
 
 
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize("name", representatives(EXPORTED, lambda name: name == "dilated"))
 def test_own_convolutions_are_written(name, tmp_path):
     network, variables = own_convolution(**EXPORTED[name])
     write_nir(tmp_path / "net.nir", network, variables, (3, 4, 2), dt=DT)

@@ -264,6 +264,7 @@ def test_the_threshold_is_kept_in_training():
     assert all(np.abs(gradients[name]["kernel"]).max() > 0 for name in ("hidden", "head"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_steps", "exact"), [(1, True), slow(3, False)])
 def test_backpropagation_through_rates(num_steps, exact):
     """With one step, the gradients through rates are those through time."""
@@ -295,6 +296,7 @@ def test_rematerialised_gradients_are_the_same():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * max(1, np.abs(a).max()))
 
 
+@pytest.mark.slow
 def test_predictions_and_streams_are_those_of_the_integer_network():
     network = Network(Own((4, 4)), num_steps=2)
     student = trained(network, network.init(jax.random.key(0), (8, 8, 1)))
@@ -316,6 +318,7 @@ def test_predictions_and_streams_are_those_of_the_integer_network():
     assert whole.firing_rates.keys() == expected.firing_rates.keys()
 
 
+@pytest.mark.slow
 def test_operations_are_those_of_the_spikes():
     """By hand: a spike of the first neurons meets 6 weights, one of the second 5; the image costs MACs."""
     network = Network(Own(), num_steps=3)

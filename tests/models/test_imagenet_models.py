@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from network_checks import IMAGES, assert_trees_close, count, moved, shapes, train_outputs
+from representative import slow
 
 from snnkd_jax.analysis.energy import count as count_operations
 from snnkd_jax.dynamics.neurons import LIF
@@ -44,7 +45,7 @@ def test_maps_of_a_photograph(name):
     assert [x.shape for x in features["stages"].values()] == ends
 
 
-@pytest.mark.parametrize(("bias", "added"), [(-10.0, 0.0), (10.0, 1.0)])
+@pytest.mark.parametrize(("bias", "added"), [(-10.0, 0.0), slow(10.0, 1.0)])
 def test_a_block_adds_spikes_to_its_input(bias, added):
     """Silent neurons pass the input on, and its gradient; neurons that fire at each step add 1."""
     block = SEWBlock(
@@ -64,6 +65,7 @@ def test_a_block_adds_spikes_to_its_input(bias, added):
     np.testing.assert_array_equal(gradient, y)
 
 
+@pytest.mark.slow
 def test_sums_of_spikes_multiply_and_spikes_accumulate():
     """A convolution that reads the output of a SEW block costs MACs, one that reads neurons or their maxima ACs."""
     spike = functools.partial(Spike, LIF(decay_input=False), num_steps=2)

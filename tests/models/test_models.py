@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import agrees
-from network_checks import count, moved, shapes
+from network_checks import FAMILIES, count, moved, shapes
 from representative import representatives, slow
 
 from snnkd_jax.distill.connector import Connectors
@@ -115,8 +115,8 @@ def test_parameter_count(name, neuron):
     agrees(count(shapes(build(name, 10, neuron=neuron))), PARAMETERS[name], name="numbers of parameters")
 
 
-QUICK = {("convnet", (28, 28, 1)), ("vgg11", (8, 8, 1)), ("airbench94", (32, 32, 3)), ("resnet20", (8, 8, 1))}
-SHAPES = itertools.product(MODELS, [(32, 32, 3), (28, 28, 1), (8, 8, 1)])
+QUICK = {("convnet", (28, 28, 1)), ("vgg11", (8, 8, 1)), ("airbench94", (32, 32, 3)), ("wrn-16-2", (8, 8, 1))}
+SHAPES = [*itertools.product(MODELS, [(32, 32, 3)]), *itertools.product(FAMILIES, [(28, 28, 1), (8, 8, 1)])]
 SHAPES = representatives(SHAPES, QUICK.__contains__)
 
 
@@ -183,6 +183,7 @@ def test_first_convolution_is_computed_once_for_a_static_image():
     assert convolutions(student, jnp.zeros((3, 4, 32, 32, 3))) == {12: 20}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["convnet", slow("pyramidnet18")])
 def test_static_image_equals_its_repetition(name):
     """Computing the stem once is exact, in evaluation and in training (batch statistics included)."""
@@ -340,6 +341,7 @@ def test_connectors_map_each_stage():
     assert count(blurred) == 3 * 5 + 2 * 5 + 2 * 9 * 5 * 5
 
 
+@pytest.mark.slow
 def test_a_generator_restores_what_is_blanked():
     """norm(conv x), 15 % of its channels blanked, conv, ReLU, conv: each in float64, on what was trained otherwise."""
     stages = {"stage1": jax.random.normal(jax.random.key(0), (40, 4, 4, 3))}

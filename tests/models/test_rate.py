@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from network_checks import FAMILIES, IMAGES, assert_trees_close, train_outputs
-from representative import representatives
+from network_checks import IMAGES, assert_trees_close, train_outputs
+from representative import slow
 
 from snnkd_jax.dynamics.integration import Neuron
 from snnkd_jax.dynamics.neurons import LIF, NEURONS, PLIF
@@ -29,7 +29,7 @@ def both(neuron: Neuron, num_steps: int, pools=(MaxPool, RateMaxPool), **options
     return Network(spiking, num_steps), Network(spiking, num_steps, rates)
 
 
-@pytest.mark.parametrize("name", representatives(FAMILIES, lambda name: name == "airbench94"))
+@pytest.mark.parametrize("name", ["convnet", slow("resnet19"), slow("wrn-16-2")])
 def test_one_step_is_backpropagation_through_time(name):
     """Every architecture but deeper ones and those of test_imagenet_models.py: learnable tau, tdBN and soft reset."""
     kind = {"neuron": PLIF(v_reset=None), "num_steps": 1, "width": 0.1, "tdbn": True}
@@ -43,7 +43,7 @@ def test_one_step_is_backpropagation_through_time(name):
     assert sum(np.abs(x).max() > 1e-6 for x in gradients) > 0.6 * len(gradients)
 
 
-@pytest.mark.parametrize("v_reset", [0.0, None])
+@pytest.mark.parametrize("v_reset", [0.0, slow(None)])
 def test_one_layer_with_a_linear_read_out_is_exact_for_any_number_of_steps(v_reset):
     """A static image gives the layer one current at all steps, and mean logits send one cotangent to all of them."""
     neuron = PLIF(v_reset=v_reset, decay_input=False)

@@ -56,6 +56,7 @@ OTHERS = [(name, remat) for name in ARCHITECTURES for remat in ("stage", "block"
 CASES = [slow(*FIRST[0]), FIRST[1], *(pytest.param(*other, marks=pytest.mark.plan) for other in OTHERS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "remat"), CASES)
 def test_values_and_gradients_are_those_without(name, remat):
     """Logits, firing rates, stage outputs, batch statistics and gradients, with a learnable time constant."""

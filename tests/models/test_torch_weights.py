@@ -74,7 +74,7 @@ def check(converted, logits, stages):
             assert_close(features[kind][f"stage{i}"], np.moveaxis(end, 1, -1))
 
 
-QUICK = ("vgg11", "wrn-16-2", "resnet20-a", "resnet18-imagenet")
+QUICK = ("vgg11", "resnet20-a")
 
 
 @pytest.mark.parametrize("model", representatives(CASES, QUICK.__contains__))

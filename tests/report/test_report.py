@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chromium import chromium
-from representative import slow
 
 from snnkd_jax.analysis.observation import Layer, Observation, save_observation
 from snnkd_jax.errors import InputError
@@ -193,7 +192,7 @@ def check_page(text: str) -> Document:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", slow("nonsense"), slow("TkAgg")])
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])
 def test_a_notebooks_backend_and_no_home_do_not_matter(tmp_path, backend):
     """What a process inherits that a notebook or a daemon has started; the report has the same bytes."""
     run = make_run(tmp_path / "run")
@@ -363,6 +362,7 @@ def test_results_without_their_duration_are_compared(tmp_path):
     assert document.tables["Test accuracy, mean ± standard deviation over runs"][1][-1] == "–"
 
 
+@pytest.mark.slow
 def test_what_is_no_run_is_refused(run, tmp_path):
     with pytest.raises(InputError, match=r"is not a run directory \(no config\.json\)"):
         write_report([tmp_path])

@@ -137,6 +137,7 @@ def test_a_run_ends_with_its_report_and_with_what_it_shows_of_the_student(finish
     assert (finished / "report.html").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_result_is_not_lost_because_it_cannot_be_shown(tmp_path, monkeypatch):
     """What cannot be drawn or recorded is told as a warning, after the result or without it."""
 

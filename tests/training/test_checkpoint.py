@@ -222,6 +222,7 @@ def test_network_alone(saved):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(variables), variables_of(expected[LAST]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"width": 0.2}, slow({"depth": 1}), slow({"name": "resnet20"})], ids=str)
 def test_checkpoint_of_another_network_is_refused(saved, change):
     from snnkd_jax.models import MODELS

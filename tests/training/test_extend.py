@@ -102,6 +102,7 @@ def test_an_interrupted_extension_is_resumed_to_the_same_bits(images, finished):
     assert_same(train(images, finished, extend=3).variables, by_hand(images, 3))
 
 
+@pytest.mark.slow
 def test_the_schedule_may_change_and_nothing_else(images, finished, tmp_path):
     config = (finished / "config.json").read_bytes()
     with pytest.raises(InputError, match=r"batch_size \(was 8, is 16\)"):

@@ -70,6 +70,7 @@ def test_the_manifest_lists_each_file_with_size_and_sha256(runs):
     assert content["network"]["class_names"] == ["0", "1", "2"]
 
 
+@pytest.mark.slow
 def test_a_copied_checkpoint_with_a_larger_number_is_never_read(images, runs, copy):
     """keras#22266: a folder's name was taken for its step, and ended the training."""
     student = unfinished(copy) / "student"
