@@ -4,6 +4,7 @@ A path is a `pathlib.Path`, or for a remote address such as `gs://bucket/runs/mn
 the same methods. Nothing else in the package needs to know which of the two it has, but for `is_remote`.
 """
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -11,13 +12,14 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from snnkd_jax.errors import InputError
 
-_REMOTE = re.compile(r"([a-z][a-z0-9]+):/+(.*)")
+_REMOTE = re.compile(r"([a-z][a-z0-9.+-]+):/+(.*)", re.IGNORECASE)
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 """The remote addresses that etils.epath opens, and the fsspec package that each needs."""
 
@@ -28,14 +30,14 @@ def as_path(argument: str, value: str | os.PathLike) -> Path:
     Raises `InputError`, naming `argument`, if it is empty, has an unknown scheme, or needs a package that is missing.
     """
     text = os.fspath(value)  # of `pathlib.Path("gs://bucket")` it is "gs:/bucket"
-    if not text:
-        raise InputError(f"{argument} is empty; give a path")
+    if not text.strip():
+        raise InputError(f"{argument}={text!r} is empty; give a path")
     if (found := _REMOTE.fullmatch(text)) is None:
         try:
             return Path(text).expanduser()
         except RuntimeError as error:
             raise InputError(f"{argument}={text!r}: the home directory is unknown ({error}); give the path") from error
-    scheme, rest = found.groups()
+    scheme, rest = found[1].lower(), found[2]
     if scheme not in _PACKAGES:
         raise InputError(f"{argument}={text!r}: give a local path, or an address of {', '.join(_PACKAGES)}")
     from etils import epath
@@ -60,6 +62,26 @@ def absolute(argument: str, value: str | os.PathLike) -> str:
 def is_remote(path: Path) -> bool:
     """Whether the path is in a bucket, where files are written whole and directories do not exist by themselves."""
     return not isinstance(path, Path)
+
+
+@contextlib.contextmanager
+def local_copy(directory: Path) -> Iterator[Path]:
+    """The directory itself, or of one in a bucket a temporary copy, for packages that read local files only."""
+    if not is_remote(directory):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory() as place:
+        for path in files_in(directory):
+            target = Path(place, *path.relative_to(directory).parts)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+        yield Path(place)
+
+
+def copy_command(directory: Path) -> str:
+    """The command line that copies from or to a bucket, without its two arguments."""
+    commands = {"gs": "gcloud storage cp -r", "s3": "aws s3 cp --recursive", "az": "azcopy copy --recursive"}
+    return commands[str(directory).split(":")[0]]
 
 
 def files_in(directory: Path) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""Run directories in a bucket: an S3 server on this machine, real processes that are killed."""
+"""Run and data directories in a bucket: an S3 server on this machine, real processes that are killed."""
 
 import json
 import os
@@ -14,9 +14,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from synthetic_sets import manual, mnist_members, pack, put
 from tiny_runs import TINY, refused, start
 
-from snnkd_jax import load
+from snnkd_jax import data, load
+from snnkd_jax.data.on_disk import open_dataset
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import append, as_path, delete, files_in, move, read_json, write_json
 
@@ -82,7 +84,7 @@ def test_local_paths_are_expanded(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert as_path("path", "~/x") == as_path("path", Path("~/x")) == tmp_path / "x"
     assert as_path("path", "a b/ü") == Path("a b/ü")
-    with pytest.raises(InputError, match="run_dir is empty"):
+    with pytest.raises(InputError, match="run_dir='' is empty"):
         as_path("run_dir", "")
     with pytest.raises(InputError, match="home"):
         as_path("path", "~nobody-of-this-name/x")
@@ -153,3 +155,23 @@ def test_a_damaged_object_is_refused(bucket):
         load(f"{bucket}/run")
     (student / name).write_bytes(content)
     assert load(os.fspath(as_path("path", f"{bucket}/run"))).network.num_steps == 2
+
+
+@pytest.mark.remote
+@pytest.mark.filterwarnings("ignore:.* has SHA-256")
+def test_a_data_set_in_a_bucket_is_the_local_one(bucket, data_dir, monkeypatch):
+    """Prepared in a local folder and copied; what is read on access, or has to be prepared, is refused."""
+    put(manual(data_dir, "mnist"), pack("mnist", mnist_members()[0]))
+    local = data.load("mnist")
+    for path in files_in(data_dir / "mnist"):
+        target = as_path("path", f"{bucket}/sets") / path.relative_to(data_dir).as_posix()
+        target.write_bytes(path.read_bytes())
+    monkeypatch.setenv("TFDS_DATA_DIR", f"{bucket}/sets")
+    for found in (data.load("mnist"), data.load("mnist", data_dir=f"{bucket}/sets")):
+        np.testing.assert_array_equal(found.train_images, local.train_images)
+        np.testing.assert_array_equal(found.test_labels, local.test_labels)
+        assert found.class_names == local.class_names
+    with pytest.raises(InputError, match=r"cifar10 is not in data_dir=s3://bucket/sets: .* aws s3 cp --recursive"):
+        data.load("cifar10")
+    with pytest.raises(InputError, match=r"data_dir=s3://bucket/sets: the images of imagenet2012 .* aws s3 cp"):
+        open_dataset("imagenet2012")

@@ -1,7 +1,6 @@
 """Data sets by name."""
 
 import os
-import re
 from pathlib import Path
 
 from snnkd_jax.data.dataset import Dataset
@@ -10,12 +9,13 @@ from snnkd_jax.data.official import OFFICIAL
 from snnkd_jax.data.prepare import prepare
 from snnkd_jax.data.prepared import check_package, read_prepared
 from snnkd_jax.errors import InputError, check_choice
+from snnkd_jax.files import as_path, copy_command, is_remote
 
 NAMES = ("digits", *OFFICIAL)
 
 
 def load(name: str, data_dir: str | None = None) -> Dataset:
-    """Loads one of `NAMES` into memory; prepares it first if it is missing in `data_directory(data_dir)`.
+    """Loads one of `NAMES` into memory; prepares it first if it is missing in a local `data_directory(data_dir)`.
 
     Reading 60,000 images takes about 5 s. Raises `InputError` for an unknown name, data that are neither on disk nor
     can be downloaded, and files that are damaged, of another format or not writable.
@@ -30,6 +30,9 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
         is_prepared = directory.exists()
     except OSError as error:
         raise InputError(f"cannot look into {folder} ({error}): set TFDS_DATA_DIR to a readable folder") from error
+    if not is_prepared and is_remote(folder):
+        advice = f"prepare it in a local data_dir and copy it there with {copy_command(folder)}"
+        raise InputError(f"{name} is not in data_dir={folder}: {advice}")
     if not is_prepared:
         prepare(name, folder)
     return read_prepared(name, directory)
@@ -51,21 +54,12 @@ def shape_of(name: str, image_size: int) -> tuple[tuple[int, int, int], int]:
 
 
 def data_directory(data_dir: str | Path | None) -> Path:
-    """The folder of all TFDS data sets, by default `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
+    """The folder of all TFDS data sets, by default `TFDS_DATA_DIR`, else `~/tensorflow_datasets`; perhaps in a bucket.
 
-    Raises `InputError` if it is not on a local file system.
+    Raises `InputError` for a path that cannot be one.
     """
-    argument = "TFDS_DATA_DIR" if data_dir is None else "data_dir"
-    value = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets" if data_dir is None else os.fspath(data_dir)
-    if not value.strip():
-        raise InputError(f"{argument}={value!r} is empty; name a folder")
-    if remote := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", value):  # to pathlib, "gs:" would be a local folder
-        copy = _COPY.get(remote[1].lower(), "the tool of its store")
-        raise InputError(f"{argument}={value} is not a local folder: copy the data to one with {copy}, and name that")
-    try:
-        return Path(value).expanduser().absolute()
-    except RuntimeError as error:  # of a user without a home
-        raise InputError(f"{argument}={value} cannot be expanded ({error}); write the whole path") from error
-
-
-_COPY = {"gs": "gcloud storage cp -r", "s3": "aws s3 cp --recursive"}
+    if data_dir is None:
+        path = as_path("TFDS_DATA_DIR", os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    else:
+        path = as_path("data_dir", data_dir)
+    return path if is_remote(path) else path.absolute()

@@ -34,7 +34,7 @@ from snnkd_jax.data.normalisation import NORMALISATIONS, Normalisation, pixel_st
 from snnkd_jax.data.prepared import append_remedy, check_package, open_builder, open_split
 from snnkd_jax.data.reader import DiskSource, centre_crops
 from snnkd_jax.errors import InputError, check_choice
-from snnkd_jax.files import similar
+from snnkd_jax.files import copy_command, is_remote, similar
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,7 +115,11 @@ def open_dataset(
     features or splits.
     """
     check_package("array_record.python.array_record_module")
-    directory = _latest(name, data_directory(data_dir))
+    folder = data_directory(data_dir)
+    if is_remote(folder):
+        advice = f"copy {folder / name} to a local data_dir with {copy_command(folder)}"
+        raise InputError(f"data_dir={folder}: the images of {name} are read on access, from local files; {advice}")
+    directory = _latest(name, folder)
     with append_remedy(directory, "prepare it again with TFDS, as array_record, or name another data_dir"):
         builder = open_builder(directory)
     with append_remedy(directory, REMEDY, to_all=False):

@@ -18,6 +18,7 @@ import numpy as np
 from snnkd_jax.data.dataset import Dataset
 from snnkd_jax.data.official import OFFICIAL
 from snnkd_jax.errors import InputError
+from snnkd_jax.files import local_copy
 
 
 def read_prepared(name: str, directory: Path) -> Dataset:
@@ -27,10 +28,14 @@ def read_prepared(name: str, directory: Path) -> Dataset:
     official number of examples.
     """
     with append_remedy(directory, "move it away to have it prepared again, or point TFDS_DATA_DIR elsewhere"):
-        builder = open_builder(directory)
-        train = _read_split(builder, "train", OFFICIAL[name].train_size)
-        test = _read_split(builder, "test", OFFICIAL[name].test_size)
-        return Dataset(name, *train, *test, tuple(builder.info.features["label"].names))
+        with local_copy(directory) as local:
+            builder = open_builder(local)
+            splits = [_read_split(builder, split) for split in ("train", "test")]
+        for split, (images, _) in zip(("train", "test"), splits, strict=True):
+            if len(images) != (size := getattr(OFFICIAL[name], f"{split}_size")):
+                found = f"{directory} holds {len(images)} {split} examples, the official set {size}"
+                warnings.warn(found, stacklevel=3)
+        return Dataset(name, *splits[0], *splits[1], tuple(builder.info.features["label"].names))
 
 
 def check_package(module: str) -> None:
@@ -86,13 +91,11 @@ def open_split(builder: Any, split: str, image: str = "image") -> Any:
     return builder.as_data_source(split, decoders=decoders)
 
 
-def _read_split(builder: Any, split: str, official_size: int) -> tuple[np.ndarray, np.ndarray]:
+def _read_split(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
     from snnkd_jax.data.images import decode  # Pillow takes a moment
 
     source = open_split(builder, split)
-    if (size := len(source)) != official_size:
-        message = f"{builder.data_dir} holds {size} {split} examples, the official set {official_size}"
-        warnings.warn(message, stacklevel=4)
+    size = len(source)
     shape = builder.info.features["image"].shape
     images = np.empty((size, *shape), np.uint8)
     labels = np.empty(size, np.int32)
