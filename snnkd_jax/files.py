@@ -31,7 +31,7 @@ def as_path(argument: str, value: str | os.PathLike) -> Path:
     """
     text = os.fspath(value)  # of `pathlib.Path("gs://bucket")` it is "gs:/bucket"
     if not text.strip():
-        raise InputError(f"{argument}={text!r} is empty; give a path")
+        raise InputError(f"{argument} is empty; give a path")
     if (found := _REMOTE.fullmatch(text)) is None:
         try:
             return Path(text).expanduser()

@@ -84,7 +84,7 @@ def test_local_paths_are_expanded(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert as_path("path", "~/x") == as_path("path", Path("~/x")) == tmp_path / "x"
     assert as_path("path", "a b/ü") == Path("a b/ü")
-    with pytest.raises(InputError, match="run_dir='' is empty"):
+    with pytest.raises(InputError, match="run_dir is empty"):
         as_path("run_dir", "")
     with pytest.raises(InputError, match="home"):
         as_path("path", "~nobody-of-this-name/x")

@@ -23,6 +23,7 @@ from snnkd_jax.errors import InputError, check_choice, check_count
 from snnkd_jax.files import as_path, read_sealed, similar
 from snnkd_jax.inference.predict import logits_by_step, predict_at_once, predict_by_step
 from snnkd_jax.inference.stepper import Prediction, State, Stepper
+from snnkd_jax.inference.students import read_weights, students
 from snnkd_jax.inference.summary import summary
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.models.converted import check_thresholds
@@ -202,7 +203,8 @@ def load(path: str | Path, role: Role | None = None, *, network: Network | None 
     """Loads a trained network, as it was after its last epoch.
 
     Args:
-        path: a run directory, or the directory of a network in one.
+        path: a run directory, or the directory of a network in one; or the name of a student that comes with the
+            package, see `students`, where there is no directory of that name.
         role: which network of the run; None: the student, or the only one, or that of `path`.
         network: the network that was trained, if it has a module or neurons of your own, which no file holds.
 
@@ -214,9 +216,12 @@ def load(path: str | Path, role: Role | None = None, *, network: Network | None 
         check_choice("role", role, get_args(Role))
     place = as_path("path", path)
     if not place.is_dir():
-        raise InputError(
-            f"path={str(path)!r} is not a directory{similar(place)}; give a run directory, such as runs/mnist"
-        )
+        if (card := students().get(name := str(path))) is not None and role in (None, "student") and network is None:
+            found = _described(card["network"], f"the student {name}")
+            variables = read_weights(name, shapes_of(found.network, found.image_shape))
+            return dataclasses.replace(found, variables=variables, result=card["result"])
+        advice = f"give a run directory, such as runs/mnist, or a trained student: {', '.join(students())}"
+        raise InputError(f"path={str(path)!r} is not a directory{similar(place)}; {advice}")
     directory = _directory(place, role)
     description = read_network(directory)
     if network is not None:
@@ -224,23 +229,28 @@ def load(path: str | Path, role: Role | None = None, *, network: Network | None 
     elif not can_be_built(description):
         advice = "network=snnkd_jax.Network(module, num_steps=4) or network=snnkd_jax.build(..., neuron=...)"
         raise InputError(f"{directory} has a module or neurons of your own, which no file holds; give {advice}")
+    found = _described(description, str(directory / "manifest.json"), network)
+    variables = load_network(directory, shapes_of(found.network, found.image_shape), data_mesh())
+    run, name = directory.parent, directory.name
+    history = tuple(entry for entry in read_log(run) if entry["phase"] == name)
+    result = result_in(read_result(run) or {}, name)
+    return dataclasses.replace(found, variables=variables, history=history, result=result)
+
+
+def _described(description: dict[str, Any], where: str, network: Network | None = None) -> Trained:
+    """The network of a description, which is found in `where`, without its variables."""
     try:
         network = network_from(description) if network is None else network
         normalisation = Normalisation(**{name: tuple(v) for name, v in description["normalisation"].items()})
         image_shape, classes = tuple(description["image_shape"]), tuple(description["class_names"])
-        dataset = description["dataset"]
-        template = shapes_of(network, image_shape)
+        shapes_of(network, image_shape)
         pixels = jax.eval_shape(normalisation, jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8))
         if pixels.shape != (1, *image_shape) or len(classes) != description["num_classes"]:
             raise ValueError("the number of channels or classes does not match the normalisation or the class names")
+        return Trained(network, {}, normalisation, image_shape, classes, description["dataset"])
     except Exception as error:  # wrong types and sizes raise whatever they raise
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise InputError(f"{directory / 'manifest.json'} is of another version ({reason})") from error
-    variables = load_network(directory, template, data_mesh())
-    run, name = directory.parent, directory.name
-    history = tuple(entry for entry in read_log(run) if entry["phase"] == name)
-    result = result_in(read_result(run) or {}, name)
-    return Trained(network, variables, normalisation, image_shape, classes, dataset, history, result)
+        raise InputError(f"{where} is of another version ({reason})") from error
 
 
 def _directory(path: Path, role: Role | None) -> Path:

@@ -1,0 +1,63 @@
+"""Put the student of a finished run into the package, `snnkd_jax/inference/weights/<name>.npz` and `<name>.json`.
+
+python experiments/pack_student.py runs/mnist --name mnist --title MNIST --record mnist --licence "CC BY-SA 3.0"
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from snnkd_jax.cli.arguments import call
+from snnkd_jax.errors import InputError
+from snnkd_jax.inference.students import half_precision, write_student
+from snnkd_jax.inference.trained import load
+from snnkd_jax.runs.command import command
+from snnkd_jax.runs.recipe import read_config
+from snnkd_jax.training.saved import read_network
+from snnkd_jax.versions import versions
+
+LARGEST = 4_000_000
+"""Bytes of a file of weights."""
+
+
+def main(run: tyro.conf.Positional[Path], name: str, title: str, record: str, licence: str) -> None:
+    """Put the student of a finished run into the package.
+
+    In half precision, if it then has the same class for every image of the test set.
+
+    Args:
+        run: Run directory.
+        name: The name by which it is loaded.
+        title: Name of the data set in the card, such as "CIFAR-10 (JPEG copy)".
+        record: Name of the record of the run.
+        licence: Licence of the data set.
+    """
+    student, config = load(run, "student"), read_config(run)
+    data = config.data.load()
+    half = replace(student, variables=half_precision(student.variables))
+    classes, rounded = (network.predict(data.test_images).classes for network in (student, half))
+    changed = int(np.sum(classes != rounded))
+    print(f"half precision changes {changed} of {len(classes)} classes of the test set")
+    card = {
+        "network": read_network(run / "student"),
+        "result": student.result,
+        "first_test_classes": classes[:10].tolist(),
+        "data": title,
+        "licence": licence,
+        "record": record,
+        "command": command(config),
+        "versions": versions(),
+    }
+    path = write_student(name, (student if changed else half).variables, card)
+    if (size := path.stat().st_size) > LARGEST:
+        path.unlink()
+        path.with_suffix(".json").unlink()
+        raise InputError(f"run {run}: the weights take {size} bytes, more than {LARGEST}; train a narrower student")
+    print(f"{path}: {size} bytes")
+
+
+if __name__ == "__main__":
+    sys.exit(call(main))
