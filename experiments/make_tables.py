@@ -15,6 +15,7 @@ from records.noise import noise_section
 from records.plan import plan_section
 from records.speed import speed_section
 from records.steps import steps_section
+from records.students import students_section
 from records.trainings import read_records, tables, with_sections
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +53,7 @@ PAGES: dict[Path, Sections] = {
     DOCS / "noise.md": {"noise": (RESULTS / "noise", noise_section)},
     DOCS / "energy.md": {"energy": (RESULTS / "energy", energy_section)},
     DOCS / "speed.md": {"speed": (RESULTS / "speed", speed_section)},
+    DOCS / "inference.md": {"students": (RESULTS, students_section)},
     DOCS / "scaling.md": {"plan": (RESULTS / "plan", plan_section)},
     DOCS / "neuromorphic.md": {"nir": (RESULTS / "nir", nir_section)},
     DOCS / "tutorial.md": {

@@ -5,7 +5,7 @@ Seven are of trainings, and one is of a conversion, the alternative to training 
 
 from typing import Any
 
-from records.trainings import student_and_gain, teacher_of, without_kd
+from records.trainings import steps_of, student_and_gain, teacher_of, without_kd
 from snnkd_jax.errors import InputError
 from snnkd_jax.report.markdown import markdown_table
 from snnkd_jax.report.statistics import percent
@@ -41,7 +41,7 @@ def headline_section(records: Records, steps: Records) -> str:
         data = f"[{record['dataset']}](experiments/results/{name}.json)"
         direct = "–" if without is None else percent(without)
         student, gained = f"{config['student']} × {config['width']:g}", gained.split(";")[0]
-        rows.append((data, student, config["num_steps"], how, teacher_of(record), direct, accuracy, gained))
+        rows.append((data, student, steps_of(record), how, teacher_of(record), direct, accuracy, gained))
     record = _named(steps, CONVERSION)
     (entry,) = record["entries"]
     data = f"[{record['dataset']}](experiments/results/steps/{CONVERSION}.json)"

@@ -15,6 +15,7 @@ from typing import Any
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_sealed
+from snnkd_jax.report.energy import steps_cell
 from snnkd_jax.report.markdown import markdown_table
 from snnkd_jax.report.statistics import gain, over_seeds, percent
 from snnkd_jax.runs.command import command
@@ -92,7 +93,7 @@ def tables(records: list[dict[str, Any]]) -> str:
                 record["dataset"],
                 f"{config['student']}, width {config['width']:g} ({_millions(record)})",
                 _config(record).method,
-                config["num_steps"],
+                steps_of(record),
                 config["epochs"],
                 _backprop(config),
                 len(record["seeds"]),
@@ -117,6 +118,12 @@ def tables(records: list[dict[str, Any]]) -> str:
             f"seeds {seeds}, {minutes:.1f} min each on {machine}. {record['notes']}".rstrip()
         )
     return "\n".join([markdown_table(columns, rows), terms, folded(commands)])
+
+
+def steps_of(record: dict[str, Any]) -> str:
+    """T of the students of a record, or T × D with integer neurons."""
+    config = _config(record)
+    return steps_cell(config.student.num_steps, config.neuron.spikes_per_step)
 
 
 def folded(commands: list[str]) -> str:

@@ -49,7 +49,8 @@ def energy_rows(record: dict[str, Any]) -> list[list[str]]:
             [
                 record["dataset"],
                 title(record, role),
-                "–" if network["num_steps"] is None else _steps(network),
+                # records of older versions have no integer neurons
+                "–" if network["num_steps"] is None else steps_cell(network["num_steps"], network.get("levels", 1)),
                 "–" if accuracy is None else f"{100 * accuracy:.2f}",
                 *map(_three_figures, (network["macs"] / 1e6, network["acs"] / 1e6, 1e6 * energy)),
                 "–" if ratio is None else f"{ratio:.2f}",
@@ -60,10 +61,9 @@ def energy_rows(record: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _steps(network: dict[str, Any]) -> str:
-    """T, or T × D of integer neurons; records of older versions have none of those."""
-    levels = network.get("levels", 1)
-    return f"{network['num_steps']}" if levels == 1 else f"{network['num_steps']} × {levels}"
+def steps_cell(num_steps: int, levels: int) -> str:
+    """T, or T × D of integer neurons with D > 1 levels."""
+    return f"{num_steps}" if levels == 1 else f"{num_steps} × {levels}"
 
 
 def title(record: dict[str, Any], role: str) -> str:

@@ -1,0 +1,33 @@
+"""The table of the students that come with the package, from their cards."""
+
+from typing import Any
+
+from records.trainings import folded
+from snnkd_jax.inference.students import WEIGHTS, students
+from snnkd_jax.report.energy import steps_cell
+from snnkd_jax.report.markdown import markdown_table
+
+
+def students_section(records: list[dict[str, Any]]) -> str:
+    """A row for each student, and below it the commands; raises KeyError for a card whose record is not there."""
+    hardware = {record["name"]: f"{record['hardware']}, jax {record['versions']['jax']}" for record in records}
+    rows, commands = [], []
+    for name, card in students().items():
+        network, result, record = card["network"], card["result"], card["record"]
+        spiking = network["spiking"]
+        rows.append(
+            (
+                f"`{name}`",
+                card["data"],
+                f"{network['model']}, width {network['width']:g}",
+                steps_cell(spiking["num_steps"], spiking.get("levels") or 1),
+                f"{100 * result['accuracy']:.2f}",
+                f"{result['parameters'] / 1e6:.2f} M",
+                f"{(WEIGHTS / f'{name}.npz').stat().st_size / 1e6:.2f} MB",
+                card["licence"],
+            )
+        )
+        link = f"[{record}](../experiments/results/{record}.json)"
+        commands.append(f"- `{name}`, {link}: `{card['command']}`; {hardware[record]}")
+    heading = ("name", "data", "network", "T or T × D", "test accuracy, %", "parameters", "file", "licence of the data")
+    return "\n".join([markdown_table(heading, rows), folded(commands)])
