@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from comparison import agrees
 
-from snnkd_jax.analysis.corruptions import IMAGE_LEVELS, corrupt, noise_key
 from snnkd_jax.analysis.disturbance import (
     LEAST_FACTOR,
     NEURON_KINDS,
@@ -20,6 +19,7 @@ from snnkd_jax.analysis.disturbance import (
     threshold_factors,
 )
 from snnkd_jax.analysis.robustness import KINDS, LEVELS, evaluate_noise
+from snnkd_jax.data.corruptions import IMAGE_LEVELS, corrupt, noise_key
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.dynamics.neurons import IF, LIF, PLIF
 from snnkd_jax.errors import InputError

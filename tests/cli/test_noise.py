@@ -7,8 +7,8 @@ from noise_reports import REPORTS
 from records.noise import noise_section
 
 from snnkd_jax.analysis import robustness
-from snnkd_jax.analysis.corruptions import IMAGE_LEVELS
 from snnkd_jax.cli.noise import noise
+from snnkd_jax.data.corruptions import IMAGE_LEVELS
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import write_sealed
 from snnkd_jax.inference import trained as loading
