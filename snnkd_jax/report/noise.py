@@ -123,7 +123,7 @@ def in_words(record: dict[str, Any]) -> str:
     sentences = []
     if trained_on := record.get("trained_on"):
         named = ", ".join(kind.replace("_", " ") for kind in trained_on)
-        sentences.append(f"The students were trained on noise ({named}), the teacher on clean images.")
+        sentences.append(f"The students were trained on noise ({named}), which their teacher did not see.")
     if (found := record["comparison"]) is not None:
         noisy, clean = (points(found[name]["values"]) for name in ("gain", "clean_gain"))
         sentences.append(f"With KD the student is better in {len(found['better'])} of {len(found['kinds'])} kinds.")
