@@ -22,7 +22,7 @@ class RunConfig(Section):
     """Seed, run directory, devices and checkpoints."""
 
     seed: int = 0
-    """Random seed of weights, batches, augmentation and the validation split."""
+    """Random seed of weights, batches, augmentation, noise and the validation split."""
     run_dir: str | None = None
     """Directory of configuration, metrics, checkpoints and result; None: one in runs/, named after the main options."""
     baseline: bool = False
