@@ -45,6 +45,7 @@ ONLY = {
     "clip_norm": None,
     "accumulate": 1,
     "initial_weights": "random",
+    "student_noise": (),
 }
 
 

@@ -150,6 +150,7 @@ class _Run:
             "objective": config.objective.build() if role == "student" else config.objective.cross_entropy(),
             "optimizer": config.optimisation.build(scheduled, self.inputs.training.steps_per_epoch),
             "augment": config.data.augmentation(),
+            "student_noise": None if role == "teacher" else config.data.noise(),
             "batch_size": config.optimisation.batch_size,
             "seed": config.run.seed,
             "accumulate": config.optimisation.accumulate,

@@ -68,6 +68,7 @@ def fit(
     objective: Objective | None = None,
     optimizer: Optimizer = None,
     augment: Augment | None = None,
+    student_noise: Augment | None = None,
     callbacks: Sequence[Callback] = (),
     epochs: int = 10,
     extend: int = 0,
@@ -93,10 +94,12 @@ def fit(
             Nesterov momentum 0.9, peak learning rate 0.1, weight decay 5e-4 and a cosine schedule, whose warm-up takes
             one epoch but at most a tenth of the training.
         augment: a pure function `(key, images [B, ...] in [0, 1]) -> images` for training batches; None: none.
+        student_noise: a function like `augment`, such as `data.StudentNoise`, for the augmented images that the network
+            sees in training; the teacher sees them without it. None: none.
         callbacks: functions that are called with the dictionary of every epoch as soon as it is known.
         epochs, batch_size: training epochs, and images per training step over all devices.
         extend: epochs by which the finished training in `run_dir` is continued, see below.
-        seed: seed of weights, batches, augmentation and the validation split.
+        seed: seed of weights, batches, augmentation, noise and the validation split.
         run_dir: directory of checkpoints, metrics and report; the same call resumes its training or loads it when it is
             finished. None writes no file. `experiment.run` gives a `RunContext`.
         initial: initial weights, such as `teacher.variables`, of a network of the same architecture; None: random.
@@ -161,6 +164,7 @@ def fit(
         objective=objective,
         optimizer=_optimizer(optimizer, scheduled, steps_per_epoch),
         augment=augment if augment is None or isinstance(augment, Augmentation) else InUnitRange(augment),
+        student_noise=student_noise,
         seed=seed,
         accumulate=accumulate,
     )
@@ -196,6 +200,7 @@ def fit(
         "teacher_normalisation": teacher and teacher.normalisation and dataclasses.asdict(teacher.normalisation),
         "objective": objective.described(),
         "augment": None if trainer.augment is None else title(trainer.augment),
+        "student_noise": None if student_noise is None else title(student_noise),
         "epochs": epochs,
         "batch_size": batch_size,
         "accumulate": accumulate,
@@ -259,7 +264,7 @@ def evaluate_on_test(evaluation: Evaluation, variables: Any, inputs: Inputs, mes
 
 
 def _digests(trainer: Trainer, teacher_variables: Any) -> dict[str, str | None]:
-    """Digests of the computations of network, objective, optimiser, augmentation and teacher, which no file holds."""
+    """Digests of the computations of network, objective, optimiser, augmentation, noise and teacher, in no file."""
     state = jax.eval_shape(trainer.init)
     variables, pixels = variables_of(state), trainer.pixels(2)
 
@@ -277,7 +282,8 @@ def _digests(trainer: Trainer, teacher_variables: Any) -> dict[str, str | None]:
         ),
         "objective": jaxpr_digest(jax.grad(objective), *trainer.guidance.probe()),
         "optimizer": jaxpr_digest(lambda p: optimizer.update(p, optimizer.init(p), p), state.params),
-        "augment": trainer.augment_digest,
+        "augment": trainer.digest_of(trainer.augment),
+        "student_noise": trainer.digest_of(trainer.student_noise),
         "teacher": None if teacher is None else jaxpr_digest(teacher.apply, teacher_variables, pixels),
     }
 

@@ -18,6 +18,7 @@ import pytest
 from representative import slow
 
 import snnkd_jax as kd
+from snnkd_jax.files import read_sealed, write_sealed
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 3, 120)
@@ -261,6 +262,7 @@ def test_a_run_directory_is_resumed_loaded_and_reported(tmp_path):
     refused = {
         "epochs": {"epochs": 2},
         "augment": {"augment": kd.Augmentation(1)},
+        "student_noise": {"student_noise": kd.data.StudentNoise(["blur:2"])},
         "optimizer": {"optimizer": optax.sgd(0.3)},
         "objective": {"objective": kd.PRESETS["tet"]},
     }
@@ -270,6 +272,10 @@ def test_a_run_directory_is_resumed_loaded_and_reported(tmp_path):
     other = kd.data.from_arrays(train=(255 - IMAGES[:90], LABELS[:90]), test=(IMAGES[90:], LABELS[90:]))
     with pytest.raises(kd.InputError, match="other images"):
         kd.fit(spiking(), other, run_dir=run, **SMALL)
+    started = read_sealed(run / "config.json")  # of a version without noise of students
+    del started["fit"]["student_noise"], started["digests"]["student_noise"]
+    write_sealed(run / "config.json", started)
+    assert same(kd.fit(spiking(), DATA, run_dir=run, **SMALL), first)
 
 
 @pytest.mark.slow
@@ -373,6 +379,8 @@ class Wrong(nn.Module):
         ({"optimizer": 0.1}, "optimizer=0.1"),
         ({"augment": lambda _, x: x[:, :4]}, "augment"),
         ({"augment": lambda x: x}, "augment"),
+        ({"student_noise": lambda _, x: x[:, :4]}, "student_noise returns"),
+        ({"student_noise": "blur:2"}, "student_noise of images"),
         ({"epochs": 0}, "epochs=0"),
         ({"batch_size": 1000}, "batch_size=1000"),
         ({"bptt_epochs": 1}, "bptt_epochs=1.*rate"),

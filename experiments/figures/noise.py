@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from snnkd_jax import data
-from snnkd_jax.analysis.corruptions import IMAGE_LEVELS, MAX_LEVEL, corrupt
+from snnkd_jax.data.corruptions import IMAGE_LEVELS, MAX_LEVEL, corrupt
 from snnkd_jax.report.style import STYLE, Figure, Line2D, mpl
 from snnkd_jax.runs.roles import NETWORKS
 

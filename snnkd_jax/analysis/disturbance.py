@@ -40,7 +40,7 @@ from flax import traverse_util
 from jax import Array
 from jax.typing import ArrayLike
 
-from snnkd_jax.analysis.corruptions import check_per_image, named_key
+from snnkd_jax.data.corruptions import check_per_image, named_key
 from snnkd_jax.dynamics.neurons import IF, ILIF, LIF, PLIF, most_spikes
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.models.activation import Spike

@@ -1,6 +1,6 @@
 """Robustness of trained networks: test accuracy under 14 kinds of noise at five fixed levels.
 
-Ten kinds are noise on images (`snnkd_jax.analysis.corruptions`), four are hardware noise between layers
+Ten kinds are noise on images (`snnkd_jax.data.corruptions`), four are hardware noise between layers
 (`snnkd_jax.analysis.disturbance`); each module has the equations and units of its kinds. The levels are fixed so that
 networks can be compared. Every draw depends only on the seed, the kind, the level, and the image's index in the test
 set or the layer's name: all networks see the same noise, whatever the batch size and the number of devices.
@@ -18,9 +18,9 @@ from jax import Array
 from jax.sharding import Mesh
 from numpy.typing import NDArray
 
-from snnkd_jax.analysis.corruptions import IMAGE_LEVELS, MAX_LEVEL, check_level, check_per_image, corrupt, noise_key
 from snnkd_jax.analysis.disturbance import LAYER_LEVELS, NEURON_KINDS, SCALED_NEURONS, apply_disturbed
 from snnkd_jax.data.batches import eval_batches
+from snnkd_jax.data.corruptions import IMAGE_LEVELS, MAX_LEVEL, check_level, check_per_image, corrupt, noise_key
 from snnkd_jax.data.labels import check_labels
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.inference.trained import Trained

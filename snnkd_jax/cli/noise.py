@@ -27,8 +27,8 @@ def noise(
 ) -> None:
     """Evaluate the accuracy under 14 kinds of noise.
 
-    Teacher, student without KD and student with KD get the same noise. The result of each run is also written to
-    RUN/noise.json, for its report.
+    Teacher, student without KD and student with KD get the same noise; kinds that the students were trained on
+    (--student-noise) are marked. The result of each run is also written to RUN/noise.json, for its report.
 
     Args:
         baseline: Runs of the same seeds without distillation, whose student is the student without KD.
@@ -65,7 +65,9 @@ def noise(
         with tempfile.TemporaryDirectory() as cache, compilation_cache(Path(cache)):
             reports = {role: [measure(role, found) for found in directories] for role, directories in networks.items()}
         shared = {role for role, directories in networks.items() if len(set(directories)) == 1}
-        result = summarise({role: found[:1] if role in shared else found for role, found in reports.items()})
+        taught = configs[0].data.noise()
+        trained_on = () if taught is None else taught.kinds
+        result = summarise({role: r[:1] if role in shared else r for role, r in reports.items()}, trained_on)
         print(noise_table(result), in_words(result), sep="\n")
         words = ["noise", "RUN", "...", *(["--baseline", "RUN", "..."] if baseline else [])]
         settings = {
@@ -74,7 +76,7 @@ def noise(
             "images": len(index),
         }
         for i, file in enumerate(files):
-            of_run = summarise({role: [found[i]] for role, found in reports.items()})
+            of_run = summarise({role: [found[i]] for role, found in reports.items()}, trained_on)
             write_record(file, "noise", of_run | settings, versions=["pillow"])
         if record is not None:
             content = settings | {

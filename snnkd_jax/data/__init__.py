@@ -12,3 +12,4 @@ from snnkd_jax.data.loading import NAMES as NAMES
 from snnkd_jax.data.loading import load as load
 from snnkd_jax.data.loading import shape_of as shape_of
 from snnkd_jax.data.normalisation import Normalisation as Normalisation
+from snnkd_jax.data.student_noise import StudentNoise as StudentNoise

@@ -75,6 +75,7 @@ def planned_trainer(config: Config) -> tuple[Trainer, Variables]:
         config.run.seed,
         teacher,
         accumulate=config.optimisation.accumulate,
+        student_noise=config.data.noise(),
     )
     if teacher is None:
         return trainer, {}

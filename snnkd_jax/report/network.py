@@ -14,7 +14,7 @@ from snnkd_jax.analysis.observation import Layer, Observation
 from snnkd_jax.report import page
 from snnkd_jax.report.energy import COLUMNS, energy_rows, energy_terms
 from snnkd_jax.report.figures import Curve, heat, panels, potentials, raster
-from snnkd_jax.report.noise import in_words, noise_rows
+from snnkd_jax.report.noise import in_words, kind_title, noise_rows
 from snnkd_jax.report.run import Run
 from snnkd_jax.report.statistics import percent
 
@@ -140,7 +140,7 @@ def noise_section(run: Run) -> page.Html:
     means = []
     for role, network in run.noise["networks"].items():
         for kind, entry in network["kinds"].items():
-            curves = kinds.setdefault(kind.replace("_", " "), [])
+            curves = kinds.setdefault(kind_title(run.noise, kind), [])
             if entry is not None:
                 y = [100 * level["mean"] for level in entry["accuracy"]]
                 curves.append(Curve(run.titles[role], range(len(y)), y, page.NETWORK_COLOURS[role], marker="."))

@@ -22,5 +22,6 @@ def command(config: Config) -> str:
     for name, value in config.published().flat().items():
         if value != default[name]:
             flag, is_switch = name.replace("_", "-"), isinstance(default[name], bool)
-            words += [f"--{'' if value else 'no-'}{flag}"] if is_switch else [f"--{flag}", str(value)]
+            values = map(str, value if isinstance(value, tuple) else (value,))
+            words += [f"--{'' if value else 'no-'}{flag}"] if is_switch else [f"--{flag}", *values]
     return shlex.join(words)

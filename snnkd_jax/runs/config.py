@@ -22,7 +22,7 @@ class RunConfig(Section):
     """Seed, run directory, devices and checkpoints."""
 
     seed: int = 0
-    """Random seed of weights, batches, augmentation and the validation split."""
+    """Random seed of weights, batches, augmentation, noise and the validation split."""
     run_dir: str | None = None
     """Directory of configuration, metrics, checkpoints and result; None: one in runs/, named after the main options."""
     baseline: bool = False
@@ -114,10 +114,11 @@ class Config:
 
     @property
     def method(self) -> str:
-        """The training method of the student in words: preset, initial weights unless random, changed loss weights."""
+        """The student's training in words: preset, initial weights unless random, changed loss weights, noise."""
         initial = ["teacher's weights"] * (self.student.initial_weights == "teacher")
         changed = [f"{name.replace('_', ' ')} {value:g}" for name, value in self.objective.given.items()]
-        return ", ".join([self.objective.preset, *initial, *changed])
+        noise = [f"noise {' '.join(self.data.student_noise)}"] if self.data.student_noise else []
+        return ", ".join([self.objective.preset, *initial, *changed, *noise])
 
     def published(self) -> "Config":
         """A copy without the paths of this machine: files and folders by name only."""
@@ -152,6 +153,7 @@ class Config:
             except InputError as error:
                 raise InputError(f"teacher (--teacher-width, --teacher-pool, --teacher-levels): {error}") from None
         config.data.augmentation()
+        config.data.noise()
         given = teacher.is_foreign or teacher.teacher_checkpoint is not None
         if teacher.teacher_only and (given or not config.needs_teacher):
             raise InputError("teacher_only: this run trains no teacher; use a preset with one, which is to be trained")

@@ -7,7 +7,7 @@ from snnkd_jax.errors import InputError, check_counts
 from snnkd_jax.runs.option import Section
 
 if TYPE_CHECKING:
-    from snnkd_jax.data import Augmentation, Dataset
+    from snnkd_jax.data import Augmentation, Dataset, StudentNoise
 
 
 _READING = ("image_feature", "label_feature", "train_split", "test_split")
@@ -42,6 +42,10 @@ class DataConfig(Section):
     """Random horizontal flip."""
     cutout: int = 8
     """Side of the cutout square in pixels; 0: no cutout."""
+    student_noise: tuple[str, ...] = ()
+    """Noise on the augmented images that students see in training, the teacher does not; each image draws one of the
+    given KIND:LEVEL, such as gaussian:3 blur:2, and none for clean images. Levels are 1 to 5; kinds are gaussian,
+    uniform, salt_and_pepper, shot, speckle, blur, occlusion, contrast and brightness (see data/corruptions.py)."""
 
     def check(self) -> None:
         """Raises `InputError` for a value out of range."""
@@ -61,6 +65,12 @@ class DataConfig(Section):
         from snnkd_jax.data import Augmentation
 
         return Augmentation(self.crop_padding, self.flip and self.in_memory, self.cutout)
+
+    def noise(self) -> "StudentNoise | None":
+        """The noise on the students' images; raises `InputError` for an unknown kind or level."""
+        from snnkd_jax.data import StudentNoise
+
+        return StudentNoise(self.student_noise) if self.student_noise else None
 
     def load(self) -> "Dataset":
         """The data set in memory; raises `InputError` for one that is read from disk, and where `data.load` does."""

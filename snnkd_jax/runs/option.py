@@ -20,15 +20,16 @@ _EXPECTED = {
     bool: "True or False",
     int: "a whole number",
     float: "a finite number",
+    tuple: "a list of words",
 }
 
 
 def option(name: str, kind: Any, value: Any) -> Any:
-    """The value of an option as its type `kind`: str, bool, int or float, or one of these `| None`.
+    """The value of an option as its type `kind`: str, bool, int or float, one of these `| None`, or `tuple[str, ...]`.
 
     Raises `InputError`, which names it, if its meaning is not clear: a fraction or a bool for a whole number, NaN.
     """
-    kinds = typing.get_args(kind) or (kind,)
+    kinds = (tuple,) if typing.get_origin(kind) is tuple else typing.get_args(kind) or (kind,)
     plain: Any = kinds[0]
     is_word = isinstance(value, str) and value == "None"  # as on command lines
     if NoneType in kinds and (value is None or is_word):
@@ -76,7 +77,15 @@ def _str(value: Any) -> str:
     return str(path)
 
 
+def _words(value: Any) -> tuple[str, ...]:
+    words = value.split() if isinstance(value, str) else value
+    if not isinstance(words, list | tuple):
+        raise TypeError(value)
+    return tuple(map(_str, words))
+
+
 _CONVERSIONS: dict[type, typing.Callable[[Any], Any]] = {str: _str, bool: _bool, int: _int, float: _float}
+_CONVERSIONS |= {tuple: _words}
 
 
 class Section:

@@ -1,6 +1,7 @@
 """A teacher's outputs for every training step, kept in files, so that several students share the cost of one teacher.
 
-Batches and augmentation are functions of (seed, step), so the outputs of a step are the same in every run of one seed.
+Batches and augmentation are functions of (seed, step), so the outputs of a step are the same in every run of one seed,
+whatever noise its student sees.
 They are stored as float32 by the program that a run without a store uses: the training is the same bit for bit.
 
 A store is a folder named after a digest of `store.json` in it, which lists what its contents depend on. A file
@@ -120,7 +121,7 @@ def open_teacher_store(
         **described,
         "teacher_variables": fingerprint(variables),
         "teacher_normalisation": dataclasses.asdict(trainer.teacher_normalisation or trainer.normalisation),
-        "augmentation": trainer.augment and [title(trainer.augment), trainer.augment_digest],
+        "augmentation": trainer.augment and [title(trainer.augment), trainer.digest_of(trainer.augment)],
         "seed": trainer.seed,
         "first_batch": sha256(np.asarray(first).tobytes()),
         "batch_size": source.batch_size,

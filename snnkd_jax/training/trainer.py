@@ -16,7 +16,7 @@ import optax
 from jax import Array
 
 from snnkd_jax.data.augment import Augment
-from snnkd_jax.data.normalisation import Normalisation
+from snnkd_jax.data.normalisation import Normalisation, to_unit_range
 from snnkd_jax.digest import jaxpr_digest
 from snnkd_jax.distill.guidance import Guidance, Targets
 from snnkd_jax.distill.objective import Objective
@@ -25,8 +25,9 @@ from snnkd_jax.distill.teacher import TeacherNetwork
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Variables, with_weights_of
 
-# Folded into the key of a step for masked channels, and into that one for dropout; augmentation splits off others.
-_BLUR, _DROPOUT = 1_000_000, 1
+# Folded into the key of a step for masked channels and for the student's noise, and into the former for dropout;
+# augmentation splits off others.
+_BLUR, _NOISE, _DROPOUT = 1_000_000, 2_000_000, 1
 
 Metrics = dict[str, Any]
 Batch = dict[str, Any]
@@ -53,13 +54,16 @@ class Trainer:
     """The constants of a training, and its step.
 
     `teacher_normalisation` None: `normalisation`. `gather` replicates sharded variables where they are used.
+    `student_noise` is applied to the augmented images, float32 in [0, 1], for the student: the teacher sees them
+    without it.
 
     With `accumulate` N > 1 a step processes its batch in N parts, one after another, in the memory of one, and updates
     the parameters once, with the mean of their gradients. Part n has the images n, n + N, n + 2N, ... If the
     objective's terms are means over examples, that is the gradient of the whole batch, except for batch norm, which
-    takes its statistics over each part and updates the running ones N times. Augmentation is that of the whole batch.
+    takes its statistics over each part and updates the running ones N times. Augmentation and noise are those of the
+    whole batch.
 
-    Raises `InputError` if the network does not fit the images or the augmentation, and as `Guidance` does.
+    Raises `InputError` if the network does not fit the images, the augmentation or the noise, and as `Guidance` does.
     """
 
     network: Network
@@ -73,21 +77,13 @@ class Trainer:
     teacher_normalisation: Normalisation | None = None
     accumulate: int = 1
     frames: int | None = None
+    student_noise: Augment | None = None
     gather: Callable[[Variables], Variables] = lambda variables: variables
 
     def __post_init__(self):
-        if self.augment is not None:
-            images = self.pixels(2)
-            try:
-                found = jax.eval_shape(self.augment, jax.random.key(0), images)
-            except Exception as error:
-                raise InputError(
-                    f"augment of images {images.shape} fails ({type(error).__name__}: {error}); it must be a pure "
-                    "function (key, images [B, ...] in [0, 1]) -> images"
-                ) from error
-            shape, dtype = getattr(found, "shape", type(found)), getattr(found, "dtype", None)
-            if (shape, dtype) != (images.shape, images.dtype):
-                raise InputError(f"augment returns {dtype} {shape} for images float32 {images.shape}; keep both")
+        for name in ("augment", "student_noise"):
+            if (function := getattr(self, name)) is not None:
+                _check_keeps_images(name, function, self.pixels(2))
         _ = self.guidance  # checks the objective and the teacher
         jax.eval_shape(self.init)
 
@@ -96,10 +92,9 @@ class Trainer:
         frames = () if self.frames is None else (self.frames,)
         return jax.ShapeDtypeStruct((batch, *frames, *self.image_shape), jnp.float32)
 
-    @property
-    def augment_digest(self) -> str | None:
-        """A digest of the augmentation's computation."""
-        return None if self.augment is None else jaxpr_digest(self.augment, jax.random.key(0), self.pixels(2))
+    def digest_of(self, function: Augment | None) -> str | None:
+        """A digest of the computation of an augmentation or noise; None for none."""
+        return None if function is None else jaxpr_digest(function, jax.random.key(0), self.pixels(2))
 
     def init(self, initial: Variables | None = None) -> TrainState:
         """Draws the state before the first step, or initialises it from another network (`with_weights_of`)."""
@@ -120,6 +115,8 @@ class Trainer:
         """
         key, images = self._augmented(state.step, batch["images"])
         batch = {**batch, "images": images}
+        if self.student_noise is not None:
+            batch["student"] = self.student_noise(jax.random.fold_in(key, _NOISE), to_unit_range(images))
         gradient = functools.partial(self._gradient, state.params, teacher_variables)
         if self.accumulate == 1:
             grads, batch_stats, metrics = gradient(state.batch_stats, batch, jax.random.fold_in(key, _BLUR))
@@ -151,7 +148,7 @@ class Trainer:
         self, params: Variables, teacher_variables: Variables, batch_stats: Variables, batch: Batch, blur_key: Array
     ) -> Gradient:
         """Differentiates the loss on augmented images with respect to `params`."""
-        images = self.normalisation(batch["images"])
+        images = self.normalisation(batch.get("student", batch["images"]))
         targets = batch.get("teacher")
         if self.is_guided and targets is None:
             targets = self._targets(teacher_variables, batch["images"])
@@ -200,6 +197,20 @@ class Trainer:
     def _targets(self, teacher_variables: Variables, pixels: Array) -> Targets:
         normalisation = self.teacher_normalisation or self.normalisation
         return self.guidance.targets(teacher_variables, normalisation(pixels))
+
+
+def _check_keeps_images(name: str, function: Augment, images: jax.ShapeDtypeStruct) -> None:
+    """Raises `InputError` unless a function of a key and images returns images of their shape and dtype."""
+    try:
+        found = jax.eval_shape(function, jax.random.key(0), images)
+    except Exception as error:
+        raise InputError(
+            f"{name} of images {images.shape} fails ({type(error).__name__}: {error}); it must be a pure function "
+            "(key, images [B, ...] in [0, 1]) -> images"
+        ) from error
+    shape, dtype = getattr(found, "shape", type(found)), getattr(found, "dtype", None)
+    if (shape, dtype) != (images.shape, images.dtype):
+        raise InputError(f"{name} returns {dtype} {shape} for images float32 {images.shape}; keep both")
 
 
 def evaluate_batch(

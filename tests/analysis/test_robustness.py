@@ -11,7 +11,6 @@ import pytest
 from comparison import agrees
 from representative import slow
 
-from snnkd_jax.analysis.corruptions import IMAGE_LEVELS, corrupt, noise_key
 from snnkd_jax.analysis.disturbance import (
     LEAST_FACTOR,
     NEURON_KINDS,
@@ -21,6 +20,7 @@ from snnkd_jax.analysis.disturbance import (
     threshold_factors,
 )
 from snnkd_jax.analysis.robustness import KINDS, LEVELS, evaluate_noise
+from snnkd_jax.data.corruptions import IMAGE_LEVELS, corrupt, noise_key
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.dynamics.neurons import IF, LIF, PLIF
 from snnkd_jax.errors import InputError

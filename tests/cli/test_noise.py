@@ -7,8 +7,8 @@ from noise_reports import REPORTS
 from records.noise import noise_section
 
 from snnkd_jax.analysis import robustness
-from snnkd_jax.analysis.corruptions import IMAGE_LEVELS
 from snnkd_jax.cli.noise import noise
+from snnkd_jax.data.corruptions import IMAGE_LEVELS
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import write_sealed
 from snnkd_jax.inference import trained as loading
@@ -69,6 +69,21 @@ def test_seeds_are_paired_and_a_record_is_written(monkeypatch, tmp_path, capsys)
     assert f"RUN of `{run} --seed 0 && {taught}`" in section
     assert f"baseline of `{run} --preset none --seed 0`, on" in section
     assert "[x](../experiments/results/noise/x.json): the digits, convnet, width 0.25, T = 2, temporal;" in section
+
+
+def test_the_kinds_that_students_were_trained_on_are_those_of_their_run(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(loading, "load", lambda _, role: role)
+    monkeypatch.setattr(robustness, "evaluate_noise", lambda role, *_, **__: REPORTS[role][0])
+    run = make_run(tmp_path / "run", REPORTS, student_noise=["blur:2", "none", "blur:3"])
+    noise([run])
+    assert json.loads((run / "noise.json").read_text())["trained_on"] == ["blur"]
+    printed = capsys.readouterr().out
+    assert "\n| blur (trained on) | 60.00 |" in printed
+    assert "The students were trained on noise (blur), which their teacher did not see." in printed
+    alone = make_run(tmp_path / "alone", ["student"], student_noise=["blur:2"])
+    clean = make_run(tmp_path / "clean", ["student"], preset="none")
+    with pytest.raises(InputError, match=r"baseline differ in student_noise \(\('blur:2',\), \(\)\)"):
+        find_networks([alone], [clean])
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path):

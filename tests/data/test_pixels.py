@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from snnkd_jax.analysis.corruptions import corrupt
 from snnkd_jax.data import from_arrays
+from snnkd_jax.data.corruptions import corrupt
 from snnkd_jax.data.pixels import as_pixels, check_pixels
 from snnkd_jax.errors import InputError
 

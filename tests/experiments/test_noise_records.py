@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from noise_reports import REPORTS
+from noise_reports import REPORTS, report_of
 from records.noise import noise_section
 
-from snnkd_jax.analysis.robustness import LEVELS
+from snnkd_jax.analysis.robustness import GROUPS, LEVELS
 from snnkd_jax.report.noise import in_words, noise_table, summarise
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +49,33 @@ def test_table_has_a_row_a_kind_and_the_gain():
     alone = noise_table(summarise({"student": REPORTS["student"][:1]}))
     assert alone.splitlines()[:3] == ["| noise | student with KD |", "| --- | --- |", "| none | 92.00 |"]
     assert noise_section([]) == ""
+
+
+def test_kinds_that_students_were_trained_on_are_marked_and_the_others_have_a_mean():
+    """Nine kinds gain 0.1, blur 0.4 and contrast, the other one that was trained on, 0.2."""
+    kinds = dict.fromkeys(GROUPS["image"], 0.5)
+    reports = {
+        "student_baseline": [report_of(0.9, kinds)],
+        "student": [report_of(0.9, dict.fromkeys(kinds, 0.6) | {"blur": 0.9, "contrast": 0.7})],
+    }
+    record = summarise(reports, ["contrast", "blur"])
+    assert record["trained_on"] == ["contrast", "blur"]
+    assert record["networks"]["student"]["mean"]["unseen"]["values"] == pytest.approx([0.6])
+    assert record["comparison"]["unseen_gain"]["values"] == pytest.approx([0.1])
+    assert record["comparison"]["gain"]["values"] == pytest.approx([(8 * 0.1 + 0.4 + 0.2) / 10])
+    rows = noise_table(record).splitlines()
+    marked = [row for row in rows if "(trained on)" in row]
+    assert [row.split(" | ")[0] for row in marked] == ["| blur (trained on)", "| contrast (trained on)"]
+    assert "| **mean of the 8 on images not trained on** | 50.00 | 60.00 | +10.00 |" in rows
+    assert in_words(record) == (
+        "The students were trained on noise (contrast, blur), which their teacher did not see. With KD the student is "
+        "better in 10 of 10 kinds. Averaged over all of them it gains +14.00 points, over the 8 on images that it was "
+        "not trained on +10.00, without noise +0.00."
+    )
+    plain = summarise(reports)
+    assert "not trained on" not in noise_table(plain) + in_words(plain)
+    some = summarise({role: [report_of(0.9, {"blur": 0.5})] for role in reports}, ["contrast"])
+    assert some["networks"]["student"]["mean"]["unseen"] is None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,8 +17,10 @@ from snnkd_jax.dynamics.surrogate import SURROGATES
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import MODELS
 from snnkd_jax.runs import models, objective
+from snnkd_jax.runs.command import command
 from snnkd_jax.runs.config import Config, config_of, default_config
 from snnkd_jax.runs.optimisation import OptimisationConfig
+from snnkd_jax.runs.run_dir import run_directory
 
 
 def test_names_known_without_jax_are_those_of_the_library():
@@ -67,6 +70,20 @@ def test_options_have_one_name_each_and_are_the_same_flat_and_nested():
         config_of({"dataset": "digits", "colour": "red"}, "here")
 
 
+def test_noise_of_students_is_in_the_command_and_in_the_method():
+    """And changes the name of a run, which is what it was without."""
+    config = default_config("digits").replace(student_noise=["blur:2", "none"])
+    line = command(config)
+    assert line == "snnkd train --dataset digits --student-noise blur:2 none --seed 0"
+    assert parse(train, shlex.split(line)[2:]).keywords["config"] == config
+    assert config.method == "temporal, noise blur:2 none"
+    plain = config.replace(student_noise=())
+    assert (plain.method, run_directory(plain).name) == ("temporal", "digits-convnet-temporal-t2-seed0")
+    assert run_directory(config).name.startswith("digits-convnet-temporal-t2-seed0-")
+    with pytest.raises(InputError, match="student_noise='jpeg:2'"):
+        config.replace(student_noise=["jpeg:2"]).checked()
+
+
 def test_what_is_published_has_no_path_of_this_machine():
     paths = {"data_dir": "/here/data", "run_dir": "/here/run", "store_teacher": "/here/store"}
     names = {"teacher": "torch:/here/net.pt", "teacher_checkpoint": "/here/teacher"}
@@ -80,7 +97,8 @@ def test_every_option_is_a_flag():
         if name in ("dataset", "distributed") or value is None:
             continue
         flag = f"--{name.replace('_', '-')}"
-        words = [flag if value else flag.replace("--", "--no-", 1)] if isinstance(value, bool) else [flag, str(value)]
+        values = map(str, value if isinstance(value, tuple) else [value])
+        words = [flag if value else flag.replace("--", "--no-", 1)] if isinstance(value, bool) else [flag, *values]
         found = parse(train, ["--dataset", "cifar10", *words]).keywords["config"]
         assert found == default_config("cifar10"), name
 

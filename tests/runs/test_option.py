@@ -44,6 +44,8 @@ CLEAR: list[tuple[str, Any, Any]] = [
     ("decay_input", 0, False),
     ("decay_input", jnp.array(True), True),
     ("distributed", "None", None),
+    ("student_noise", ["blur:2", "none"], ("blur:2", "none")),
+    ("student_noise", "blur:2 none", ("blur:2", "none")),
 ]
 
 
@@ -78,6 +80,9 @@ UNCLEAR: list[tuple[str, Any, str]] = [
     ("preset", None, "a string"),
     ("dataset", 10, "a string"),
     ("run_dir", b"runs", "a string or a path or None"),
+    ("student_noise", 3, "a list of words"),
+    ("student_noise", [3], "a list of words"),
+    ("student_noise", None, "a list of words"),
 ]
 
 

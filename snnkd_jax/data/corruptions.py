@@ -36,7 +36,6 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
-from PIL import Image
 
 from snnkd_jax.data.pixels import unit_range
 from snnkd_jax.errors import InputError, check_choice
@@ -171,6 +170,8 @@ def jpeg(images: NDArray[np.float32], quality: int) -> NDArray[np.float32]:
 
     `images` are float32 `[B, H, W, C]` in [0, 1], C = 1 or 3 (else `InputError`), and are rounded to bytes first.
     """
+    from PIL import Image  # Pillow takes a moment
+
     channels = images.shape[-1]
     if channels not in (1, 3):
         raise InputError(f"images have {channels} channels; JPEG takes 1 (grey) or 3 (RGB)")

@@ -11,9 +11,9 @@ from comparison import agrees
 from PIL import Image
 from representative import representatives
 
-from snnkd_jax.analysis.corruptions import IMAGE_LEVELS, corrupt, noise_key
 from snnkd_jax.analysis.disturbance import LAYER_LEVELS
 from snnkd_jax.analysis.robustness import LEVELS
+from snnkd_jax.data.corruptions import IMAGE_LEVELS, corrupt, noise_key
 from snnkd_jax.errors import InputError
 from snnkd_jax.parallel.mesh import batch_sharding
 
