@@ -64,7 +64,7 @@ def main(
     student = load(run)
     network, variables, shape = student.network, student.variables, student.image_shape
     folded = fold_norms(network, variables, shape)
-    test = read_config(run).data.load()
+    test = read_config(run).load_data()
     pixels, labels = test.test_images[:images], test.test_labels[:images]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "student.nir"

@@ -55,7 +55,7 @@ def main(
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size!r} must be at least 1")
     config = read_config(run)
-    images = config.data.load()
+    images = config.load_data()
     student = load(run)
     at_full = jax.jit(
         lambda variables, images: student.network.apply(variables, student.normalisation(images))[0],

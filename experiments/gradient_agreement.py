@@ -40,7 +40,7 @@ def main(config: tyro.conf.OmitArgPrefixes[Config], run: Path | None = None, rec
     student = None if run is None else load(run)
     if run is not None:
         config = read_config(run).replace(batch_size=config.optimisation.batch_size, seed=config.run.seed)
-    dataset = config.data.load()
+    dataset = config.load_data()
     training, _ = dataset.split(config.run.seed)
     batch = MemorySource(training, config.optimisation.batch_size, config.run.seed)(0)
     images, labels = dataset.normalisation(jnp.asarray(batch["images"])), jnp.asarray(batch["labels"])

@@ -36,7 +36,7 @@ def main(run: tyro.conf.Positional[Path], name: str, title: str, record: str, li
         licence: Licence of the data set.
     """
     student, config = load(run, "student"), read_config(run)
-    data = config.data.load()
+    data = config.load_data()
     half = replace(student, variables=half_precision(student.variables))
     classes, rounded = (network.predict(data.test_images).classes for network in (student, half))
     changed = int(np.sum(classes != rounded))

@@ -77,7 +77,7 @@ def main(config: tyro.conf.OmitArgPrefixes[Config]) -> int:
     directory = Path(config.run.run_dir)
     if (directory / "metrics.jsonl").exists():
         raise InputError(f"run_dir {directory} holds a run already, and this script cannot resume it; name another")
-    dataset = config.data.load()
+    dataset = config.load_data()
     open_run_dir(directory, {"config": config.flat()}, content_digests(dataset.identity))
     torch.manual_seed(config.run.seed)
     training, validation = dataset.split(config.run.seed)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from snnkd_jax.fitting import fit
     from snnkd_jax.inference.convert import convert
     from snnkd_jax.inference.trained import Trained, load
-    from snnkd_jax.models import Network, Spike, build
+    from snnkd_jax.models import Frames, Network, Spike, build
     from snnkd_jax.runs.config import Config, default_config
 
 __version__ = "0.1.0"
@@ -42,7 +42,7 @@ _HOMES = {
     "fitting": ("fit",),
     "inference.convert": ("convert",),
     "inference.trained": ("Trained", "load"),
-    "models": ("Network", "Spike", "build"),
+    "models": ("Frames", "Network", "Spike", "build"),
     "runs.config": ("Config", "default_config"),
 }
 _HOME = _MODULES | {name: home for home, names in _HOMES.items() for name in names}

@@ -52,7 +52,7 @@ def run(config: Config, teacher: Trained | Teacher | None = None) -> dict[str, A
     check_batch_size(config.optimisation.batch_size, mesh, config.optimisation.accumulate)
     check_equal_on_all_hosts("their arguments", repr(config).encode())
     with StopRequest() as stop, report_disk_full(directory):
-        data = host0_first(config.data.open)
+        data = host0_first(config.open_data)
         check_equal_on_all_hosts("their copies of the data set", data.identity)
         inputs = open_inputs(data, config.optimisation.batch_size, config.run.seed)
         _ = data.normalisation  # measured here, so that an error in the data is not reported as one of a network

@@ -32,7 +32,7 @@ def synaptic_counts(
     for call in network.capture_calls(variables, images, ReLU, QCFS, Spike, nn.Conv, nn.Dense)[1]:
         module, x, name = call.module, call.inputs, call.name.removesuffix("/conv")  # of `layers.Conv`
         if not isinstance(module, nn.Conv | nn.Dense):
-            activations[name] = _outputs(module, call.output, axes, expanded=bool(pooled))
+            activations[name] = _outputs(module, call.output, axes, len(call.output) // len(images), bool(pooled))
             continue
         positions = x.shape[-3] * x.shape[-2] if pooled.get(module.path) else 1
         kind = "conv" if isinstance(module, nn.Conv) else "dense"
@@ -47,7 +47,7 @@ def synaptic_counts(
         fan_out = functools.partial(_fan_out, module, shape=x.shape[len(axes) :])
         static = {"name": name, "kind": kind, "source": next(reversed(activations), None), "weights": connected.size}
         layers[name] = jax.tree_util.Partial(
-            functools.partial(dict, steps=x.shape[1] if spiking else 1, positions=positions, **static),
+            functools.partial(dict, steps=x.shape[1] if spiking else len(x) // len(images), positions=positions, **static),
             nonzero_weights=jnp.count_nonzero(connected),
             nonzero=jnp.sum(x != 0, axes, dtype=jnp.int32),
             fan_out=fan_out(connected),
@@ -58,12 +58,17 @@ def synaptic_counts(
     return layers, activations
 
 
-def _outputs(module: nn.Module, output: Array, axes: tuple[int, ...], expanded: bool) -> Callable[[], dict[str, Any]]:
-    """Sub-steps, non-zero outputs and spikes of an activation layer; without an expansion, a count is one output."""
+def _outputs(
+    module: nn.Module, output: Array, axes: tuple[int, ...], frames: int, expanded: bool
+) -> Callable[[], dict[str, Any]]:
+    """Sub-steps, non-zero outputs and spikes of an activation layer; without an expansion, a count is one output.
+
+    An ANN that reads `frames` alone has as many sub-steps.
+    """
     levels = most_spikes(module.neuron) if isinstance(module, Spike) else 1
     nonzero = jnp.sum(output != 0, axes, dtype=jnp.int32)
     spikes = nonzero if levels == 1 else jnp.sum(output, axes, dtype=jnp.int32)
-    substeps = levels if expanded else 1
+    substeps = frames * (levels if expanded else 1)
     return jax.tree_util.Partial(
         functools.partial(dict, substeps=substeps), nonzero=spikes if expanded else nonzero, spikes=spikes
     )

@@ -31,7 +31,7 @@ def convert(
     from snnkd_jax.runs.record import recipe_of, write_record
 
     found = seeds_of_one_recipe("runs", runs)
-    images = found[0][0].data.load()
+    images = found[0][0].load_data()
     accuracies, teachers = [], [load(run, "teacher") for _, run in found]
     for (_, run), teacher in zip(found, teachers, strict=True):
         print(f"{run}: {teacher.network.title}, {100 * teacher.test_accuracy:.2f} % before conversion", file=sys.stderr)

@@ -67,7 +67,7 @@ def energy(
             trained["ann"] = load(against, "teacher")
             if (found := trained["ann"].dataset) != config.data.dataset:
                 raise InputError(f"against={against} is a run on {found}, not on {config.data.dataset}; give another")
-        data = config.data.load()
+        data = config.load_data()
         accuracy = {role: network.result.get("accuracy") for role, network in trained.items()}
         at_other_steps = {}
         if num_steps is not None:

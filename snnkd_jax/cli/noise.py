@@ -48,7 +48,7 @@ def noise(
     configs, networks = find_networks(runs, list(baseline))
     check_writable_file("record", record)
     with result_files([run for _, run in seeds_of_one_recipe("runs", runs)], out, "noise.json") as files:
-        test = configs[0].data.load()
+        test = configs[0].load_data()
         n = len(test.test_labels)
         if images is not None and not 1 <= images <= n:
             raise InputError(f"images={images!r} must be 1 to {n}, the number of test images")

@@ -34,7 +34,7 @@ def steps(runs: Runs, dataset: str, num_steps: int = 8, record: Record = None, n
         raise InputError(f"runs {', '.join(map(str, runs))} have no student")
     if not config.data.validation_fraction:
         raise InputError("runs have validation_fraction=0; thresholds are chosen on a validation split: train with one")
-    images = config.data.load()
+    images = config.load_data()
     entries = []
     for role in roles:
         entry = {

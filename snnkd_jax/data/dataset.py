@@ -16,7 +16,7 @@ from snnkd_jax.data.batches import Batch, MemorySource, eval_batches, split_indi
 from snnkd_jax.data.class_names import check_class_names
 from snnkd_jax.data.inputs import Inputs
 from snnkd_jax.data.labels import check_labels
-from snnkd_jax.data.normalisation import Normalisation, pixel_statistics
+from snnkd_jax.data.normalisation import Normalisation, event_counts, pixel_statistics
 from snnkd_jax.digest import sha256
 
 
@@ -26,7 +26,7 @@ class Dataset:
 
     Images are uint8, or float32 in [0, 1], `[N, H, W, C]` or `[N, T, H, W, C]`; labels are int32 `[N]` with values 0 to
     `num_classes - 1`; others raise `InputError`. A part of the training set, `validation_fraction`, is held out for
-    validation; 0: none.
+    validation; 0: none. With `counts`, bytes are numbers of events, which networks read as they are.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Dataset:
     test_labels: NDArray[np.int32]
     class_names: tuple[str, ...]
     validation_fraction: float = 0.1
+    counts: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "class_names", check_class_names("class_names", self.class_names))
@@ -63,7 +64,9 @@ class Dataset:
 
     @functools.cached_property
     def normalisation(self) -> Normalisation:
-        """Statistics of the whole training set, so that they do not depend on the split."""
+        """Statistics of the whole training set, so that they do not depend on the split; none of `counts`."""
+        if self.counts:
+            return event_counts(self.image_shape[-1])
         return pixel_statistics(self.train_images)
 
     @functools.cached_property

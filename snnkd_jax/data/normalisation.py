@@ -23,6 +23,11 @@ class Normalisation:
         return (to_unit_range(images) - jnp.array(self.mean)) / jnp.array(self.std)
 
 
+def event_counts(channels: int) -> Normalisation:
+    """The normalisation that gives numbers of events in bytes as they are: 0 and 1 exactly, others up to rounding."""
+    return Normalisation((0.0,) * channels, (1 / 255,) * channels)
+
+
 def to_unit_range(images: Array | NDArray) -> Array:
     """Pixels as float32 in [0, 1]: bytes divided by 255, floats as they are."""
     pixels = jnp.asarray(images, jnp.float32)

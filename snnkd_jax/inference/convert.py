@@ -45,13 +45,15 @@ def convert(teacher: Trained, train_images: NDArray, num_steps: int, percentile:
         percentile: in (0, 100], of a layer's activations, zeros included; 100 is their maximum.
 
     Raises:
-        InputError: for a spiking network, images that do not fit it, a percentile out of range, or a threshold that is
+        InputError: for a spiking network, one that reads frames, images that do not fit it, a percentile out of range, or a threshold that is
             not positive.
     """
     if teacher.network.num_steps is not None:
         found = spiking_layers(teacher.network, teacher.variables, teacher.image_shape).values()
         names = ", ".join(dict.fromkeys(type(neuron).__name__ for neuron in found))
         raise InputError(f"this network is spiking already, with {names} neurons; convert an ANN")
+    if teacher.network.frames is not None:
+        raise InputError(f"{teacher.network.title} reads frames, and conversion is for static images; distil a student")
     if not hasattr(teacher.network.module, "activation"):
         raise InputError(f"{teacher.network.title} has no `activation` to replace; convert a network of `build`")
     check_thresholds(teacher.network, teacher.variables)

@@ -59,17 +59,17 @@ def _predict_batch(stepper: Stepper, frames: NDArray, num_steps: int, threshold:
 def predict_at_once(
     network: Network, variables: Variables, normalisation: Normalisation, class_names: tuple[str, ...], images: NDArray
 ) -> Prediction:
-    """Predicts all `num_steps` of a spiking network in one call; returns NumPy arrays."""
+    """Predicts all `num_steps` of a spiking network, or an ANN's sequences, in one call; returns NumPy arrays."""
 
     @functools.partial(jax.jit, compiler_options=compile_options())
     def run(variables: Variables, images: Array) -> tuple[Array, Array, dict[str, Array]]:
         logits, features = network.apply(variables, normalisation(images))
-        mean = logits.mean(axis=1)
+        mean = logits if logits.ndim == 2 else logits.mean(axis=1)
         return mean, jax.nn.softmax(mean).max(-1), features["firing_rates"]
 
     found = [jax.device_get(run(variables, batch)) for batch in _batches(images, PREDICTION_BATCH_SIZE)]
     logits, confidence, rates = jax.tree.map(lambda *x: np.concatenate(x)[: len(images)], *found)
-    return Prediction(logits, confidence, np.full(len(images), network.num_steps, np.int32), rates, class_names)
+    return Prediction(logits, confidence, np.full(len(images), network.num_steps or 1, np.int32), rates, class_names)
 
 
 def _batches(images: NDArray, batch_size: int) -> Iterator[NDArray]:

@@ -133,7 +133,7 @@ class Trained:
 
         Args:
             images: any number, `[B, H, W, C]`, or greyscale `[B, H, W]`, bytes or floats in [0, 1]; or with one frame
-                per step, `[B, T, H, W, C]`.
+                per step, `[B, T, H, W, C]`, which an ANN takes if it was built with `frames`.
             num_steps: the maximum number of time steps; None: as in training, or one per frame.
             threshold: confidence threshold of the early exit, in [0, 1], such as from `predict.choose_threshold`;
                 None: no early exit.
@@ -143,10 +143,13 @@ class Trained:
         different from that of the frames, a threshold out of range, or either of the two for an ANN.
         """
         spiking = self.network.num_steps is not None
-        pixels = jax.device_get(as_pixels("images", images, self.image_shape, sequences=spiking))
+        sequences = spiking or self.network.frames is not None
+        pixels = jax.device_get(as_pixels("images", images, self.image_shape, sequences))
         frames = pixels if pixels.ndim == 5 else pixels[:, None]
         if not spiking and not (num_steps is None and threshold is None):
             raise InputError(f"num_steps={num_steps!r}, threshold={threshold!r}: an ANN has no time steps; omit them")
+        if not spiking and pixels.ndim == 5:
+            return predict_at_once(self.network, self.variables, self.normalisation, self.class_names, pixels)
         default: int = frames.shape[1] if pixels.ndim == 5 else self.network.num_steps or 1
         steps = default if num_steps is None else num_steps
         check_count("num_steps", steps)

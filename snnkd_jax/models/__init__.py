@@ -15,6 +15,7 @@ from snnkd_jax.errors import InputError, check_choice, check_count, match_choice
 from snnkd_jax.models.activation import QCFS, IntegerSpike, ReLU, Spike
 from snnkd_jax.models.airbench import Airbench
 from snnkd_jax.models.convnet import ConvNet
+from snnkd_jax.models.frames import Frames
 from snnkd_jax.models.imagenet_resnet import ImageNetResNet, SEWBlock
 from snnkd_jax.models.layers import BatchNorm, MaxPool
 from snnkd_jax.models.network import Arguments, Features, Network, Variables, with_weights_of
@@ -25,7 +26,7 @@ from snnkd_jax.models.resnet import PaddedBlock, ResNet
 from snnkd_jax.models.vgg import VGG, ImageNetVGG
 from snnkd_jax.models.wide_resnet import WideResNet
 
-__all__ = ["MODELS", "Features", "Network", "Variables", "build", "with_weights_of"]
+__all__ = ["MODELS", "Features", "Frames", "Network", "Variables", "build", "with_weights_of"]
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "convnet": ConvNet,
@@ -70,6 +71,7 @@ def build(
     levels: int | None = None,
     dtype: DTypeLike = jnp.float32,
     remat: Remat = "none",
+    frames: Frames | None = None,
 ) -> Network:
     """Builds a network by name.
 
@@ -88,6 +90,7 @@ def build(
         dtype: of convolutions and dense layers; parameters, norms, potentials and logits are float32.
         remat: what backpropagation through time recomputes instead of storing it (`snnkd_jax.models.remat`); through
             rates nothing is stored.
+        frames: how an ANN reads sequences, such as `Frames("mean", 10)`; None: it takes images.
 
     Raises:
         InputError: for an unknown name, a number out of range, or neurons that do not fit.
@@ -127,8 +130,8 @@ def build(
     arguments = Arguments(name, neuron, width, tdbn, pool, levels, jnp.dtype(dtype).name)
     if neuron is None:
         activation = ReLU if levels is None else functools.partial(QCFS, levels)
-        return Network(module(activation, BatchNorm, MaxPool, remat), arguments=arguments)
+        return Network(module(activation, BatchNorm, MaxPool, remat), arguments=arguments, frames=frames)
     spike, rate = (IntegerSpike, IntegerRate) if isinstance(neuron, ILIF) else (Spike, Rate)
     spiking = module(functools.partial(spike, neuron, num_steps=num_steps), BatchNorm, MaxPool, remat)
     rates = module(functools.partial(rate, neuron), RateBatchNorm, RateMaxPool) if backprop == "rate" else None
-    return Network(spiking, num_steps, rates, arguments)
+    return Network(spiking, num_steps, rates, arguments, frames=frames)

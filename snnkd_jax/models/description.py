@@ -1,5 +1,6 @@
 """Networks as JSON values, and networks built from them."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 from snnkd_jax.digest import jaxpr_digest, title
 from snnkd_jax.dynamics.neurons import NEURONS, describe_neuron, neuron_from
 from snnkd_jax.errors import InputError
-from snnkd_jax.models import Network, build
+from snnkd_jax.models import Frames, Network, build
 
 
 def describe_network(network: Network, image_shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -19,14 +20,19 @@ def describe_network(network: Network, image_shape: tuple[int, int, int]) -> dic
             neuron = describe_neuron(found.neuron) or {"neuron": title(found.neuron)}
             spiking, pool = {"num_steps": network.num_steps, **neuron, "tdbn": found.tdbn, "pool": pool}, None
         described = {"model": found.name, "width": found.width, "levels": found.levels, "pool": pool}
-        described |= {"dtype": found.dtype, "spiking": spiking}
+        described |= {"dtype": found.dtype, "spiking": spiking, **_frames(network)}
         if found.neuron is None or describe_neuron(found.neuron) is not None:
             return described
     else:
-        described = {"title": network.title, "num_steps": network.num_steps}
+        described = {"title": network.title, "num_steps": network.num_steps, **_frames(network)}
     variables = jax.eval_shape(lambda: network.init(jax.random.key(0), image_shape))
     images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
     return described | {"jax": jax.__version__, "digest": jaxpr_digest(network.apply, variables, images)}
+
+
+def _frames(network: Network) -> dict[str, Any]:
+    """How the network reads sequences, if it is an ANN that does."""
+    return {} if network.frames is None else {"frames": dataclasses.asdict(network.frames)}
 
 
 def can_be_built(description: dict[str, Any]) -> bool:
@@ -41,6 +47,7 @@ def network_from(description: dict[str, Any]) -> Network:
     options = {"width": description["width"], "dtype": description.get("dtype", "float32")}
     if spiking is None:
         options |= {"levels": description.get("levels"), "pool": description.get("pool", "avg")}
+        options["frames"] = Frames(**description["frames"]) if "frames" in description else None
     else:
         options |= {name: spiking[name] for name in ("num_steps", "tdbn", "pool")}
         options["neuron"] = neuron_from(spiking)

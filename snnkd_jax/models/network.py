@@ -29,6 +29,7 @@ from snnkd_jax.dynamics.integration import Neuron
 from snnkd_jax.errors import InputError, check_count
 from snnkd_jax.models.activation import at_every_step
 from snnkd_jax.models.expanded import Synapse, expanded, find_synapses
+from snnkd_jax.models.frames import Frames
 from snnkd_jax.models.rate import linearise
 from snnkd_jax.models.recorder import Call, capture_calls
 from snnkd_jax.models.stages import Features, check_outputs
@@ -63,9 +64,11 @@ class Network:
     static image is repeated), logits `[B, T, K]`.
 
     `rate_module`, with the layers of `snnkd_jax.models.rate`, replaces the module in the backward pass. `arguments`
-    are those of `build`, `synapses` what `expand` has found: layers that read binary sub-steps.
+    are those of `build`, `synapses` what `expand` has found: layers that read binary sub-steps. With `frames` an ANN
+    takes sequences `[B, T, H, W, C]` as well.
 
-    Raises `InputError` if the module is not a Linen module, or its call does not take `train`.
+    Raises `InputError` if the module is not a Linen module, its call does not take `train`, or a spiking network is
+    given `frames`.
     """
 
     module: nn.Module
@@ -73,12 +76,15 @@ class Network:
     rate_module: nn.Module | None = None
     arguments: Arguments | None = None
     synapses: tuple[Synapse, ...] = ()
+    frames: Frames | None = None
 
     def __post_init__(self):
         if not isinstance(self.module, nn.Module):
             raise InputError(f"{self.module!r} is no Flax Linen module (flax.linen.Module); give an instance of one")
         if self.num_steps is not None:
             check_count("num_steps", self.num_steps)
+            if self.frames is not None:
+                raise InputError(f"frames={self.frames!r} is for ANNs; a spiking network sees one frame per step")
         call = inspect.signature(type(self.module).__call__).parameters
         if "train" not in call:
             raise InputError(f"{self.title}.__call__ takes ({', '.join(list(call)[1:])}); it must take (images, train)")
@@ -156,7 +162,8 @@ class Network:
 
         Args:
             variables: as returned by `init`.
-            images: static `[B, H, W, C]`, or for a spiking network also one frame per step, `[B, T, H, W, C]`.
+            images: static `[B, H, W, C]`, or for a spiking network, or an ANN with `frames`, also one frame per step,
+                `[B, T, H, W, C]`.
         """
         outputs, _ = self._run(variables, images, train=False)
         return outputs
@@ -209,9 +216,11 @@ class Network:
         return expanded(self.synapses, variables["params"]) if self.synapses else contextlib.nullcontext()
 
     def _apply(self, variables: Variables, images: Array, mutable: Any = (), **options: Any) -> tuple[Outputs, Any]:
-        images = self._with_time(images)
+        batch, images = len(images), self._with_time(images)
         outputs, updates = self.module.apply(variables, images, mutable=["firing_rates", *mutable], **options)
         logits, stages = outputs if self.repeats else self._checked(outputs, images.shape)
+        if self.frames is not None:
+            logits, stages = self.frames.outputs(batch, (logits, stages))
         if self.repeats and self.num_steps is not None:  # a module without neurons does not repeat a static image
             logits = at_every_step(logits, self.num_steps)
         rates: dict[str, Any] = traverse_util.flatten_dict(updates.get("firing_rates", {}), sep="/")
@@ -219,12 +228,16 @@ class Network:
         return (logits.astype(jnp.float32), {**stages, "firing_rates": firing_rates}), updates
 
     def _with_time(self, images: Array) -> Array:
+        if self.frames is not None:
+            return self.frames.images(images)
         if images.ndim == (4 if self.num_steps is None else 5):
             return images
         if images.ndim == 4:
             steps = 1 if self.repeats else self.num_steps
             return jnp.broadcast_to(images[:, None], (images.shape[0], steps, *images.shape[1:]))
-        expected = "[B, H, W, C]" if self.num_steps is None else "[B, H, W, C] or [B, T, H, W, C]"
+        expected = "[B, H, W, C] or [B, T, H, W, C]"
+        if self.num_steps is None:
+            expected = "[B, H, W, C]; for sequences [B, T, H, W, C], build it with frames"
         raise InputError(f"images have shape {images.shape}; this network takes {expected}")
 
     def _checked(self, outputs: Any, shape: tuple[int, ...]) -> Outputs:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from snnkd_jax.errors import InputError, check_counts, match_choice
-from snnkd_jax.runs.data import DataConfig
+from snnkd_jax.runs.data import EVENT_DIGITS, DataConfig
 from snnkd_jax.runs.models import GIVEN, MODELS, NeuronConfig, StudentConfig, TeacherConfig, teacher_label, time_steps
 from snnkd_jax.runs.objective import ObjectiveConfig
 from snnkd_jax.runs.optimisation import OptimisationConfig
@@ -98,6 +98,14 @@ class Config:
         """Training epochs of the teacher."""
         return self.optimisation.epochs if self.teacher.teacher_epochs is None else self.teacher.teacher_epochs
 
+    def load_data(self) -> Any:
+        """The `Dataset` in memory, events in a frame per time step; raises `InputError` as `DataConfig.load` does."""
+        return self.data.load(self.student.num_steps)
+
+    def open_data(self) -> Any:
+        """The data set, in memory or on disk; raises `InputError` as `DataConfig.open` does."""
+        return self.data.open(self.student.num_steps)
+
     def build_student(self, num_classes: int) -> Any:
         """The spiking `Network`."""
         return self.student.build(num_classes, self.neuron.build())
@@ -105,7 +113,8 @@ class Config:
     def build_teacher(self, num_classes: int) -> Any:
         """The teacher's `Network`."""
         student = self.student
-        return self.teacher.build(num_classes, width=self.teacher_width, dtype=student.dtype, remat=student.remat)
+        options = {"width": self.teacher_width, "dtype": student.dtype, "remat": student.remat}
+        return self.teacher.build(num_classes, student.num_steps if self.data.has_events else None, **options)
 
     @property
     def time_steps(self) -> str:
@@ -133,6 +142,9 @@ class Config:
         bptt_epochs, backprop, epochs = self.student.bptt_epochs, self.student.backprop, self.optimisation.epochs
         if not 0 <= bptt_epochs <= epochs or (bptt_epochs and backprop != "rate"):
             raise InputError(f"bptt_epochs={bptt_epochs!r} must be in 0 to epochs={epochs}, and needs backprop='rate'")
+        if self.teacher.teacher_frames != TeacherConfig.teacher_frames and not self.data.has_events:
+            found = f"teacher_frames={self.teacher.teacher_frames!r} is for events"
+            raise InputError(f"{found}, and {self.data.dataset} has images; leave it out")
         if self.student.initial_weights == "teacher" and self.teacher.teacher.startswith(GIVEN):
             raise InputError("initial_weights='teacher': a teacher function has no weights; use 'random'")
 
@@ -171,7 +183,7 @@ _DIGITS = _SMALL | {"width": 0.25, "teacher_width": 1.0, "preset": "temporal", "
 _DIGITS |= {"epochs": 60, "batch_size": 64, "crop_padding": 1}
 _MNIST = _SMALL | {"epochs": 20, "crop_padding": 2}
 _DEFAULTS: dict[str, dict[str, Any]] = {"digits": _DIGITS, "mnist": _MNIST, "fashion_mnist": _MNIST | {"flip": True}}
-_DEFAULTS |= {"cifar10": {}, "cifar100": {}}
+_DEFAULTS |= {"cifar10": {}, "cifar100": {}, EVENT_DIGITS: _DIGITS | {"num_steps": 10, "epochs": 10}}
 
 # The student as in Fang et al. 2021, but for the weight decay, which is 0 there, the warm-up and Nesterov's momentum,
 # which their code (SEW-ResNet, imagenet/train.py) does without. The teacher as in torchvision, but for

@@ -3,13 +3,14 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from snnkd_jax.errors import InputError, check_counts
+from snnkd_jax.errors import InputError, check_choice, check_counts
 from snnkd_jax.runs.option import Section
 
 if TYPE_CHECKING:
-    from snnkd_jax.data import Augmentation, Dataset, StudentNoise
+    from snnkd_jax.data import Augmentation, Binning, Dataset, StudentNoise
 
-
+EVENT_DIGITS = "event_digits"
+_EVENTS = ("bin_by",)
 _READING = ("image_feature", "label_feature", "train_split", "test_split")
 
 
@@ -19,7 +20,7 @@ class DataConfig(Section):
 
     dataset: str = "cifar10"
     """digits (included in scikit-learn, no download), mnist, fashion_mnist, cifar10 or cifar100, held in memory;
-    or any image classification set that TFDS has prepared as array_record, read from disk, such as imagenet2012."""
+    event_digits, recordings of an event camera, which the program makes; or any image classification set that TFDS has prepared as array_record, read from disk, such as imagenet2012."""
     data_dir: str | None = None
     """Folder of the data sets in the layout of TFDS; None: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
     image_feature: str | None = None
@@ -30,6 +31,9 @@ class DataConfig(Section):
     """Split of a set read from disk to train on, or a part of one such as 'train[:80%]'; None: train."""
     test_split: str | None = None
     """Split of a set read from disk to test on; None: test, or validation or val if that has no labels."""
+    bin_by: str = "time"
+    """Division of events into one frame per time step: time, equal parts of a recording, or count, equal numbers of
+    events."""
     image_size: int = 224
     """Side in pixels to which images read from disk are resized."""
     workers: int = 16
@@ -52,6 +56,19 @@ class DataConfig(Section):
         check_counts(self, "image_size", "workers")
         if not 0 <= self.validation_fraction < 1:
             raise InputError(f"validation_fraction={self.validation_fraction!r} must be in [0, 1), such as 0.1")
+        check_choice("bin_by", self.bin_by, ("time", "count"))
+        if self.has_events:
+            if self.student_noise:
+                raise InputError(f"student_noise={self.student_noise!r} is noise on images, and {self.dataset} has events")
+            return
+        for name in _EVENTS:
+            if (value := getattr(self, name)) != getattr(DataConfig, name):
+                raise InputError(f"{name}={value!r} is for events, and {self.dataset} has images; leave it out")
+
+    @property
+    def has_events(self) -> bool:
+        """Whether the data set has recordings of an event camera, of which a network sees one frame per time step."""
+        return self.dataset == EVENT_DIGITS
 
     @property
     def in_memory(self) -> bool:
@@ -72,8 +89,11 @@ class DataConfig(Section):
 
         return StudentNoise(self.student_noise) if self.student_noise else None
 
-    def load(self) -> "Dataset":
-        """The data set in memory; raises `InputError` for one that is read from disk, and where `data.load` does."""
+    def load(self, num_steps: int) -> "Dataset":
+        """The data set in memory, events in `num_steps` frames.
+
+        Raises `InputError` for one that is read from disk, and where `data.load` does.
+        """
         from snnkd_jax.data import NAMES, load
 
         if not self.in_memory:
@@ -82,12 +102,23 @@ class DataConfig(Section):
         for name in _READING:
             if (value := getattr(self, name)) is not None:
                 raise InputError(f"{name}={value!r} is for sets that are read from disk; {self.dataset} needs none")
-        return dataclasses.replace(load(self.dataset, self.data_dir), validation_fraction=self.validation_fraction)
+        data = load(self.dataset, self.data_dir, self.binning(num_steps))
+        return dataclasses.replace(data, validation_fraction=self.validation_fraction)
 
-    def open(self) -> Any:
-        """The data set, in memory or on disk; raises `InputError` if it is missing or damaged."""
+    def binning(self, num_steps: int) -> "Binning | None":
+        """The division of events into `num_steps` frames; None for images."""
+        from snnkd_jax.data import Binning
+
+        by: Any = self.bin_by
+        return Binning(num_steps, by) if self.has_events else None
+
+    def open(self, num_steps: int) -> Any:
+        """The data set, in memory or on disk, events in `num_steps` frames.
+
+        Raises `InputError` if it is missing or damaged.
+        """
         if self.in_memory:
-            return self.load()
+            return self.load(num_steps)
         from snnkd_jax.data.prepared import check_package
 
         check_package("grain")

@@ -45,6 +45,9 @@ class TeacherConfig(Section):
     """Levels of quantised activations (QCFS) in the teacher, for `snnkd convert` at few time steps; None: ReLU."""
     teacher_pool: str = "avg"
     """Pooling in the teacher, avg or max (convnet, vgg and airbench)."""
+    teacher_frames: str = "mean"
+    """How an ANN reads the frames of events: mean (their mean over time), channels (all of them, as channels), or each
+    (one by one, with the mean of the logits)."""
     teacher_entry: str | None = None
     """Which network of torch:FILE, if it has several, such as state_dict_ema; None: the one that is no moving average.
     What floating-point tensors are beside it in its state dict is left out."""
@@ -62,6 +65,7 @@ class TeacherConfig(Section):
     def check(self) -> None:
         """Raises `InputError` for an unknown architecture or options that do not go together."""
         check_counts(self, "teacher_epochs")
+        check_choice("teacher_frames", self.teacher_frames, ("mean", "channels", "each"))
         if self.teacher_entry is not None and self.file is None:
             raise InputError(f"teacher_entry={self.teacher_entry!r} goes with teacher='torch:FILE'")
         if not self.is_foreign:
@@ -94,12 +98,14 @@ class TeacherConfig(Section):
         checkpoint = None if given is None else absolute("teacher_checkpoint", given)
         return {"teacher": teacher, "teacher_checkpoint": checkpoint}
 
-    def build(self, num_classes: int, **options: Any) -> "Network":
-        """The network; `options` are further ones of `models.build`, shared with the student."""
-        from snnkd_jax.models import build
+    def build(self, num_classes: int, num_frames: int | None, **options: Any) -> "Network":
+        """The network, for sequences of `num_frames` or for images; `options` are further ones of `models.build`."""
+        from snnkd_jax.models import Frames, build
 
-        pool: Any = self.teacher_pool
-        return build(self.teacher, num_classes, pool=pool, levels=self.teacher_levels, **options)
+        pool, reading = self.teacher_pool, self.teacher_frames
+        frames = None if num_frames is None else Frames(reading, num_frames)  # pyright: ignore[reportArgumentType]
+        given: dict[str, Any] = {"pool": pool, "levels": self.teacher_levels, "frames": frames, **options}
+        return build(self.teacher, num_classes, **given)
 
 
 @dataclasses.dataclass(frozen=True)

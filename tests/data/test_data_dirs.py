@@ -52,7 +52,7 @@ def test_folders_that_are_none_are_refused_under_the_name_of_their_argument(
 ) -> None:
     for name in ("mnist", "imagenet2012"):
         config = default_config(name).replace(data_dir=folder)
-        assert_input_error(config.data.open, "data_dir", folder.lower().split(":/")[0], *told)
+        assert_input_error(config.open_data, "data_dir", folder.lower().split(":/")[0], *told)
     monkeypatch.setenv("TFDS_DATA_DIR", folder)
     assert_input_error(lambda: load("mnist"), "TFDS_DATA_DIR", *told)
 
@@ -80,7 +80,7 @@ def test_a_missing_package_is_named_before_anything_is_downloaded(
         assert list(data_dir.iterdir()) == []
         patched.setitem(sys.modules, "grain", None)
         config = default_config("photos").replace(data_dir=str(data_dir))
-        assert_input_error(config.data.open, "package grain", "digits", "from_arrays")
+        assert_input_error(config.open_data, "package grain", "digits", "from_arrays")
 
 
 def test_read_only_data_dir(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

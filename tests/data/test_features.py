@@ -267,12 +267,12 @@ def test_names_and_folders_that_are_not_there(tmp_path: Path) -> None:
 
 def test_options_of_sets_on_disk_are_refused_for_others() -> None:
     config = default_config("digits").replace(test_split="validation")
-    assert_input_error(config.data.open, "test_split='validation'", "digits")
+    assert_input_error(config.open_data, "test_split='validation'", "digits")
 
 
 def test_a_configuration_names_features_and_splits(tmp_path: Path) -> None:
     write(tmp_path, {"fit": rows(6, **MADE), "check": rows(3, 6, **MADE)}, **PLAIN)
     config = default_config("photos").replace(data_dir=str(tmp_path), train_split="fit", test_split="check")
-    data = config.data.open()
+    data = config.open_data()
     assert read(data) == NAMES
     assert data.metadata["test_split"] == "check"

@@ -168,7 +168,7 @@ def test_a_run_sees_three_disjoint_parts(data_dir, train):
     config = default_config("photos").replace(
         data_dir=str(data_dir), image_size=SIZE, batch_size=8, validation_fraction=0.25
     )
-    dataset = config.data.open()
+    dataset = config.open_data()
     inputs = dataset.inputs(8, config.run.seed)
     training = inputs.training
     assert isinstance(training, DiskSource)

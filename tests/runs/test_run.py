@@ -178,11 +178,11 @@ def test_what_is_measured_after_a_run_takes_its_data_folder(monkeypatch):
     found = []
     digits = data.load("digits")
     monkeypatch.setattr(data, "load", lambda *arguments: found.append(arguments) or digits)
-    loaded = default_config("mnist").replace(data_dir="/elsewhere", validation_fraction=0.3).data.load()
+    loaded = default_config("mnist").replace(data_dir="/elsewhere", validation_fraction=0.3).load_data()
     assert loaded.validation_fraction == 0.3
-    assert found == [("mnist", "/elsewhere")]
+    assert found == [("mnist", "/elsewhere", None)]
     with pytest.raises(InputError, match=r"dataset 'imagenet2012' is read from disk.* works with digits"):
-        default_config("imagenet2012").data.load()
+        default_config("imagenet2012").load_data()
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ def of_file(monkeypatch):
         monkeypatch.setattr(run_teacher, "convert_weights", lambda _: converted)
         config = default_config("digits")
         config = config.replace(teacher="torch:net.pt", teacher_normalisation=normalisation)
-        return RunTeacher(config, config.data.open(), data_mesh(), None)
+        return RunTeacher(config, config.open_data(), data_mesh(), None)
 
     return made
 
@@ -64,7 +64,7 @@ def test_a_network_for_other_images_is_refused(of_file, changes, told):
 def test_near_chance_names_what_a_file_does_not_show(monkeypatch, model, told):
     """A network with another stem or pooling than is assumed knows nothing here, whatever its normalisation."""
     config = default_config("digits").replace(teacher="torch:net.pt")
-    teacher = RunTeacher(config, config.data.open(), data_mesh(), None)
+    teacher = RunTeacher(config, config.open_data(), data_mesh(), None)
     monkeypatch.setattr(run_teacher, "read_weights", lambda *_: {})
     monkeypatch.setattr(run_teacher, "convert_weights", lambda _: Converted(model, 1.0, "max", 10, 1, {}))
     teacher.check_accuracy(0.5, "validation")
@@ -78,7 +78,7 @@ def test_what_cannot_be_converted_is_said_of_the_file(tmp_path):
     file = save(tmp_path / "net.pt", {"a": weights, "b": weights | {"conv1.weight": weights["conv1.weight"] + 1}})
     config = default_config("digits").replace(teacher=f"torch:{file}", teacher_entry="b")
     with pytest.raises(InputError) as error:
-        RunTeacher(config, config.data.open(), data_mesh(), None).build()
+        RunTeacher(config, config.open_data(), data_mesh(), None).build()
     assert f"teacher torch:{file}: resnet20: the entry layer1.1.bn1.running_mean is missing" in str(error.value)
 
 
