@@ -10,7 +10,7 @@ from snnkd_jax.errors import InputError
 
 if TYPE_CHECKING:
     from snnkd_jax import analysis, data, interop, models
-    from snnkd_jax.data import Augmentation, Normalisation
+    from snnkd_jax.data import Augmentation, EventAugmentation, Normalisation
     from snnkd_jax.distill import losses
     from snnkd_jax.distill.callback import callback_teacher
     from snnkd_jax.distill.connector import Connector
@@ -31,7 +31,7 @@ __version__ = "0.1.0"
 _MODULES = {name: f"dynamics.{name}" for name in ("encoders", "neurons", "surrogate")} | {"losses": "distill.losses"}
 _MODULES |= {name: name for name in ("analysis", "data", "interop", "models")}
 _HOMES = {
-    "data": ("Augmentation", "Normalisation"),
+    "data": ("Augmentation", "EventAugmentation", "Normalisation"),
     "distill.callback": ("callback_teacher",),
     "distill.connector": ("Connector",),
     "distill.objective": ("Objective", "Term"),

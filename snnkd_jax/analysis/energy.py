@@ -14,6 +14,9 @@ convolution of average-pooled spikes costs MACs, one of max-pooled spikes ACs. T
 - A layer is AC or MAC by all images and steps that were counted; the harness decides for each step of each batch.
 - A static image is convolved once by this library, so it is counted once and not at every step (`LayerCost.steps`).
 
+Events (`snnkd_jax.data.events`) reach a spiking network one by one: n of them at one pixel and step cost n times the ACs
+of one, as if each had a sub-step of its own.
+
 Integer neurons (`ILIF`) are counted in the T x D binary sub-steps of `Trained.expanded`, where a count of s spikes
 costs s times the ACs of one spike. Counted as it was trained, a network of them needs MACs.
 
@@ -199,16 +202,16 @@ def same_architecture(a: Cost, b: Cost) -> bool:
     return first == second
 
 
-def count(network: Network, variables: Variables, images: ArrayLike) -> Cost:
+def count(network: Network, variables: Variables, images: ArrayLike, events: bool = False) -> Cost:
     """Counts the operations of an ANN or a spiking network on a batch exactly, in integers.
 
-    `images` are normalised, `[B, H, W, C]` or one frame per step, `[B, T, H, W, C]`. Raises `InputError` for an empty
-    batch, or images that the network does not take.
+    `images` are normalised, `[B, H, W, C]` or one frame per step, `[B, T, H, W, C]`; with `events`, numbers of
+    events. Raises `InputError` for an empty batch, or images that the network does not take.
     """
     images = jnp.asarray(images)
     if images.size == 0:
         raise InputError(f"images have shape {images.shape}; at least one is needed")
-    layers, activations = jax.device_get(_compiled(network)(variables, images))
+    layers, activations = jax.device_get(_compiled(network, events)(variables, images))
     return Cost(
         network.num_steps,
         sum(x.nbytes for x in jax.tree.leaves(variables)),
@@ -241,8 +244,8 @@ def _layer_cost(
 
 
 @functools.lru_cache(maxsize=16)
-def _compiled(network: Network):
-    return jax.jit(functools.partial(synaptic_counts, network), compiler_options=compile_options())
+def _compiled(network: Network, events: bool):
+    return jax.jit(functools.partial(synaptic_counts, network, events=events), compiler_options=compile_options())
 
 
 def summary(cost: Cost, mac_pj: float = MAC_PJ, ac_pj: float = AC_PJ) -> str:

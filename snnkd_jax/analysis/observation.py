@@ -56,7 +56,7 @@ class Observation:
     """A spiking network on a test set.
 
     `confusion` int32 `[K, K]` counts images by class (rows) and prediction (columns). `logits` float32 `[T, K]` and
-    `layers` are those of the first image, `image` uint8 `[H, W, C]` of class `label`.
+    `layers` are those of the first image, `image` uint8 `[H, W, C]`, or events `[T, H, W, 2]`, of class `label`.
     """
 
     confusion: NDArray
@@ -87,7 +87,9 @@ def observe(
 
 
 def _picture(image: NDArray) -> NDArray[np.uint8]:
-    """An image `[H, W, C]`, or the mean over the frames `[T, H, W, C]`, as uint8, grey or RGB."""
+    """An image `[H, W, C]`, or the mean over the frames `[T, H, W, C]`, as uint8, grey or RGB; events as they are."""
+    if image.ndim == 4 and image.dtype == np.uint8 and image.shape[-1] == 2:
+        return image
     pixels = image if image.dtype == np.uint8 else np.round(255 * image)
     pixels = pixels.mean(axis=0) if image.ndim == 4 else pixels
     return (pixels if pixels.shape[-1] in (1, 3) else pixels.mean(axis=-1, keepdims=True)).astype(np.uint8)

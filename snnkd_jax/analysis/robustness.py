@@ -1,7 +1,8 @@
 """Robustness of trained networks: test accuracy under 14 kinds of noise at five fixed levels.
 
 Ten kinds are noise on images (`snnkd_jax.data.corruptions`), four are hardware noise between layers
-(`snnkd_jax.analysis.disturbance`); each module has the equations and units of its kinds. The levels are fixed so that
+(`snnkd_jax.analysis.disturbance`). For frames of events, three kinds of noise of their cameras
+(`snnkd_jax.data.event_noise`) are in the place of the ten. Each module has the equations and units of its kinds. The levels are fixed so that
 networks can be compared. Every draw depends only on the seed, the kind, the level, and the image's index in the test
 set or the layer's name: all networks see the same noise, whatever the batch size and the number of devices.
 """
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from snnkd_jax.analysis.disturbance import LAYER_LEVELS, NEURON_KINDS, SCALED_NEURONS, apply_disturbed
 from snnkd_jax.data.batches import eval_batches
 from snnkd_jax.data.corruptions import IMAGE_LEVELS, MAX_LEVEL, check_level, check_per_image, corrupt, noise_key
+from snnkd_jax.data.event_noise import EVENT_LEVELS, disturb_events
 from snnkd_jax.data.labels import check_labels
 from snnkd_jax.errors import InputError, check_choice
 from snnkd_jax.inference.trained import Trained
@@ -35,6 +37,10 @@ KINDS = tuple(LEVELS)
 GROUPS: dict[str, tuple[str, ...]] = {"image": tuple(IMAGE_LEVELS), "layer": tuple(LAYER_LEVELS), "all": KINDS}
 """Groups of kinds over which the accuracy is averaged."""
 
+EVENT_KINDS = (*EVENT_LEVELS, *LAYER_LEVELS)
+EVENT_GROUPS = {"event": tuple(EVENT_LEVELS), "layer": tuple(LAYER_LEVELS), "all": EVENT_KINDS}
+"""The kinds and groups for frames of events."""
+
 
 def evaluate_noise(
     trained: Trained,
@@ -42,7 +48,7 @@ def evaluate_noise(
     labels: NDArray[np.int32],
     seed: int,
     *,
-    kinds: Iterable[str] = KINDS,
+    kinds: Iterable[str] | None = None,
     levels: Iterable[int] = range(MAX_LEVEL + 1),
     batch_size: int = 128,
     index: NDArray | None = None,
@@ -52,9 +58,10 @@ def evaluate_noise(
 
     Args:
         trained: the network.
-        images, labels: uint8 `[N, H, W, C]`, not normalised, and `[N]`.
+        images, labels: uint8 `[N, H, W, C]`, not normalised, or frames of events `[N, T, H, W, 2]`, and `[N]`.
         seed: seed of the noise, in [0, 2^32).
-        kinds, levels: some of `KINDS`, and some of 0 (no noise) to 5, at least one above 0.
+        kinds, levels: some of `KINDS`, of events of `EVENT_KINDS`, None: all of them; and some of 0 (no noise) to 5,
+            at least one above 0.
         batch_size: images per batch; a multiple of the number of devices.
         index: `[N]`, positions of the images in the test set, on which their noise depends; None counts from 0.
         mesh: the devices; None: all.
@@ -62,15 +69,16 @@ def evaluate_noise(
     Returns:
         A dictionary for JSON: `seed`, `images` (their number), `levels`; `clean`, the accuracy without noise in [0, 1];
         `kinds`, for each kind its `accuracy` by level, `mean` over the levels above 0, and `drop`, clean - mean; and
-        `mean`, for each of `GROUPS` the mean over its kinds. Kinds that are not defined are None: those of neurons for
+        `mean`, for each of `GROUPS` or `EVENT_GROUPS` the mean over its kinds. Kinds that are not defined are None: those of neurons for
         an ANN, and `threshold_mismatch` for neurons other than LIF, PLIF, IF and ILIF (such as those of networks
         converted by QCFS). A group is None unless all of its kinds were evaluated.
 
     Raises `InputError` for other arguments.
     """
-    kinds, levels = list(kinds), list(levels)
+    known, groups = (EVENT_KINDS, EVENT_GROUPS) if images.ndim == 5 else (KINDS, GROUPS)
+    kinds, levels = list(known if kinds is None else kinds), list(levels)
     for kind in kinds:
-        check_choice("kind", kind, KINDS)
+        check_choice("kind", kind, known)
     for level in levels:
         check_level(level)
     levels = list(map(int, levels))  # for JSON
@@ -78,8 +86,13 @@ def evaluate_noise(
         raise InputError(f"levels={levels!r} has none above 0; choose some of 1 to {MAX_LEVEL}")
     if not 0 <= seed < 2**32:
         raise InputError(f"seed={seed!r} must be in [0, 2^32)")
-    if images.shape[1:] != trained.image_shape or images.dtype != np.uint8 or not len(images):
-        expected = f"uint8 [N, {', '.join(map(str, trained.image_shape))}]"
+    if (
+        images.ndim not in (4, 5)
+        or images.shape[-3:] != trained.image_shape
+        or images.dtype != np.uint8
+        or not len(images)
+    ):
+        expected = f"uint8 [N, {', '.join(map(str, trained.image_shape))}], or frames of events [N, T, ...]"
         raise InputError(f"images are {images.dtype} {images.shape}; this network takes {expected}")
     labels = check_labels("labels", labels, len(images), len(trained.class_names))
     index = np.asarray(range(len(images)) if index is None else index, np.int32)
@@ -98,7 +111,7 @@ def evaluate_noise(
             found[kind] = {"accuracy": by_level, "mean": mean, "drop": clean - mean}
     means = {
         group: statistics.fmean(found[kind]["mean"] for kind in members) if all(map(found.get, members)) else None
-        for group, members in GROUPS.items()
+        for group, members in groups.items()
     }
     return {"seed": seed, "images": len(images), "levels": levels, "clean": clean, "kinds": found, "mean": means}
 
@@ -134,7 +147,10 @@ def _evaluation(
         strength, layer_key = put_replicated(mesh, (jnp.float32(strength), layer_key))
         counts = []
         for batch in eval_batches(data, batch_size):
-            images = batch["images"].astype(np.float32) / np.float32(255)
+            frames = batch["images"]
+            if kind in EVENT_LEVELS:
+                frames = np.asarray(disturb_events(kind, level, key, frames, batch["index"]))
+            images = frames.astype(np.float32) / np.float32(255)
             if kind in IMAGE_LEVELS:
                 images = np.asarray(corrupt(kind, level, key, images, batch["index"]))
             batch = put_batch(mesh, batch | {"images": images})

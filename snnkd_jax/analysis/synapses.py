@@ -18,12 +18,13 @@ from snnkd_jax.models.network import Network, Variables
 
 
 def synaptic_counts(
-    network: Network, variables: Variables, images: Array
+    network: Network, variables: Variables, images: Array, events: bool = False
 ) -> tuple[dict[str, Callable[[], dict[str, Any]]], dict[str, Callable[[], dict[str, Any]]]]:
     """Applies a network, with the arguments of `Network.apply`, and counts what its layers read and return.
 
     Returns, in the order of computation, a function for each synaptic layer and each activation layer that returns its
-    counts. Counts are per input or output of one image and step, int32; sub-steps of an expanded network are steps.
+    counts. Counts are per input or output of one image and step, int32; sub-steps of an expanded network are steps. With
+    `events`, what the first layer of a spiking network reads counts as often as it says, and as ones.
     """
     spiking = network.num_steps is not None
     axes = (0, 1) if spiking else (0,)
@@ -43,16 +44,21 @@ def synaptic_counts(
             )
         parameters: Any = functools.reduce(operator.getitem, module.path, variables["params"])
         connected = (parameters["kernel"] != 0).astype(jnp.float32)
-        magnitude = jnp.abs(x).astype(jnp.float32)
+        if events and spiking and not layers:
+            times, magnitude = jnp.round(x).astype(jnp.int32), (x > 0.5).astype(jnp.float32)
+        else:
+            times, magnitude = x != 0, jnp.abs(x).astype(jnp.float32)
         fan_out = functools.partial(_fan_out, module, shape=x.shape[len(axes) :])
         static = {"name": name, "kind": kind, "source": next(reversed(activations), None), "weights": connected.size}
         layers[name] = jax.tree_util.Partial(
-            functools.partial(dict, steps=x.shape[1] if spiking else len(x) // len(images), positions=positions, **static),
+            functools.partial(
+                dict, steps=x.shape[1] if spiking else len(x) // len(images), positions=positions, **static
+            ),
             nonzero_weights=jnp.count_nonzero(connected),
-            nonzero=jnp.sum(x != 0, axes, dtype=jnp.int32),
+            nonzero=jnp.sum(times, axes, dtype=jnp.int32),
             fan_out=fan_out(connected),
             dense_fan_out=fan_out(jnp.ones_like(connected)),
-            least=jnp.min(magnitude, where=x != 0, initial=jnp.inf),
+            least=jnp.min(magnitude, where=magnitude != 0, initial=jnp.inf),
             greatest=jnp.max(magnitude),
         )
     return layers, activations

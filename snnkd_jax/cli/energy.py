@@ -65,8 +65,8 @@ def energy(
         trained: dict[str, Trained] = {role: load(run, role) for role in roles}
         if against is not None:
             trained["ann"] = load(against, "teacher")
-            if (found := trained["ann"].dataset) != config.data.dataset:
-                raise InputError(f"against={against} is a run on {found}, not on {config.data.dataset}; give another")
+            if (found := trained["ann"].dataset) != config.data.label:
+                raise InputError(f"against={against} is a run on {found}, not on {config.data.label}; give another")
         data = config.load_data()
         accuracy = {role: network.result.get("accuracy") for role, network in trained.items()}
         at_other_steps = {}
@@ -111,7 +111,7 @@ def energy(
             "run_command": command(config),
             "ann_command": None if against is None else command(read_config(against)),
             "config": config.published().flat(),
-            "dataset": dataset or config.data.dataset,
+            "dataset": dataset or config.data.label,
             "images": len(test),
             "mac_pj": mac_pj,
             "ac_pj": ac_pj,

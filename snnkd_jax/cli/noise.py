@@ -82,7 +82,7 @@ def noise(
             content = settings | {
                 "run_command": command(configs[0]),
                 "baseline_command": command(seeds_of_one_recipe("baseline", baseline)[0][0]) if baseline else None,
-                "dataset": configs[0].data.dataset if dataset is None else dataset,
+                "dataset": configs[0].data.label if dataset is None else dataset,
                 "seeds": [config.run.seed for config in configs],
                 "levels": {kind: list(strengths) for kind, strengths in LEVELS.items()},
                 "config": {k: v for k, v in configs[0].published().flat().items() if k not in SEED},

@@ -3,7 +3,7 @@
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
@@ -21,26 +21,36 @@ def predict(
     num_steps: int | None = None,
     threshold: float | None = None,
     resize: bool = False,
+    bin_by: Literal["time", "count"] = "time",
     role: Role | None = None,
 ) -> None:
-    """Classify image files with a trained network.
+    """Classify image files, or recordings of events, with a trained network.
 
     Prints class, confidence, time steps and firing rates of each.
 
     Args:
         run: Directory of a finished run, or of one network in it.
-        images: Image files, of the size that the network was trained on unless --resize is given.
+        images: Image files, of the size that the network was trained on unless --resize is given; or recordings of
+            events (.npy, .npz, .bin), of which a network sees as many frames as in training.
         num_steps: Maximum number of time steps; None: as in training.
         threshold: Confidence threshold of early exit, in [0, 1]; None: no early exit.
         resize: Resize images of another size.
+        bin_by: Division of a recording into frames, as in training.
         role: Network of the run; None: the student.
     """
     if not images:
         raise InputError("images are missing; give at least one file")
+    from snnkd_jax.data.event_files import read_events
+    from snnkd_jax.data.events import Binning
     from snnkd_jax.inference.trained import load
 
     network = load(run, role)
-    pixels = np.stack([read(path, network.image_shape, resize) for path in images])
+    if network.reads_events and network.num_frames is not None:
+        height, width, _ = network.image_shape
+        binning = Binning(network.num_frames, bin_by)
+        pixels = np.stack([binning.frames(read_events(path, (height, width))) for path in images])
+    else:
+        pixels = np.stack([read(path, network.image_shape, resize) for path in images])
     prediction = network.predict(pixels, num_steps, threshold)
     for i, (path, name) in enumerate(zip(images, prediction.names, strict=True)):
         print(f"{path}: {name}, confidence {prediction.confidence[i]:.3f}, time steps {prediction.steps[i]}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from snnkd_jax.data.dataset import Dataset
 from snnkd_jax.data.digits import load_digits
 from snnkd_jax.data.event_digits import load_event_digits
+from snnkd_jax.data.event_folder import PREFIX, load_folder
 from snnkd_jax.data.events import Binning
 from snnkd_jax.data.official import OFFICIAL
 from snnkd_jax.data.prepare import prepare
@@ -16,14 +17,22 @@ from snnkd_jax.files import as_path, copy_command, is_remote
 NAMES = ("digits", "event_digits", *OFFICIAL)
 
 
-def load(name: str, data_dir: str | None = None, binning: Binning | None = None) -> Dataset:
-    """Loads one of `NAMES` into memory; prepares it first if it is missing in a local `data_directory(data_dir)`.
+def load(
+    name: str, data_dir: str | None = None, binning: Binning | None = None, sensor_size: str | None = None
+) -> Dataset:
+    """Loads one of `NAMES`, or "events:FOLDER", into memory.
 
-    `binning` makes frames of events, None: ten by time. Reading 60,000 images takes about 5 s. Raises `InputError` for
-    an unknown name, a binning of images, data that are neither on disk nor can be downloaded, and files that are
-    damaged, of another format or not writable.
+    It is prepared first if it is missing in a local `data_directory(data_dir)`. `binning` makes frames of events, None:
+    ten by time; `sensor_size`, "HEIGHTxWIDTH", is that of the recordings in FOLDER (`snnkd_jax.data.event_folder`).
+    Reading 60,000 images takes about 5 s. Raises `InputError` for an unknown name, an argument that is not for this
+    set, data that are neither on disk nor can be downloaded, and files that are damaged, of another format or not
+    writable.
     """
+    if name.startswith(PREFIX):
+        return load_folder(name, data_directory(data_dir), binning or Binning(), sensor_size)
     check_choice("dataset", name, NAMES)
+    if sensor_size is not None:
+        raise InputError(f"sensor_size={sensor_size!r} is for events:FOLDER, not for {name}; leave it out")
     if name == "event_digits":
         return load_event_digits(binning or Binning())
     if binning is not None:
@@ -53,7 +62,7 @@ def shape_of(name: str, image_size: int) -> tuple[tuple[int, int, int], int]:
     if name.startswith("imagenet2012"):
         return (image_size, image_size, 3), 1000
     check_choice("dataset", name, (*NAMES, "imagenet2012"))
-    if name == "event_digits":
+    if name == "event_digits" or name.startswith(PREFIX):
         raise InputError(f"dataset {name!r} has frames, and shapes are planned for images; use 'digits'")
     if name == "digits":
         digits = load_digits()

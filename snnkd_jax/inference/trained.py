@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from numpy.typing import NDArray
 
-from snnkd_jax.data.normalisation import Normalisation
+from snnkd_jax.data.normalisation import Normalisation, event_counts
 from snnkd_jax.data.pixels import as_pixels
 from snnkd_jax.distill.teacher import Teacher
 from snnkd_jax.dynamics.neurons import most_spikes
@@ -82,6 +82,17 @@ class Trained:
             return most_spikes(self.network.arguments.neuron)
         neurons = spiking_layers(self.network, self.variables, self.image_shape).values()
         return max(map(most_spikes, neurons), default=1)
+
+    @property
+    def reads_events(self) -> bool:
+        """Whether the network takes numbers of events, as they are."""
+        return self.normalisation == event_counts(self.image_shape[-1])
+
+    @property
+    def num_frames(self) -> int | None:
+        """T of the sequences that the network was trained on; None for an ANN of images."""
+        frames = self.network.frames
+        return self.network.num_steps if frames is None else frames.num_frames
 
     @functools.cached_property
     def streams(self) -> bool:

@@ -48,4 +48,6 @@ class Frames:
 
     def outputs(self, batch: int, outputs: Any) -> Any:
         """The ANN's outputs, a tree of arrays of its images, for `batch` sequences or static images."""
-        return jax.tree.map(lambda x: x if len(x) == batch else x.reshape(batch, -1, *x.shape[1:]).mean(axis=1), outputs)
+        return jax.tree.map(
+            lambda x: x if len(x) == batch else x.reshape(batch, -1, *x.shape[1:]).mean(axis=1), outputs
+        )

@@ -52,15 +52,39 @@ def _answers(run: Run, observed: Observation) -> page.Html:
         [t, _class(run, p.argmax()), f"{p.max():.3f}", f"{p[observed.label]:.3f}"]
         for t, p in zip(steps, probabilities, strict=True)
     ]
-    height, width = observed.image.shape[:2]
+    height, width = observed.image.shape[-3:-1]
     alt = f"The first image of the test set, {height} × {width} pixels, of class {label}"
+    if events := observed.image.ndim == 4:
+        alt = f"The first recording of the test set, {height} × {width} pixels, of class {label}, frame by frame"
+        alt += " (brighter pixels blue, darker ones orange)"
+    picture = event_picture(observed.image) if events else observed.image
     caption = f"{alt}. After {steps[-1]} steps the prediction is {rows[-1][1]}, with probability {rows[-1][2]}."
     heading = ["T", "prediction", "its probability", f"probability of {label}"]
     numbers = page.table("Prediction by time steps", heading, rows)
     file = io.BytesIO()
-    Image.fromarray(observed.image.squeeze(-1) if observed.image.shape[-1] == 1 else observed.image).save(file, "PNG")
+    Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(file, "PNG")
     source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     return page.figure(page.element("img", src=source, alt=alt), caption, numbers)
+
+
+_PICTURE_WIDTH = 340  # pixels, of the frames of a row
+_DARKER, _BRIGHTER = (194, 106, 20), (31, 111, 178)
+
+
+def event_picture(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Frames `[T, H, W, 2]` side by side, and in several rows if they are many: RGB `[h, w, 3]`.
+
+    Pixels without events are white, those with the most events of one polarity have its colour, and lines are grey.
+    """
+    t, h, w, _ = frames.shape
+    columns = max(1, min(t, _PICTURE_WIDTH // (w + 1)))
+    shares = frames / max(int(frames.max()), 1)
+    ink = shares @ (255 - np.array([_DARKER, _BRIGHTER]))
+    picture = np.full((-(-t // columns) * (h + 1) - 1, columns * (w + 1) - 1, 3), 200, np.uint8)
+    for i, frame in enumerate(np.clip(255 - ink, 0, 255).round().astype(np.uint8)):
+        top, left = i // columns * (h + 1), i % columns * (w + 1)
+        picture[top : top + h, left : left + w] = frame
+    return picture
 
 
 def _spikes(layers: Sequence[Layer]) -> page.Html:
@@ -144,7 +168,8 @@ def noise_section(run: Run) -> page.Html:
             if entry is not None:
                 y = [100 * level["mean"] for level in entry["accuracy"]]
                 curves.append(Curve(run.titles[role], range(len(y)), y, page.NETWORK_COLOURS[role], marker="."))
-        group, over = ("all", "all kinds") if network["mean"]["all"] else ("image", "the kinds of image noise")
+        first = next(iter(network["mean"]))  # image or event
+        group, over = ("all", "all kinds") if network["mean"]["all"] else (first, f"the kinds of {first} noise")
         mean, clean = network["mean"][group]["mean"], network["clean"]["mean"]
         means.append(f"{run.titles[role]} {percent([clean])} % without noise, {percent([mean])} % over {over}")
     heading, *rows = noise_rows(run.noise)

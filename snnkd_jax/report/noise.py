@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Collection
 from typing import Any
 
-from snnkd_jax.analysis.robustness import GROUPS
+from snnkd_jax.analysis.robustness import EVENT_GROUPS, GROUPS
 from snnkd_jax.report.markdown import markdown_table
 from snnkd_jax.report.statistics import gain, over_seeds, percent, points
 from snnkd_jax.runs.roles import NETWORKS
@@ -109,6 +109,12 @@ def kind_title(record: dict[str, Any], kind: str) -> str:
 
 def _group_titles(record: dict[str, Any]) -> dict[str, str]:
     """Titles of the means over kinds."""
+    if "event_drop" in next(iter(record["networks"].values()))["kinds"]:
+        return {
+            "event": f"mean of the {len(EVENT_GROUPS['event'])} on events",
+            "layer": f"mean of the {len(EVENT_GROUPS['layer'])} between layers",
+            "all": f"mean of all {len(EVENT_GROUPS['all'])}",
+        }
     unseen = len(_unseen(record.get("trained_on", ())))
     return {
         "image": f"mean of the {len(GROUPS['image'])} on images",

@@ -17,9 +17,10 @@ def command(config: Config) -> str:
         student = config.replace(teacher_checkpoint=None)
         directory = run_directory(teacher.replace(run_dir=None))
         return f"{command(teacher)} && {command(student)} --teacher-checkpoint {directory}"
-    default = default_config(config.data.dataset).flat() | {"seed": None}
-    words = ["snnkd", "train", "--dataset", config.data.dataset]
-    for name, value in config.published().flat().items():
+    published = config.published()
+    default = default_config(published.data.dataset).flat() | {"seed": None}
+    words = ["snnkd", "train", "--dataset", published.data.dataset]
+    for name, value in published.flat().items():
         if value != default[name]:
             flag, is_switch = name.replace("_", "-"), isinstance(default[name], bool)
             values = map(str, value if isinstance(value, tuple) else (value,))

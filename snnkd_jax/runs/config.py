@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from snnkd_jax.errors import InputError, check_counts, match_choice
-from snnkd_jax.runs.data import EVENT_DIGITS, DataConfig
+from snnkd_jax.runs.data import EVENT_DIGITS, EVENT_FOLDER, DataConfig
 from snnkd_jax.runs.models import GIVEN, MODELS, NeuronConfig, StudentConfig, TeacherConfig, teacher_label, time_steps
 from snnkd_jax.runs.objective import ObjectiveConfig
 from snnkd_jax.runs.optimisation import OptimisationConfig
@@ -132,7 +132,7 @@ class Config:
     def published(self) -> "Config":
         """A copy without the paths of this machine: files and folders by name only."""
         teacher, checkpoint = teacher_label(self.teacher.teacher), self.teacher.teacher_checkpoint
-        paths = {"data_dir": None, "run_dir": None, "store_teacher": None}
+        paths = {"dataset": self.data.label, "data_dir": None, "run_dir": None, "store_teacher": None}
         return self.replace(teacher=teacher, teacher_checkpoint=checkpoint and Path(checkpoint).name, **paths)
 
     def check(self) -> None:
@@ -155,7 +155,7 @@ class Config:
         """
         self.check()
         student = match_choice("student: model", self.student.student, MODELS)
-        config = self.replace(student=student, **self.teacher.canonical())
+        config = self.replace(student=student, **self.data.canonical(), **self.teacher.canonical())
         teacher = config.teacher
         config.build_student(2)
         config.optimisation.check_stable(config.objective.build())
@@ -184,6 +184,7 @@ _DIGITS |= {"epochs": 60, "batch_size": 64, "crop_padding": 1}
 _MNIST = _SMALL | {"epochs": 20, "crop_padding": 2}
 _DEFAULTS: dict[str, dict[str, Any]] = {"digits": _DIGITS, "mnist": _MNIST, "fashion_mnist": _MNIST | {"flip": True}}
 _DEFAULTS |= {"cifar10": {}, "cifar100": {}, EVENT_DIGITS: _DIGITS | {"num_steps": 10, "epochs": 10}}
+_EVENTS = _MNIST | {"preset": "temporal", "num_steps": 10}
 
 # The student as in Fang et al. 2021, but for the weight decay, which is 0 there, the warm-up and Nesterov's momentum,
 # which their code (SEW-ResNet, imagenet/train.py) does without. The teacher as in torchvision, but for
@@ -195,7 +196,8 @@ _IMAGENET |= {"crop_padding": 0, "cutout": 0, "validation_fraction": 0.02}
 
 def default_config(dataset: str) -> Config:
     """The default configuration of a data set; those of ImageNet for any that is read from disk."""
-    return Config().replace(dataset=dataset, **_DEFAULTS.get(dataset, _IMAGENET))
+    others = _EVENTS if dataset.startswith(EVENT_FOLDER) else _IMAGENET
+    return Config().replace(dataset=dataset, **_DEFAULTS.get(dataset, others))
 
 
 def config_of(saved: Mapping[str, Any], where: str) -> Config:

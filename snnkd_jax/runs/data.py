@@ -1,16 +1,21 @@
 """The data section of a configuration."""
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snnkd_jax.errors import InputError, check_choice, check_counts
+from snnkd_jax.files import absolute
 from snnkd_jax.runs.option import Section
 
 if TYPE_CHECKING:
     from snnkd_jax.data import Augmentation, Binning, Dataset, StudentNoise
 
-EVENT_DIGITS = "event_digits"
-_EVENTS = ("bin_by",)
+EVENT_DIGITS, EVENT_FOLDER = "event_digits", "events:"
+"""A data set of events, and the prefix of those that are folders, without importing JAX."""
+
+_DROPS = ("drop_time", "drop_area", "drop_events", "swap_polarity")
+_EVENTS = ("bin_by", "sensor_size", *_DROPS)
 _READING = ("image_feature", "label_feature", "train_split", "test_split")
 
 
@@ -20,7 +25,8 @@ class DataConfig(Section):
 
     dataset: str = "cifar10"
     """digits (included in scikit-learn, no download), mnist, fashion_mnist, cifar10 or cifar100, held in memory;
-    event_digits, recordings of an event camera, which the program makes; or any image classification set that TFDS has prepared as array_record, read from disk, such as imagenet2012."""
+    event_digits, recordings of an event camera, which the program makes; events:FOLDER, your recordings, in
+    train/<class>/* and test/<class>/* (see data/event_files.py); or any image classification set that TFDS has prepared as array_record, read from disk, such as imagenet2012."""
     data_dir: str | None = None
     """Folder of the data sets in the layout of TFDS; None: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
     image_feature: str | None = None
@@ -34,6 +40,8 @@ class DataConfig(Section):
     bin_by: str = "time"
     """Division of events into one frame per time step: time, equal parts of a recording, or count, equal numbers of
     events."""
+    sensor_size: str | None = None
+    """Size of the event camera of events:FOLDER in pixels, HEIGHTxWIDTH, such as 34x34."""
     image_size: int = 224
     """Side in pixels to which images read from disk are resized."""
     workers: int = 16
@@ -46,6 +54,14 @@ class DataConfig(Section):
     """Random horizontal flip."""
     cutout: int = 8
     """Side of the cutout square in pixels; 0: no cutout."""
+    drop_time: float = 0.0
+    """Largest share of successive frames whose events are lost; each recording draws its own, up to this one."""
+    drop_area: float = 0.0
+    """Largest share of height and width of a rectangle of pixels whose events are lost."""
+    drop_events: float = 0.0
+    """Largest share of all events that are lost."""
+    swap_polarity: bool = False
+    """Exchange the two polarities of the events at random."""
     student_noise: tuple[str, ...] = ()
     """Noise on the augmented images that students see in training, the teacher does not; each image draws one of the
     given KIND:LEVEL, such as gaussian:3 blur:2, and none for clean images. Levels are 1 to 5; kinds are gaussian,
@@ -59,7 +75,9 @@ class DataConfig(Section):
         check_choice("bin_by", self.bin_by, ("time", "count"))
         if self.has_events:
             if self.student_noise:
-                raise InputError(f"student_noise={self.student_noise!r} is noise on images, and {self.dataset} has events")
+                raise InputError(
+                    f"student_noise={self.student_noise!r} is noise on images, and {self.dataset} has events"
+                )
             return
         for name in _EVENTS:
             if (value := getattr(self, name)) != getattr(DataConfig, name):
@@ -68,20 +86,35 @@ class DataConfig(Section):
     @property
     def has_events(self) -> bool:
         """Whether the data set has recordings of an event camera, of which a network sees one frame per time step."""
-        return self.dataset == EVENT_DIGITS
+        return self.dataset == EVENT_DIGITS or self.dataset.startswith(EVENT_FOLDER)
+
+    @property
+    def label(self) -> str:
+        """The data set in tables and records: a folder of events without the path to it."""
+        folder = self.dataset.removeprefix(EVENT_FOLDER)
+        return self.dataset if folder == self.dataset else f"{EVENT_FOLDER}{Path(folder).name}"
+
+    def canonical(self) -> dict[str, Any]:
+        """The data set with an absolute path."""
+        folder = self.dataset.removeprefix(EVENT_FOLDER)
+        same = folder == self.dataset
+        return {"dataset": self.dataset if same else f"{EVENT_FOLDER}{absolute('dataset', folder)}"}
 
     @property
     def in_memory(self) -> bool:
         """Whether the data set is held in memory."""
         from snnkd_jax.data import NAMES
 
-        return self.dataset in NAMES
+        return self.dataset in NAMES or self.has_events
 
     def augmentation(self) -> "Augmentation":
         """The augmentation on the device; images read from disk are flipped where they are decoded."""
-        from snnkd_jax.data import Augmentation
+        from snnkd_jax.data import Augmentation, EventAugmentation
 
-        return Augmentation(self.crop_padding, self.flip and self.in_memory, self.cutout)
+        of_images = self.crop_padding, self.flip and self.in_memory, self.cutout
+        if not self.has_events:
+            return Augmentation(*of_images)
+        return EventAugmentation(*of_images, **{name: getattr(self, name) for name in _DROPS})
 
     def noise(self) -> "StudentNoise | None":
         """The noise on the students' images; raises `InputError` for an unknown kind or level."""
@@ -102,7 +135,7 @@ class DataConfig(Section):
         for name in _READING:
             if (value := getattr(self, name)) is not None:
                 raise InputError(f"{name}={value!r} is for sets that are read from disk; {self.dataset} needs none")
-        data = load(self.dataset, self.data_dir, self.binning(num_steps))
+        data = load(self.dataset, self.data_dir, self.binning(num_steps), self.sensor_size)
         return dataclasses.replace(data, validation_fraction=self.validation_fraction)
 
     def binning(self, num_steps: int) -> "Binning | None":

@@ -55,6 +55,7 @@ def run_directory(config: Config) -> Path:
     default = default_config(config.data.dataset).flat()
     others = [name for name in options if name not in (*_IN_NAME, *_MAY_CHANGE, "extend")]
     rest = {name: options[name] for name in others if options[name] != default[name]}
+    options |= {"dataset": config.data.label.replace(":", "-")}
     name = "{dataset}-{student}-{preset}-t{num_steps}-seed{seed}".format(**options)
     digest = f"-{sha256(json.dumps(rest, sort_keys=True).encode())[:6]}" if rest else ""
     return Path("runs") / f"{name}{digest}"
