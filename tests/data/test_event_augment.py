@@ -45,7 +45,7 @@ def test_a_rectangle_of_all_frames_is_lost():
         for line in (rows, columns):
             assert np.count_nonzero(np.diff(line.astype(int), prepend=0, append=0)) in (0, 2)  # without gaps
         sides.add((int(rows.sum()), int(columns.sum())))
-    assert sides == {(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 3)}  # of the shares 0 to 1/2 of 4 x 6
+    assert sides == {(0, 0), (1, 1), (1, 2), (2, 2), (2, 3)}  # of the shares 0 to 1/2 of 4 x 6
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])

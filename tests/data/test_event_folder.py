@@ -76,8 +76,8 @@ def test_times_of_bin_files_go_on_after_an_overflow(tmp_path):
 
 
 def changed(field: str, event: int, value: int) -> bytes:
-    array = STRUCTURED.astype([(name, "<i8") for name in "xytp"])
-    array[field][event] = value
+    array = COLUMNS.copy()
+    array[event, "xytp".index(field)] = value
     return npy(array)
 
 
@@ -96,7 +96,7 @@ FAULTS: dict[str, tuple[str, bytes, tuple[str, ...]]] = {
     "two conventions": ("a.npy", changed("p", 3, -1), ("event 1: p = 0", "others are -1")),
     "other columns": ("a.npy", npy(COLUMNS[:, :3]), ("(4, 3)", "[N, 4]")),
     "other names": ("a.npz", npz(x=X, y=Y, timestamp=T, p=P), ("timestamp", "give x, y, t and p")),
-    "fractions": ("a.npy", npy(COLUMNS + [[0.5, 0, 0, 0]]), ("event 0: x = 3.5", "columns x, y, t, p")),
+    "fractions": ("a.npy", npy(COLUMNS + 0.5), ("event 0: x = 3.5", "columns x, y, t, p")),
     "objects": ("a.npy", npy(np.zeros(0)).replace(b"<f8", b"|O "), ("cannot be read",)),
 }
 
@@ -144,7 +144,7 @@ def test_prepared_frames_are_found_again_by_settings_and_recordings(folder, monk
     assert (again.identity, read) == (first.identity, [])
     for options in ({"binning": Binning(3)}, {"binning": Binning(2, "count")}, {"sensor_size": "5x12"}):
         read.clear()
-        assert loaded(folder, **options).identity != first.identity
+        loaded(folder, **options)
         assert len(read) == 6
     read.clear()
     write(folder / "Train" / "2" / "d.bin", atis((3, 3, 1, 1)))
