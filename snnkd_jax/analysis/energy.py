@@ -14,8 +14,8 @@ convolution of average-pooled spikes costs MACs, one of max-pooled spikes ACs. T
 - A layer is AC or MAC by all images and steps that were counted; the harness decides for each step of each batch.
 - A static image is convolved once by this library, so it is counted once and not at every step (`LayerCost.steps`).
 
-Events (`snnkd_jax.data.events`) reach a spiking network one by one: n of them at one pixel and step cost n times the ACs
-of one, as if each had a sub-step of its own.
+Events (`snnkd_jax.data.events`) reach a spiking network one by one: n of them at one pixel and step cost n times the
+ACs of one, as if each had a sub-step of its own.
 
 Integer neurons (`ILIF`) are counted in the T x D binary sub-steps of `Trained.expanded`, where a count of s spikes
 costs s times the ACs of one spike. Counted as it was trained, a network of them needs MACs.

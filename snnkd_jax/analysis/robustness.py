@@ -2,9 +2,10 @@
 
 Ten kinds are noise on images (`snnkd_jax.data.corruptions`), four are hardware noise between layers
 (`snnkd_jax.analysis.disturbance`). For frames of events, three kinds of noise of their cameras
-(`snnkd_jax.data.event_noise`) are in the place of the ten. Each module has the equations and units of its kinds. The levels are fixed so that
-networks can be compared. Every draw depends only on the seed, the kind, the level, and the image's index in the test
-set or the layer's name: all networks see the same noise, whatever the batch size and the number of devices.
+(`snnkd_jax.data.event_noise`) are in the place of the ten. Each module has the equations and units of its kinds. The
+levels are fixed so that networks can be compared. Every draw depends only on the seed, the kind, the level, and the
+image's index in the test set or the layer's name: all networks see the same noise, whatever the batch size and the
+number of devices.
 """
 
 import functools
@@ -69,9 +70,9 @@ def evaluate_noise(
     Returns:
         A dictionary for JSON: `seed`, `images` (their number), `levels`; `clean`, the accuracy without noise in [0, 1];
         `kinds`, for each kind its `accuracy` by level, `mean` over the levels above 0, and `drop`, clean - mean; and
-        `mean`, for each of `GROUPS` or `EVENT_GROUPS` the mean over its kinds. Kinds that are not defined are None: those of neurons for
-        an ANN, and `threshold_mismatch` for neurons other than LIF, PLIF, IF and ILIF (such as those of networks
-        converted by QCFS). A group is None unless all of its kinds were evaluated.
+        `mean`, for each of `GROUPS` or `EVENT_GROUPS` the mean over its kinds. Kinds that are not defined are None:
+        those of neurons for an ANN, and `threshold_mismatch` for neurons other than LIF, PLIF, IF and ILIF (such as
+        those of networks converted by QCFS). A group is None unless all of its kinds were evaluated.
 
     Raises `InputError` for other arguments.
     """

@@ -23,8 +23,8 @@ def synaptic_counts(
     """Applies a network, with the arguments of `Network.apply`, and counts what its layers read and return.
 
     Returns, in the order of computation, a function for each synaptic layer and each activation layer that returns its
-    counts. Counts are per input or output of one image and step, int32; sub-steps of an expanded network are steps. With
-    `events`, what the first layer of a spiking network reads counts as often as it says, and as ones.
+    counts. Counts are per input or output of one image and step, int32; sub-steps of an expanded network are steps.
+    With `events`, what the first layer of a spiking network reads counts as often as it says, and as ones.
     """
     spiking = network.num_steps is not None
     axes = (0, 1) if spiking else (0,)

@@ -33,7 +33,7 @@ _NOISE = 40  # noise events per recording, mean of a Poisson distribution
 
 
 def load_event_digits(binning: Binning, seed: int = 0) -> Dataset:
-    """1,437 training and 360 test recordings as frames uint8 `[N, T, 16, 16, 2]`; `seed` is that of the noise events."""
+    """1,437 training and 360 test recordings in frames uint8 `[N, T, 16, 16, 2]`; `seed` is that of noise events."""
     digits = load_digits()
     pixels = np.concatenate([digits.train_images, digits.test_images])[..., 0]
     frames = np.stack([binning.frames(events) for events in record(pixels, seed)])

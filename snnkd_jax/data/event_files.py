@@ -33,10 +33,7 @@ def read_events(path: Path, sensor_size: tuple[int, int]) -> Events:
     """
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path} is none of {', '.join(SUFFIXES)}; convert it, or leave it out")
-    if path.suffix == ".bin":
-        columns = _bin(path)
-    else:
-        columns = _columns(path, _load(path))
+    columns = _bin(path) if path.suffix == ".bin" else _columns(path, _load(path))
     columns["p"] = _polarity(path, np.asarray(columns["p"]))
     return Events(**columns, sensor_size=sensor_size, name=str(path))
 

@@ -1,10 +1,10 @@
 """Noise of event cameras on frames of events: three kinds at five fixed levels, the same draws for every network.
 
-| kind          | what happens                                                               | level | drawn per        |
-| ------------- | -------------------------------------------------------------------------- | ----- | ---------------- |
-| `event_drop`  | an event is lost with probability p                                        | p     | event            |
-| `hot_pixels`  | a pixel is hot with probability p: it emits one more event in every frame  | p     | pixel, polarity  |
-| `time_jitter` | an event is in the frame before or after with probability p / 2 each       | p     | event            |
+| kind          | what happens                                                              | level | drawn per       |
+| ------------- | ------------------------------------------------------------------------- | ----- | --------------- |
+| `event_drop`  | an event is lost with probability p                                       | p     | event           |
+| `hot_pixels`  | a pixel is hot with probability p: it emits one more event in every frame | p     | pixel, polarity |
+| `time_jitter` | an event is in the frame before or after with probability p / 2 each      | p     | event           |
 
 Events of the first and the last frame do not jitter out of the recording. The levels are guesses.
 """

@@ -45,8 +45,8 @@ def convert(teacher: Trained, train_images: NDArray, num_steps: int, percentile:
         percentile: in (0, 100], of a layer's activations, zeros included; 100 is their maximum.
 
     Raises:
-        InputError: for a spiking network, one that reads frames, images that do not fit it, a percentile out of range, or a threshold that is
-            not positive.
+        InputError: for a spiking network or one that reads frames, images that do not fit it, a percentile out of
+            range, or a threshold that is not positive.
     """
     if teacher.network.num_steps is not None:
         found = spiking_layers(teacher.network, teacher.variables, teacher.image_shape).values()

@@ -25,8 +25,9 @@ class DataConfig(Section):
 
     dataset: str = "cifar10"
     """digits (included in scikit-learn, no download), mnist, fashion_mnist, cifar10 or cifar100, held in memory;
-    event_digits, recordings of an event camera, which the program makes; events:FOLDER, your recordings, in
-    train/<class>/* and test/<class>/* (see data/event_files.py); or any image classification set that TFDS has prepared as array_record, read from disk, such as imagenet2012."""
+    event_digits, recordings of a simulated event camera, or events:FOLDER, your own, in train/<class>/* and
+    test/<class>/* (see data/event_files.py), in memory as well; or any image classification set that TFDS has prepared
+    as array_record, read from disk, such as imagenet2012."""
     data_dir: str | None = None
     """Folder of the data sets in the layout of TFDS; None: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
     image_feature: str | None = None
