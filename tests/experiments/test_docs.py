@@ -220,6 +220,7 @@ NO_EQUATION = {
     "interop.nir_dt",  # conditions
     "fitting",  # code
     "data.crops.random_box",  # pixels, in test_crops.py
+    *("data.events.Binning", "data.event_digits"),  # whole numbers, in test_events.py and test_event_digits.py
     "planning.pod",  # bounds, in test_pod.py
     "dynamics.neurons.reset",  # the last two lines of the equations of lif, which has rows
     *("interop.euler", "interop.nir_dt"),  # exact, in test_nir_of_others.py
