@@ -1,8 +1,8 @@
 """Trained networks as StableHLO, to be run without this package: two files, which need only JAX and JSON.
 
 `<name>.stablehlo` is serialised by `jax.export`: the folded network with its weights, for cpu, cuda and tpu. It takes
-bytes `[b, H, W, C]` for any b >= 1, normalises them, and returns the logits of each time step, float32 `[b, T, K]`; the
-predicted class has the largest mean over T. An ANN has T = 1.
+bytes `[b, H, W, C]` for any b >= 1, or of events frames `[b, T, H, W, 2]`, normalises them, and returns the logits of
+each time step, float32 `[b, T, K]`; the predicted class has the largest mean over T. An ANN has T = 1.
 
 `<name>.json` describes it: `input` and `output` with shapes and dtypes, the names of the `classes`, `model`, `dataset`,
 `num_steps`, `platforms`, `versions`, and the `sha256` of the other file.
@@ -30,16 +30,20 @@ def write_artifact(trained: Trained, directory: Path, name: str = "student", num
     trained = trained.folded()
     network = trained.network if num_steps is None else trained.with_steps(num_steps)
     variables = jax.device_get(trained.variables)
+    frames = (trained.num_frames,) if trained.reads_events and trained.num_frames is not None else ()
+    if frames and num_steps not in (None, *frames):
+        raise InputError(f"num_steps={num_steps!r}: this network reads {frames[0]} frames of events; leave it out")
 
     def logits_of(images: Array) -> Array:
         logits, _ = network.apply(variables, trained.normalisation(images))
         return logits if logits.ndim == 3 else logits[:, None]
 
-    images = jax.ShapeDtypeStruct((*export.symbolic_shape("b"), *trained.image_shape), jnp.uint8)
+    shape, axes = (*frames, *trained.image_shape), f"batch, {'time step, ' if frames else ''}height, width, channel"
+    images = jax.ShapeDtypeStruct((*export.symbolic_shape("b"), *shape), jnp.uint8)
     exported = export.export(jax.jit(logits_of), platforms=("cpu", "cuda", "tpu"))(images)
     artifact = bytes(exported.serialize())
     description: dict[str, Any] = {
-        "input": {"shape": ["b", *trained.image_shape], "dtype": "uint8", "axes": "batch, height, width, channel"},
+        "input": {"shape": ["b", *shape], "dtype": "uint8", "axes": axes},
         "output": {
             "shape": ["b", network.num_steps or 1, len(trained.class_names)],
             "dtype": "float32",

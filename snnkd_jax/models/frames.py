@@ -48,6 +48,8 @@ class Frames:
 
     def outputs(self, batch: int, outputs: Any) -> Any:
         """The ANN's outputs, a tree of arrays of its images, for `batch` sequences or static images."""
-        return jax.tree.map(
-            lambda x: x if len(x) == batch else x.reshape(batch, -1, *x.shape[1:]).mean(axis=1), outputs
-        )
+
+        def of_sequences(x: Array) -> Array:
+            return x if x.shape[0] == batch else x.reshape(batch, -1, *x.shape[1:]).mean(axis=1)
+
+        return jax.tree.map(of_sequences, outputs)

@@ -216,7 +216,7 @@ class Network:
         return expanded(self.synapses, variables["params"]) if self.synapses else contextlib.nullcontext()
 
     def _apply(self, variables: Variables, images: Array, mutable: Any = (), **options: Any) -> tuple[Outputs, Any]:
-        batch, images = len(images), self._with_time(images)
+        batch, images = images.shape[0], self._with_time(images)
         outputs, updates = self.module.apply(variables, images, mutable=["firing_rates", *mutable], **options)
         logits, stages = outputs if self.repeats else self._checked(outputs, images.shape)
         if self.frames is not None:

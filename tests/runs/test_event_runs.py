@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from snnkd_jax.analysis.robustness import EVENT_KINDS, evaluate_noise
 from snnkd_jax.cli.predict import predict
 from snnkd_jax.data import EventAugmentation
 from snnkd_jax.errors import InputError
+from snnkd_jax.interop.stablehlo import write_artifact
 from snnkd_jax.report.network import event_picture
 from snnkd_jax.report.noise import noise_table, summarise
 from snnkd_jax.runs.command import command
@@ -194,6 +196,19 @@ def test_noise_of_a_run_is_that_of_event_cameras(config, trained):
     assert "mean of the 3 on events" in noise_table(summarise({"student": [found]}))
     with pytest.raises(InputError, match=r"kind 'blur'.*event_drop"):
         evaluate_noise(trained, data.test_images, data.test_labels, 0, kinds=["blur"], **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_an_artifact_of_events_takes_frames(config, trained, tmp_path, role):
+    network = kd.load(config.run.run_dir, role)
+    write_artifact(network, tmp_path, role)
+    read = jax.export.deserialize(bytearray((tmp_path / f"{role}.stablehlo").read_bytes()))
+    frames = config.load_data().test_images[:3]
+    found = read.call(frames)
+    np.testing.assert_allclose(found.mean(axis=1), network.predict(frames).logits, rtol=1e-3, atol=1e-3)
+    with pytest.raises(InputError, match=r"num_steps=7.*3 frames"):
+        write_artifact(trained, tmp_path, num_steps=7)
 
 
 @pytest.mark.slow
