@@ -59,7 +59,7 @@ def evaluate_noise(
 
     Args:
         trained: the network.
-        images, labels: uint8 `[N, H, W, C]`, not normalised, or frames of events `[N, T, H, W, 2]`, and `[N]`.
+        images, labels: uint8 `[N, H, W, C]`, not normalised, or frames of events `[N, T, H, W, 2]`; and `[N]`.
         seed: seed of the noise, in [0, 2^32).
         kinds, levels: some of `KINDS`, of events of `EVENT_KINDS`, None: all of them; and some of 0 (no noise) to 5,
             at least one above 0.
@@ -76,7 +76,8 @@ def evaluate_noise(
 
     Raises `InputError` for other arguments.
     """
-    known, groups = (EVENT_KINDS, EVENT_GROUPS) if images.ndim == 5 else (KINDS, GROUPS)
+    events = images.ndim == 5 and trained.reads_events
+    known, groups = (EVENT_KINDS, EVENT_GROUPS) if events else (KINDS, GROUPS)
     kinds, levels = list(known if kinds is None else kinds), list(levels)
     for kind in kinds:
         check_choice("kind", kind, known)
@@ -87,13 +88,10 @@ def evaluate_noise(
         raise InputError(f"levels={levels!r} has none above 0; choose some of 1 to {MAX_LEVEL}")
     if not 0 <= seed < 2**32:
         raise InputError(f"seed={seed!r} must be in [0, 2^32)")
-    if (
-        images.ndim not in (4, 5)
-        or images.shape[-3:] != trained.image_shape
-        or images.dtype != np.uint8
-        or not len(images)
-    ):
-        expected = f"uint8 [N, {', '.join(map(str, trained.image_shape))}], or frames of events [N, T, ...]"
+    shape = images.shape[2 if events else 1 :]
+    if shape != trained.image_shape or images.dtype != np.uint8 or not len(images):
+        frames = "T, " if trained.reads_events else ""
+        expected = f"uint8 [N, {frames}{', '.join(map(str, trained.image_shape))}]"
         raise InputError(f"images are {images.dtype} {images.shape}; this network takes {expected}")
     labels = check_labels("labels", labels, len(images), len(trained.class_names))
     index = np.asarray(range(len(images)) if index is None else index, np.int32)

@@ -24,10 +24,10 @@ class Events:
     first event that is wrong, for anything else.
     """
 
-    x: NDArray
-    y: NDArray
-    t: NDArray
-    p: NDArray
+    x: Any
+    y: Any
+    t: Any
+    p: Any
     sensor_size: tuple[int, int]
     name: str = "events"
 

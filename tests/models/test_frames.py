@@ -54,7 +54,7 @@ def test_channels_are_frame_after_frame_and_a_static_image_is_equal_frames():
     np.testing.assert_array_equal(images[..., 5], SEQUENCES[:, 2, :, :, 1])
     image = jnp.asarray(SEQUENCES[:, 0])
     for reading in ("mean", "channels", "each"):
-        frames = Frames(reading, T)
+        frames = Frames(reading, T)  # pyright: ignore[reportArgumentType]
         repeated = frames.images(jnp.repeat(image[:, None], T, axis=1))
         np.testing.assert_array_equal(frames.outputs(B, repeated), frames.images(image))
 
