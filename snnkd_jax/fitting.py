@@ -175,7 +175,7 @@ def fit(
         lookahead=None if given.lookahead is None else Lookahead(given.lookahead, scheduled),
     )
     try:
-        jax.eval_shape(trainer.init, initial)
+        shapes = variables_of(jax.eval_shape(trainer.init, initial))
     except InputError as error:
         raise InputError(f"initial: {error}; give the weights of a network of this architecture and width") from error
     teacher_variables: Any = () if teacher is None else teacher.variables
@@ -186,7 +186,7 @@ def fit(
             known = {"teacher": teacher.title, "images": sha256(data.identity)}
             root, total = as_path("store_teacher", store_teacher), (epochs + extend) * steps_per_epoch
             source = open_teacher_store(source, root, trainer, teacher_variables, total, mesh, known)
-        start = _whitened(trainer, inputs, mesh) if initial is None else initial
+        start = _whitened(trainer, inputs, mesh) if initial is None and whitening.has_filters(shapes) else initial
         options: Any = {"callbacks": callbacks, "bptt_epochs": bptt_epochs, "initial": start, "mesh": mesh}
         options |= {"epochs": epochs + extend, "fresh_from": epochs + extended if extend else 0, "context": context}
         state, steps, history = train(trainer, teacher_variables, source, inputs.validation, **options)
@@ -246,18 +246,16 @@ def _optimizer(optimizer: Optimizer, num_steps: int, steps_per_epoch: int) -> op
     return made
 
 
-def _whitened(trainer: Trainer, inputs: Inputs, mesh: Mesh) -> Variables | None:
-    """Initial variables with the whitening filters of training images; None for a network without them."""
-    key, shape = jax.random.key(trainer.seed), trainer.image_shape
-    if not whitening.has_filters(jax.eval_shape(lambda: trainer.network.init(key, shape))):
-        return None
+def _whitened(trainer: Trainer, inputs: Inputs, mesh: Mesh) -> Variables:
+    """Random initial variables, but for the whitening filters of training images."""
     measure = jax.jit(
         lambda images: whitening.patch_moments(trainer.normalisation(images)), out_shardings=replicated(mesh)
     )
     images = (batch["images"] for batch in inputs.training_sample(WHITENED_IMAGES))
     moments = [np.asarray(measure(put_batch(mesh, x)), np.float64) for x in images]
-    variables = whitening.with_filters(trainer.network.init(key, shape), np.mean(moments, axis=0))
-    return jax.device_get(variables)  # the same in every process
+    variables = trainer.network.init(jax.random.key(trainer.seed), trainer.image_shape)
+    # on the host, as every process has the same
+    return jax.device_get(whitening.with_filters(variables, np.mean(moments, axis=0)))
 
 
 def make_trainer(network: Network, data: Data, batch_size: int, **options: Any) -> Trainer:

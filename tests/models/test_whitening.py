@@ -10,11 +10,19 @@ from comparison import agrees
 from network_checks import moved
 from numpy.lib.stride_tricks import sliding_window_view
 
+from snnkd_jax.analysis import energy
+from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.dynamics.neurons import LIF
+from snnkd_jax.errors import InputError
+from snnkd_jax.inference.convert import convert
+from snnkd_jax.inference.trained import Trained
+from snnkd_jax.interop.nir import read_nir, write_nir
 from snnkd_jax.models import build, whitening
+from snnkd_jax.models.folding import fold_norms
 from snnkd_jax.models.layers import dirac
 
 NAME = "airbench94-whitened"
+SHAPE = (18, 18, 3)
 
 
 def correlated(n: int = 40, size: int = 12) -> np.ndarray:
@@ -149,3 +157,57 @@ def test_a_student_takes_its_teachers_filters():
     teacher, student = (build(NAME, 5, width=0.1, pool="max", neuron=neuron) for neuron in (None, LIF()))
     shapes = [jax.eval_shape(lambda n=n: n.init(jax.random.key(0), (32, 32, 3))) for n in (teacher, student)]
     assert shapes[0] == shapes[1]
+
+
+def student(pool: str):
+    network = build(NAME, 5, neuron=LIF(v_threshold=0.5), num_steps=3, width=0.2, pool=pool)
+    variables = moved(network.init(jax.random.key(0), SHAPE))
+    return network, variables
+
+
+def test_the_factor_of_the_logits_is_folded_into_the_classifier():
+    network, variables = student("avg")
+    folded, folded_variables = fold_norms(network, variables, SHAPE)
+    images = jax.random.normal(jax.random.key(1), (3, *SHAPE))
+    expected, found = jax.jit(network.apply)(variables, images)[0], jax.jit(folded.apply)(folded_variables, images)[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    kernels = (v["params"]["head"]["kernel"] for v in (folded_variables, variables))
+    np.testing.assert_allclose(next(kernels) * 9, next(kernels), rtol=1e-6)
+    assert fold_norms(folded, folded_variables, SHAPE)[0] == folded
+
+
+@pytest.mark.slow
+def test_a_file_of_nir_has_the_network_with_mean_pooling(tmp_path):
+    network, variables = student("avg")
+    write_nir(tmp_path / "net.nir", network, variables, SHAPE)
+    read = read_nir(tmp_path / "net.nir")
+    images = jax.random.normal(jax.random.key(1), (3, *SHAPE))
+    (expected, features), (found, _) = network.apply(variables, images), read.network.apply(read.variables, images)
+    assert all(0.01 < rate.mean() < 0.99 for rate in features["firing_rates"].values())
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(InputError, match="max pooling"):
+        write_nir(tmp_path / "max.nir", *student("max"), SHAPE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["avg", "max"])
+def test_the_converted_network_comes_close_to_its_ann_in_many_steps(pool):
+    ann = build(NAME, 5, width=0.2, pool=pool)
+    variables = moved(ann.init(jax.random.key(0), SHAPE))
+    images = np.random.default_rng(0).integers(0, 256, (20, *SHAPE), np.uint8)
+    trained = Trained(ann, variables, Normalisation((0.5,) * 3, (0.25,) * 3), SHAPE, tuple("abcde"), "cifar10")
+    expected, _ = ann.apply(variables, trained.normalisation(images))
+    errors = []
+    for num_steps in (8, 256):
+        found = convert(trained, images, num_steps, percentile=100.0).logits_by_step(images, num_steps).mean(axis=1)
+        errors.append(np.abs(found - expected).max() / np.abs(expected).max())
+    assert errors[1] < 0.05 < errors[0], errors
+
+
+def test_operations_of_the_stem_by_hand():
+    """24 filters of 12 weights at 17 x 17 positions, read once by an analogue image, and by spikes from there on."""
+    network, variables = student("max")
+    cost = energy.count(network, variables, jax.random.normal(jax.random.key(1), (2, *SHAPE)))
+    layers = list(cost.layers.values())
+    assert (layers[0].name, layers[0].operations, layers[0].dense) == ("whitening", "MAC", 24 * 12 * 17 * 17)
+    assert [layer.operations for layer in layers[1:]] == ["AC"] * 7

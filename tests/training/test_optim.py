@@ -166,11 +166,8 @@ def test_clipping_scales_the_whole_gradient_to_the_norm(clip_norm, factor):
 def test_triangle_by_hand():
     """Of 100 steps: up from 0.2 in 23, down to 0.07 in 77."""
     rates = learning_rates(101, learning_rate=2.0, num_steps=100, schedule="triangle")
-    assert rates[0] == pytest.approx(0.4)
-    assert rates[10] == pytest.approx(2 * (0.2 + 0.8 * 10 / 23), rel=1e-5)
-    assert rates[23] == pytest.approx(2.0)
-    assert rates[61] == pytest.approx(2 * (1 - 0.93 * 38 / 77), rel=1e-5)
-    assert rates[100] == pytest.approx(0.14, rel=1e-5)
+    expected = {0: 0.4, 10: 2 * (0.2 + 0.8 * 10 / 23), 23: 2.0, 61: 2 * (1 - 0.93 * 38 / 77), 100: 0.14}
+    agrees([rates[i] for i in expected], list(expected.values()), rtol=1e-5, name="triangle")
     assert max(rates) == rates[23]
 
 
