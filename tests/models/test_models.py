@@ -35,7 +35,7 @@ PARAMETERS = {
     "pyramidnet18": 15_498_250,
     "airbench94": 1_973_186,
     "airbench95": 4_606_914,
-    "airbench94-whitened": 1_972_792,
+    "airbench94-whitened": 1_971_640,
     "resnet18-imagenet": 11_181_642,
     "resnet34-imagenet": 21_289_802,
     "vgg11-imagenet": 128_810_058,

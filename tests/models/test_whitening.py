@@ -160,8 +160,11 @@ def test_a_student_takes_its_teachers_filters():
 
 
 def student(pool: str):
+    """With running statistics of random images, so that its neurons fire."""
     network = build(NAME, 5, neuron=LIF(v_threshold=0.5), num_steps=3, width=0.2, pool=pool)
-    variables = moved(network.init(jax.random.key(0), SHAPE))
+    variables, train = network.init(jax.random.key(0), SHAPE), jax.jit(network.apply_train)
+    for _ in range(6):
+        variables |= {"batch_stats": train(variables, jax.random.normal(jax.random.key(2), (8, *SHAPE)))[1]}
     return network, variables
 
 
@@ -182,8 +185,10 @@ def test_a_file_of_nir_has_the_network_with_mean_pooling(tmp_path):
     write_nir(tmp_path / "net.nir", network, variables, SHAPE)
     read = read_nir(tmp_path / "net.nir")
     images = jax.random.normal(jax.random.key(1), (3, *SHAPE))
-    (expected, features), (found, _) = network.apply(variables, images), read.network.apply(read.variables, images)
-    assert all(0.01 < rate.mean() < 0.99 for rate in features["firing_rates"].values())
+    (expected, _), (found, _) = (
+        jax.jit(n.apply)(v, images) for n, v in ((network, variables), (read.network, read.variables))
+    )
+    assert np.all(expected.std(axis=0) > 0.01)  # spikes of the last layer differ from image to image
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
     with pytest.raises(InputError, match="max pooling"):
         write_nir(tmp_path / "max.nir", *student("max"), SHAPE)
@@ -192,16 +197,17 @@ def test_a_file_of_nir_has_the_network_with_mean_pooling(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("pool", ["avg", "max"])
 def test_the_converted_network_comes_close_to_its_ann_in_many_steps(pool):
-    ann = build(NAME, 5, width=0.2, pool=pool)
+    ann = build(NAME, 5, width=0.05, pool=pool)
     variables = moved(ann.init(jax.random.key(0), SHAPE))
-    images = np.random.default_rng(0).integers(0, 256, (20, *SHAPE), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (3, *SHAPE), np.uint8)
     trained = Trained(ann, variables, Normalisation((0.5,) * 3, (0.25,) * 3), SHAPE, tuple("abcde"), "cifar10")
-    expected, _ = ann.apply(variables, trained.normalisation(images))
+    expected = jax.jit(ann.apply)(variables, trained.normalisation(images))[0]
     errors = []
     for num_steps in (8, 256):
-        found = convert(trained, images, num_steps, percentile=100.0).logits_by_step(images, num_steps).mean(axis=1)
+        converted = convert(trained, images, num_steps, percentile=100.0)
+        found = jax.jit(converted.network.apply)(converted.variables, trained.normalisation(images))[0].mean(axis=1)
         errors.append(np.abs(found - expected).max() / np.abs(expected).max())
-    assert errors[1] < 0.05 < errors[0], errors
+    assert errors[1] < min(0.05, errors[0] / 5), errors
 
 
 def test_operations_of_the_stem_by_hand():
