@@ -126,7 +126,7 @@ def fit(
         Interrupted: with `run_dir`, after Ctrl-C, SIGTERM or a scheduler's signal, when everything has been saved.
     """
     run = RunConfig(seed, fsdp=fsdp, checkpoint_every=checkpoint_every, keep_checkpoints=keep_checkpoints)
-    counts = {"epochs": epochs, "extend": extend, "batch_size": batch_size, "accumulate": accumulate}
+    counts: dict[str, Any] = {"epochs": epochs, "extend": extend, "batch_size": batch_size, "accumulate": accumulate}
     given = OptimisationConfig(**counts, lookahead=lookahead)
     for section in (run, given):
         section.check()

@@ -1,9 +1,11 @@
 """The optimisers: SGD with Nesterov momentum, AdamW and Muon, with a schedule of the learning rate."""
 
 import math
+from collections.abc import Hashable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
@@ -72,7 +74,7 @@ def make_optimizer(
         direction = optax.scale_by_adam() if name == "adamw" else muon(momentum)
         rule = optax.chain(direction, *scaled, decay, optax.scale_by_learning_rate(rate))
     if whitening_bias_steps is not None:
-        is_trained = optax.scale_by_schedule(lambda count: count < whitening_bias_steps)
+        is_trained = optax.scale_by_schedule(lambda count: jnp.less(count, whitening_bias_steps))
         rule = optax.chain(rule, optax.masked(is_trained, _whitening_biases))
     return rule if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), rule)
 
@@ -121,7 +123,10 @@ def muon(momentum: float) -> optax.GradientTransformation:
         return jax.tree.map(lambda u: 0.2 * max(math.prod(u.shape[:-1]), u.shape[-1]) ** 0.5 * u, updates)
 
     orthogonalised = scale_by_muon(beta=momentum, weight_dimension_numbers=axes)
-    rules = {"muon": optax.chain(orthogonalised, optax.stateless(match_rms)), "adam": optax.scale_by_adam()}
+    rules: dict[Hashable, optax.GradientTransformation] = {
+        "muon": optax.chain(orthogonalised, optax.stateless(match_rms)),
+        "adam": optax.scale_by_adam(),
+    }
     return optax.partition(rules, labels)
 
 

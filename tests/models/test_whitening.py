@@ -17,7 +17,7 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.inference.convert import convert
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.interop.nir import read_nir, write_nir
-from snnkd_jax.models import build, whitening
+from snnkd_jax.models import Pool, build, whitening
 from snnkd_jax.models.folding import fold_norms
 from snnkd_jax.models.layers import dirac
 
@@ -74,7 +74,7 @@ def test_patches_after_the_layer_are_white():
     images = correlated()
     _, variables = whitened(images)
     layer = whitening.WhiteningConv()
-    outputs = layer.apply({"params": variables["params"]["whitening"]}, jnp.asarray(images, jnp.float32))
+    outputs: Any = layer.apply({"params": variables["params"]["whitening"]}, jnp.asarray(images, jnp.float32))
     y = np.asarray(outputs, np.float64)[..., :12].reshape(-1, 12)
     assert outputs.shape == (40, 11, 11, 24)  # no padding
     p = patches(images)
@@ -85,13 +85,13 @@ def test_patches_after_the_layer_are_white():
 
 @pytest.mark.parametrize("shape", [(3, 3, 4, 10), (3, 3, 6, 6), (3, 3, 5, 2)])
 def test_dirac_kernels_pass_their_first_channels_on(shape):
-    kernel = np.asarray(dirac(jax.random.key(0), shape))
+    kernel = dirac(jax.random.key(0), shape)
     *_, c_in, c_out = shape
-    x = np.random.default_rng(1).normal(size=(1, 7, 7, c_in)).astype(np.float32)
+    x = jax.random.normal(jax.random.key(1), (1, 7, 7, c_in))
     y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     n = min(c_in, c_out)
     np.testing.assert_allclose(y[..., :n], x[..., :n], rtol=1e-6)
-    others, bound = kernel[..., n:], (9 * c_in) ** -0.5
+    others, bound = np.asarray(kernel[..., n:]), (9 * c_in) ** -0.5
     assert np.all(np.abs(others) <= bound)
     assert not others.size or others.std() == pytest.approx(bound / 3**0.5, rel=0.1)
 
@@ -142,6 +142,7 @@ def test_filters_have_no_gradient_and_their_bias_has():
     assert np.any(gradient["bias"])
 
 
+@pytest.mark.slow
 def test_running_statistics_move_by_four_tenths():
     network, variables = whitened(correlated())
     images = jax.random.normal(jax.random.key(1), (5, 32, 32, 3))
@@ -159,7 +160,7 @@ def test_a_student_takes_its_teachers_filters():
     assert shapes[0] == shapes[1]
 
 
-def student(pool: str):
+def student(pool: Pool):
     """With running statistics of random images, so that its neurons fire."""
     network = build(NAME, 5, neuron=LIF(v_threshold=0.5), num_steps=3, width=0.2, pool=pool)
     variables, train = network.init(jax.random.key(0), SHAPE), jax.jit(network.apply_train)
@@ -168,6 +169,7 @@ def student(pool: str):
     return network, variables
 
 
+@pytest.mark.slow
 def test_the_factor_of_the_logits_is_folded_into_the_classifier():
     network, variables = student("avg")
     folded, folded_variables = fold_norms(network, variables, SHAPE)
@@ -188,8 +190,8 @@ def test_a_file_of_nir_has_the_network_with_mean_pooling(tmp_path):
     (expected, _), (found, _) = (
         jax.jit(n.apply)(v, images) for n, v in ((network, variables), (read.network, read.variables))
     )
-    assert np.all(expected.std(axis=0) > 0.01)  # spikes of the last layer differ from image to image
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    assert np.all(expected.std(axis=0) > 1e-4)  # spikes of the last layer differ from image to image
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
     with pytest.raises(InputError, match="max pooling"):
         write_nir(tmp_path / "max.nir", *student("max"), SHAPE)
 
@@ -210,6 +212,7 @@ def test_the_converted_network_comes_close_to_its_ann_in_many_steps(pool):
     assert errors[1] < min(0.05, errors[0] / 5), errors
 
 
+@pytest.mark.slow
 def test_operations_of_the_stem_by_hand():
     """24 filters of 12 weights at 17 x 17 positions, read once by an analogue image, and by spikes from there on."""
     network, variables = student("max")
