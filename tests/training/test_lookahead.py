@@ -1,10 +1,13 @@
 """Lookahead against a plain loop, and a training with it, resumed."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import agrees
+from tiny_training import TEACHER, make, one_device, run
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.training.lookahead import Lookahead
@@ -55,3 +58,16 @@ def test_counters_are_not_averaged():
 def test_no_steps_between_averages_are_refused():
     with pytest.raises(InputError, match="lookahead=0"):
         Lookahead(0, 3)
+
+
+@pytest.mark.slow
+def test_a_training_step_ends_with_the_average():
+    """Of parameters and of running statistics; the first step of a training of four."""
+    plain = make(network=TEACHER)
+    averaged = dataclasses.replace(plain, lookahead=Lookahead(1, 4))
+    start, decay = plain.init(), 0.95 / 4**3
+    fast, found = (run(trainer, one_device(), 1)[0] for trainer in (plain, averaged))
+    for name in ("params", "batch_stats"):
+        a, b, c = (getattr(state, name)["network"] for state in (start, fast, found))
+        jax.tree.map(lambda a, b, c: np.testing.assert_allclose(c, decay * a + (1 - decay) * b, atol=1e-6), a, b, c)
+    assert jax.tree.structure(found.opt_state[0]) == jax.tree.structure(fast.opt_state)
