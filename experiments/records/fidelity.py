@@ -163,7 +163,7 @@ ROWS: dict[str, dict[str, Check]] = {
         )
     },
     "optimisers": {
-        "triangle": Check("training.optim.triangle", BY_HAND),
+        "triangular schedule": Check("training.optim.triangle", BY_HAND),
         "the update of airbench": Check("training.optim.make_optimizer", f"{LOOP}, as the original code has it"),
         "muon": Check("training.optim.muon", "the iteration of Newton and Schulz in NumPy, in float64"),
         "lookahead": Check("training.lookahead", LOOP),

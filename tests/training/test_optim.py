@@ -167,7 +167,7 @@ def test_triangle_by_hand():
     """Of 100 steps: up from 0.2 in 23, down to 0.07 in 77."""
     rates = learning_rates(101, learning_rate=2.0, num_steps=100, schedule="triangle")
     expected = {0: 0.4, 10: 2 * (0.2 + 0.8 * 10 / 23), 23: 2.0, 61: 2 * (1 - 0.93 * 38 / 77), 100: 0.14}
-    agrees([rates[i] for i in expected], list(expected.values()), rtol=1e-5, name="triangle")
+    agrees([rates[i] for i in expected], list(expected.values()), rtol=1e-5, name="triangular schedule")
     assert max(rates) == rates[23]
 
 
