@@ -46,7 +46,7 @@ class MemorySource:
     """Examples in memory as a `Source`; raises `InputError` for a batch that is larger than all of them.
 
     With `alternate_flip` a random half of the images is mirrored left to right in the first epoch, the other half in
-    the second, and so on in turn (Jordan 2024, arXiv 2404.00498, section 3.6).
+    the second, and so on in turn (Jordan 2024, arXiv 2404.00498).
     """
 
     examples: Batch

@@ -7,7 +7,7 @@
 The outputs w p have the second moments diag(lambda / (lambda + eps)): nearly uncorrelated, of variance 1. Filters of
 both signs keep what an activation that is 0 for negative inputs would lose.
 
-Source: Page 2019, "How to train your ResNet"; Jordan 2024, arXiv 2404.00498, section 3.2, with eps = 5e-4 and k = 2.
+Source: Page 2019, "How to train your ResNet"; Jordan 2024, arXiv 2404.00498, with eps = 5e-4 and k = 2.
 """
 
 from typing import Any
