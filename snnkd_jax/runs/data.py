@@ -38,8 +38,12 @@ class DataConfig(Section):
     """Fraction of the training set held out for validation, 0 for none; the test set is used once, at the end."""
     crop_padding: int = 4
     """Largest random shift in pixels, with zero padding; images read from disk are random-resized-cropped before it."""
+    reflect_padding: bool = False
+    """Random shifts with reflected pixels instead of zeros."""
     flip: bool = True
     """Random horizontal flip."""
+    alternate_flip: bool = False
+    """Flip a random half of the images in every second epoch and the other half in the others, not at random."""
     cutout: int = 8
     """Side of the cutout square in pixels; 0: no cutout."""
     student_noise: tuple[str, ...] = ()
@@ -52,6 +56,8 @@ class DataConfig(Section):
         check_counts(self, "image_size", "workers")
         if not 0 <= self.validation_fraction < 1:
             raise InputError(f"validation_fraction={self.validation_fraction!r} must be in [0, 1), such as 0.1")
+        if self.alternate_flip and not self.flip:
+            raise InputError("alternate_flip=True is a way to flip, and flip=False; leave one of them out")
 
     @property
     def in_memory(self) -> bool:
@@ -61,10 +67,11 @@ class DataConfig(Section):
         return self.dataset in NAMES
 
     def augmentation(self) -> "Augmentation":
-        """The augmentation on the device; images read from disk are flipped where they are decoded."""
+        """The augmentation on the device; flips are the data set's if they alternate or the images are on disk."""
         from snnkd_jax.data import Augmentation
 
-        return Augmentation(self.crop_padding, self.flip and self.in_memory, self.cutout)
+        flip = self.flip and self.in_memory and not self.alternate_flip
+        return Augmentation(self.crop_padding, flip, self.cutout, self.reflect_padding)
 
     def noise(self) -> "StudentNoise | None":
         """The noise on the students' images; raises `InputError` for an unknown kind or level."""
@@ -82,12 +89,15 @@ class DataConfig(Section):
         for name in _READING:
             if (value := getattr(self, name)) is not None:
                 raise InputError(f"{name}={value!r} is for sets that are read from disk; {self.dataset} needs none")
-        return dataclasses.replace(load(self.dataset, self.data_dir), validation_fraction=self.validation_fraction)
+        own = {name: getattr(self, name) for name in ("validation_fraction", "alternate_flip")}
+        return dataclasses.replace(load(self.dataset, self.data_dir), **own)
 
     def open(self) -> Any:
         """The data set, in memory or on disk; raises `InputError` if it is missing or damaged."""
         if self.in_memory:
             return self.load()
+        if self.alternate_flip:
+            raise InputError(f"alternate_flip=True: dataset {self.dataset!r} is read from disk; leave it out")
         from snnkd_jax.data.prepared import check_package
 
         check_package("grain")

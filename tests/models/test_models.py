@@ -35,6 +35,7 @@ PARAMETERS = {
     "pyramidnet18": 15_498_250,
     "airbench94": 1_973_186,
     "airbench95": 4_606_914,
+    "airbench94-whitened": 1_971_640,
     "resnet18-imagenet": 11_181_642,
     "resnet34-imagenet": 21_289_802,
     "vgg11-imagenet": 128_810_058,
@@ -75,6 +76,7 @@ def test_golden_counts_follow_from_the_definitions():
     def imagenet_vgg(*sizes):
         return vgg(*sizes) - head(512) + (512 * 7 * 7 + 1) * 4096 + (4096 + 1) * 4096 + head(4096)
 
+    block = (64, 64, 256, 256, 256, 256)
     ends = [64 + 56 * k for k in range(9)]
     pyramid = conv_count(3, 3, 64) + sum(2 * a + conv_count(3, a, b, b) for a, b in itertools.pairwise(ends))
     imagenet18, imagenet34 = (
@@ -95,6 +97,7 @@ def test_golden_counts_follow_from_the_definitions():
         "pyramidnet18": pyramid + 2 * 512 + head(512),
         "airbench94": conv_count(3, 3, 24, *(c for c in (64, 256, 256) for _ in range(2))) + head(256),
         "airbench95": conv_count(3, 3, 24, *(c for c in (128, 384, 384) for _ in range(2))) + head(384),
+        "airbench94-whitened": (2 * 2 * 3 + 1) * 24 + conv_count(3, 24, *block) - sum(block) + 256 * 10,
         "resnet18-imagenet": imagenet18,
         "resnet34-imagenet": imagenet34,
         "vgg11-imagenet": imagenet_vgg(1, 1, 2, 2, 2),
@@ -134,7 +137,8 @@ def test_shapes(name, image_shape):
     """Teacher and student agree on every stage; the student has T logits."""
     teacher, student = build(name, 7, width=0.25), build(name, 7, neuron=LIF(), num_steps=3, width=0.25)
     images = jnp.zeros((2, *image_shape))
-    if name.startswith("vgg") and image_shape[0] < (32 if name.endswith("imagenet") else 16):
+    halved = name.startswith("vgg") or name.endswith("whitened")
+    if halved and image_shape[0] < (32 if name.endswith("imagenet") else 16):
         with pytest.raises(InputError, match="too small"):
             shapes(teacher, image_shape)
         return
