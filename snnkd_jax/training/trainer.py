@@ -132,7 +132,10 @@ class Trainer:
             grads, batch_stats, metrics = gradient(state.batch_stats, batch, jax.random.fold_in(key, _BLUR))
         else:
             grads, batch_stats, metrics = self._accumulated(gradient, state, batch, key)
-        opt_state, slow = state.opt_state if self.lookahead is not None else (state.opt_state, ())
+        slow: Any = None
+        opt_state = state.opt_state
+        if self.lookahead is not None:
+            opt_state, slow = opt_state
         updates, opt_state = self.optimizer.update(grads, opt_state, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         if self.lookahead is not None:

@@ -52,9 +52,11 @@ def test_an_image_file_is_classified_by_name(written, tmp_path, capsys):
 
 
 def test_half_precision_rounds_to_eleven_bits_and_keeps_what_overflows():
-    found = half_precision({"a": np.float32([1 + 2**-11, 1 + 3 * 2**-11, 65504]), "b": np.float32([1e5, 1 + 2**-11])})
-    np.testing.assert_array_equal(found["a"], np.float32([1, 1 + 2**-9, 65504]))
-    np.testing.assert_array_equal(found["b"], np.float32([1e5, 1 + 2**-11]))
+    found = half_precision(
+        {"a": np.array([1 + 2**-11, 1 + 3 * 2**-11, 65504], np.float32), "b": np.array([1e5, 1 + 2**-11], np.float32)}
+    )
+    np.testing.assert_array_equal(found["a"], np.array([1, 1 + 2**-9, 65504], np.float32))
+    np.testing.assert_array_equal(found["b"], np.array([1e5, 1 + 2**-11], np.float32))
     assert {x.dtype for x in found.values()} == {np.dtype(np.float32)}
 
 
