@@ -132,14 +132,11 @@ class Trainer:
             grads, batch_stats, metrics = gradient(state.batch_stats, batch, jax.random.fold_in(key, _BLUR))
         else:
             grads, batch_stats, metrics = self._accumulated(gradient, state, batch, key)
-        slow: Any = None
-        opt_state = state.opt_state
-        if self.lookahead is not None:
-            opt_state, slow = opt_state
-        updates, opt_state = self.optimizer.update(grads, opt_state, state.params)
+        before = state.opt_state if self.lookahead is None else state.opt_state[0]
+        updates, opt_state = self.optimizer.update(grads, before, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         if self.lookahead is not None:
-            slow, params, batch_stats = self.lookahead.update(slow, params, batch_stats)
+            slow, params, batch_stats = self.lookahead.update(state.opt_state[1], params, batch_stats)
             opt_state = opt_state, slow
         metrics["grad_norm"] = optax.tree.norm(grads)
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics

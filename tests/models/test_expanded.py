@@ -82,6 +82,7 @@ def test_substeps_are_binary_and_add_up(levels, num_steps):
     [
         ("airbench94", MAX),
         slow("airbench94-whitened", MAX),
+        slow("airbench94-whitened", {}),
         slow("vgg11", MAX),
         slow("resnet18", {}),
         slow("wrn-16-2", {}),
