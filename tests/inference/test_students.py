@@ -21,16 +21,21 @@ RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 RESULT = {"accuracy": 0.5, "accuracy_by_step": [0.5, 0.5], "firing_rate": 0.1, "parameters": 3}
 
 
-@pytest.fixture
-def written(tmp_path, monkeypatch):
-    """An untrained student under the name "tiny", in a folder of its own."""
-    monkeypatch.setattr(module, "WEIGHTS", tmp_path)
+@pytest.fixture(scope="module")
+def untrained():
     network = kd.build("convnet", 10, neuron=kd.LIF(), num_steps=2, width=0.25)
-    variables = jax.device_get(network.init(jax.random.key(0), (8, 8, 1)))
-    data, normalisation = kd.data.load("digits"), Normalisation((0.3,), (0.4,))
-    trained = kd.Trained(network, variables, normalisation, (8, 8, 1), data.class_names, "digits", (), RESULT)
-    write_student("tiny", variables, {"network": describe(network, data, normalisation), "result": RESULT})
-    return trained
+    variables = jax.device_get(jax.jit(lambda: network.init(jax.random.key(0), (8, 8, 1)))())
+    class_names, normalisation = kd.data.load("digits").class_names, Normalisation((0.3,), (0.4,))
+    return kd.Trained(network, variables, normalisation, (8, 8, 1), class_names, "digits", (), RESULT)
+
+
+@pytest.fixture
+def written(untrained, tmp_path, monkeypatch):
+    """That student under the name "tiny", in a folder of its own."""
+    monkeypatch.setattr(module, "WEIGHTS", tmp_path)
+    described = describe(untrained.network, kd.data.load("digits"), untrained.normalisation)
+    write_student("tiny", untrained.variables, {"network": described, "result": RESULT})
+    return untrained
 
 
 def test_what_is_written_is_loaded(written):

@@ -77,6 +77,7 @@ def test_substeps_are_binary_and_add_up(levels, num_steps):
     assert all(0 <= rate.min() <= rate.max() <= 1 for rate in features["firing_rates"].values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [
