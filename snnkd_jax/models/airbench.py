@@ -74,4 +74,4 @@ class WhitenedAirbench(Airbench):
     @nn.nowrap
     def conv(self, x: Array, base: int, name: str, **options: Any) -> Array:
         """A convolution to `base` channels times the width."""
-        return super().conv(x, base, name, init=dirac, **options)
+        return super().conv(x, base, name, kernel_init=dirac, **options)

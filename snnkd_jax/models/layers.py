@@ -53,12 +53,12 @@ class Conv(nn.Module):
     kernel: int = 3
     stride: int = 1
     dtype: DTypeLike = jnp.float32
-    init: Callable[..., Array] = HE_NORMAL
+    kernel_init: Callable[..., Array] = HE_NORMAL
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[..., H, W, C]` to `[..., ceil(H / stride), ceil(W / stride), features]` for odd kernels."""
-        options: dict[str, Any] = {"use_bias": False, "kernel_init": self.init, "conv_general_dilated": convolve}
+        options: dict[str, Any] = {"use_bias": False, "kernel_init": self.kernel_init, "conv_general_dilated": convolve}
         window, padding = (self.kernel, self.kernel), self.kernel // 2
         return nn.Conv(self.features, window, self.stride, padding, dtype=self.dtype, name="conv", **options)(x)
 

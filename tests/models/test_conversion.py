@@ -155,13 +155,9 @@ def test_activations_are_all_that_leave_a_relu():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "options"), [("convnet", POOLED), ("airbench94", POOLED)])
-def test_error_of_percentile_conversion_falls_with_the_number_of_steps(name, options):
-    """With the maximum as threshold nothing is clipped, so that the logits go to the ANN's as 1 / T.
-
-    Of a convnet, maxima are taken over spikes, of airbench94 over currents.
-    """
-    network = build(name, 5, **{"width": 0.25} | options)
+def test_error_of_percentile_conversion_falls_with_the_number_of_steps():
+    """With the maximum as threshold nothing is clipped, so that the logits go to the ANN's as 1 / T."""
+    network = build("convnet", 5, **POOLED)
     variables = as_if_trained(network)
     ann = trained(network, variables)
     expected = np.asarray(jax.jit(network.apply)(variables, ann.normalisation(jnp.asarray(PIXELS)))[0])

@@ -43,7 +43,7 @@ from snnkd_jax.training.trainer import Trainer
 
 @pytest.mark.parametrize(
     ("preset", "network"),
-    [("temporal", STUDENT), slow("kdsnn", RATE_STUDENT), slow("bkdsnn", STUDENT)],
+    [("temporal", STUDENT), slow("bkdsnn", RATE_STUDENT)],
 )
 def test_eight_devices_give_the_update_of_one(preset, network):
     """Parameters, batch statistics and momentum, augmentation included; step 2 sees the rounding of step 1 as well.
