@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import agrees
-from network_checks import FAMILIES
-from representative import representatives, slow
+from representative import slow
 
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.dynamics.neurons import LIF
@@ -50,7 +49,7 @@ POOLED = {"width": 0.1, "pool": "max"}
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, *SHAPE), np.uint8)
 
 
-@pytest.mark.parametrize("name", representatives(FAMILIES, lambda name: name == "convnet"))
+@pytest.mark.parametrize("name", ["convnet", slow("resnet19"), slow("wrn-16-2")])
 def test_folded_norms_change_nothing(name):
     """Every architecture but deeper ones and those of test_imagenet_models.py, half of them spiking, with tdBN."""
     neuron = LIF(tau=4.0) if name in ("convnet", "resnet19", "airbench94") else None
