@@ -219,7 +219,7 @@ def fit(
         "seed": seed,
         "bptt_epochs": bptt_epochs,
         "initial": None if initial is None else fingerprint(initial),
-        **({} if given.lookahead is None else {"lookahead": given.lookahead}),
+        "lookahead": given.lookahead,
     }
     directory = as_path("run_dir", run_dir)
     role = "teacher" if network.num_steps is None and teacher is None else "student"

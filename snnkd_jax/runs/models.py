@@ -225,4 +225,9 @@ def time_steps(num_steps: int | None, levels: int = 1) -> str:
     """Time steps in words: "an ANN", "T = 4", or "T x D = 1 x 4" with the D levels of integer neurons."""
     if num_steps is None:
         return "an ANN"
-    return f"T = {num_steps}" if levels == 1 else f"T x D = {num_steps} x {levels}"
+    return f"{'T' if levels == 1 else 'T x D'} = {number_of_steps(num_steps, levels)}"
+
+
+def number_of_steps(num_steps: int, levels: int) -> str:
+    """T, or T x D with the D levels of integer neurons, in figures: "4" or "1 x 4"."""
+    return f"{num_steps}" if levels == 1 else f"{num_steps} x {levels}"

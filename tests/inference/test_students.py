@@ -111,3 +111,10 @@ def test_students_of_the_package(name):
     assert student.dataset == name
     record = json.loads((RESULTS / f"{card['record']}.json").read_text())
     assert card["result"]["accuracy"] in record["metrics"]["student/test_accuracy"]["values"]
+
+
+def test_the_student_of_the_digits_answers_as_its_card_says():
+    card, data = students()["digits"], kd.data.load("digits")
+    classes = kd.load("digits").predict(data.test_images).classes
+    assert classes[:10].tolist() == card["first_test_classes"]
+    assert np.mean(classes == data.test_labels) == pytest.approx(card["result"]["accuracy"])
