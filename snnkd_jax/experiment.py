@@ -123,6 +123,7 @@ class _Run:
             epochs=self.epochs(role),
             extend=self.extend(role),
             run_dir=context,
+            lookahead=config.optimisation.lookahead,
             initial=teacher.variables if teacher is not None and from_teacher else None,
             bptt_epochs=0 if role == "teacher" else config.student.bptt_epochs,
             fsdp=run.fsdp,

@@ -30,7 +30,7 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.files import as_path, check_writable, is_remote, read_sealed, write_sealed
 from snnkd_jax.inference.trained import Trained, load
 from snnkd_jax.lock import Lock
-from snnkd_jax.models import Network, Variables
+from snnkd_jax.models import Network, Variables, whitening
 from snnkd_jax.models.description import describe_network
 from snnkd_jax.parallel.compiler import compilation_cache
 from snnkd_jax.parallel.hosts import (
@@ -42,7 +42,7 @@ from snnkd_jax.parallel.hosts import (
     print_on_host0,
     raise_on_all_hosts,
 )
-from snnkd_jax.parallel.mesh import check_batch_size, data_mesh
+from snnkd_jax.parallel.mesh import check_batch_size, data_mesh, put_batch, replicated
 from snnkd_jax.runs.config import RunConfig
 from snnkd_jax.runs.optimisation import OptimisationConfig
 from snnkd_jax.runs.option import option
@@ -50,12 +50,16 @@ from snnkd_jax.runs.result import result_of
 from snnkd_jax.runs.run_dir import content_digests, epochs_extended, epochs_scheduled, open_run_dir, report_disk_full
 from snnkd_jax.training.compiled import Evaluation
 from snnkd_jax.training.interrupt import StopRequest
+from snnkd_jax.training.lookahead import Lookahead
 from snnkd_jax.training.loop import Callback, RunContext, evaluate, train
 from snnkd_jax.training.metrics import MetricsLog
 from snnkd_jax.training.optim import make_optimizer
 from snnkd_jax.training.saved import describe, write_network
 from snnkd_jax.training.teacher_store import open_teacher_store
 from snnkd_jax.training.trainer import Trainer, variables_of
+
+WHITENED_IMAGES = 5000
+"""The least number of training images from which whitening filters are made (Jordan 2024)."""
 
 Optimizer = optax.GradientTransformation | Callable[[int], optax.GradientTransformation] | None
 
@@ -78,6 +82,7 @@ def fit(
     initial: Variables | None = None,
     bptt_epochs: int = 0,
     accumulate: int = 1,
+    lookahead: int | None = None,
     fsdp: int | None = None,
     store_teacher: str | Path | None = None,
     checkpoint_every: int | None = None,
@@ -102,9 +107,12 @@ def fit(
         seed: seed of weights, batches, augmentation, noise and the validation split.
         run_dir: directory of checkpoints, metrics and report; the same call resumes its training or loads it when it is
             finished. None writes no file. `experiment.run` gives a `RunContext`.
-        initial: initial weights, such as `teacher.variables`, of a network of the same architecture; None: random.
+        initial: initial weights, such as `teacher.variables`, of a network of the same architecture; None: random, but
+            for whitening filters (`models.whitening`), which are those of training images.
         bptt_epochs: number of final epochs in which a network with `backprop="rate"` is differentiated through time.
         accumulate: parts of a batch that are computed one after another, in the memory of one.
+        lookahead: steps after which the weights are replaced by a moving average, again and again
+            (`training.lookahead`); None: never.
         fsdp: number of devices over which parameters and optimiser state are sharded; None: replicated.
         store_teacher: folder in which the teacher's outputs are kept for other students; None: computed in each step.
         checkpoint_every, keep_checkpoints: training steps between checkpoints (None: an epoch), and how many are kept.
@@ -121,7 +129,8 @@ def fit(
         Interrupted: with `run_dir`, after Ctrl-C, SIGTERM or a scheduler's signal, when everything has been saved.
     """
     run = RunConfig(seed, fsdp=fsdp, checkpoint_every=checkpoint_every, keep_checkpoints=keep_checkpoints)
-    given = OptimisationConfig(epochs=epochs, extend=extend, batch_size=batch_size, accumulate=accumulate)
+    counts: dict[str, Any] = {"epochs": epochs, "extend": extend, "batch_size": batch_size, "accumulate": accumulate}
+    given = OptimisationConfig(**counts, lookahead=lookahead)
     for section in (run, given):
         section.check()
     epochs, extend, batch_size, accumulate = given.epochs, given.extend, given.batch_size, given.accumulate
@@ -167,9 +176,10 @@ def fit(
         student_noise=student_noise,
         seed=seed,
         accumulate=accumulate,
+        lookahead=None if given.lookahead is None else Lookahead(given.lookahead, scheduled),
     )
     try:
-        jax.eval_shape(trainer.init, initial)
+        shapes = variables_of(jax.eval_shape(trainer.init, initial))
     except InputError as error:
         raise InputError(f"initial: {error}; give the weights of a network of this architecture and width") from error
     teacher_variables: Any = () if teacher is None else teacher.variables
@@ -180,7 +190,8 @@ def fit(
             known = {"teacher": teacher.title, "images": sha256(data.identity)}
             root, total = as_path("store_teacher", store_teacher), (epochs + extend) * steps_per_epoch
             source = open_teacher_store(source, root, trainer, teacher_variables, total, mesh, known)
-        options: Any = {"callbacks": callbacks, "bptt_epochs": bptt_epochs, "initial": initial, "mesh": mesh}
+        start = _whitened(trainer, inputs, mesh) if initial is None and whitening.has_filters(shapes) else initial
+        options: Any = {"callbacks": callbacks, "bptt_epochs": bptt_epochs, "initial": start, "mesh": mesh}
         options |= {"epochs": epochs + extend, "fresh_from": epochs + extended if extend else 0, "context": context}
         state, steps, history = train(trainer, teacher_variables, source, inputs.validation, **options)
         variables, normalisation = variables_of(state), data.normalisation
@@ -208,6 +219,7 @@ def fit(
         "seed": seed,
         "bptt_epochs": bptt_epochs,
         "initial": None if initial is None else fingerprint(initial),
+        "lookahead": given.lookahead,
     }
     directory = as_path("run_dir", run_dir)
     role = "teacher" if network.num_steps is None and teacher is None else "student"
@@ -237,6 +249,18 @@ def _optimizer(optimizer: Optimizer, num_steps: int, steps_per_epoch: int) -> op
     if not (hasattr(made, "init") and hasattr(made, "update")):
         raise InputError(f"optimizer={optimizer!r} must be an optax transformation, or make one of the number of steps")
     return made
+
+
+def _whitened(trainer: Trainer, inputs: Inputs, mesh: Mesh) -> Variables:
+    """Random initial variables, but for the whitening filters of training images."""
+    measure = jax.jit(
+        lambda images: whitening.patch_moments(trainer.normalisation(images)), out_shardings=replicated(mesh)
+    )
+    images = (batch["images"] for batch in inputs.training_sample(WHITENED_IMAGES))
+    moments = [np.asarray(measure(put_batch(mesh, x)), np.float64) for x in images]
+    variables = trainer.network.init(jax.random.key(trainer.seed), trainer.image_shape)
+    # on the host, as every process has the same
+    return jax.device_get(whitening.with_filters(variables, np.mean(moments, axis=0)))
 
 
 def make_trainer(network: Network, data: Data, batch_size: int, **options: Any) -> Trainer:

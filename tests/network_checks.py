@@ -10,7 +10,7 @@ from snnkd_jax.models import Network
 IMAGES = jax.random.normal(jax.random.key(1), (6, 16, 16, 3))
 LABELS = jnp.arange(6) % 5
 
-FAMILIES = ["convnet", "vgg11", "resnet19", "wrn-16-2", "pyramidnet18", "airbench94"]
+FAMILIES = ["convnet", "vgg11", "resnet19", "wrn-16-2", "pyramidnet18", "airbench94", "airbench94-whitened"]
 """One model of each family of architectures for small images."""
 
 

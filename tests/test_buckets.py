@@ -171,6 +171,10 @@ def test_a_data_set_in_a_bucket_is_the_local_one(bucket, data_dir, monkeypatch):
         np.testing.assert_array_equal(found.train_images, local.train_images)
         np.testing.assert_array_equal(found.test_labels, local.test_labels)
         assert found.class_names == local.class_names
+    (version,) = as_path("path", f"{bucket}/sets/mnist").iterdir()
+    (version / "dataset_info.json").unlink()
+    with pytest.raises(InputError, match=r"no dataset_info.json\): copy it there again with aws s3 cp"):
+        data.load("mnist")
     with pytest.raises(InputError, match=r"cifar10 is not in data_dir=s3://bucket/sets: .* aws s3 cp --recursive"):
         data.load("cifar10")
     with pytest.raises(InputError, match=r"data_dir=s3://bucket/sets: the images of imagenet2012 .* aws s3 cp"):

@@ -146,7 +146,7 @@ def test_it_is_renewed(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("compiled_once")
-@pytest.mark.parametrize("offsets", [slow(3)])
+@pytest.mark.parametrize("offsets", [slow(2)])
 def test_of_two_processes_in_one_directory_one_trains(tmp_path, offsets):
     """The other is refused in one line, and the log has each line once; at random offsets."""
     rng = random.Random(offsets)

@@ -87,6 +87,9 @@ ROWS: dict[str, dict[str, Check]] = {
         "max pooling": Check("models.layers.max_pool", "XLA's `reduce_window`, value and gradient"),
         "mean pooling": Check("models.layers.avg_pool", "a loop"),
         "convolution of a small map": Check("models.layers.convolve", "XLA's convolution, value and gradients"),
+        "patch moments": Check("models.whitening", FORMULA),
+        "whitening filters": Check("models.whitening", "NumPy's eigendecomposition, in float64"),
+        "whitened patches": Check("models.whitening", "the identity, but for eps"),
     },
     "bodies": {
         "numbers of parameters": Check(
@@ -94,6 +97,7 @@ ROWS: dict[str, dict[str, Check]] = {
             "models.convnet",
             "sums worked out by hand",
         ),
+        "a whitened airbench": Check("models.airbench", "NumPy, in float64"),
         "a spiking convnet": Check("models.convnet", "loops over steps, convolutions by SciPy in float64"),
     },
     "rates": {
@@ -157,6 +161,12 @@ ROWS: dict[str, dict[str, Check]] = {
             "distill.objective distill.terms distill.presets distill.losses.dist_distance",
             "SciPy and loops over examples, in float64",
         )
+    },
+    "optimisers": {
+        "triangular schedule": Check("training.optim.triangle", BY_HAND),
+        "the update of airbench": Check("training.optim.make_optimizer", f"{LOOP}, as the original code has it"),
+        "muon": Check("training.optim.muon", "the iteration of Newton and Schulz in NumPy, in float64"),
+        "lookahead": Check("training.lookahead", LOOP),
     },
     "conversion": {
         "folded norms": Check("models.folding.fold_norms", "the network before folding, in evaluation"),

@@ -4,8 +4,8 @@ from typing import Any
 
 from records.trainings import folded
 from snnkd_jax.inference.students import WEIGHTS, students
-from snnkd_jax.report.energy import steps_cell
 from snnkd_jax.report.markdown import markdown_table
+from snnkd_jax.runs.models import number_of_steps
 
 
 def students_section(records: list[dict[str, Any]]) -> str:
@@ -20,7 +20,7 @@ def students_section(records: list[dict[str, Any]]) -> str:
                 f"`{name}`",
                 card["data"],
                 f"{network['model']}, width {network['width']:g}",
-                steps_cell(spiking["num_steps"], spiking.get("levels") or 1),
+                number_of_steps(spiking["num_steps"], spiking.get("levels") or 1),
                 f"{100 * result['accuracy']:.2f}",
                 f"{result['parameters'] / 1e6:.2f} M",
                 f"{(WEIGHTS / f'{name}.npz').stat().st_size / 1e6:.2f} MB",
@@ -29,5 +29,5 @@ def students_section(records: list[dict[str, Any]]) -> str:
         )
         link = f"[{record}](../experiments/results/{record}.json)"
         commands.append(f"- `{name}`, {link}: `{card['command']}`; {hardware[record]}")
-    heading = ("name", "data", "network", "T or T × D", "test accuracy, %", "parameters", "file", "licence of the data")
+    heading = ("name", "data", "network", "T or T x D", "test accuracy, %", "parameters", "file", "licence of the data")
     return "\n".join([markdown_table(heading, rows), folded(commands)])

@@ -15,12 +15,11 @@ from typing import Any
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_sealed
-from snnkd_jax.report.energy import steps_cell
 from snnkd_jax.report.markdown import markdown_table
 from snnkd_jax.report.statistics import gain, over_seeds, percent
 from snnkd_jax.runs.command import command
 from snnkd_jax.runs.config import Config, config_of
-from snnkd_jax.runs.models import teacher_label
+from snnkd_jax.runs.models import number_of_steps, teacher_label
 from snnkd_jax.runs.recipe import BOOKKEEPING, DISTILLATION, OBJECTIVE, SEED, differences
 from snnkd_jax.runs.roles import NETWORKS
 
@@ -121,9 +120,9 @@ def tables(records: list[dict[str, Any]]) -> str:
 
 
 def steps_of(record: dict[str, Any]) -> str:
-    """T of the students of a record, or T × D with integer neurons."""
+    """T of the students of a record, or T x D with integer neurons."""
     config = _config(record)
-    return steps_cell(config.student.num_steps, config.neuron.spikes_per_step)
+    return number_of_steps(config.student.num_steps, config.neuron.spikes_per_step)
 
 
 def folded(commands: list[str]) -> str:

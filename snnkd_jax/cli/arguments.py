@@ -49,7 +49,8 @@ def parse(
     """`command` with its arguments bound, not yet called; raises `InputError` for wrong arguments.
 
     `command` takes options by name, which its docstring explains. A parameter `config` is a run's `Config`, with the
-    defaults of the data set in the arguments, else of `dataset`, else of CIFAR-10. `prog` is the name in the help.
+    defaults of the data set in the arguments, else of `dataset`, else of CIFAR-10, and of the recipe in the arguments.
+    `prog` is the name in the help.
     """
     if "config" in inspect.signature(command).parameters:
         command = _with_defaults(command, arguments, dataset)
@@ -91,13 +92,17 @@ def _wide_enough() -> Iterator[None]:
 
 
 def _with_defaults(command: Command, arguments: Sequence[str], dataset: str | None) -> Command:
-    """`command` with the defaults of the data set in `arguments`, found before they are parsed."""
+    """`command` with the defaults of the data set and the recipe in `arguments`, found before they are parsed."""
     from snnkd_jax.runs.config import default_config
     from snnkd_jax.runs.data import DataConfig
 
-    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--dataset=") else [word])]
-    named = [value for flag, value in itertools.pairwise(words) if flag == "--dataset"]
-    found = functools.partial(command, config=default_config([dataset or DataConfig.dataset, *named][-1]))
+    def named(flag: str, default: str | None) -> Any:
+        words = [part for word in arguments for part in (word.split("=", 1) if word.startswith(f"{flag}=") else [word])]
+        return [default, *(value for found, value in itertools.pairwise(words) if found == flag)][-1]
+
+    recipe = named("--recipe", None)
+    defaults = default_config(named("--dataset", dataset or DataConfig.dataset), None if recipe == "None" else recipe)
+    found = functools.partial(command, config=defaults)
     found.__doc__ = command.__doc__
     return found
 

@@ -25,10 +25,10 @@ def main(arguments: Sequence[str] | None = None, dataset: str | None = None) -> 
 def train(config: tyro.conf.OmitArgPrefixes[Config]) -> int:
     """Distil a spiking student from an ANN teacher, or resume an interrupted run.
 
-    Run the same command to resume. The defaults depend on --dataset; those below are CIFAR-10's unless it is given
-    with --help. Ctrl-C, SIGTERM and the signals of schedulers (SIGUSR1, SIGUSR2, SIGXCPU, SIGHUP) save a checkpoint
-    first. The exit status is 0 after a complete run or one of them, but 130 after Ctrl-C, 2 for wrong input, and 1 if
-    another process of the run is lost.
+    Run the same command to resume. The defaults depend on --dataset and --recipe; those below are CIFAR-10's unless
+    they are given with --help. Ctrl-C, SIGTERM and the signals of schedulers (SIGUSR1, SIGUSR2, SIGXCPU, SIGHUP) save
+    a checkpoint first. The exit status is 0 after a complete run or one of them, but 130 after Ctrl-C, 2 for wrong
+    input, and 1 if another process of the run is lost.
 
     Args:
         config: Configuration of the run.

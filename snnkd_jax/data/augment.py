@@ -29,14 +29,16 @@ class InUnitRange:
 class Augmentation:
     """Random crop, flip and cutout, in this order, of bytes and floats alike.
 
-    `crop_padding` p pads by p zeros and crops at random, a shift by up to p pixels; `flip` mirrors left to right with
-    probability 1/2; `cutout` zeroes a square of that side centred anywhere in the image, where DeVries & Taylor 2017
-    (arXiv 1708.04552) fill with the mean; 0 switches off.
+    `crop_padding` p pads by p zeros, or with `reflect` by the p pixels inside of the border in reverse order, and crops
+    at random, a shift by up to p pixels; `flip` mirrors left to right with probability 1/2; `cutout` zeroes a square of
+    that side centred anywhere in the image, where DeVries & Taylor 2017 (arXiv 1708.04552) fill with the mean; 0
+    switches off.
     """
 
     crop_padding: int = 0
     flip: bool = False
     cutout: int = 0
+    reflect: bool = dataclasses.field(default=False, repr=False)  # runs that began without it keep their title
 
     def __post_init__(self):
         for name in ("crop_padding", "cutout"):
@@ -51,7 +53,8 @@ class Augmentation:
         *frames, h, w, _ = image.shape
         if p := self.crop_padding:
             top, left = jax.random.randint(shift_key, (2,), 0, 2 * p + 1)
-            padded = jnp.pad(image, [(0, 0)] * len(frames) + [(p, p), (p, p), (0, 0)])
+            mode = "reflect" if self.reflect else "constant"
+            padded = jnp.pad(image, [(0, 0)] * len(frames) + [(p, p), (p, p), (0, 0)], mode)
             image = jax.lax.dynamic_slice(padded, (*[0] * len(frames), top, left, 0), image.shape)
         if self.flip:
             image = jnp.where(jax.random.bernoulli(flip_key), image[..., ::-1, :], image)

@@ -43,11 +43,16 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class MemorySource:
-    """Examples in memory as a `Source`; raises `InputError` for a batch that is larger than all of them."""
+    """Examples in memory as a `Source`; raises `InputError` for a batch that is larger than all of them.
+
+    With `alternate_flip` a random half of the images is mirrored left to right in the first epoch, the other half in
+    the second, and so on in turn (Jordan 2024, arXiv 2404.00498).
+    """
 
     examples: Batch
     batch_size: int
     seed: int
+    alternate_flip: bool = False
 
     def __post_init__(self):
         n = len(self.examples["labels"])
@@ -62,7 +67,17 @@ class MemorySource:
         epoch, i = divmod(step, self.steps_per_epoch)
         order = epoch_order(self.seed, epoch, len(self.examples["labels"]))
         index = order[i * self.batch_size : (i + 1) * self.batch_size][process_rows(self.batch_size)]
-        return take(self.examples, index)
+        batch = take(self.examples, index)
+        if self.alternate_flip:
+            mirrored = first_mirrored(self.seed, len(self.examples["labels"]))[index] ^ bool(epoch % 2)
+            batch["images"][mirrored] = batch["images"][mirrored][..., ::-1, :]
+        return batch
+
+
+@functools.lru_cache(maxsize=2)
+def first_mirrored(seed: int, n: int) -> NDArray:
+    """Which of n training examples `alternate_flip` mirrors in the first epoch, bool `[n]`."""
+    return np.random.default_rng([seed, 2]).random(n) < 0.5
 
 
 @functools.lru_cache(maxsize=2)

@@ -26,7 +26,8 @@ class Dataset:
 
     Images are uint8, or float32 in [0, 1], `[N, H, W, C]` or `[N, T, H, W, C]`; labels are int32 `[N]` with values 0 to
     `num_classes - 1`; others raise `InputError`. A part of the training set, `validation_fraction`, is held out for
-    validation; 0: none. With `counts`, bytes are numbers of events, which networks read as they are.
+    validation; 0: none. `alternate_flip` is that of `MemorySource`. With `counts`, bytes are numbers of events, which
+    networks read as they are.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Dataset:
     test_labels: NDArray[np.int32]
     class_names: tuple[str, ...]
     validation_fraction: float = 0.1
+    alternate_flip: bool = False
     counts: bool = False
 
     def __post_init__(self):
@@ -83,6 +85,7 @@ class Dataset:
             "images": [str(self.train_images.dtype), *self.train_images.shape],
             "validation_fraction": self.validation_fraction,
             "test_set": sha256(self.test_images.tobytes() + self.test_labels.tobytes()),
+            **({"alternate_flip": True} if self.alternate_flip else {}),
         }
 
     @property
@@ -100,7 +103,7 @@ class Dataset:
         """The batches of a training; raises `InputError` for a batch that is larger than the training set."""
         training, validation = self.split(seed)
         return Inputs(
-            MemorySource(training, batch_size, seed),
+            MemorySource(training, batch_size, seed, self.alternate_flip),
             functools.partial(eval_batches, validation, batch_size) if len(validation["labels"]) else None,
             functools.partial(eval_batches, self.test, batch_size),
         )

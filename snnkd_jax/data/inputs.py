@@ -21,10 +21,10 @@ class Inputs:
     validation: EvalBatches | None
     test: EvalBatches
 
-    def training_sample(self) -> Iterator[Batch]:
-        """The batches of at least 1000 training examples of the first epoch, as of an evaluation."""
+    def training_sample(self, least: int = 1000) -> Iterator[Batch]:
+        """The batches of at least `least` training examples of the first epoch, or of all, as of an evaluation."""
         training = self.training
-        for step in range(min(training.steps_per_epoch, -(-1000 // training.batch_size))):
+        for step in range(min(training.steps_per_epoch, -(-least // training.batch_size))):
             batch = training(step)
             yield batch | {"mask": np.ones(len(batch["labels"]), np.float32)}
 

@@ -18,7 +18,7 @@ import numpy as np
 from snnkd_jax.data.dataset import Dataset
 from snnkd_jax.data.official import OFFICIAL
 from snnkd_jax.errors import InputError
-from snnkd_jax.files import local_copy
+from snnkd_jax.files import copy_command, is_remote, local_copy
 
 
 def read_prepared(name: str, directory: Path) -> Dataset:
@@ -27,7 +27,10 @@ def read_prepared(name: str, directory: Path) -> Dataset:
     Raises `InputError` if it is incomplete, damaged or in another file format, and warns if it does not have the
     official number of examples.
     """
-    with append_remedy(directory, "move it away to have it prepared again, or point TFDS_DATA_DIR elsewhere"):
+    remedy = "move it away to have it prepared again, or point TFDS_DATA_DIR elsewhere"
+    if is_remote(directory):
+        remedy = f"copy it there again with {copy_command(directory)}"
+    with append_remedy(directory, remedy):
         with local_copy(directory) as local:
             builder = open_builder(local)
             splits = [_read_split(builder, split) for split in ("train", "test")]

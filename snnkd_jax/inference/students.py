@@ -40,7 +40,8 @@ def half_precision(variables: Any) -> Any:
 def write_student(name: str, variables: Any, card: Mapping[str, Any]) -> Path:
     """Writes both files and returns that of the weights; arrays that half precision holds exactly are stored in it."""
     arrays = {}
-    for path, x in traverse_util.flatten_dict(jax.device_get(variables), sep="/").items():
+    flat: dict[str, Any] = traverse_util.flatten_dict(jax.device_get(variables), sep="/")
+    for path, x in flat.items():
         half = np.asarray(x, np.float16)
         arrays[path] = half if np.array_equal(half.astype(np.float32), x) else np.asarray(x)
     buffer = io.BytesIO()
@@ -63,7 +64,7 @@ def read_weights(name: str, shapes: Any) -> Any:
         raise InputError(f"{path} has changed since it was written; install the package again")
     with np.load(io.BytesIO(data)) as arrays:
         stored = {name: arrays[name] for name in arrays.files}
-    expected = traverse_util.flatten_dict(shapes, sep="/")
+    expected: dict[str, Any] = traverse_util.flatten_dict(shapes, sep="/")
     if {name: x.shape for name, x in stored.items()} != {name: x.shape for name, x in expected.items()}:
         raise InputError(f"{path} holds other layers than this version of the network has; install the package again")
     found = {name: stored[name].astype(x.dtype) for name, x in expected.items()}

@@ -13,7 +13,7 @@ from snnkd_jax.dynamics.integration import Neuron, check_neuron
 from snnkd_jax.dynamics.neurons import ILIF
 from snnkd_jax.errors import InputError, check_choice, check_count, match_choice
 from snnkd_jax.models.activation import QCFS, IntegerSpike, ReLU, Spike
-from snnkd_jax.models.airbench import Airbench
+from snnkd_jax.models.airbench import Airbench, WhitenedAirbench
 from snnkd_jax.models.convnet import ConvNet
 from snnkd_jax.models.frames import Frames
 from snnkd_jax.models.imagenet_resnet import ImageNetResNet, SEWBlock
@@ -43,6 +43,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "pyramidnet18": PyramidNet,
     "airbench94": Airbench,
     "airbench95": functools.partial(Airbench, stage_channels=(128, 384, 384)),
+    "airbench94-whitened": WhitenedAirbench,
     "resnet18-imagenet": ImageNetResNet,
     "resnet34-imagenet": functools.partial(ImageNetResNet, stage_sizes=(3, 4, 6, 3)),
     "vgg11-imagenet": ImageNetVGG,

@@ -46,10 +46,13 @@ class Architecture(nn.Module):
         return norm_act(self, self.conv(x, base, "stem", **options), "norm_stem", "act_stem", train=train)[1]
 
     @nn.nowrap
-    def stage(self, x: Array, base: int, suffixes: Sequence[str], train: bool, pool: Any = None) -> StageOutput:
+    def stage(
+        self, x: Array, base: int, suffixes: Sequence[str], train: bool, pool: Any = None, **options: Any
+    ) -> StageOutput:
         """3x3 convolutions, each followed by a norm and an activation.
 
         Layers are called "conv", "norm" and "act" with a suffix; `pool`, if given, follows the first convolution.
+        `options` are the norms'.
         """
         remat = train and self.remat != "none"
 
@@ -59,7 +62,7 @@ class Architecture(nn.Module):
                 x = module.conv(x, base, f"conv{suffix}")
                 if pool is not None and suffix == suffixes[0]:
                     x = pool()(x)
-                current, x = norm_act(module, x, f"norm{suffix}", f"act{suffix}", remat, train=train)
+                current, x = norm_act(module, x, f"norm{suffix}", f"act{suffix}", remat, train=train, **options)
             return current, x
 
         return rematerialised(layers, remat)(self, x)

@@ -22,6 +22,9 @@ class FoldedNorm(nn.Module):
     train: bool = False
     v_threshold: float | None = None
     branches: int = 1
+    use_scale: bool = True
+    momentum: float = 0.9
+    eps: float = 1e-5
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -37,7 +40,8 @@ def fold_norms(network: Network, variables: Variables, image_shape: tuple[int, i
         norm(W x) = (g W) x + (beta - g mu),   g = gain gamma / sqrt(sigma^2 + eps)
 
     Average pooling may lie between the two. The norm of anything else, such as a residual sum, keeps its scale. No
-    other layer may read the output of the layer before a norm, as in all architectures here. Images are `[H, W, C]`.
+    other layer may read the output of the layer before a norm, as in all architectures here. A factor of the logits
+    (`logit_scale`) is folded into the classifier. Images are `[H, W, C]`.
     """
     if not hasattr(network.module, "norm"):
         return network, variables  # a module that does not take its norm as an argument is left as it is
@@ -55,7 +59,7 @@ def fold_norms(network: Network, variables: Variables, image_shape: tuple[int, i
     statistics: dict[Path, Any] = traverse_util.flatten_dict(variables["batch_stats"])
     for norm, (source, gain, eps) in sources.items():
         mu, var = statistics[*norm, "mean"], statistics[*norm, "var"]
-        scale = gain * params.pop((*norm, "scale")) / jnp.sqrt(var + eps)
+        scale = gain * params.pop((*norm, "scale"), 1.0) / jnp.sqrt(var + eps)
         params[*norm, "bias"] = params[*norm, "bias"] - scale * mu
         if source is None:
             params[*norm, "scale"] = scale
@@ -63,5 +67,8 @@ def fold_norms(network: Network, variables: Variables, image_shape: tuple[int, i
             for path in {(*source, "kernel"), (*source, "bias")} & params.keys():
                 params[path] = params[path] * scale
     module = network.module.clone(norm=FoldedNorm) if sources else network.module
+    if (logit_scale := getattr(module, "logit_scale", 1.0)) != 1:
+        params["head", "kernel"] = params["head", "kernel"] * logit_scale
+        module = module.clone(logit_scale=1.0)
     folded = dataclasses.replace(network, module=module, rate_module=None)
     return folded, {"params": traverse_util.unflatten_dict(params), "batch_stats": {}}

@@ -28,19 +28,37 @@ def channels(base: int, width: float) -> int:
     return max(1, round(base * width))
 
 
+HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+"""Weights by fan-out (He et al. 2015)."""
+
+UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+"""Weights in +-1 / sqrt(fan-in), as in PyTorch's layers."""
+
+
+def dirac(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """A kernel `[k, k, C_in, C_out]` whose first min(C_in, C_out) outputs are its inputs; the others are `UNIFORM`.
+
+    The initialisation of Zagoruyko & Komodakis 2017 (arXiv 1706.00388), as used by Jordan 2024 (arXiv 2404.00498).
+    """
+    *window, c_in, c_out = shape
+    i = jnp.arange(min(c_in, c_out))
+    centre = tuple(n // 2 for n in window)
+    return UNIFORM(key, shape, dtype).at[..., : len(i)].set(0).at[(*centre, i, i)].set(1)
+
+
 class Conv(nn.Module):
-    """Square convolution without bias, padding `kernel // 2`; weights He-normal by fan-out (He et al. 2015)."""
+    """Square convolution without bias, padding `kernel // 2`."""
 
     features: int
     kernel: int = 3
     stride: int = 1
     dtype: DTypeLike = jnp.float32
+    kernel_init: Callable[..., Array] = HE_NORMAL
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[..., H, W, C]` to `[..., ceil(H / stride), ceil(W / stride), features]` for odd kernels."""
-        init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-        options: dict[str, Any] = {"use_bias": False, "kernel_init": init, "conv_general_dilated": convolve}
+        options: dict[str, Any] = {"use_bias": False, "kernel_init": self.kernel_init, "conv_general_dilated": convolve}
         window, padding = (self.kernel, self.kernel), self.kernel // 2
         return nn.Conv(self.features, window, self.stride, padding, dtype=self.dtype, name="conv", **options)(x)
 
@@ -73,13 +91,14 @@ class BatchNorm(nn.Module):
     v_threshold is counted from the resting potential, which is 0 there: tdBN scales currents to the neurons' threshold.
     `branches` is the number of normalised signals that are summed before the neuron. In training, mu and sigma^2
     (biased) are those of the whole batch, sharded or not, and their running means with decay `momentum` are kept for
-    evaluation; one value per channel raises `InputError`. Computed in float32 whatever the dtype of x. The collection
-    "rates", if it is mutable, receives what `snnkd_jax.models.rate` needs.
+    evaluation; one value per channel raises `InputError`. Computed in float32 whatever the dtype of x. Without
+    `use_scale`, gamma is 1. The collection "rates", if it is mutable, receives what `snnkd_jax.models.rate` needs.
     """
 
     train: bool
     v_threshold: float | None = None
     branches: int = 1
+    use_scale: bool = True
     momentum: float = 0.9
     eps: float = 1e-5
 
@@ -115,7 +134,8 @@ class BatchNorm(nn.Module):
 
     def affine(self, size: tuple[int, ...]) -> tuple[Array, Array]:
         """The parameters `gain gamma` and `beta`."""
-        gamma = self.param("scale", nn.initializers.ones, size, jnp.float32)
+        ones = nn.initializers.ones
+        gamma = self.param("scale", ones, size, jnp.float32) if self.use_scale else jnp.ones(size, jnp.float32)
         return self.gain * gamma, self.param("bias", nn.initializers.zeros, size, jnp.float32)
 
 

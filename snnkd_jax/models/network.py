@@ -151,11 +151,9 @@ class Network:
         Images are `[H, W, C]`. Raises `InputError` if it has no integer neurons, or a layer that reads anything else of
         their spikes than counts.
         """
-        return (
-            self
-            if self.synapses
-            else dataclasses.replace(self, synapses=find_synapses(self, variables, image_shape), rate_module=None)
-        )
+        if self.synapses:
+            return self
+        return dataclasses.replace(self, synapses=find_synapses(self, variables, image_shape), rate_module=None)
 
     def apply(self, variables: Variables, images: Array) -> Outputs:
         """Evaluates the network with the running statistics of batch norm: `(logits, features)` as in the table above.

@@ -26,6 +26,7 @@ from snnkd_jax.planning.chips import Chip, devices
 from snnkd_jax.planning.collectives import Collective, collectives, total_bytes
 from snnkd_jax.runs.config import Config
 from snnkd_jax.training.compiled import compile_steps
+from snnkd_jax.training.lookahead import Lookahead
 from snnkd_jax.training.trainer import Trainer
 
 
@@ -65,6 +66,7 @@ def planned_trainer(config: Config) -> tuple[Trainer, Variables]:
     image_shape, num_classes = shape_of(config.data.dataset, config.data.image_size)
     objective = config.objective.build()
     teacher = config.build_teacher(num_classes) if objective.needs_teacher else None
+    every = config.optimisation.lookahead
     trainer = Trainer(
         config.build_student(num_classes),
         objective,
@@ -76,6 +78,7 @@ def planned_trainer(config: Config) -> tuple[Trainer, Variables]:
         teacher,
         accumulate=config.optimisation.accumulate,
         student_noise=config.data.noise(),
+        lookahead=None if every is None else Lookahead(every, num_steps=1000),
     )
     if teacher is None:
         return trainer, {}

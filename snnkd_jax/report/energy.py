@@ -5,6 +5,7 @@ from typing import Any
 
 from snnkd_jax.analysis.joules import joules
 from snnkd_jax.runs.config import config_of
+from snnkd_jax.runs.models import number_of_steps
 from snnkd_jax.runs.roles import title_of
 
 COLUMNS = (
@@ -45,12 +46,13 @@ def energy_rows(record: dict[str, Any]) -> list[list[str]]:
         macs, acs = network["estimate"]
         estimate, ratio = joules(macs, acs, *costs), of_ann(record, role)
         accuracy, energy = network["test_accuracy"], _energy(record, network)
+        # records of older versions have no integer neurons
+        num_steps, levels = network["num_steps"], network.get("levels", 1)
         rows.append(
             [
                 record["dataset"],
                 title(record, role),
-                # records of older versions have no integer neurons
-                "–" if network["num_steps"] is None else steps_cell(network["num_steps"], network.get("levels", 1)),
+                "–" if num_steps is None else number_of_steps(num_steps, levels),
                 "–" if accuracy is None else f"{100 * accuracy:.2f}",
                 *map(_three_figures, (network["macs"] / 1e6, network["acs"] / 1e6, 1e6 * energy)),
                 "–" if ratio is None else f"{ratio:.2f}",
@@ -59,11 +61,6 @@ def energy_rows(record: dict[str, Any]) -> list[list[str]]:
             ]
         )
     return rows
-
-
-def steps_cell(num_steps: int, levels: int) -> str:
-    """T, or T × D of integer neurons with D > 1 levels."""
-    return f"{num_steps}" if levels == 1 else f"{num_steps} × {levels}"
 
 
 def title(record: dict[str, Any], role: str) -> str:

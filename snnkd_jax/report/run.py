@@ -8,7 +8,7 @@ from snnkd_jax.analysis.observation import Observation, load_observation
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_json, read_sealed
 from snnkd_jax.runs.config import Config, config_of
-from snnkd_jax.runs.models import teacher_label, time_steps
+from snnkd_jax.runs.models import number_of_steps, teacher_label
 from snnkd_jax.runs.recipe import read_config
 from snnkd_jax.runs.result import read_result
 from snnkd_jax.runs.roles import NETWORKS, title_of
@@ -130,11 +130,11 @@ def result_rows(result: dict[str, Any]) -> list[list[str]]:
     if "fit" in result:
         network = result["fit"]["network"]
         num_steps = network["num_steps"] if "title" in network else (network["spiking"] or {}).get("num_steps")
-        steps = time_steps(num_steps, (network.get("spiking") or {}).get("levels", 1))
+        levels = (network.get("spiking") or {}).get("levels", 1)
         titles = dict.fromkeys(NETWORKS, fit_title(result["fit"]))
     else:
-        config = result["config"]
-        steps = config_of(config, "the result").time_steps
+        config, num_steps = result["config"], result["config"]["num_steps"]
+        levels = config_of(config, "the result").neuron.spikes_per_step
         titles = {
             "teacher": f"teacher ({teacher_label(config['teacher'])})",
             "student_baseline": f"student without KD ({config['student']})",
@@ -144,6 +144,6 @@ def result_rows(result: dict[str, Any]) -> list[list[str]]:
     for name, title in titles.items():
         if (accuracy := result["test_accuracy"][name]) is not None:
             rate = "-" if result["firing_rate"][name] is None else f"{result['firing_rate'][name]:.3f}"
-            number = "-" if name == "teacher" else steps.partition(" = ")[2] or "-"
-            rows.append([title, number, f"{result['parameters'][name]:,}", rate, f"{100 * accuracy:.2f} %"])
+            steps = "-" if name == "teacher" or num_steps is None else number_of_steps(num_steps, levels)
+            rows.append([title, steps, f"{result['parameters'][name]:,}", rate, f"{100 * accuracy:.2f} %"])
     return rows

@@ -51,8 +51,12 @@ class DataConfig(Section):
     """Fraction of the training set held out for validation, 0 for none; the test set is used once, at the end."""
     crop_padding: int = 4
     """Largest random shift in pixels, with zero padding; images read from disk are random-resized-cropped before it."""
+    reflect_padding: bool = False
+    """Random shifts with reflected pixels instead of zeros."""
     flip: bool = True
     """Random horizontal flip."""
+    alternate_flip: bool = False
+    """Flip a random half of the images in every second epoch and the other half in the others, not at random."""
     cutout: int = 8
     """Side of the cutout square in pixels; 0: no cutout."""
     drop_time: float = 0.0
@@ -73,6 +77,8 @@ class DataConfig(Section):
         check_counts(self, "image_size", "workers")
         if not 0 <= self.validation_fraction < 1:
             raise InputError(f"validation_fraction={self.validation_fraction!r} must be in [0, 1), such as 0.1")
+        if self.alternate_flip and not self.flip:
+            raise InputError("alternate_flip=True is a way to flip, and flip=False; leave one of them out")
         check_choice("bin_by", self.bin_by, ("time", "count"))
         if self.has_events:
             if self.student_noise:
@@ -109,10 +115,11 @@ class DataConfig(Section):
         return self.dataset in NAMES or self.has_events
 
     def augmentation(self) -> "Augmentation":
-        """The augmentation on the device; images read from disk are flipped where they are decoded."""
+        """The augmentation on the device; flips are the data set's if they alternate or the images are on disk."""
         from snnkd_jax.data import Augmentation, EventAugmentation
 
-        of_images = self.crop_padding, self.flip and self.in_memory, self.cutout
+        flip = self.flip and self.in_memory and not self.alternate_flip
+        of_images = self.crop_padding, flip, self.cutout, self.reflect_padding
         if not self.has_events:
             return Augmentation(*of_images)
         return EventAugmentation(*of_images, **{name: getattr(self, name) for name in _DROPS})
@@ -136,8 +143,9 @@ class DataConfig(Section):
         for name in _READING:
             if (value := getattr(self, name)) is not None:
                 raise InputError(f"{name}={value!r} is for sets that are read from disk; {self.dataset} needs none")
+        own = {name: getattr(self, name) for name in ("validation_fraction", "alternate_flip")}
         data = load(self.dataset, self.data_dir, self.binning(num_steps), self.sensor_size)
-        return dataclasses.replace(data, validation_fraction=self.validation_fraction)
+        return dataclasses.replace(data, **own)
 
     def binning(self, num_steps: int) -> "Binning | None":
         """The division of events into `num_steps` frames; None for images."""
@@ -153,6 +161,8 @@ class DataConfig(Section):
         """
         if self.in_memory:
             return self.load(num_steps)
+        if self.alternate_flip:
+            raise InputError(f"alternate_flip=True: dataset {self.dataset!r} is read from disk; leave it out")
         from snnkd_jax.data.prepared import check_package
 
         check_package("grain")

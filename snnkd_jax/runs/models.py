@@ -17,7 +17,7 @@ TORCH, GIVEN = "torch:", "given:"
 """Prefixes of a teacher's name: read from a PyTorch file, or passed to `experiment.run` as a function."""
 
 MODELS = ("convnet", "vgg11", "vgg13", "vgg16", "resnet18", "resnet34", "resnet20", "resnet20-a", "resnet19")
-MODELS += ("wrn-16-2", "wrn-28-4", "pyramidnet18", "airbench94", "airbench95")
+MODELS += ("wrn-16-2", "wrn-28-4", "pyramidnet18", "airbench94", "airbench95", "airbench94-whitened")
 MODELS += ("resnet18-imagenet", "resnet34-imagenet", "vgg11-imagenet", "vgg13-imagenet", "vgg16-imagenet")
 MODELS += ("sew-resnet18", "sew-resnet34")
 """The keys of `models.MODELS`, without importing JAX."""
@@ -32,8 +32,9 @@ class TeacherConfig(Section):
     """The teacher: an architecture to train, or a trained network."""
 
     teacher: str = "pyramidnet18"
-    """Architecture: convnet, vgg11/13/16, resnet18/34/20/19, resnet20-a, wrn-16-2, wrn-28-4, pyramidnet18 or
-    airbench94/95; for large images resnet18/34-imagenet, vgg11/13/16-imagenet or sew-resnet18/34;
+    """Architecture: convnet, vgg11/13/16, resnet18/34/20/19, resnet20-a, wrn-16-2, wrn-28-4, pyramidnet18,
+    airbench94/95 or airbench94-whitened; for large images resnet18/34-imagenet, vgg11/13/16-imagenet or
+    sew-resnet18/34;
     or torch:FILE, a state dict trained in PyTorch (see models/torch_weights.py), with the width and pooling it has."""
     teacher_width: float | None = None
     """Width multiplier of the teacher's channels; None: --width."""
@@ -230,4 +231,9 @@ def time_steps(num_steps: int | None, levels: int = 1) -> str:
     """Time steps in words: "an ANN", "T = 4", or "T x D = 1 x 4" with the D levels of integer neurons."""
     if num_steps is None:
         return "an ANN"
-    return f"T = {num_steps}" if levels == 1 else f"T x D = {num_steps} x {levels}"
+    return f"{'T' if levels == 1 else 'T x D'} = {number_of_steps(num_steps, levels)}"
+
+
+def number_of_steps(num_steps: int, levels: int) -> str:
+    """T, or T x D with the D levels of integer neurons, in figures: "4" or "1 x 4"."""
+    return f"{num_steps}" if levels == 1 else f"{num_steps} x {levels}"

@@ -1,7 +1,7 @@
 """The optimisation section of a configuration."""
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from snnkd_jax.errors import InputError, check_choice, check_count, check_counts
 from snnkd_jax.runs.option import Section
@@ -25,27 +25,43 @@ class OptimisationConfig(Section):
     accumulate: int = 1
     """Gradient accumulation: micro-batches per batch, in the memory of one; each has its own batch norm statistics."""
     optimizer: str = "sgd"
-    """sgd (Nesterov) or adamw."""
+    """sgd (Nesterov), adamw, or muon for the kernels of all layers but the classifier and adamw for the rest."""
     learning_rate: float = 0.1
-    """Peak learning rate, with cosine decay to 0."""
+    """Peak learning rate."""
     base_batch_size: int | None = None
     """Batch size for which --learning-rate is given; it is scaled linearly to --batch-size. None: no scaling."""
     warmup_epochs: int = 5
     """Epochs of linear warm-up, at most all epochs but one."""
+    schedule: str = "cosine"
+    """cosine: from the peak, reached after the warm-up, to 0 along half a cosine; or triangle, without --warmup-epochs:
+    linearly from 0.2 of the peak to the peak in the first 23 % of the steps, and to 0.07 of it in the others."""
     momentum: float = 0.9
-    """SGD momentum."""
+    """Momentum of sgd and muon."""
     weight_decay: float = 5e-4
     """Weight decay of convolution and dense kernels; none for norms, biases and neuron parameters."""
+    decay_biases: bool = False
+    """Weight decay of biases as well."""
+    norm_bias_scale: float = 1.0
+    """Learning rate of the biases of norms relative to --learning-rate."""
+    whitening_bias_epochs: int | None = None
+    """Epochs in which the bias of a whitening stem is trained; None: all."""
+    lookahead: int | None = None
+    """Steps after which the weights are replaced by a moving average of them, again and again; None: never."""
     clip_norm: float | None = None
     """Global gradient norm at which gradients are clipped; None: no clipping."""
 
     def check(self) -> None:
         """Raises `InputError` for an unknown optimiser or a value out of range."""
-        check_counts(self, "epochs", "batch_size", "accumulate", "base_batch_size")
+        check_counts(self, "epochs", "batch_size", "accumulate", "base_batch_size", "lookahead")
         check_count("extend", self.extend, 0)
+        if self.whitening_bias_epochs is not None:
+            check_count("whitening_bias_epochs", self.whitening_bias_epochs, 0)
         if self.warmup_epochs < 0:
             raise InputError(f"warmup_epochs={self.warmup_epochs!r} must be at least 0")
-        check_choice("optimizer", self.optimizer, ("sgd", "adamw"))
+        check_choice("optimizer", self.optimizer, ("sgd", "adamw", "muon"))
+        check_choice("schedule", self.schedule, ("cosine", "triangle"))
+        if self.schedule == "triangle" and self.warmup_epochs:
+            raise InputError(f"warmup_epochs={self.warmup_epochs!r}: schedule='triangle' has its own warm-up; use 0")
 
     def check_stable(self, objective: "Objective") -> None:
         """Raises `InputError` if a term's connectors must diverge under SGD without clipping.
@@ -81,5 +97,8 @@ class OptimisationConfig(Section):
 
         rate, warmup_epochs = self.peak_learning_rate, min(self.warmup_epochs, epochs - 1)
         steps, warmup_steps = epochs * steps_per_epoch, warmup_epochs * steps_per_epoch
-        options = {name: getattr(self, name) for name in ("momentum", "weight_decay", "clip_norm")}
+        names = ("schedule", "momentum", "weight_decay", "clip_norm", "norm_bias_scale", "decay_biases")
+        options: dict[str, Any] = {name: getattr(self, name) for name in names}
+        if self.whitening_bias_epochs is not None:
+            options["whitening_bias_steps"] = self.whitening_bias_epochs * steps_per_epoch
         return make_optimizer(self.optimizer, learning_rate=rate, num_steps=steps, warmup_steps=warmup_steps, **options)

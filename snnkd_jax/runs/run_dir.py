@@ -38,7 +38,7 @@ from snnkd_jax.training.manifest import is_trained
 _MAY_CHANGE = (*BOOKKEEPING, "run_dir", "store_teacher")
 """Options that may change when a run is resumed."""
 
-_SCHEDULE = ("learning_rate", "base_batch_size", "warmup_epochs", "momentum", "weight_decay")
+_SCHEDULE = ("learning_rate", "base_batch_size", "warmup_epochs", "schedule", "momentum", "weight_decay")
 """Options that may change when a finished run is extended."""
 
 _AFTER_CONFIG = ("teacher", "student_baseline", "student", "metrics.jsonl", "result.json", "report.html")

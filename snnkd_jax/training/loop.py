@@ -101,9 +101,9 @@ def train(
     state = state or steps.init(initial)
     start = int(state.step)
     if fresh_from and start == fresh_from * steps_per_epoch:
-        init = trainer.optimizer.init
-        sharding = state_sharding(mesh, jax.eval_shape(init, state.params))
-        state = state._replace(opt_state=jax.jit(init, out_shardings=sharding)(state.params))
+        init, variables = trainer.init_optimizer, (state.params, state.batch_stats)
+        sharding = state_sharding(mesh, jax.eval_shape(init, *variables))
+        state = state._replace(opt_state=jax.jit(init, out_shardings=sharding)(*variables))
     if context is not None:
         history = context.log.rewind(role, start)
     if 0 < start < num_steps:

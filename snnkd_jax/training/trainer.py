@@ -24,6 +24,7 @@ from snnkd_jax.distill.outputs import StudentOutputs
 from snnkd_jax.distill.teacher import TeacherNetwork
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import Network, Variables, with_weights_of
+from snnkd_jax.training.lookahead import Lookahead
 
 # Folded into the key of a step for masked channels and for the student's noise, and into the former for dropout;
 # augmentation splits off others.
@@ -36,12 +37,15 @@ Gradient = tuple[Any, Variables, Metrics]
 
 
 class TrainState(NamedTuple):
-    """What training updates; `params` and `batch_stats` have "network" and, if there are any, "connectors" by term."""
+    """What training updates; `params` and `batch_stats` have "network" and, if there are any, "connectors" by term.
+
+    `opt_state` is that of the optimiser, or a pair of it and that of a `Lookahead`.
+    """
 
     step: Array
     params: Variables
     batch_stats: Variables
-    opt_state: optax.OptState
+    opt_state: Any
 
 
 def variables_of(state: TrainState) -> Variables:
@@ -76,6 +80,7 @@ class Trainer:
     teacher: TeacherNetwork | None = None
     teacher_normalisation: Normalisation | None = None
     accumulate: int = 1
+    lookahead: Lookahead | None = None
     frames: int | None = None
     student_noise: Augment | None = None
     gather: Callable[[Variables], Variables] = lambda variables: variables
@@ -104,7 +109,12 @@ class Trainer:
         if connectors := self.guidance.init(connector_key):
             variables["connectors"] = connectors
         params, batch_stats = ({name: v[part] for name, v in variables.items()} for part in ("params", "batch_stats"))
-        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, self.optimizer.init(params))
+        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, self.init_optimizer(params, batch_stats))
+
+    def init_optimizer(self, params: Variables, batch_stats: Variables) -> Any:
+        """The `opt_state` of a `TrainState` before the first step of a schedule."""
+        opt_state = self.optimizer.init(params)
+        return opt_state if self.lookahead is None else (opt_state, self.lookahead.init(params, batch_stats))
 
     def step(self, state: TrainState, teacher_variables: Variables, batch: Batch) -> tuple[TrainState, Metrics]:
         """Makes one update.
@@ -122,8 +132,12 @@ class Trainer:
             grads, batch_stats, metrics = gradient(state.batch_stats, batch, jax.random.fold_in(key, _BLUR))
         else:
             grads, batch_stats, metrics = self._accumulated(gradient, state, batch, key)
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        before = state.opt_state if self.lookahead is None else state.opt_state[0]
+        updates, opt_state = self.optimizer.update(grads, before, state.params)
         params: Any = optax.apply_updates(state.params, updates)
+        if self.lookahead is not None:
+            slow, params, batch_stats = self.lookahead.update(state.opt_state[1], params, batch_stats)
+            opt_state = opt_state, slow
         metrics["grad_norm"] = optax.tree.norm(grads)
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 

@@ -97,7 +97,7 @@ def test_integer_neurons_are_counted_in_binary_substeps(runs, monkeypatch, capsy
     found = record["networks"]["student"]
     assert (found["num_steps"], found["levels"], found["ann"]) == (2, 3, "teacher")
     assert "T x D = 2 x 3" in shown
-    assert [row[2] for row in energy_rows(record)] == ["–", "2 × 3"]
+    assert [row[2] for row in energy_rows(record)] == ["–", "2 x 3"]
     counted = {layer["name"]: (layer["operations"], layer["steps"]) for layer in found["layers"]}
     if pool == "max":
         assert counted == {"conv1": ("MAC", 1), "conv2": ("AC", 6), "hidden": ("AC", 6), "head": ("AC", 6)}

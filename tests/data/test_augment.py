@@ -77,6 +77,20 @@ def test_each_shift_is_a_crop_of_the_padded_image_and_all_are_equally_frequent(p
     assert_uniform(counts(augmented(Augmentation(crop_padding=p)), crops(IMAGE, p)), (2 * p + 1) ** 2)
 
 
+@pytest.mark.parametrize("p", [1, 2])
+def test_reflected_shifts_are_crops_of_numpys_reflected_image(p):
+    canvas = np.pad(IMAGE, ((p, p), (p, p), (0, 0)), mode="reflect")
+    shifts = [(top, left) for top in range(2 * p + 1) for left in range(2 * p + 1)]
+    allowed = {canvas[top : top + H, left : left + W].tobytes(): (top, left) for top, left in shifts}
+    assert len(allowed) == len(shifts)
+    assert_uniform(counts(augmented(Augmentation(crop_padding=p, reflect=True)), allowed), len(shifts))
+
+
+def test_the_title_of_an_augmentation_is_that_of_runs_before_reflection():
+    """It is compared when a run is resumed, beside a digest of the computation, which tells the two apart."""
+    assert repr(Augmentation(2, True)) == "Augmentation(crop_padding=2, flip=True, cutout=0)"
+
+
 def test_half_of_the_images_are_exact_mirror_images():
     mirror = {IMAGE.tobytes(): (0, 0), np.ascontiguousarray(IMAGE[:, ::-1]).tobytes(): (0, 1)}
     assert_uniform(counts(augmented(Augmentation(flip=True)), mirror), 2)

@@ -1,5 +1,6 @@
 """Batches as functions of (seed, step), and the validation split."""
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -146,3 +147,35 @@ def test_processes_make_one_global_batch_between_them(monkeypatch, processes):
         assert {len(part["mask"]) for part in parts} == {8 // processes}
         for name, x in batch.items():
             np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), x)
+
+
+def mirrored(seed: int, number: int, order: int = 0) -> dict[int, bool]:
+    """Whether each example of an epoch is mirrored; example i has a ramp from left to right, from i on."""
+    images = np.arange(N)[:, None, None, None] + np.arange(4)[None, None, :, None] + np.zeros((N, 3, 4, 2))
+    given = {"images": images.astype(np.uint8), "labels": np.arange(N, dtype=np.int32)}
+    source = MemorySource(given, 5, seed, alternate_flip=True)
+    found = {}
+    for i in sorted(range(source.steps_per_epoch), reverse=bool(order)):
+        for image, label in zip(*source(number * source.steps_per_epoch + i).values(), strict=True):
+            expected = given["images"][label]
+            is_mirrored = not np.array_equal(image, expected)
+            np.testing.assert_array_equal(image, expected[:, ::-1] if is_mirrored else expected)
+            found[int(label)] = is_mirrored
+    np.testing.assert_array_equal(given["images"], images)  # the data set itself is not mirrored
+    return found
+
+
+def test_flips_alternate_from_epoch_to_epoch():
+    """In both directions about as often, and in every epoch the mirror image of the last one."""
+    epochs = [mirrored(0, number) for number in range(4)]
+    for first, second in itertools.pairwise(epochs):
+        both = first.keys() & second.keys()
+        assert len(both) > N / 2
+        assert all(first[i] != second[i] for i in both)
+    assert 0.2 < np.mean(list(epochs[0].values())) < 0.8
+    assert mirrored(1, 0) != epochs[0]
+
+
+def test_alternating_flips_are_a_function_of_the_step():
+    """A resumed training begins anywhere, with a source of its own."""
+    assert mirrored(0, 3, order=1) == mirrored(0, 3)

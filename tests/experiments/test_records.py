@@ -11,6 +11,7 @@ import pytest
 from records.nir import nir_section
 from records.speed import benchmark_tables, early_exit_table, gradient_table, time_table
 from records.trainings import make_record, tables, with_sections
+from representative import representatives
 from time_to_accuracy import reached
 
 from snnkd_jax.cli.arguments import parse
@@ -23,6 +24,7 @@ from snnkd_jax.runs.run_dir import run_directory
 
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "experiments" / "results"
+FILES = sorted(RECORDS.rglob("*.json"))
 
 
 def finish(directory: Path, seed: int, accuracy: float | None, **changes) -> Path:
@@ -173,7 +175,9 @@ def commands(record: Any) -> list[str]:
     return [record] if isinstance(record, str) and record.startswith("snnkd train") else []
 
 
-@pytest.mark.parametrize("path", sorted(RECORDS.rglob("*.json")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize(
+    "path", representatives(FILES, FILES[::6].__contains__), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
 def test_trainings_of_committed_records_can_be_done_again(path):
     """Their commands are understood, and a teacher's checkpoint is where the command before leaves it."""
     for line in commands(json.loads(path.read_text())):

@@ -21,16 +21,21 @@ RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 RESULT = {"accuracy": 0.5, "accuracy_by_step": [0.5, 0.5], "firing_rate": 0.1, "parameters": 3}
 
 
-@pytest.fixture
-def written(tmp_path, monkeypatch):
-    """An untrained student under the name "tiny", in a folder of its own."""
-    monkeypatch.setattr(module, "WEIGHTS", tmp_path)
+@pytest.fixture(scope="module")
+def untrained():
     network = kd.build("convnet", 10, neuron=kd.LIF(), num_steps=2, width=0.25)
-    variables = jax.device_get(network.init(jax.random.key(0), (8, 8, 1)))
-    data, normalisation = kd.data.load("digits"), Normalisation((0.3,), (0.4,))
-    trained = kd.Trained(network, variables, normalisation, (8, 8, 1), data.class_names, "digits", (), RESULT)
-    write_student("tiny", variables, {"network": describe(network, data, normalisation), "result": RESULT})
-    return trained
+    variables = jax.device_get(jax.jit(lambda: network.init(jax.random.key(0), (8, 8, 1)))())
+    class_names, normalisation = kd.data.load("digits").class_names, Normalisation((0.3,), (0.4,))
+    return kd.Trained(network, variables, normalisation, (8, 8, 1), class_names, "digits", (), RESULT)
+
+
+@pytest.fixture
+def written(untrained, tmp_path, monkeypatch):
+    """That student under the name "tiny", in a folder of its own."""
+    monkeypatch.setattr(module, "WEIGHTS", tmp_path)
+    described = describe(untrained.network, kd.data.load("digits"), untrained.normalisation)
+    write_student("tiny", untrained.variables, {"network": described, "result": RESULT})
+    return untrained
 
 
 def test_what_is_written_is_loaded(written):
@@ -52,9 +57,10 @@ def test_an_image_file_is_classified_by_name(written, tmp_path, capsys):
 
 
 def test_half_precision_rounds_to_eleven_bits_and_keeps_what_overflows():
-    found = half_precision({"a": np.float32([1 + 2**-11, 1 + 3 * 2**-11, 65504]), "b": np.float32([1e5, 1 + 2**-11])})
-    np.testing.assert_array_equal(found["a"], np.float32([1, 1 + 2**-9, 65504]))
-    np.testing.assert_array_equal(found["b"], np.float32([1e5, 1 + 2**-11]))
+    given = {"a": [1 + 2**-11, 1 + 3 * 2**-11, 65504], "b": [1e5, 1 + 2**-11]}
+    found = half_precision({name: np.array(values, np.float32) for name, values in given.items()})
+    np.testing.assert_array_equal(found["a"], np.array([1, 1 + 2**-9, 65504], np.float32))
+    np.testing.assert_array_equal(found["b"], np.array(given["b"], np.float32))
     assert {x.dtype for x in found.values()} == {np.dtype(np.float32)}
 
 
@@ -105,3 +111,10 @@ def test_students_of_the_package(name):
     assert student.dataset == name
     record = json.loads((RESULTS / f"{card['record']}.json").read_text())
     assert card["result"]["accuracy"] in record["metrics"]["student/test_accuracy"]["values"]
+
+
+def test_the_student_of_the_digits_answers_as_its_card_says():
+    card, data = students()["digits"], kd.data.load("digits")
+    classes = kd.load("digits").predict(data.test_images).classes
+    assert classes[:10].tolist() == card["first_test_classes"]
+    assert np.mean(classes == data.test_labels) == pytest.approx(card["result"]["accuracy"])

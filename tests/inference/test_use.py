@@ -460,8 +460,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes | None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [30, slow(150)])
-def test_randomly_damaged_directories(run, tmp_path, count):
+def test_randomly_damaged_directories(run, tmp_path):
     """Refused as `InputError`, or the same network bit for bit, where the damage hit what it is not made of.
 
     Nine of ten times a file is hit that the network is made of.
@@ -472,9 +471,9 @@ def test_randomly_damaged_directories(run, tmp_path, count):
     listed = [name for name in json.loads(description.read_text())["files"] if "/network/" in name]
     own = [description, *(tmp_path / "student" / name for name in listed)]
     paths = sorted(path for path in (tmp_path / "student").rglob("*") if path.is_file())
-    rng = random.Random(count)
+    rng = random.Random(0)
     refused = 0
-    for path in [rng.choice(own if rng.random() < 0.9 else paths) for _ in range(count)]:
+    for path in [rng.choice(own if rng.random() < 0.9 else paths) for _ in range(100)]:
         original = path.read_bytes()
         content = damaged(original, rng)
         if content is None:
@@ -490,4 +489,4 @@ def test_randomly_damaged_directories(run, tmp_path, count):
             for name in ("normalisation", "image_shape", "class_names", "dataset"):
                 assert getattr(found, name) == getattr(expected, name)
         path.write_bytes(original)
-    assert count / 5 < refused < count
+    assert 20 < refused < 100

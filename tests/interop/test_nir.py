@@ -192,6 +192,7 @@ def test_old_readers_find_no_v_reset(tmp_path):
         write_nir(tmp_path / "old.nir", other, variables, (8, 8, 1), old_readers=True)
 
 
+@pytest.mark.slow
 def test_what_nir_cannot_say_is_refused(tmp_path):
     shape, path = (16, 16, 3), tmp_path / "net.nir"
     convnet = functools.partial(build, "convnet", 5, num_steps=T, width=0.1)

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import agrees
-from network_checks import FAMILIES
-from representative import representatives, slow
+from representative import slow
 
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.dynamics.neurons import LIF
@@ -50,7 +49,7 @@ POOLED = {"width": 0.1, "pool": "max"}
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, *SHAPE), np.uint8)
 
 
-@pytest.mark.parametrize("name", representatives(FAMILIES, lambda name: name == "convnet"))
+@pytest.mark.parametrize("name", ["convnet", slow("resnet19"), slow("wrn-16-2")])
 def test_folded_norms_change_nothing(name):
     """Every architecture but deeper ones and those of test_imagenet_models.py, half of them spiking, with tdBN."""
     neuron = LIF(tau=4.0) if name in ("convnet", "resnet19", "airbench94") else None
@@ -155,13 +154,9 @@ def test_activations_are_all_that_leave_a_relu():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "options"), [("convnet", POOLED), ("airbench94", POOLED)])
-def test_error_of_percentile_conversion_falls_with_the_number_of_steps(name, options):
-    """With the maximum as threshold nothing is clipped, so that the logits go to the ANN's as 1 / T.
-
-    Of a convnet, maxima are taken over spikes, of airbench94 over currents.
-    """
-    network = build(name, 5, **{"width": 0.25} | options)
+def test_error_of_percentile_conversion_falls_with_the_number_of_steps():
+    """With the maximum as threshold nothing is clipped, so that the logits go to the ANN's as 1 / T."""
+    network = build("convnet", 5, **POOLED)
     variables = as_if_trained(network)
     ann = trained(network, variables)
     expected = np.asarray(jax.jit(network.apply)(variables, ann.normalisation(jnp.asarray(PIXELS)))[0])

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from comparison import agrees
 from representative import slow
 
 from snnkd_jax.errors import InputError
+from snnkd_jax.runs.config import default_config
 from snnkd_jax.training.optim import decays, make_optimizer
 
 NAN, INF = float("nan"), float("inf")
@@ -162,6 +164,125 @@ def test_clipping_scales_the_whole_gradient_to_the_norm(clip_norm, factor):
     assert_close(train(optimizer, [grads]), expected)
 
 
+def test_triangle_by_hand():
+    """Of 100 steps: up from 0.2 in 23, down to 0.07 in 77."""
+    rates = learning_rates(101, learning_rate=2.0, num_steps=100, schedule="triangle")
+    expected = {0: 0.4, 10: 2 * (0.2 + 0.8 * 10 / 23), 23: 2.0, 61: 2 * (1 - 0.93 * 38 / 77), 100: 0.14}
+    agrees([rates[i] for i in expected], list(expected.values()), rtol=1e-5, name="triangular schedule")
+    assert max(rates) == rates[23]
+
+
+WHITENED = {
+    "whitening": {"conv": {"kernel": np.array([[1.0, -2.0]]), "bias": np.array([0.5])}},
+    "norm1": {"bias": np.array([-0.5])},
+    "conv1": {"conv": {"kernel": np.array([[0.25, 4.0]])}},
+}
+
+
+@pytest.mark.parametrize(("name", "scale"), [("sgd", 64.0), ("adamw", 64.0)])
+def test_norm_biases_have_a_learning_rate_of_their_own(name, scale):
+    """Without a decay their change is `scale` times as large, and that of all others the same."""
+    grads = jax.tree.map(lambda p: 0.1 * p + 0.01, WHITENED)
+    plain, scaled = (
+        moved_by(WHITENED, [grads] * 3, make_optimizer(name, learning_rate=0.1, num_steps=9, norm_bias_scale=s))
+        for s in (1.0, scale)
+    )
+    np.testing.assert_allclose(scaled["norm1"]["bias"], scale * plain["norm1"]["bias"], rtol=1e-5)
+    for other in ("whitening", "conv1"):
+        assert_close(scaled[other], plain[other])
+
+
+def moved_by(start, grads, optimizer):
+    """The change of parameters by steps with these gradients."""
+    params: Any = single(start)
+    state = optimizer.init(params)
+    for g in grads:
+        updates, state = optimizer.update(single(g), state, params)
+        params = optax.apply_updates(params, updates)
+    return jax.tree.map(lambda a, b: np.asarray(a) - b, params, start)
+
+
+def test_the_published_update_of_airbench_by_a_loop():
+    """As its code has it: a learning rate per group, decay divided by that, a sum over the batch instead of a mean."""
+    batch, steps = 1024, 7
+    kilostep = 1024 * (1 + 1 / (1 - 0.85))
+    lr, wd = 11.5 / kilostep, 0.0153 * batch / kilostep
+    groups = {"whitening": lr, "norm1": 64 * lr, "conv1": lr}
+    rates = [0.2 + 0.8 * i / 1 if i < 1 else 1 - 0.93 * (i - 1) / 6 for i in range(steps)]
+    rng = np.random.default_rng(0)
+    grads = [jax.tree.map(lambda p: 0.01 * rng.normal(size=p.shape), WHITENED) for _ in range(steps)]
+    expected = jax.tree.map(np.copy, WHITENED)
+    momentum = jax.tree.map(np.zeros_like, WHITENED)
+    for i, g in enumerate(grads):
+        g["whitening"]["conv"]["kernel"][...] = 0  # fixed
+        for layer, rate in groups.items():
+
+            def step(p, m, g, rate=rate, i=i, layer=layer):
+                if layer == "whitening" and (p.ndim == 2 or i >= 3):
+                    return  # the filters, and their bias after 3 steps
+                g = batch * g + wd / rate * p
+                m[...] = 0.85 * m + g
+                p -= rate * rates[i] * (g + 0.85 * m)
+
+            jax.tree.map(step, expected[layer], momentum[layer], g[layer])
+    config = default_config("cifar10", "airbench").optimisation
+    found = moved_by(WHITENED, grads, config.build(steps, 1))
+    expected = jax.tree.map(lambda a, b: a - b, expected, WHITENED)
+    jax.tree.map(lambda a, b: agrees(a, b, rtol=1e-5, atol=1e-6, name="the update of airbench"), found, expected)
+    assert not np.any(found["whitening"]["conv"]["kernel"])
+
+
+def newton_schulz(g: np.ndarray) -> np.ndarray:
+    """Five steps, in float64."""
+    x = g / np.linalg.norm(g)
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.775 * a + 2.0315 * a @ a) @ x
+    return x
+
+
+def test_muon_against_newton_schulz_in_numpy():
+    """Two steps of a convolution and a dense layer; the classifier, norms and biases are Adam's."""
+    rng = np.random.default_rng(0)
+    start = {
+        "conv": {"conv": {"kernel": rng.normal(size=(3, 3, 2, 5))}},
+        "hidden": {"kernel": rng.normal(size=(4, 6)), "bias": rng.normal(size=6)},
+        "head": {"kernel": rng.normal(size=(6, 3))},
+        "whitening": {"conv": {"kernel": np.arange(32.0).reshape(2, 2, 1, 8)}},
+    }
+    grads = [jax.tree.map(lambda p: rng.normal(size=p.shape), start) for _ in range(2)]
+    for g in grads:
+        g["whitening"]["conv"]["kernel"][...] = 0
+    mu, rates = 0.6, 0.1 * np.array([1, (1 + np.cos(np.pi / 4)) / 2])
+    optimizer = make_optimizer("muon", learning_rate=0.1, num_steps=4, momentum=mu, weight_decay=0.01)
+    found = moved_by(start, grads, optimizer)
+
+    def looped(w, gs):
+        first, m = w, 0.0
+        for t, (g, rate) in enumerate(zip(gs, rates, strict=True), 1):
+            m = mu * m + (1 - mu) * g
+            nesterov = mu * m / (1 - mu ** (t + 1)) + (1 - mu) * g / (1 - mu**t)
+            w = w - rate * (0.2 * max(g.shape) ** 0.5 * newton_schulz(nesterov) + 0.01 * w)
+        return w - first
+
+    kernel = looped(
+        start["conv"]["conv"]["kernel"].reshape(18, 5), [g["conv"]["conv"]["kernel"].reshape(18, 5) for g in grads]
+    )
+    agrees(found["conv"]["conv"]["kernel"].reshape(18, 5), kernel, rtol=1e-4, atol=1e-5, name="muon")
+    kernel = looped(start["hidden"]["kernel"], [g["hidden"]["kernel"] for g in grads])
+    agrees(found["hidden"]["kernel"], kernel, rtol=1e-4, atol=1e-5, name="muon")
+    adamw = moved_by(start, grads, make_optimizer("adamw", learning_rate=0.1, num_steps=4, weight_decay=0.01))
+    assert_close(found["head"], adamw["head"])
+    assert_close(found["hidden"]["bias"], adamw["hidden"]["bias"])
+    assert not np.any(found["whitening"]["conv"]["kernel"])
+
+
+def test_biases_decay_if_they_are_asked_to():
+    biased = jax.tree.map_with_path(lambda path, _: path[-1].key in ("kernel", "bias"), PARAMS)
+    assert decays(PARAMS, biases=True) == biased
+    assert not decays(WHITENED, biases=True)["whitening"]["conv"]["kernel"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -170,6 +291,9 @@ def test_clipping_scales_the_whole_gradient_to_the_norm(clip_norm, factor):
         *(({"weight_decay": value}, "weight_decay") for value in (-0.1, NAN, INF)),
         *(({"momentum": value}, "momentum") for value in (-0.1, 1.0, NAN)),
         *(({"clip_norm": value}, "clip_norm") for value in (0.0, -1.0, NAN)),
+        *(({"norm_bias_scale": value}, "norm_bias_scale") for value in (0.0, -1.0, NAN, INF)),
+        ({"schedule": "linear"}, "linear.*cosine.*triangle"),
+        ({"schedule": "triangle", "warmup_steps": 3}, "warmup_steps=3.*triangle"),
         *(({"warmup_steps": value}, "warm-up") for value in (-1, 10, 11)),
         ({"num_steps": 0}, "steps"),
     ],
