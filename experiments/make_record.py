@@ -24,8 +24,9 @@ def main(name: str, dataset: str, runs: list[Path], notes: str = "") -> None:
         notes: Remarks for the record.
     """
     record = make_record(name, runs, dataset, notes)
-    RESULTS.mkdir(exist_ok=True)
-    write_json(RESULTS / f"{name}.json", record)
+    path = RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 
 from records.aims import aims_section
 from records.energy import energy_section
+from records.events import events_section
 from records.fidelity import ROWS, fidelity_section, fidelity_source
 from records.headline import headline_section
 from records.knobs import knob_source, knob_table, loss_section
@@ -53,6 +54,7 @@ PAGES: dict[Path, Sections] = {
     DOCS / "noise.md": {"noise": (RESULTS / "noise", noise_section)},
     DOCS / "energy.md": {"energy": (RESULTS / "energy", energy_section)},
     DOCS / "speed.md": {"speed": (RESULTS / "speed", speed_section)},
+    DOCS / "events.md": {"events": (RESULTS / "events", events_section)},
     DOCS / "inference.md": {"students": (RESULTS, students_section)},
     DOCS / "scaling.md": {"plan": (RESULTS / "plan", plan_section)},
     DOCS / "neuromorphic.md": {"nir": (RESULTS / "nir", nir_section)},

@@ -56,7 +56,8 @@ def run(config: Config, teacher: Trained | Teacher | None = None) -> dict[str, A
         check_equal_on_all_hosts("their copies of the data set", data.identity)
         inputs = open_inputs(data, config.optimisation.batch_size, config.run.seed)
         _ = data.normalisation  # measured here, so that an error in the data is not reported as one of a network
-        return _Run(config, directory, mesh, data, inputs, stop, RunTeacher(config, data, mesh, teacher)).run()
+        run_teacher = RunTeacher(config, _seen_by_teacher(data), mesh, teacher)
+        return _Run(config, directory, mesh, data, inputs, stop, run_teacher).run()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,7 @@ class _Run:
         self.check(student, untrained, given)
         loaded = None if config.teacher.teacher_checkpoint is None else given
         weights = None if loaded is None else np.asarray(checksum(loaded.variables)).tobytes()
-        contents = content_digests(self.data.identity, weights)
+        contents = content_digests(self.data.identity, weights, getattr(self.data, "split_digest", None))
         # Only after the checks, so that a run that cannot start leaves no files behind.
         with opened_run(self.directory, {"config": config.flat()}, contents) as log:
             if log is None:
@@ -100,7 +101,8 @@ class _Run:
         elif given is not None:
             if config.teacher.file is not None:
                 self.run_teacher.keep(given.variables, self.directory)
-            results["teacher"] = evaluate_on_test(self.evaluation(given), given.variables, self.inputs, self.mesh)
+            inputs = self.teacher_inputs
+            results["teacher"] = evaluate_on_test(self.evaluation(given), given.variables, inputs, self.mesh)
         if config.teacher.teacher_only:
             return results
         if config.run.baseline and not config.is_plain:
@@ -118,7 +120,7 @@ class _Run:
         from_teacher = config.student.initial_weights == "teacher"
         return fit(
             network,
-            self.data,
+            self.data_of(role),
             **self.options(role, teacher),
             epochs=self.epochs(role),
             extend=self.extend(role),
@@ -129,6 +131,14 @@ class _Run:
             fsdp=run.fsdp,
             store_teacher=config.teacher.store_teacher if is_student else None,
         )
+
+    def data_of(self, role: str) -> Data:
+        """What a network sees: the teacher perhaps the images that belong to the student's events."""
+        return _seen_by_teacher(self.data) if role == "teacher" else self.data
+
+    @functools.cached_property
+    def teacher_inputs(self) -> Inputs:
+        return open_inputs(self.data_of("teacher"), self.config.optimisation.batch_size, self.config.run.seed)
 
     def epochs(self, role: str) -> int:
         return self.config.teacher_epochs if role == "teacher" else self.config.optimisation.epochs
@@ -150,7 +160,7 @@ class _Run:
             "teacher": teacher,
             "objective": config.objective.build() if role == "student" else config.objective.cross_entropy(),
             "optimizer": config.optimisation.build(scheduled, self.inputs.training.steps_per_epoch),
-            "augment": config.data.augmentation(),
+            "augment": config.data.augmentation(images=self.data_of(role).frames is None),
             "student_noise": None if role == "teacher" else config.data.noise(),
             "batch_size": config.optimisation.batch_size,
             "seed": config.run.seed,
@@ -165,9 +175,9 @@ class _Run:
             self.trainer("teacher", untrained)
         trainer = self.trainer("student", student, teacher)
         if given is not None and config.teacher.is_foreign and not is_finished(self.directory):
-            split, batches = "training", self.inputs.training_sample()
-            if self.inputs.validation is not None:
-                split, batches = "validation", self.inputs.validation()
+            split, batches = "training", self.teacher_inputs.training_sample()
+            if self.teacher_inputs.validation is not None:
+                split, batches = "validation", self.teacher_inputs.validation()
             accuracy = evaluate(self.evaluation(given), given.variables, batches, self.mesh)["accuracy"]
             print_on_host0(f"teacher {teacher_label(config.teacher.teacher)}: {split} accuracy {accuracy:.4f}")
             self.run_teacher.check_accuracy(accuracy, split)
@@ -182,12 +192,13 @@ class _Run:
 
     def trainer(self, role: str, network: Network, teacher: TeacherNetwork | None = None) -> Trainer:
         try:
-            return make_trainer(network, self.data, **self.options(role, teacher))
+            return make_trainer(network, self.data_of(role), **self.options(role, teacher))
         except InputError as error:
             raise InputError(f"{role} {self.config.flat()[role]!r}: {error}") from error
 
     def evaluation(self, teacher: Teacher) -> Evaluation:
-        return compile_evaluation(teacher, teacher.normalisation or self.data.normalisation, self.mesh)
+        normalisation = teacher.normalisation or self.data_of("teacher").normalisation
+        return compile_evaluation(teacher, normalisation, self.mesh)
 
     def summary(self) -> str:
         """Describes the run: its directory, devices, batch and learning rate; a teacher that saw held-out images."""
@@ -200,3 +211,8 @@ class _Run:
         rate = f"peak learning rate {config.peak_learning_rate:g}{scaled}"
         lines = (f"run directory {self.directory}", f"{devices}; {batch}; {rate}", split_warning(self.config))
         return "\n".join(line for line in lines if line is not None)
+
+
+def _seen_by_teacher(data: Data) -> Data:
+    """The data set that a teacher sees: the images that belong to it, if it has them."""
+    return getattr(data, "paired", None) or data

@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from snnkd_jax.analysis.observation import observe, save_observation
 from snnkd_jax.data.augment import Augment, Augmentation, InUnitRange
 from snnkd_jax.data.inputs import Data, Inputs, open_inputs
+from snnkd_jax.data.normalisation import as_stored
 from snnkd_jax.digest import fingerprint, jaxpr_digest, sha256, title
 from snnkd_jax.distill.objective import Objective
 from snnkd_jax.distill.presets import PRESETS
@@ -92,7 +93,7 @@ def fit(
 
     Args:
         network: from `build`, or `Network(module, num_steps)` with a Flax Linen module.
-        data: from `data.from_arrays` or `data.load`.
+        data: from `data.from_arrays` or `data.load`. If it has `paired` images, the teacher sees these.
         teacher: a trained network, or any function as a `Teacher`; None: no teacher.
         objective: a preset or a sum of terms; None: `PRESETS["temporal"]` with a teacher, else the cross-entropy.
         optimizer: an optax transformation, or a function from the number of training steps to one; None: SGD with
@@ -145,9 +146,10 @@ def fit(
         if not fits:
             found = f"={value!r}" if isinstance(value, str) else f" is a {type(value).__name__}"
             raise InputError(f"{name}{found}; give {advice}")
-    if isinstance(teacher, Trained) and teacher.image_shape[-1] != data.image_shape[-1]:
+    seen: Data = getattr(data, "paired", None) or data
+    if isinstance(teacher, Trained) and teacher.image_shape[-1] != seen.image_shape[-1]:
         raise InputError(
-            f"the teacher takes images of {teacher.image_shape[-1]} channels, {data.name} has {data.image_shape[-1]}"
+            f"the teacher takes images of {teacher.image_shape[-1]} channels, {seen.name} has {seen.image_shape[-1]}"
         )
     if not 0 <= bptt_epochs <= epochs or (bptt_epochs and network.rate_module is None):
         raise InputError(f"bptt_epochs={bptt_epochs!r} must be in 0 to epochs={epochs}, and needs backprop='rate'")
@@ -194,7 +196,7 @@ def fit(
         options: Any = {"callbacks": callbacks, "bptt_epochs": bptt_epochs, "initial": start, "mesh": mesh}
         options |= {"epochs": epochs + extend, "fresh_from": epochs + extended if extend else 0, "context": context}
         state, steps, history = train(trainer, teacher_variables, source, inputs.validation, **options)
-        variables, normalisation = variables_of(state), data.normalisation
+        variables, normalisation = variables_of(state), trainer.normalisation
         if context is not None:  # written last: without it the network does not count as fully trained
             write_network(context.directory / context.role, describe(network, data, normalisation))
         result = evaluate_on_test(steps.evaluate, variables, inputs, mesh)
@@ -267,7 +269,15 @@ def make_trainer(network: Network, data: Data, batch_size: int, **options: Any) 
     """Builds the `Trainer` with further `options`; raises `InputError` if they do not fit together."""
     if data.frames is not None and network.num_steps not in (None, data.frames):
         raise InputError(f"data has {data.frames} frames per example, the network num_steps={network.num_steps}")
-    about = {"normalisation": data.normalisation, "image_shape": data.image_shape, "frames": data.frames}
+    about: dict[str, Any] = {name: getattr(data, name) for name in ("normalisation", "image_shape", "frames")}
+    seen: Any = getattr(data, "paired", None) or data
+    if seen is not data and options.get("teacher") is not None:
+        about["paired_shape"] = seen.image_shape
+    options["teacher_normalisation"] = options.get("teacher_normalisation") or seen.normalisation
+    if network.coding != "direct":
+        if data.frames is not None:
+            raise InputError(f"input_coding={network.coding!r} is for static images, and {data.name} has frames")
+        about["normalisation"] = as_stored(data.image_shape[-1])
     trainer = Trainer(network, **about, **options)
     if batch_size == trainer.accumulate:  # a batch norm with one value per channel raises
         variables = variables_of(jax.eval_shape(trainer.init))
@@ -290,7 +300,7 @@ def evaluate_on_test(evaluation: Evaluation, variables: Any, inputs: Inputs, mes
 def _digests(trainer: Trainer, teacher_variables: Any) -> dict[str, str | None]:
     """Digests of the computations of network, objective, optimiser, augmentation, noise and teacher, in no file."""
     state = jax.eval_shape(trainer.init)
-    variables, pixels = variables_of(state), trainer.pixels(2)
+    variables, pixels, seen = variables_of(state), trainer.pixels(2), trainer.teacher_pixels(2)
 
     # Gradients, because a function may define its own, such as a surrogate.
     def network(params: Any, batch_stats: Any, images: Any, key: Any) -> Any:
@@ -308,7 +318,7 @@ def _digests(trainer: Trainer, teacher_variables: Any) -> dict[str, str | None]:
         "optimizer": jaxpr_digest(lambda p: optimizer.update(p, optimizer.init(p), p), state.params),
         "augment": trainer.digest_of(trainer.augment),
         "student_noise": trainer.digest_of(trainer.student_noise),
-        "teacher": None if teacher is None else jaxpr_digest(teacher.apply, teacher_variables, pixels),
+        "teacher": None if teacher is None else jaxpr_digest(teacher.apply, teacher_variables, seen),
     }
 
 

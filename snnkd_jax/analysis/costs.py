@@ -15,9 +15,8 @@ def measure(trained: Trained, images: NDArray, batch_size: int) -> Cost:
     """Counts the operations of a network on images, uint8 `[N, H, W, C]`, or frames `[N, T, H, W, C]`."""
     normalise = jax.jit(trained.normalisation)
     batches = (normalise(images[i : i + batch_size]) for i in range(0, len(images), batch_size))
-    return functools.reduce(
-        operator.add, (count(trained.network, trained.variables, x, trained.reads_events) for x in batches)
-    )
+    events = trained.reads_events and trained.network.frames is None
+    return functools.reduce(operator.add, (count(trained.network, trained.variables, x, events) for x in batches))
 
 
 def ann_of(role: str, costs: dict[str, Cost]) -> str | None:

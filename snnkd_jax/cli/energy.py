@@ -85,8 +85,11 @@ def energy(
                     trained[role] = network.expanded()
                 except InputError as error:
                     print(f"{role}: counted in integers, not in binary sub-steps: {error}")
-        test = data.test_images[:images]
-        costs = {role: measure(network, test, batch_size) for role, network in trained.items()}
+        seen = {"teacher": data.paired or data}  # the others see the data set itself
+        costs = {
+            role: measure(network, seen.get(role, data).test_images[:images], batch_size)
+            for role, network in trained.items()
+        }
         anns = {role: ann_of(role, costs) for role in costs}
         if against is not None and "ann" not in (anns[role] for role in costs if role != "ann"):
             raise InputError(f"against={against}: its teacher is of none of the architectures of {run}; give another")
@@ -112,7 +115,7 @@ def energy(
             "ann_command": None if against is None else command(read_config(against)),
             "config": config.published().flat(),
             "dataset": dataset or config.data.label,
-            "images": len(test),
+            "images": len(data.test_labels[:images]),
             "mac_pj": mac_pj,
             "ac_pj": ac_pj,
             "networks": {

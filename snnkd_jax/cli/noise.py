@@ -46,6 +46,9 @@ def noise(
     from snnkd_jax.runs.record import result_files, write_record
 
     configs, networks = find_networks(runs, list(baseline))
+    if configs[0].teacher.teacher_images:
+        print("teacher: it sees images, not events, and is left out", file=sys.stderr)
+        networks = {role: directories for role, directories in networks.items() if role != "teacher"}
     check_writable_file("record", record)
     with result_files([run for _, run in seeds_of_one_recipe("runs", runs)], out, "noise.json") as files:
         test = configs[0].load_data()

@@ -3,7 +3,7 @@
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -14,6 +14,10 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.files import similar
 from snnkd_jax.runs.roles import Role
 
+if TYPE_CHECKING:
+    from snnkd_jax.inference.stepper import Prediction
+    from snnkd_jax.inference.trained import Trained
+
 
 def predict(
     run: tyro.conf.Positional[Path],
@@ -22,40 +26,81 @@ def predict(
     threshold: float | None = None,
     resize: bool = False,
     bin_by: Literal["time", "count"] = "time",
+    sensor_size: str | None = None,
     role: Role | None = None,
 ) -> None:
     """Classify image files, or recordings of events, with a trained network.
 
-    Prints class, confidence, time steps and firing rates of each.
+    Prints class, confidence, time steps and firing rates of each, and for a recording the class after each frame.
 
     Args:
         run: Directory of a finished run, or of one network in it.
         images: Image files, of the size that the network was trained on unless --resize is given; or recordings of
-            events (.npy, .npz, .bin), of which a network sees as many frames as in training.
+            events (.npy, .npz, .bin, .aedat, .aedat4), of which a network sees as many frames as in training.
         num_steps: Maximum number of time steps; None: as in training.
         threshold: Confidence threshold of early exit, in [0, 1]; None: no early exit.
         resize: Resize images of another size.
         bin_by: Division of a recording into frames, as in training.
+        sensor_size: Size of the event camera in pixels, HEIGHTxWIDTH; None: the file says it, or that of the frames.
         role: Network of the run; None: the student.
     """
     if not images:
         raise InputError("images are missing; give at least one file")
-    from snnkd_jax.data.event_files import read_events
-    from snnkd_jax.data.events import Binning
     from snnkd_jax.inference.trained import load
 
     network = load(run, role)
     if network.reads_events and network.num_frames is not None:
-        height, width, _ = network.image_shape
-        binning = Binning(network.num_frames, bin_by)
-        pixels = np.stack([binning.frames(read_events(path, (height, width))) for path in images])
-    else:
-        pixels = np.stack([read(path, network.image_shape, resize) for path in images])
+        for path in images:
+            frames = read_frames(path, network.image_shape, network.num_frames, bin_by, sensor_size)
+            if network.streams and num_steps is None:
+                _tell(path, _streamed(network, path, frames, threshold), 0)
+            else:
+                _tell(path, network.predict(frames[None], num_steps, threshold), 0)
+        return
+    pixels = np.stack([read(path, network.image_shape, resize) for path in images])
     prediction = network.predict(pixels, num_steps, threshold)
-    for i, (path, name) in enumerate(zip(images, prediction.names, strict=True)):
-        print(f"{path}: {name}, confidence {prediction.confidence[i]:.3f}, time steps {prediction.steps[i]}")
-        if rates := [f"{layer} {rate[i]:.3f}" for layer, rate in prediction.firing_rates.items()]:
-            print(f"  spikes per neuron and step: {', '.join(rates)}")
+    for i, path in enumerate(images):
+        _tell(path, prediction, i)
+
+
+def _streamed(network: "Trained", path: Path, frames: NDArray[np.uint8], threshold: float | None) -> "Prediction":
+    """The prediction from frames `[T, H, W, 2]`, one by one; prints each, and stops at the threshold."""
+    from snnkd_jax.inference.predict import check_threshold
+
+    check_threshold(threshold)
+    state = network.start(1)
+    for t, frame in enumerate(frames, 1):
+        state, prediction = network.step(state, frame[None])
+        confidence = float(prediction.confidence[0])
+        print(f"{path}, frame {t} of {len(frames)}: {prediction.names[0]}, confidence {confidence:.3f}")
+        if threshold is not None and confidence >= threshold:
+            break
+    return prediction
+
+
+def _tell(path: Path, prediction: "Prediction", i: int) -> None:
+    found = f"{prediction.names[i]}, confidence {prediction.confidence[i]:.3f}, time steps {prediction.steps[i]}"
+    print(f"{path}: {found}")
+    if rates := [f"{layer} {rate[i]:.3f}" for layer, rate in prediction.firing_rates.items()]:
+        print(f"  spikes per neuron and step: {', '.join(rates)}")
+
+
+def read_frames(
+    path: Path, image_shape: tuple[int, int, int], num_frames: int, bin_by: Any, sensor_size: str | None
+) -> NDArray[np.uint8]:
+    """The frames `[T, H, W, 2]` of a recording; the sensor's size is that of the frames, unless it is given or known.
+
+    Raises `InputError` if the recording is wrong.
+    """
+    from snnkd_jax.data.event_files import read_events
+    from snnkd_jax.data.event_folder import parse_size
+    from snnkd_jax.data.events import Binning
+
+    size = image_shape[:2]
+    given = None if sensor_size is None else parse_size("sensor_size", sensor_size)
+    if given is None and path.suffix not in (".aedat", ".aedat4"):
+        given = size
+    return Binning(num_frames, bin_by, size).frames(read_events(path, given))
 
 
 def read(path: Path, image_shape: tuple[int, int, int], resize: bool) -> NDArray[np.uint8]:

@@ -18,6 +18,7 @@ from snnkd_jax.data.inputs import Inputs
 from snnkd_jax.data.labels import check_labels
 from snnkd_jax.data.normalisation import Normalisation, event_counts, pixel_statistics
 from snnkd_jax.digest import sha256
+from snnkd_jax.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +28,9 @@ class Dataset:
     Images are uint8, or float32 in [0, 1], `[N, H, W, C]` or `[N, T, H, W, C]`; labels are int32 `[N]` with values 0 to
     `num_classes - 1`; others raise `InputError`. A part of the training set, `validation_fraction`, is held out for
     validation; 0: none. `alternate_flip` is that of `MemorySource`. With `counts`, bytes are numbers of events, which
-    networks read as they are.
+    networks read as they are; `split_digest` identifies the split of a set that has none of its own. `paired` has the
+    images that belong to these, with the same labels in the same order: a teacher sees them instead, without
+    augmentation (cross-modal distillation).
     """
 
     name: str
@@ -39,6 +42,8 @@ class Dataset:
     validation_fraction: float = 0.1
     alternate_flip: bool = False
     counts: bool = False
+    split_digest: str | None = None
+    paired: "Dataset | None" = None
 
     def __post_init__(self):
         object.__setattr__(self, "class_names", check_class_names("class_names", self.class_names))
@@ -47,6 +52,8 @@ class Dataset:
                 f"{part} labels of {self.name}", getattr(self, f"{part}_labels"), len(images), len(self.class_names)
             )
             object.__setattr__(self, f"{part}_labels", labels)
+            if self.paired is not None and not np.array_equal(labels, getattr(self.paired, f"{part}_labels")):
+                raise InputError(f"paired: {self.paired.name} has other {part} labels than {self.name}; order it alike")
 
     @property
     def num_classes(self) -> int:
@@ -73,8 +80,9 @@ class Dataset:
 
     @functools.cached_property
     def identity(self) -> bytes:
-        """SHA-256 of the training images and of their labels."""
-        return b"".join(hashlib.sha256(x.tobytes()).digest() for x in (self.train_images, self.train_labels))
+        """SHA-256 of the training images and of their labels, and that of `paired`."""
+        own = b"".join(hashlib.sha256(x.tobytes()).digest() for x in (self.train_images, self.train_labels))
+        return own if self.paired is None else own + self.paired.identity
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -86,6 +94,8 @@ class Dataset:
             "validation_fraction": self.validation_fraction,
             "test_set": sha256(self.test_images.tobytes() + self.test_labels.tobytes()),
             **({"alternate_flip": True} if self.alternate_flip else {}),
+            **({} if self.split_digest is None else {"split": self.split_digest}),
+            **({} if self.paired is None else {"paired": self.paired.name}),
         }
 
     @property
@@ -97,7 +107,8 @@ class Dataset:
         """`(training, validation)`, the same for every run of one seed; raises `InputError` as `split_indices` does."""
         train = {"images": self.train_images, "labels": self.train_labels}
         training, validation = split_indices(len(self.train_labels), self.validation_fraction, seed)
-        return take(train, training), take(train, validation)
+        paired = {} if self.paired is None else {"paired": self.paired.train_images}
+        return take(train | paired, training), take(train, validation)
 
     def inputs(self, batch_size: int, seed: int) -> Inputs:
         """The batches of a training; raises `InputError` for a batch that is larger than the training set."""

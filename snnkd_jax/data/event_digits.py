@@ -1,14 +1,16 @@
 """`event_digits`: the digits of scikit-learn in front of a simulated event camera, made in seconds, without a download.
 
-As N-MNIST was recorded (Orchard et al., Frontiers in Neuroscience 2015, 9:437), the camera looks at a digit that stands
-still and makes three saccades of 100 ms along a triangle. A pixel whose logarithmic intensity L has moved by a contrast
-threshold C from its reference value emits an event, and moves its reference by C: the ideal camera of ESIM (Rebecq et
-al., CoRL 2018). Noise events are added, uniform in pixel, time and polarity (background activity).
+The camera looks at a digit that stands still and makes three saccades of 100 ms along a triangle, as N-MNIST was
+recorded (Orchard et al., Frontiers in Neuroscience 2015, 9:437). There the triangle is the same for every recording;
+here its corners are drawn for each, so that the class is in the shapes that move and not in where they go, and the mean
+over time is a picture that is blurred in unknown directions. A pixel whose logarithmic intensity L has moved by a
+contrast threshold C from its reference value emits an event, and moves its reference by C: the ideal camera of ESIM
+(Rebecq et al., CoRL 2018). Noise events are added, uniform in pixel, time and polarity (background activity).
 
     L[s] = log(I[s] / I_white + 0.1)          intensity of the digit at place s of the camera's path, bilinear
     |L[s] - reference| >= C  ->  event         at the time of crossing, linear between s and s + 1
 
-The digit covers 12x12 of 16x16 pixels and moves by up to two. L is rounded to millionths and everything after it is
+The digit covers 8x8 of 16x16 pixels and moves by up to four. L is rounded to millionths and everything after it is
 computed in whole numbers, so that the events do not depend on the machine. The split is that of `digits`.
 """
 
@@ -23,8 +25,8 @@ from snnkd_jax.data.digits import load_digits
 from snnkd_jax.data.events import Binning, Events
 
 SIDE = 16
-_SCALE = 1.5  # pixels of the camera per pixel of a digit
-_CORNERS = np.array([[1.0, -2.0], [-2.0, 0.0], [1.0, 2.0], [1.0, -2.0]])  # of the path, (y, x) in pixels
+SCALE = 1.0  # pixels of the camera per pixel of a digit
+REACH = 4  # pixels, the largest offset of a corner of the path
 _PLACES, _STEP = 30, 3_333  # per saccade, and microseconds between two of them
 _DARK = 0.1
 _UNIT = 1_000_000
@@ -33,7 +35,7 @@ _NOISE = 40  # noise events per recording, mean of a Poisson distribution
 
 
 def load_event_digits(binning: Binning, seed: int = 0) -> Dataset:
-    """1,437 training and 360 test recordings in frames uint8 `[N, T, 16, 16, 2]`; `seed` is that of noise events."""
+    """1,437 training and 360 test recordings in frames uint8 `[N, T, 16, 16, 2]`; `seed` is that of paths and noise."""
     digits = load_digits()
     pixels = np.concatenate([digits.train_images, digits.test_images])[..., 0]
     frames = np.stack([binning.frames(events) for events in record(pixels, seed)])
@@ -44,7 +46,7 @@ def load_event_digits(binning: Binning, seed: int = 0) -> Dataset:
 
 def record(images: NDArray[np.uint8], seed: int) -> list[Events]:
     """The recordings of images `[N, h, w]` of up to 8x8 pixels; times are in microseconds."""
-    signal, noise = camera(intensities(images)), _noise(len(images), seed)
+    signal, noise = camera(intensities(images, paths(len(images), seed))), _noise(len(images), seed)
     image, t, y, x, p = (np.concatenate(pair) for pair in zip(signal, noise, strict=True))
     order = np.lexsort((p, x, y, t, image))
     ends = np.cumsum(np.bincount(image, minlength=len(images)))[:-1]
@@ -52,25 +54,31 @@ def record(images: NDArray[np.uint8], seed: int) -> list[Events]:
     return [Events(*part, (SIDE, SIDE), f"recording {i}") for i, part in enumerate(parts)]
 
 
-def intensities(images: NDArray[np.uint8]) -> Iterator[NDArray[np.int64]]:
-    """L in millionths `[N, 16, 16]` at each place of the path."""
+def paths(n: int, seed: int) -> NDArray:
+    """The offsets (y, x) in pixels of n digits at each place, `[N, 91, 2]`: along three lines, back to the first."""
+    corners = np.random.default_rng([seed, 4]).integers(-REACH, REACH + 1, (n, 3, 2)).astype(float)
     share = np.arange(_PLACES)[:, None] / _PLACES
-    path = np.concatenate([*(a + share * (b - a) for a, b in itertools.pairwise(_CORNERS)), _CORNERS[-1:]])
+    lines = [a + share * (b - a) for a, b in itertools.pairwise(corners[:, [[0], [1], [2], [0]]].swapaxes(0, 1))]
+    return np.concatenate([*lines, corners[:, :1]], axis=1)
+
+
+def intensities(images: NDArray[np.uint8], paths: NDArray) -> Iterator[NDArray[np.int64]]:
+    """L in millionths `[N, 16, 16]` of images `[N, h, w]` at each place of their paths."""
     centre, padded = (SIDE - 1) / 2, np.pad(images / 255, ((0, 0), (1, 1), (1, 1)))
-    for offset in path:
+    for offsets in paths.swapaxes(0, 1):
         seen = padded
-        for axis, o in enumerate(offset, start=1):
+        for axis in (1, 2):
             middle = (padded.shape[axis] - 1) / 2
-            seen = _interpolated(seen, (np.arange(SIDE) - centre - o) / _SCALE + middle, axis)
+            seen = _interpolated(seen, (np.arange(SIDE) - centre - offsets[:, axis - 1, None]) / SCALE + middle, axis)
         yield np.rint(np.log(seen + _DARK) * _UNIT).astype(np.int64)
 
 
 def _interpolated(images: NDArray, at: NDArray, axis: int) -> NDArray:
-    """Values at fractional indices along an axis; those outside are of the edge."""
-    at = np.clip(at, 0, images.shape[axis] - 1)
+    """Values at fractional indices `[N, n]` along an axis; those outside are of the edge."""
+    at = np.expand_dims(np.clip(at, 0, images.shape[axis] - 1), 3 - axis)
     low = np.minimum(np.floor(at).astype(int), images.shape[axis] - 2)
-    weight = (at - low).reshape([-1 if i == axis else 1 for i in range(images.ndim)])
-    return (1 - weight) * images.take(low, axis) + weight * images.take(low + 1, axis)
+    first, second = (np.take_along_axis(images, index, axis) for index in (low, low + 1))
+    return first + (at - low) * (second - first)
 
 
 def camera(values: Iterable[NDArray[np.int64]]) -> tuple[NDArray, ...]:

@@ -73,11 +73,15 @@ class Binning:
         floor(T i / N)                                          by "count"
 
     so that bins by time are equal parts of the recording, whatever the unit of t, and bins by count have equal numbers
-    of events, up to one.
+    of events, up to one. With `size` (h, w) the pixels (x, y) of a sensor of (H, W) are those (floor(w x / W),
+    floor(h y / H)) of the frame. A byte holds 255 events: more in one pixel and bin raise `InputError`, or with
+    `saturate` count as 255.
     """
 
     num_steps: int = 10
     by: By = "time"
+    size: tuple[int, int] | None = None
+    saturate: bool = False
 
     def __post_init__(self):
         check_count("num_steps", self.num_steps)
@@ -92,17 +96,28 @@ class Binning:
             return np.zeros(len(since), np.int64)
         return np.minimum(self.num_steps * since // since[-1], self.num_steps - 1).astype(np.int64)
 
+    def frame_size(self, sensor_size: tuple[int, int]) -> tuple[int, int]:
+        """(h, w) of the frames of a sensor; raises `InputError` if they are larger than the sensor."""
+        size = self.size or sensor_size
+        if size[0] > sensor_size[0] or size[1] > sensor_size[1]:
+            found = "frame_size={}x{}, and the sensor has {}x{} pixels".format(*size, *sensor_size)
+            raise InputError(f"{found}; give a smaller one, or none")
+        return size
+
     def counts(self, events: Events) -> NDArray[np.int64]:
-        """Numbers of events, `[T, H, W, 2]`; their sum is N."""
-        shape = (self.num_steps, *events.sensor_size, 2)
-        cells = np.ravel_multi_index((self.bins(events), events.y, events.x, events.p), shape)
+        """Numbers of events, `[T, h, w, 2]`; their sum is N."""
+        (height, width), (h, w) = events.sensor_size, self.frame_size(events.sensor_size)
+        shape = (self.num_steps, h, w, 2)
+        cells = np.ravel_multi_index(
+            (self.bins(events), h * events.y // height, w * events.x // width, events.p), shape
+        )
         return np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape)
 
     def frames(self, events: Events) -> NDArray[np.uint8]:
-        """`counts` as bytes; raises `InputError` for one above 255."""
+        """`counts` as bytes."""
         counts = self.counts(events)
-        if (most := counts.max()) > 255:
+        if (most := counts.max()) > 255 and not self.saturate:
             t, y, x, _ = np.unravel_index(counts.argmax(), counts.shape)
             found = f"{most} events of one polarity at x = {x}, y = {y} in frame {t}, more than the 255 that fit"
-            raise InputError(f"{events.name} has {found}; give more num_steps, or leave out this pixel")
-        return counts.astype(np.uint8)
+            raise InputError(f"{events.name} has {found}; give more num_steps, or saturate to count them as 255")
+        return np.minimum(counts, 255).astype(np.uint8)

@@ -28,6 +28,11 @@ def event_counts(channels: int) -> Normalisation:
     return Normalisation((0.0,) * channels, (1 / 255,) * channels)
 
 
+def as_stored(channels: int) -> Normalisation:
+    """The normalisation that gives pixels in [0, 1] as they are."""
+    return Normalisation((0.0,) * channels, (1.0,) * channels)
+
+
 def to_unit_range(images: Array | NDArray) -> Array:
     """Pixels as float32 in [0, 1]: bytes divided by 255, floats as they are."""
     pixels = jnp.asarray(images, jnp.float32)

@@ -32,6 +32,7 @@ Targets = dict[str, Any]
 class Guidance:
     """The terms of an objective for a student and a teacher or none, on images `[H, W, C]` or sequences of `frames`.
 
+    With `paired_shape` the teacher sees other images, of this shape.
     Raises `InputError` if a teacher is missing or does not give what the objective reads, or if a term fails.
     """
 
@@ -40,6 +41,7 @@ class Guidance:
     teacher: TeacherNetwork | None
     image_shape: tuple[int, int, int]
     frames: int | None = None
+    paired_shape: tuple[int, int, int] | None = None
 
     def __post_init__(self):
         if self.teacher is not None:
@@ -213,13 +215,14 @@ class Guidance:
 
     def _check_head(self, role: str, network: TeacherNetwork, stages: Mapping[str, Any]) -> int:
         """Returns C of the last stage; raises `InputError` unless the classifier reads its mean over the map."""
-        variables = jax.eval_shape(lambda: network.init(jax.random.key(0), self.image_shape))
+        shape = self._teacher_input[0] if role == "teacher" else self.image_shape
+        variables = jax.eval_shape(lambda: network.init(jax.random.key(0), shape))
         kernel, _ = _head(role, variables)
         last = list(stages.values())[-1].shape[-3:] if stages else kernel.shape[:1]
         reads = f"the {role}'s classifier reads"
         if kernel.shape[0] != last[-1]:
             raise InputError(f"{reads} a hidden layer, not its last stage; use another preset")
-        seen = trace_calls(network, variables, self.image_shape) if stages else ()
+        seen = trace_calls(network, variables, shape) if stages else ()
         if any(isinstance(call.module, MaxPool) and call.inputs.shape[-3:] == last for call in seen):
             raise InputError(f"{reads} maxima of its last stage, not the mean; use pool='avg', or another preset")
         return last[-1]
@@ -227,7 +230,8 @@ class Guidance:
     def probe(self) -> tuple[Any, ...]:
         """Returns arguments of `values`, as shapes."""
         key, teacher = jax.random.key(0), self.teacher
-        variables = {} if teacher is None else jax.eval_shape(lambda: teacher.init(key, self.image_shape))
+        shape = self._teacher_input[0]
+        variables = {} if teacher is None else jax.eval_shape(lambda: teacher.init(key, shape))
         targets = None if teacher is None else jax.eval_shape(self._read, *self._teacher_shapes)
         student, targets = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((_PROBE, *x.shape[1:]), x.dtype), (self._student_outputs, targets)
@@ -237,22 +241,29 @@ class Guidance:
 
     @functools.cached_property
     def _student_outputs(self) -> StudentOutputs:
-        return jax.eval_shape(lambda outputs: StudentOutputs.of(*outputs), self._shapes(self.student))
+        outputs = _shapes(self.student, self.image_shape, self.frames)
+        return jax.eval_shape(lambda outputs: StudentOutputs.of(*outputs), outputs)
+
+    @property
+    def _teacher_input(self) -> tuple[tuple[int, int, int], int | None]:
+        """Image shape and number of frames of what the teacher sees."""
+        return (self.image_shape, self.frames) if self.paired_shape is None else (self.paired_shape, None)
 
     @functools.cached_property
     def _teacher_shapes(self) -> tuple[Any, Any]:
         assert self.teacher is not None
         try:
-            return self._shapes(self.teacher)
+            return _shapes(self.teacher, *self._teacher_input)
         except InputError:
             raise
         except Exception as error:  # Flax and the teacher's own function raise their own
-            raise InputError(f"the teacher does not take images {self.image_shape} ({error})") from error
+            raise InputError(f"the teacher does not take images {self._teacher_input[0]} ({error})") from error
 
-    def _shapes(self, network: TeacherNetwork) -> tuple[Any, Any]:
-        """Returns the shapes of logits and features for one image."""
-        images = jnp.zeros((1, *(() if self.frames is None else (self.frames,)), *self.image_shape))
-        return jax.eval_shape(lambda: network.apply(network.init(jax.random.key(0), self.image_shape), images))
+
+def _shapes(network: TeacherNetwork, image_shape: tuple[int, int, int], frames: int | None) -> tuple[Any, Any]:
+    """Returns the shapes of logits and features for one image."""
+    images = jnp.zeros((1, *(() if frames is None else (frames,)), *image_shape))
+    return jax.eval_shape(lambda: network.apply(network.init(jax.random.key(0), image_shape), images))
 
 
 def _connected_maps(connector: Connector, student: StudentOutputs) -> dict[str, Array]:

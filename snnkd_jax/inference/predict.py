@@ -9,6 +9,7 @@ Source: Li et al., "SEENN", NeurIPS 2023, arXiv 2304.01230 (the criterion).
 
 import functools
 import math
+import numbers
 from collections.abc import Iterator
 
 import jax
@@ -24,6 +25,12 @@ from snnkd_jax.models import Network, Variables
 from snnkd_jax.parallel.compiler import compile_options
 
 EVALUATION_BATCH_SIZE, PREDICTION_BATCH_SIZE = 100, 128
+
+
+def check_threshold(threshold: float | None) -> None:
+    """Raises `InputError` for a confidence threshold out of range."""
+    if threshold is not None and not (isinstance(threshold, numbers.Real) and 0 <= threshold <= 1):
+        raise InputError(f"threshold={threshold!r} must be a probability in [0, 1], or None for no early exit")
 
 
 def predict_by_step(stepper: Stepper, frames: NDArray, num_steps: int, threshold: float | None) -> Prediction:
@@ -85,7 +92,7 @@ def logits_by_step(
     if not len(images):
         raise InputError(f"images have shape {images.shape}; at least one is needed")
     check_count("num_steps", num_steps)
-    steps_per_call = math.gcd(num_steps, network.num_steps or 1)
+    steps_per_call = math.gcd(num_steps, network.num_steps or 1) if network.coding == "direct" else num_steps
     network = network.with_steps(steps_per_call)
     run = jax.jit(
         lambda variables, images, state: network.apply_from(variables, normalisation(images), state),

@@ -6,12 +6,12 @@ prediction = student.predict(images)
 
 import dataclasses
 import functools
-import numbers
 from pathlib import Path
 from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
@@ -21,7 +21,7 @@ from snnkd_jax.distill.teacher import Teacher
 from snnkd_jax.dynamics.neurons import most_spikes
 from snnkd_jax.errors import InputError, check_choice, check_count
 from snnkd_jax.files import as_path, read_sealed, similar
-from snnkd_jax.inference.predict import logits_by_step, predict_at_once, predict_by_step
+from snnkd_jax.inference.predict import check_threshold, logits_by_step, predict_at_once, predict_by_step
 from snnkd_jax.inference.stepper import Prediction, State, Stepper
 from snnkd_jax.inference.students import read_weights, students
 from snnkd_jax.inference.summary import summary
@@ -144,7 +144,8 @@ class Trained:
 
         Args:
             images: any number, `[B, H, W, C]`, or greyscale `[B, H, W]`, bytes or floats in [0, 1]; or with one frame
-                per step, `[B, T, H, W, C]`, which an ANN takes if it was built with `frames`.
+                per step, `[B, T, H, W, C]`, which an ANN takes if it was built with `frames`. If the network codes
+                static images, frames are spikes, 0.0 or 1.0.
             num_steps: the maximum number of time steps; None: as in training, or one per frame.
             threshold: confidence threshold of the early exit, in [0, 1], such as from `predict.choose_threshold`;
                 None: no early exit.
@@ -156,6 +157,8 @@ class Trained:
         spiking = self.network.num_steps is not None
         sequences = spiking or self.network.frames is not None
         pixels = jax.device_get(as_pixels("images", images, self.image_shape, sequences))
+        if self.network.coding != "direct":
+            pixels = self._spikes(pixels, num_steps)
         frames = pixels if pixels.ndim == 5 else pixels[:, None]
         if not spiking and not (num_steps is None and threshold is None):
             raise InputError(f"num_steps={num_steps!r}, threshold={threshold!r}: an ANN has no time steps; omit them")
@@ -166,8 +169,7 @@ class Trained:
         check_count("num_steps", steps)
         if pixels.ndim == 5 and steps != frames.shape[1]:
             raise InputError(f"num_steps={num_steps!r}, but images have {frames.shape[1]} frames; leave num_steps out")
-        if threshold is not None and not (isinstance(threshold, numbers.Real) and 0 <= threshold <= 1):
-            raise InputError(f"threshold={threshold!r} must be a probability in [0, 1], or None for no early exit")
+        check_threshold(threshold)
         if not spiking or self.streams or threshold is not None:
             return predict_by_step(self._stepper, frames, steps, threshold)
         return predict_at_once(self.with_steps(steps), self.variables, self.normalisation, self.class_names, pixels)
@@ -184,7 +186,8 @@ class Trained:
 
         Args:
             state: from `start`, or from the step before.
-            frame: the input of each stream at this step, `[B, H, W, C]`, or greyscale `[B, H, W]`, as in `predict`.
+            frame: the input of each stream at this step, `[B, H, W, C]`, or greyscale `[B, H, W]`, as in `predict`: if
+                the network codes static images, spikes such as `network.encode(images)[:, t]`.
 
         Returns the state for the next step, and the prediction from all frames so far, as JAX arrays. Raises
         `InputError` for a frame that does not fit the network or the state's batch, or has values out of range.
@@ -192,7 +195,17 @@ class Trained:
         pixels = as_pixels("frame", frame, self.image_shape)
         if len(pixels) != state.batch:
             raise InputError(f"frame has {len(pixels)} images, the state {state.batch}; use start({len(pixels)})")
+        if self.network.coding != "direct":
+            _check_spikes("frame", self.network, pixels)
         return self._stepper(state, pixels)
+
+    def _spikes(self, pixels: NDArray, num_steps: int | None) -> NDArray:
+        """What a network that codes static images reads of them; spikes as they are."""
+        if pixels.ndim == 5:
+            _check_spikes("images", self.network, pixels)
+            return pixels
+        network = self.network if num_steps is None else self.with_steps(num_steps)
+        return np.asarray(network.encode(self.normalisation(pixels)))
 
     def summary(self) -> str:
         """A text summary: layers, shapes, parameters, neurons, time steps and classes."""
@@ -210,7 +223,18 @@ class Trained:
             folded = self.folded()
             variables = jax.device_put(folded.variables, jax.local_devices()[0])
         network = folded.network if self.network.num_steps is None else folded.with_steps(1)
+        network = dataclasses.replace(network, coding="direct")  # of spikes that are coded already
         return Stepper(network, variables, self.normalisation, self.image_shape, self.class_names)
+
+
+def _check_spikes(name: str, network: Network, frames: NDArray | Array) -> None:
+    """Raises `InputError` unless frames are floats 0 or 1, if they are not traced."""
+    if isinstance(frames, jax.core.Tracer):
+        return
+    values = np.asarray(frames)
+    if values.dtype == np.uint8 or not np.isin(values, (0, 1)).all():
+        advice = "give the spikes of network.encode(images in [0, 1]), or static images to predict"
+        raise InputError(f"{name} are no spikes, floats 0 or 1, but the network codes by {network.coding!r}; {advice}")
 
 
 def load(path: str | Path, role: Role | None = None, *, network: Network | None = None) -> Trained:

@@ -128,8 +128,14 @@ def write_nir(
     _check_dt(dt)
     if network.num_steps is None:
         raise InputError("NIR is for spiking networks, and this is an ANN; export a student")
+    if network.frames is not None:
+        raise InputError(
+            "this network sees the mean of its frames, and NIR networks one frame per step; export another"
+        )
     graph = trace_graph(network, variables, image_shape)
     metadata: dict[str, Any] = {"dt": dt, "num_steps": network.num_steps}
+    if network.coding != "direct":
+        metadata["input_coding"] = network.coding
     if normalisation is not None:
         metadata |= {f"pixel_{name}": np.array(x) for name, x in dataclasses.asdict(normalisation).items()}
     written = to_nir(graph, dt, metadata)

@@ -14,6 +14,7 @@ from snnkd_jax.dynamics.neurons import ILIF
 from snnkd_jax.errors import InputError, check_choice, check_count, match_choice
 from snnkd_jax.models.activation import QCFS, IntegerSpike, ReLU, Spike
 from snnkd_jax.models.airbench import Airbench, WhitenedAirbench
+from snnkd_jax.models.coding import Coding
 from snnkd_jax.models.convnet import ConvNet
 from snnkd_jax.models.frames import Frames
 from snnkd_jax.models.imagenet_resnet import ImageNetResNet, SEWBlock
@@ -73,6 +74,7 @@ def build(
     dtype: DTypeLike = jnp.float32,
     remat: Remat = "none",
     frames: Frames | None = None,
+    input_coding: Coding = "direct",
 ) -> Network:
     """Builds a network by name.
 
@@ -91,7 +93,9 @@ def build(
         dtype: of convolutions and dense layers; parameters, norms, potentials and logits are float32.
         remat: what backpropagation through time recomputes instead of storing it (`snnkd_jax.models.remat`); through
             rates nothing is stored.
-        frames: how an ANN reads sequences, such as `Frames("mean", 10)`; None: it takes images.
+        frames: how an ANN reads sequences, such as `Frames("mean", 10)`; None: it takes images, and a spiking network
+            one frame per step, not their mean.
+        input_coding: how a spiking network reads static images (`snnkd_jax.models.coding`).
 
     Raises:
         InputError: for an unknown name, a number out of range, or neurons that do not fit.
@@ -131,8 +135,9 @@ def build(
     arguments = Arguments(name, neuron, width, tdbn, pool, levels, jnp.dtype(dtype).name)
     if neuron is None:
         activation = ReLU if levels is None else functools.partial(QCFS, levels)
-        return Network(module(activation, BatchNorm, MaxPool, remat), arguments=arguments, frames=frames)
+        ann = module(activation, BatchNorm, MaxPool, remat)
+        return Network(ann, arguments=arguments, frames=frames, coding=input_coding)
     spike, rate = (IntegerSpike, IntegerRate) if isinstance(neuron, ILIF) else (Spike, Rate)
     spiking = module(functools.partial(spike, neuron, num_steps=num_steps), BatchNorm, MaxPool, remat)
     rates = module(functools.partial(rate, neuron), RateBatchNorm, RateMaxPool) if backprop == "rate" else None
-    return Network(spiking, num_steps, rates, arguments, frames=frames)
+    return Network(spiking, num_steps, rates, arguments, frames=frames, coding=input_coding)

@@ -19,20 +19,26 @@ def describe_network(network: Network, image_shape: tuple[int, int, int]) -> dic
         if found.neuron is not None:
             neuron = describe_neuron(found.neuron) or {"neuron": title(found.neuron)}
             spiking, pool = {"num_steps": network.num_steps, **neuron, "tdbn": found.tdbn, "pool": pool}, None
+            spiking |= _coding(network)
         described = {"model": found.name, "width": found.width, "levels": found.levels, "pool": pool}
         described |= {"dtype": found.dtype, "spiking": spiking, **_frames(network)}
         if found.neuron is None or describe_neuron(found.neuron) is not None:
             return described
     else:
-        described = {"title": network.title, "num_steps": network.num_steps, **_frames(network)}
+        described = {"title": network.title, "num_steps": network.num_steps, **_frames(network), **_coding(network)}
     variables = jax.eval_shape(lambda: network.init(jax.random.key(0), image_shape))
     images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
     return described | {"jax": jax.__version__, "digest": jaxpr_digest(network.apply, variables, images)}
 
 
 def _frames(network: Network) -> dict[str, Any]:
-    """How the network reads sequences, if it is an ANN that does."""
+    """How the network reads sequences, if not frame by frame."""
     return {} if network.frames is None else {"frames": dataclasses.asdict(network.frames)}
+
+
+def _coding(network: Network) -> dict[str, Any]:
+    """How the network reads static images, if as spikes."""
+    return {} if network.coding == "direct" else {"input_coding": network.coding}
 
 
 def can_be_built(description: dict[str, Any]) -> bool:
@@ -45,12 +51,13 @@ def network_from(description: dict[str, Any]) -> Network:
     """Builds the network of a description for which `can_be_built` holds."""
     spiking = description["spiking"]
     options = {"width": description["width"], "dtype": description.get("dtype", "float32")}
+    options["frames"] = Frames(**description["frames"]) if "frames" in description else None
     if spiking is None:
         options |= {"levels": description.get("levels"), "pool": description.get("pool", "avg")}
-        options["frames"] = Frames(**description["frames"]) if "frames" in description else None
     else:
         options |= {name: spiking[name] for name in ("num_steps", "tdbn", "pool")}
         options["neuron"] = neuron_from(spiking)
+        options["input_coding"] = spiking.get("input_coding", "direct")
     return build(description["model"], description["num_classes"], **options)
 
 

@@ -28,6 +28,7 @@ from jax import Array
 from snnkd_jax.dynamics.integration import Neuron
 from snnkd_jax.errors import InputError, check_count
 from snnkd_jax.models.activation import at_every_step
+from snnkd_jax.models.coding import Coding, check_coding, encode
 from snnkd_jax.models.expanded import Synapse, expanded, find_synapses
 from snnkd_jax.models.frames import Frames
 from snnkd_jax.models.rate import linearise
@@ -65,10 +66,11 @@ class Network:
 
     `rate_module`, with the layers of `snnkd_jax.models.rate`, replaces the module in the backward pass. `arguments`
     are those of `build`, `synapses` what `expand` has found: layers that read binary sub-steps. With `frames` an ANN
-    takes sequences `[B, T, H, W, C]` as well.
+    takes sequences `[B, T, H, W, C]` as well, and a spiking network sees their mean at every step; with a `coding` a
+    spiking network reads static images as spikes.
 
     Raises `InputError` if the module is not a Linen module, its call does not take `train`, or a spiking network is
-    given `frames`.
+    given `frames` other than of the mean.
     """
 
     module: nn.Module
@@ -77,14 +79,16 @@ class Network:
     arguments: Arguments | None = None
     synapses: tuple[Synapse, ...] = ()
     frames: Frames | None = None
+    coding: Coding = "direct"
 
     def __post_init__(self):
         if not isinstance(self.module, nn.Module):
             raise InputError(f"{self.module!r} is no Flax Linen module (flax.linen.Module); give an instance of one")
         if self.num_steps is not None:
             check_count("num_steps", self.num_steps)
-            if self.frames is not None:
-                raise InputError(f"frames={self.frames!r} is for ANNs; a spiking network sees one frame per step")
+            if self.frames is not None and self.frames.reading != "mean":
+                raise InputError(f"frames={self.frames!r} is for ANNs; give 'mean', or None for one frame per step")
+        check_coding(self.coding, self.num_steps)
         call = inspect.signature(type(self.module).__call__).parameters
         if "train" not in call:
             raise InputError(f"{self.title}.__call__ takes ({', '.join(list(call)[1:])}); it must take (images, train)")
@@ -120,6 +124,8 @@ class Network:
 
     def streams(self, variables: Variables, image_shape: tuple[int, int, int]) -> bool:
         """Whether a spiking network gives the same logits frame by frame as in one call, tried on random images."""
+        if self.frames is not None:
+            return False
         if self.repeats or self.num_steps is None:
             return self.repeats
         images = 2 * jax.random.normal(jax.random.key(0), (1, max(self.num_steps, 2), *image_shape))
@@ -190,8 +196,11 @@ class Network:
     def apply_train(self, variables: Variables, images: Array, dropout: Any = None) -> tuple[Outputs, Variables]:
         """Applies the network in training, with the batch's statistics: `((logits, features), new batch_stats)`.
 
-        `dropout` is the key of modules with dropout; the architectures of this library have none.
+        `dropout` is the key of modules with dropout, which the architectures of this library have not, and of the
+        spikes of a `coding`.
         """
+        if self.coding != "direct" and images.ndim == 4:
+            images = self.encode(images, dropout)
         if self.synapses:
             raise InputError("an expanded network has no gradients; train the network that it was made of")
         if self.rate_module is None:
@@ -206,6 +215,12 @@ class Network:
         mean_logits = jnp.broadcast_to(outputs[0].astype(jnp.float32), logits.shape)
         return (linearise(logits, mean_logits, 1.0), features | outputs[1]), updates["batch_stats"]
 
+    def encode(self, images: Array, key: Array | None = None) -> Array:
+        """What the network reads of static images `[B, H, W, C]`, `[B, T, H, W, C]`; `key` is that of training."""
+        if self.num_steps is None:
+            raise InputError("an ANN has no time steps")
+        return encode(self.coding, images, self.num_steps, key)
+
     def _run(self, variables: Variables, images: Array, mutable: Any = (), **options: Any) -> tuple[Outputs, Any]:
         with self._context(variables):
             return self._apply(variables, images, mutable, **options)
@@ -217,7 +232,7 @@ class Network:
         batch, images = images.shape[0], self._with_time(images)
         outputs, updates = self.module.apply(variables, images, mutable=["firing_rates", *mutable], **options)
         logits, stages = outputs if self.repeats else self._checked(outputs, images.shape)
-        if self.frames is not None:
+        if self.frames is not None and self.num_steps is None:
             logits, stages = self.frames.outputs(batch, (logits, stages))
         if self.repeats and self.num_steps is not None:  # a module without neurons does not repeat a static image
             logits = at_every_step(logits, self.num_steps)
@@ -227,9 +242,13 @@ class Network:
 
     def _with_time(self, images: Array) -> Array:
         if self.frames is not None:
-            return self.frames.images(images)
+            images = self.frames.images(images)
+            if self.num_steps is None:
+                return images
         if images.ndim == (4 if self.num_steps is None else 5):
             return images
+        if images.ndim == 4 and self.coding != "direct":
+            return self.encode(images)
         if images.ndim == 4:
             steps = 1 if self.repeats else self.num_steps
             return jnp.broadcast_to(images[:, None], (images.shape[0], steps, *images.shape[1:]))

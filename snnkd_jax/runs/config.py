@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from snnkd_jax.errors import InputError, check_choice, check_counts, match_choice
-from snnkd_jax.runs.data import EVENT_DIGITS, EVENT_FOLDER, DataConfig
+from snnkd_jax.runs.data import EVENT_FOLDER, EVENT_SETS, PAIRED_SETS, DataConfig
 from snnkd_jax.runs.models import GIVEN, MODELS, NeuronConfig, StudentConfig, TeacherConfig, teacher_label, time_steps
 from snnkd_jax.runs.objective import ObjectiveConfig
 from snnkd_jax.runs.optimisation import OptimisationConfig
@@ -104,11 +104,11 @@ class Config:
 
     def load_data(self) -> Any:
         """The `Dataset` in memory, events in a frame per time step; raises `InputError` as `DataConfig.load` does."""
-        return self.data.load(self.student.num_steps)
+        return self.data.load(self.student.num_steps, self.teacher.teacher_images)
 
     def open_data(self) -> Any:
         """The data set, in memory or on disk; raises `InputError` as `DataConfig.open` does."""
-        return self.data.open(self.student.num_steps)
+        return self.data.open(self.student.num_steps, self.teacher.teacher_images)
 
     def build_student(self, num_classes: int) -> Any:
         """The spiking `Network`."""
@@ -118,7 +118,8 @@ class Config:
         """The teacher's `Network`."""
         student = self.student
         options = {"width": self.teacher_width, "dtype": student.dtype, "remat": student.remat}
-        return self.teacher.build(num_classes, student.num_steps if self.data.has_events else None, **options)
+        frames = student.num_steps if self.data.has_events and not self.teacher.teacher_images else None
+        return self.teacher.build(num_classes, frames, **options)
 
     @property
     def time_steps(self) -> str:
@@ -146,9 +147,19 @@ class Config:
         bptt_epochs, backprop, epochs = self.student.bptt_epochs, self.student.backprop, self.optimisation.epochs
         if not 0 <= bptt_epochs <= epochs or (bptt_epochs and backprop != "rate"):
             raise InputError(f"bptt_epochs={bptt_epochs!r} must be in 0 to epochs={epochs}, and needs backprop='rate'")
-        if self.teacher.teacher_frames != TeacherConfig.teacher_frames and not self.data.has_events:
-            found = f"teacher_frames={self.teacher.teacher_frames!r} is for events"
-            raise InputError(f"{found}, and {self.data.dataset} has images; leave it out")
+        given, default = self.flat(), Config().flat()
+        for name in ("teacher_frames", "teacher_images", "student_frames"):
+            if (value := given[name]) != default[name] and not self.data.has_events:
+                raise InputError(f"{name}={value!r} is for events, and {self.data.dataset} has images; leave it out")
+        if self.teacher.teacher_images and self.data.dataset not in PAIRED_SETS:
+            has = " and ".join(PAIRED_SETS)
+            raise InputError(f"teacher_images=True: {self.data.dataset} has no images that belong to it; {has} have")
+        if self.teacher.teacher_images and self.teacher.teacher_frames != TeacherConfig.teacher_frames:
+            found = f"teacher_frames={self.teacher.teacher_frames!r}, but teacher_images=True"
+            raise InputError(f"{found}: it sees images, not frames; leave one of them out")
+        if self.student.input_coding != "direct" and self.data.has_events:
+            found = f"input_coding={self.student.input_coding!r} is for static images"
+            raise InputError(f"{found}, and {self.data.dataset} has events, which are spikes; leave it out")
         if self.student.initial_weights == "teacher" and self.teacher.teacher.startswith(GIVEN):
             raise InputError("initial_weights='teacher': a teacher function has no weights; use 'random'")
 
@@ -187,7 +198,7 @@ _DIGITS = _SMALL | {"width": 0.25, "teacher_width": 1.0, "preset": "temporal", "
 _DIGITS |= {"epochs": 60, "batch_size": 64, "crop_padding": 1}
 _MNIST = _SMALL | {"epochs": 20, "crop_padding": 2}
 _DEFAULTS: dict[str, dict[str, Any]] = {"digits": _DIGITS, "mnist": _MNIST, "fashion_mnist": _MNIST | {"flip": True}}
-_DEFAULTS |= {"cifar10": {}, "cifar100": {}, EVENT_DIGITS: _DIGITS | {"num_steps": 10, "epochs": 10}}
+_DEFAULTS |= {"cifar10": {}, "cifar100": {}, "event_digits": _DIGITS | {"num_steps": 10, "epochs": 10}}
 _EVENTS = _MNIST | {"preset": "temporal", "num_steps": 10}
 
 # The student as in Fang et al. 2021, but for the weight decay, which is 0 there, the warm-up and Nesterov's momentum,
@@ -219,7 +230,7 @@ def default_config(dataset: str, recipe: str | None = None) -> Config:
 
     Raises `InputError` for an unknown recipe.
     """
-    others = _EVENTS if dataset.startswith(EVENT_FOLDER) else _IMAGENET
+    others = _EVENTS if dataset in EVENT_SETS or dataset.startswith(EVENT_FOLDER) else _IMAGENET
     options = _DEFAULTS.get(dataset, others)
     if recipe is not None:
         check_choice("recipe", recipe, RECIPES)

@@ -11,11 +11,14 @@ from snnkd_jax.runs.option import Section
 if TYPE_CHECKING:
     from snnkd_jax.data import Augmentation, Binning, Dataset, StudentNoise
 
-EVENT_DIGITS, EVENT_FOLDER = "event_digits", "events:"
-"""A data set of events, and the prefix of those that are folders, without importing JAX."""
+EVENT_SETS, EVENT_FOLDER = ("event_digits", "nmnist", "dvs_gesture", "cifar10_dvs", "ncaltech101"), "events:"
+"""Data sets of events, and the prefix of those that are folders, without importing JAX."""
+
+PAIRED_SETS = ("event_digits", "nmnist")
+"""Sets of events with images that belong to them."""
 
 _DROPS = ("drop_time", "drop_area", "drop_events", "swap_polarity")
-_EVENTS = ("bin_by", "sensor_size", *_DROPS)
+_EVENTS = ("bin_by", "frame_size", "saturate", "sensor_size", *_DROPS)
 _READING = ("image_feature", "label_feature", "train_split", "test_split")
 
 
@@ -25,9 +28,10 @@ class DataConfig(Section):
 
     dataset: str = "cifar10"
     """digits (included in scikit-learn, no download), mnist, fashion_mnist, cifar10 or cifar100, held in memory;
-    event_digits, recordings of a simulated event camera, or events:FOLDER, your own, in train/<class>/* and
-    test/<class>/* (see data/event_files.py), in memory as well; or any image classification set that TFDS has prepared
-    as array_record, read from disk, such as imagenet2012."""
+    event_digits, recordings of a simulated event camera, nmnist, dvs_gesture, cifar10_dvs or ncaltech101 (see
+    data/event_sets.py), or events:FOLDER, your own, in train/<class>/* and test/<class>/* (see data/event_files.py), in
+    memory as well; or any image classification set that TFDS has prepared as array_record, read from disk, such as
+    imagenet2012."""
     data_dir: str | None = None
     """Folder of the data sets in the layout of TFDS; None: TFDS_DATA_DIR, or ~/tensorflow_datasets."""
     image_feature: str | None = None
@@ -41,12 +45,16 @@ class DataConfig(Section):
     bin_by: str = "time"
     """Division of events into one frame per time step: time, equal parts of a recording, or count, equal numbers of
     events."""
+    frame_size: str | None = None
+    """Size of the frames of events in pixels, HEIGHTxWIDTH, such as 48x48; None: that of the event camera."""
+    saturate: bool = False
+    """Count more than 255 events in one pixel and frame as 255, instead of refusing the recording."""
     sensor_size: str | None = None
-    """Size of the event camera of events:FOLDER in pixels, HEIGHTxWIDTH, such as 34x34."""
+    """Size of the event camera of events:FOLDER in pixels, HEIGHTxWIDTH, such as 34x34; None: the files say it."""
     image_size: int = 224
     """Side in pixels to which images read from disk are resized."""
     workers: int = 16
-    """Threads per process that read and decode images from disk; no result depends on their number."""
+    """Threads per process that read images or recordings from disk; no result depends on their number."""
     validation_fraction: float = 0.1
     """Fraction of the training set held out for validation, 0 for none; the test set is used once, at the end."""
     crop_padding: int = 4
@@ -93,7 +101,7 @@ class DataConfig(Section):
     @property
     def has_events(self) -> bool:
         """Whether the data set has recordings of an event camera, of which a network sees one frame per time step."""
-        return self.dataset == EVENT_DIGITS or self.dataset.startswith(EVENT_FOLDER)
+        return self.dataset in EVENT_SETS or self.dataset.startswith(EVENT_FOLDER)
 
     @property
     def label(self) -> str:
@@ -114,13 +122,16 @@ class DataConfig(Section):
 
         return self.dataset in NAMES or self.has_events
 
-    def augmentation(self) -> "Augmentation":
-        """The augmentation on the device; flips are the data set's if they alternate or the images are on disk."""
+    def augmentation(self, images: bool = False) -> "Augmentation":
+        """The augmentation on the device, with `images` that of images that belong to events.
+
+        Flips are the data set's if they alternate or the images are on disk.
+        """
         from snnkd_jax.data import Augmentation, EventAugmentation
 
         flip = self.flip and self.in_memory and not self.alternate_flip
         of_images = self.crop_padding, flip, self.cutout, self.reflect_padding
-        if not self.has_events:
+        if images or not self.has_events:
             return Augmentation(*of_images)
         return EventAugmentation(*of_images, **{name: getattr(self, name) for name in _DROPS})
 
@@ -130,8 +141,8 @@ class DataConfig(Section):
 
         return StudentNoise(self.student_noise) if self.student_noise else None
 
-    def load(self, num_steps: int) -> "Dataset":
-        """The data set in memory, events in `num_steps` frames.
+    def load(self, num_steps: int, paired: bool = False) -> "Dataset":
+        """The data set in memory, events in `num_steps` frames, with `paired` the images that belong to them.
 
         Raises `InputError` for one that is read from disk, and where `data.load` does.
         """
@@ -143,24 +154,30 @@ class DataConfig(Section):
         for name in _READING:
             if (value := getattr(self, name)) is not None:
                 raise InputError(f"{name}={value!r} is for sets that are read from disk; {self.dataset} needs none")
-        own = {name: getattr(self, name) for name in ("validation_fraction", "alternate_flip")}
-        data = load(self.dataset, self.data_dir, self.binning(num_steps), self.sensor_size)
+        own: dict[str, Any] = {name: getattr(self, name) for name in ("validation_fraction", "alternate_flip")}
+        events: dict[str, Any] = {"sensor_size": self.sensor_size, "workers": self.workers, "paired": paired}
+        data = load(self.dataset, self.data_dir, self.binning(num_steps), **events)
+        if data.paired is not None:
+            own["paired"] = dataclasses.replace(data.paired, **own)
         return dataclasses.replace(data, **own)
 
     def binning(self, num_steps: int) -> "Binning | None":
         """The division of events into `num_steps` frames; None for images."""
         from snnkd_jax.data import Binning
+        from snnkd_jax.data.event_folder import parse_size
 
+        if not self.has_events:
+            return None
         by: Any = self.bin_by
-        return Binning(num_steps, by) if self.has_events else None
+        return Binning(num_steps, by, self.frame_size and parse_size("frame_size", self.frame_size), self.saturate)
 
-    def open(self, num_steps: int) -> Any:
-        """The data set, in memory or on disk, events in `num_steps` frames.
+    def open(self, num_steps: int, paired: bool = False) -> Any:
+        """The data set, in memory or on disk, events in `num_steps` frames, with `paired` the images of theirs.
 
         Raises `InputError` if it is missing or damaged.
         """
         if self.in_memory:
-            return self.load(num_steps)
+            return self.load(num_steps, paired)
         if self.alternate_flip:
             raise InputError(f"alternate_flip=True: dataset {self.dataset!r} is read from disk; leave it out")
         from snnkd_jax.data.prepared import check_package

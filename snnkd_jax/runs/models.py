@@ -49,6 +49,8 @@ class TeacherConfig(Section):
     teacher_frames: str = "mean"
     """How an ANN reads the frames of events: mean (their mean over time), channels (all of them, as channels), or each
     (one by one, with the mean of the logits)."""
+    teacher_images: bool = False
+    """Train the teacher on the images that belong to the events (of event_digits and nmnist), which it sees instead."""
     teacher_entry: str | None = None
     """Which network of torch:FILE, if it has several, such as state_dict_ema; None: the one that is no moving average.
     What floating-point tensors are beside it in its state dict is left out."""
@@ -119,6 +121,12 @@ class StudentConfig(Section):
     """Width multiplier of all channels, the student's and, without --teacher-width, the teacher's."""
     num_steps: int = 4
     """Time steps per image, T."""
+    student_frames: str = "each"
+    """How the student reads the frames of events: each (one per time step), or mean (their mean over time at every
+    step), to measure what it learns from time."""
+    input_coding: str = "direct"
+    """How the student reads static images: direct, as a constant current; poisson, as spikes at the rates of pixels; or
+    latency, as one spike per pixel, the earlier the brighter (models/coding.py)."""
     initial_weights: str = "random"
     """random, or teacher: initialise the student from its teacher, which must have its architecture and width."""
     tdbn: bool = False
@@ -140,6 +148,8 @@ class StudentConfig(Section):
         match_choice("student: model", self.student, MODELS)
         check_counts(self, "num_steps")
         check_choice("initial_weights", self.initial_weights, ("random", "teacher"))
+        check_choice("student_frames", self.student_frames, ("each", "mean"))
+        check_choice("input_coding", self.input_coding, ("direct", "poisson", "latency"))
         check_choice("pool", self.pool, ("avg", "max"))
         check_choice("backprop", self.backprop, ("bptt", "rate"))
         check_choice("remat", self.remat, ("none", "stage", "block"))
@@ -149,10 +159,11 @@ class StudentConfig(Section):
 
     def build(self, num_classes: int, neuron: "Neuron") -> "Network":
         """The network."""
-        from snnkd_jax.models import build
+        from snnkd_jax.models import Frames, build
 
-        names = ("num_steps", "width", "tdbn", "pool", "backprop", "dtype", "remat")
+        names = ("num_steps", "width", "tdbn", "pool", "backprop", "dtype", "remat", "input_coding")
         options: dict[str, Any] = {name: getattr(self, name) for name in names}
+        options["frames"] = Frames("mean", self.num_steps) if self.student_frames == "mean" else None
         return build(self.student, num_classes, neuron=neuron, **options)
 
 

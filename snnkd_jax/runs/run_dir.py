@@ -180,6 +180,7 @@ def _check_same_contents(
         if name == "digests" and set(changed) <= ({"optimizer"} if extends else set()):
             continue
         reasons = {"data_sha256": "other images or labels", "teacher_sha256": "another teacher"}
+        reasons["split"] = f"the split {old}, not {new}"
         reason = reasons.get(name, f"another {' and '.join(changed)} of the same name")
         raise InputError(f"run_dir {directory} was started with {reason}; name another run_dir")
 
@@ -192,6 +193,7 @@ def teacher_directory(path: Path) -> Path:
     raise InputError(f"teacher_checkpoint {path} is not a run directory with a trained teacher")
 
 
-def content_digests(data: bytes, teacher: bytes | None = None) -> dict[str, str | None]:
-    """Entries of config.json: digests of the data set and of the weights of another run's teacher."""
-    return {"data_sha256": sha256(data), "teacher_sha256": None if teacher is None else sha256(teacher)}
+def content_digests(data: bytes, teacher: bytes | None = None, split: str | None = None) -> dict[str, str | None]:
+    """Entries of config.json: digests of the data set, of the weights of another run's teacher, and of a split."""
+    found = {"data_sha256": sha256(data), "teacher_sha256": None if teacher is None else sha256(teacher)}
+    return found if split is None else {**found, "split": split}

@@ -131,7 +131,7 @@ def train(
             with jax.transfer_guard("disallow"), jax.profiler.StepTraceAnnotation(role, step_num=step):
                 if steps.teach is not None and "teacher" not in batch:
                     # Not inside the step, where XLA rounds differently: so they are those of a store bit for bit.
-                    batch["teacher"] = steps.teach(teacher_variables, state.step, batch["images"])
+                    batch["teacher"] = steps.teach(teacher_variables, state.step, trainer.teacher_images(batch))
                 current = through_time if step >= num_steps - bptt_epochs * steps_per_epoch else steps
                 state, metrics = current.train(state, teacher_variables, batch)
             profiler.after(step, metrics)

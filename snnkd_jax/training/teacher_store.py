@@ -111,10 +111,10 @@ def open_teacher_store(
     on_devices = put_replicated(mesh, variables)
 
     def compute(step: int) -> Any:
-        images = put_batch(mesh, source(step)["images"])
+        images = put_batch(mesh, trainer.teacher_images(source(step)))
         return jax.device_get(teach(on_devices, put_replicated(mesh, np.int32(step)), images))
 
-    first = source(0)["images"]  # depends on the split, the order and the host's processing as well
+    first = trainer.teacher_images(source(0))  # depends on the split, the order and the host's processing as well
     outputs = jax.eval_shape(trainer.teach, variables, np.int32(0), first)
     known = {
         "format": FORMAT,

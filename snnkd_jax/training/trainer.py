@@ -59,7 +59,7 @@ class Trainer:
 
     `teacher_normalisation` None: `normalisation`. `gather` replicates sharded variables where they are used.
     `student_noise` is applied to the augmented images, float32 in [0, 1], for the student: the teacher sees them
-    without it.
+    without it. With `paired_shape` [h, w, c] it sees other images instead, `paired` of the batch, as they are.
 
     With `accumulate` N > 1 a step processes its batch in N parts, one after another, in the memory of one, and updates
     the parameters once, with the mean of their gradients. Part n has the images n, n + N, n + 2N, ... If the
@@ -82,6 +82,7 @@ class Trainer:
     accumulate: int = 1
     lookahead: Lookahead | None = None
     frames: int | None = None
+    paired_shape: tuple[int, int, int] | None = None
     student_noise: Augment | None = None
     gather: Callable[[Variables], Variables] = lambda variables: variables
 
@@ -94,8 +95,7 @@ class Trainer:
 
     def pixels(self, batch: int) -> jax.ShapeDtypeStruct:
         """Returns the shape of a batch of images, or of sequences with one frame per time step."""
-        frames = () if self.frames is None else (self.frames,)
-        return jax.ShapeDtypeStruct((batch, *frames, *self.image_shape), jnp.float32)
+        return _shape(batch, *(() if self.frames is None else (self.frames,)), *self.image_shape)
 
     def digest_of(self, function: Augment | None) -> str | None:
         """A digest of the computation of an augmentation or noise; None for none."""
@@ -165,7 +165,7 @@ class Trainer:
         images = self.normalisation(batch.get("student", batch["images"]))
         targets = batch.get("teacher")
         if self.is_guided and targets is None:
-            targets = self._targets(teacher_variables, batch["images"])
+            targets = self._targets(teacher_variables, self.teacher_images(batch))
 
         def loss_fn(params: Variables):
             params = self.gather(params)
@@ -192,7 +192,7 @@ class Trainer:
     def guidance(self) -> Guidance:
         """The objective's terms for the network, and for the teacher if they read one."""
         teacher = self.teacher if self.objective.reads_teacher else None
-        return Guidance(self.objective, self.network, teacher, self.image_shape, self.frames)
+        return Guidance(self.objective, self.network, teacher, self.image_shape, self.frames, self.paired_shape)
 
     @property
     def is_guided(self) -> bool:
@@ -200,8 +200,17 @@ class Trainer:
         return self.guidance.teacher is not None
 
     def teach(self, teacher_variables: Variables, step: Array, images: Array) -> Targets:
-        """Computes the teacher outputs that the objective reads, for the uint8 images of the batch of a step."""
-        return self._targets(teacher_variables, self._augmented(step, images)[1])
+        """Computes the teacher outputs that the objective reads, for the `teacher_images` of the batch of a step."""
+        seen = self._augmented(step, images)[1] if self.paired_shape is None else images
+        return self._targets(teacher_variables, seen)
+
+    def teacher_images(self, batch: Batch) -> Array:
+        """The images of a batch that the teacher sees."""
+        return batch["images"] if self.paired_shape is None else batch["paired"]
+
+    def teacher_pixels(self, batch: int) -> jax.ShapeDtypeStruct:
+        """Returns the shape of a batch of images that the teacher sees."""
+        return self.pixels(batch) if self.paired_shape is None else _shape(batch, *self.paired_shape)
 
     def _augmented(self, step: Array, images: Array) -> tuple[Array, Array]:
         """Returns the key of a step, and its augmented images."""
@@ -211,6 +220,10 @@ class Trainer:
     def _targets(self, teacher_variables: Variables, pixels: Array) -> Targets:
         normalisation = self.teacher_normalisation or self.normalisation
         return self.guidance.targets(teacher_variables, normalisation(pixels))
+
+
+def _shape(*sizes: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(sizes, jnp.float32)
 
 
 def _check_keeps_images(name: str, function: Augment, images: jax.ShapeDtypeStruct) -> None:

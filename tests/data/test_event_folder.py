@@ -1,13 +1,11 @@
 """Recordings on disk: each format from bytes laid out by hand, the folder, and one line for each fault."""
 
-import io
-import struct
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from event_bytes import atis, npy, npz, write
 from synthetic_sets import assert_input_error
 
 from snnkd_jax.data import Binning, load
@@ -15,26 +13,6 @@ from snnkd_jax.data.event_files import read_events
 
 X, Y, T, P = [3, 33, 0, 7], [2, 0, 33, 7], [5, 5, 70_000, 8_000_000], [1, 0, 0, 1]
 SENSOR = 34, 34
-
-
-def npy(array: np.ndarray) -> bytes:
-    """The format of `.npy` by its description: magic, version 1.0, length of the header, header, data."""
-    header = repr({"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape})
-    header = header + " " * (63 - (len(header) + 10) % 64) + "\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + array.tobytes()
-
-
-def npz(**arrays: Any) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, array in arrays.items():
-            archive.writestr(f"{name}.npy", npy(np.asarray(array)))
-    return file.getvalue()
-
-
-def atis(*events: tuple[int, int, int, int]) -> bytes:
-    """Five bytes: x, y, polarity as the highest bit, and 23 bits of time."""
-    return b"".join(bytes([x, y]) + (p << 23 | t).to_bytes(3, "big") for x, y, t, p in events)
 
 
 EVENTS = list(zip(X, Y, T, P, strict=True))
@@ -53,12 +31,6 @@ FILES = {
     "one.npz": npz(events=STRUCTURED),
     "n-mnist.bin": BIN,
 }
-
-
-def write(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -135,11 +107,23 @@ def test_a_folder_is_a_data_set_in_the_order_of_its_names(folder):
     assert data.train_images.sum() == 8
 
 
+def test_other_numbers_of_workers_give_the_same_frames(folder):
+    for label in ("2", "10"):
+        for i in range(12):
+            write(folder / "Train" / label / f"r{i}.bin", atis((int(label), i % 4, i, 1), (1, 1, 90, 0)))
+    first = loaded(folder)
+    for workers in (2, 7):
+        data = loaded(folder, data_dir=str(folder.parent / f"data{workers}"), workers=workers)
+        assert data.identity == first.identity
+    write(folder / "Train" / "2" / "r3.bin", b"123")
+    assert_input_error(lambda: loaded(folder, workers=3), "r3.bin", "3 bytes")
+
+
 def test_prepared_frames_are_found_again_by_settings_and_recordings(folder, monkeypatch):
     first = loaded(folder)
     (file,) = (folder.parent / "data" / "events").iterdir()
     read = []
-    monkeypatch.setattr("snnkd_jax.data.event_folder.read_events", lambda *given: read.append(1) or read_events(*given))
+    monkeypatch.setattr("snnkd_jax.data.recordings.read_events", lambda *given: read.append(1) or read_events(*given))
     again = loaded(folder)
     assert (again.identity, read) == (first.identity, [])
     for options in ({"binning": Binning(3)}, {"binning": Binning(2, "count")}, {"sensor_size": "5x12"}):
@@ -167,13 +151,13 @@ def test_a_preparation_that_is_killed_leaves_nothing_that_is_taken_for_whole(fol
 
 
 def test_what_is_missing_in_a_folder_is_told(folder):
-    assert_input_error(lambda: loaded(folder, sensor_size=None), "sensor_size", "do not say it", "HEIGHTxWIDTH")
+    assert_input_error(lambda: loaded(folder, sensor_size=None), "sensor_size", "does not say it", "HEIGHTxWIDTH")
     assert_input_error(lambda: loaded(folder, sensor_size="34"), "sensor_size='34'", "HEIGHTxWIDTH")
     assert_input_error(lambda: loaded(folder.parent / "sett"), "sett is not a folder", "did you mean")
     write(folder / "Test" / "3" / "a.bin", BIN)
     assert_input_error(lambda: loaded(folder), "test has the classes 3", "train has not")
-    write(folder / "Train" / "3" / "a.aedat4", BIN)
-    assert_input_error(lambda: loaded(folder), "a.aedat4 is none of .npy, .npz, .bin", "convert it")
+    write(folder / "Train" / "3" / "a.h5", BIN)
+    assert_input_error(lambda: loaded(folder), "a.h5 is none of .npy, .npz, .bin", "convert it")
     (folder / "Test").rename(folder / "check")
     assert_input_error(lambda: loaded(folder), "has no folder test")
     assert_input_error(lambda: load("digits", sensor_size="4x4"), "sensor_size='4x4'", "digits")

@@ -55,6 +55,19 @@ def test_frames_are_bytes_and_more_than_255_events_are_refused():
     many = Events([3] * 511, [1] * 511, range(511), [0] * 511, SENSOR, "a.npy")
     with pytest.raises(InputError, match=r"a.npy has 256 events .* x = 3, y = 1 in frame 0.*num_steps"):
         Binning(2, "count").frames(many)
+    assert Binning(2, "count", saturate=True).frames(many)[:, 1, 3, 0].tolist() == [255, 255]
+
+
+def test_smaller_frames_add_up_neighbouring_pixels():
+    events = recording(300)
+    whole, small = Binning(4).counts(events), Binning(4, size=(2, 3)).counts(events)
+    expected = np.zeros_like(small)
+    for t, y, x, p in np.ndindex(whole.shape):
+        expected[t, y * 2 // 3, x * 3 // 4, p] += whole[t, y, x, p]
+    np.testing.assert_array_equal(small, expected)
+    assert small.sum() == 300
+    with pytest.raises(InputError, match=r"frame_size=4x4, and the sensor has 3x4 pixels"):
+        Binning(4, size=(4, 4)).counts(events)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,20 @@ def test_channels_are_frame_after_frame_and_a_static_image_is_equal_frames():
         np.testing.assert_array_equal(frames.outputs(B, repeated), frames.images(image))
 
 
+def test_a_spiking_network_may_see_the_mean_at_every_step_and_is_no_stream_then():
+    network = build("convnet", 3, neuron=LIF(v_threshold=0.3), num_steps=5, width=0.1, frames=Frames("mean", T))
+    variables = network.init(jax.random.key(0), SHAPE)
+    plain = build("convnet", 3, neuron=LIF(v_threshold=0.3), num_steps=5, width=0.1)
+    expected, _ = plain.apply(variables, jnp.asarray(sum(SEQUENCES.swapaxes(0, 1)) / T))
+    logits, features = network.apply(variables, jnp.asarray(SEQUENCES))
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+    assert logits.shape == (B, 5, 3)
+    assert max(float(rate.max()) for rate in features["firing_rates"].values()) > 0
+    assert (plain.streams(variables, SHAPE), network.streams(variables, SHAPE)) == (True, False)
+    again = network_from(describe_network(network, SHAPE) | {"num_classes": 3})
+    assert (again.frames, again.num_steps) == (network.frames, 5)
+
+
 def test_a_network_is_built_again_from_its_description():
     """And one of images is described as before there were frames."""
     network, _ = read("each")
@@ -85,7 +99,7 @@ def test_other_sequences_and_readings_are_refused():
     plain = build("convnet", 3, width=0.1)
     with pytest.raises(InputError, match="build it with frames"):
         plain.apply(plain.init(jax.random.key(0), SHAPE), jnp.asarray(SEQUENCES))
-    with pytest.raises(InputError, match="spiking"):
-        build("convnet", 3, neuron=LIF(), frames=Frames("mean", T))
+    with pytest.raises(InputError, match=r"'channels'.*is for ANNs; give 'mean'"):
+        build("convnet", 3, neuron=LIF(), frames=Frames("channels", T))
     with pytest.raises(InputError, match="frames 'all'"):
         Frames("all", T)  # pyright: ignore[reportArgumentType]

@@ -16,14 +16,14 @@ from snnkd_jax.analysis.costs import measure
 from snnkd_jax.analysis.observation import load_observation
 from snnkd_jax.analysis.robustness import EVENT_KINDS, evaluate_noise
 from snnkd_jax.cli.predict import predict
-from snnkd_jax.data import EventAugmentation
+from snnkd_jax.data import EventAugmentation, event_sets
 from snnkd_jax.errors import InputError
 from snnkd_jax.interop.stablehlo import write_artifact
 from snnkd_jax.report.network import event_picture
 from snnkd_jax.report.noise import noise_table, summarise
 from snnkd_jax.runs.command import command
 from snnkd_jax.runs.config import default_config
-from snnkd_jax.runs.data import EVENT_DIGITS, EVENT_FOLDER
+from snnkd_jax.runs.data import EVENT_FOLDER, EVENT_SETS, PAIRED_SETS
 from snnkd_jax.runs.run_dir import run_directory
 
 pytestmark = pytest.mark.usefixtures("compiled_once", "silent_layers")
@@ -31,10 +31,11 @@ T, SIDE = 3, 8
 
 
 def test_names_known_without_jax_are_those_of_the_library():
-    assert EVENT_DIGITS in kd.data.NAMES
     from snnkd_jax.data.event_folder import PREFIX
+    from snnkd_jax.data.loading import PAIRED
 
-    assert PREFIX == EVENT_FOLDER
+    assert set(EVENT_SETS) == {"event_digits", *event_sets.EVENT_SETS} <= set(kd.data.NAMES)
+    assert (PREFIX, PAIRED) == (EVENT_FOLDER, PAIRED_SETS)
 
 
 @pytest.mark.parametrize(
