@@ -49,3 +49,10 @@ def check_count(argument: str, value: Any, least: int = 1) -> None:
     """Raises `InputError` unless `value` is a whole number >= `least`, of Python or NumPy."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
         raise InputError(f"{argument}={value!r} must be a whole number of at least {least}")
+
+
+def parse_size(argument: str, text: str) -> tuple[int, int]:
+    """(H, W) of "HEIGHTxWIDTH"; raises `InputError` for anything else."""
+    if (found := re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)) is None:
+        raise InputError(f"{argument}={text!r}: give HEIGHTxWIDTH in pixels, such as 34x34")
+    return int(found[1]), int(found[2])

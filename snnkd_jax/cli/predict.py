@@ -10,7 +10,7 @@ import tyro
 from numpy.typing import NDArray
 
 from snnkd_jax.cli.arguments import one_or_more
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import InputError, parse_size
 from snnkd_jax.files import similar
 from snnkd_jax.runs.roles import Role
 
@@ -93,7 +93,6 @@ def read_frames(
     Raises `InputError` if the recording is wrong.
     """
     from snnkd_jax.data.event_files import read_events
-    from snnkd_jax.data.event_folder import parse_size
     from snnkd_jax.data.events import Binning
 
     size = image_shape[:2]

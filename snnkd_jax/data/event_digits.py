@@ -51,7 +51,7 @@ def record(images: NDArray[np.uint8], seed: int) -> list[Events]:
     order = np.lexsort((p, x, y, t, image))
     ends = np.cumsum(np.bincount(image, minlength=len(images)))[:-1]
     parts = zip(*(np.split(values[order], ends) for values in (x, y, t, p)), strict=True)
-    return [Events(*part, (SIDE, SIDE), f"recording {i}") for i, part in enumerate(parts)]
+    return [Events(*part, sensor_size=(SIDE, SIDE), name=f"recording {i}") for i, part in enumerate(parts)]
 
 
 def paths(n: int, seed: int) -> NDArray:

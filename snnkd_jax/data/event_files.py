@@ -36,13 +36,14 @@ def read_events(path: Path, sensor_size: tuple[int, int] | None = None, order: s
     and with the event as `Events`.
     """
     columns, known = _recorded(path, order)
-    if known is None and sensor_size is None:
+    size = known or sensor_size
+    if size is None:
         raise InputError(f"sensor_size: {path} does not say it; give HEIGHTxWIDTH in pixels, such as 34x34 for N-MNIST")
     if known is not None and sensor_size not in (None, known):
         sizes = "{}x{} pixels, not {}x{}".format(*known, *sensor_size)
         raise InputError(f"{path} is of a sensor of {sizes}; leave sensor_size out, or leave out other sensors' files")
     columns["p"] = _polarity(path, np.asarray(columns["p"]))
-    return Events(**columns, sensor_size=known or sensor_size, name=str(path))
+    return Events(**columns, sensor_size=size, name=str(path))
 
 
 def _recorded(path: Path, order: str) -> Recorded:
@@ -73,9 +74,10 @@ def _load(path: Path) -> Any:
 
 def _columns(path: Path, found: Any, order: str) -> dict[str, NDArray]:
     """x, y, t and p."""
-    names = found if isinstance(found, dict) else found.dtype.names
+    names: Any = found if isinstance(found, dict) else found.dtype.names
     if names is not None and set(_FIELDS) <= set(names):
         return {name: found[name] for name in _FIELDS}
+    found = np.asarray(found)
     if names is None and found.ndim == 2 and found.shape[1] == 4:
         return {name: _whole(path, name, column) for name, column in zip(order, found.T, strict=True)}
     has = f"{', '.join(names) or 'nothing'}" if names is not None else f"an array of {found.dtype} {found.shape}"

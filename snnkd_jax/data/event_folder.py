@@ -8,7 +8,7 @@ from pathlib import Path
 
 from snnkd_jax.data.event_files import SUFFIXES
 from snnkd_jax.data.recordings import PARTS, Recording, Recordings
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import InputError, parse_size
 from snnkd_jax.files import as_path, is_remote, similar
 
 PREFIX = "events:"
@@ -31,13 +31,6 @@ def find_recordings(name: str, sensor_size: str | None) -> Recordings:
     if unknown := sorted({recording.label for recording in test} - classes.keys()):
         raise InputError(f"{folder}: test has the classes {', '.join(unknown)}, train has not; give recordings of both")
     return Recordings(folder.name, train, test, tuple(classes), size)
-
-
-def parse_size(argument: str, text: str) -> tuple[int, int]:
-    """(H, W) of "HEIGHTxWIDTH"; raises `InputError` for anything else."""
-    if (found := re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)) is None:
-        raise InputError(f"{argument}={text!r}: give HEIGHTxWIDTH in pixels, such as 34x34")
-    return int(found[1]), int(found[2])
 
 
 def in_order(name: str) -> list[tuple[int, int, str]]:

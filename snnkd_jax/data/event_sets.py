@@ -70,7 +70,7 @@ def published_recordings(name: str, data_dir: Path) -> Recordings:
     for recordings in found.values():
         recordings.sort(key=lambda recording: (in_order(recording.label), in_order(recording.path.name)))
     classes = dict.fromkeys(recording.label for recording in found["train"])
-    return Recordings(name, *(found[part] for part in PARTS), tuple(classes), events.sensor_size)
+    return Recordings(name, found["train"], found["test"], tuple(classes), events.sensor_size)
 
 
 def split(recordings: list[Recording]) -> Found:
@@ -126,7 +126,7 @@ def _files(folder: Path, *suffixes: str) -> list[Path]:
 def _part(folder: Path, path: Path) -> str | None:
     """The part in the names of the folders of a file, such as Train or ibmGestureTest."""
     parents = [name.lower() for name in path.relative_to(folder).parts[:-1]]
-    return next((part for part in PARTS for name in reversed(parents) if name.endswith(part)), None)
+    return next((part for name in reversed(parents) for part in PARTS if name.endswith(part)), None)
 
 
 def _nmnist(folder: Path) -> Found:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 from snnkd_jax.data.dataset import Dataset
 from snnkd_jax.data.digits import load_digits
@@ -42,7 +43,7 @@ def load(
         raise InputError(f"paired=True: {name} has no images that belong to it; {' and '.join(PAIRED)} have")
     if name.startswith(PREFIX):
         recordings = find_recordings(name, sensor_size)
-        arrays = recordings.frames(binning or Binning(), data_directory(data_dir), workers)
+        arrays: Any = recordings.frames(binning or Binning(), data_directory(data_dir), workers)
         return Dataset(f"{PREFIX}{recordings.name}", **arrays, class_names=recordings.class_names, counts=True)
     check_choice("dataset", name, NAMES)
     if sensor_size is not None:
@@ -80,8 +81,12 @@ def _published(name: str, data_dir: Path, binning: Binning, workers: int, images
     digest, numbers = split_digest(recordings), (len(recordings.train), len(recordings.test))
     print_on_host0("{}: {:,} recordings to train on, {:,} to test on, split {}".format(name, *numbers, digest))
     arrays = recordings.frames(binning, data_dir, workers)
-    found = {"counts": True, "split_digest": digest, "paired": images and ordered_like(recordings, images)}
-    return Dataset(name, **arrays, class_names=recordings.class_names, **found)
+    found: dict[str, Any] = {
+        "counts": True,
+        "split_digest": digest,
+        "paired": images and ordered_like(recordings, images),
+    }
+    return Dataset(name, class_names=recordings.class_names, **arrays, **found)
 
 
 def shape_of(name: str, image_size: int) -> tuple[tuple[int, int, int], int]:

@@ -48,7 +48,8 @@ class Recording:
         events = _read_whole(self.path, sensor_size, self.order)
         start, end = np.searchsorted(events.t, self.span)
         name = "{}, t = {:g} to {:g}".format(events.name, *self.span)
-        return Events(*(getattr(events, field)[start:end] for field in "xytp"), events.sensor_size, name)
+        columns = {field: getattr(events, field)[start:end] for field in "xytp"}
+        return Events(**columns, sensor_size=events.sensor_size, name=name)
 
     def identity(self) -> list[Any]:
         """What a change of the recording changes, as JSON values."""

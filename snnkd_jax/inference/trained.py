@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from numpy.typing import NDArray
 
 from snnkd_jax.data.normalisation import Normalisation, event_counts
@@ -229,7 +230,7 @@ class Trained:
 
 def _check_spikes(name: str, network: Network, frames: NDArray | Array) -> None:
     """Raises `InputError` unless frames are floats 0 or 1, if they are not traced."""
-    if isinstance(frames, jax.core.Tracer):
+    if isinstance(frames, Tracer):
         return
     values = np.asarray(frames)
     if values.dtype == np.uint8 or not np.isin(values, (0, 1)).all():

@@ -41,9 +41,9 @@ for `I` from 0), and h = v_threshold fires, as in SpikingJelly (NIR writes h > v
 NIR has neither soft reset nor max pooling; networks with those are refused. A file without dt is read as
 `snnkd_jax.interop.nir_dt` says.
 
-The metadata of the graph are `dt` in seconds, `num_steps`, and, if given, the normalisation of the pixels in [0, 1],
-`pixel_mean` and `pixel_std`, `[C]`, which cannot be folded into the first convolution: its padding of zeros comes after
-the normalisation.
+The metadata of the graph are `dt` in seconds, `num_steps`, `input_coding` if static images are coded as spikes, and, if
+given, the normalisation of the pixels in [0, 1], `pixel_mean` and `pixel_std`, `[C]`, which cannot be folded into the
+first convolution: its padding of zeros comes after the normalisation.
 
 HDF5 does not detect a changed weight, and may not return from a damaged file. So a file starts with a block of 512
 bytes, which HDF5 skips as a "user block", with the SHA-256 of the rest, which is checked before anything else is read.
@@ -176,6 +176,7 @@ def read_nir(path: str | Path, *, dt: float | None = None, num_steps: int | None
         known = metadata.get("dt") if dt is None else dt
         graph, dt = from_nir(tree, known if known is None else _check_dt(known))
         network, variables = to_network(graph, num_steps)
+        network = dataclasses.replace(network, coding=metadata.get("input_coding", "direct"))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # HDF5 and the package have their own
@@ -193,8 +194,8 @@ def _check_dt(dt: Any) -> float:
 
 
 def _metadata(found: Any) -> dict[str, Any]:
-    """`dt`, `num_steps` and `normalisation`, as far as a file has them."""
-    kinds = {"dt": float, "num_steps": operator.index}
+    """`dt`, `num_steps`, `input_coding` and `normalisation`, as far as a file has them."""
+    kinds = {"dt": float, "num_steps": operator.index, "input_coding": _text}
     try:
         metadata: dict[str, Any] = {name: kind(found[name]) for name, kind in kinds.items() if name in found}
         if "pixel_mean" in found:
@@ -205,6 +206,10 @@ def _metadata(found: Any) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"its metadata are damaged ({type(error).__name__}: {error})") from error
     return metadata
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _without_v_reset(file: io.BytesIO) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snnkd_jax.errors import InputError, check_choice, check_counts
+from snnkd_jax.errors import InputError, check_choice, check_counts, parse_size
 from snnkd_jax.files import absolute
 from snnkd_jax.runs.option import Section
 
@@ -88,6 +88,9 @@ class DataConfig(Section):
         if self.alternate_flip and not self.flip:
             raise InputError("alternate_flip=True is a way to flip, and flip=False; leave one of them out")
         check_choice("bin_by", self.bin_by, ("time", "count"))
+        for name in ("frame_size", "sensor_size"):
+            if (size := getattr(self, name)) is not None:
+                parse_size(name, size)
         if self.has_events:
             if self.student_noise:
                 raise InputError(
@@ -164,12 +167,12 @@ class DataConfig(Section):
     def binning(self, num_steps: int) -> "Binning | None":
         """The division of events into `num_steps` frames; None for images."""
         from snnkd_jax.data import Binning
-        from snnkd_jax.data.event_folder import parse_size
 
         if not self.has_events:
             return None
         by: Any = self.bin_by
-        return Binning(num_steps, by, self.frame_size and parse_size("frame_size", self.frame_size), self.saturate)
+        size = None if self.frame_size is None else parse_size("frame_size", self.frame_size)
+        return Binning(num_steps, by, size, self.saturate)
 
     def open(self, num_steps: int, paired: bool = False) -> Any:
         """The data set, in memory or on disk, events in `num_steps` frames, with `paired` the images of theirs.

@@ -1,5 +1,7 @@
 """Augmentation of frames: what is lost is found in each result, and everything else is as it was."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,7 +80,7 @@ def test_shift_and_flip_are_those_of_images_and_alike_in_all_frames():
 
 @pytest.mark.slow
 def test_frames_are_a_function_of_the_key():
-    everything = EventAugmentation(1, True, 1, 0.5, 0.5, 0.5, True)
+    everything = EventAugmentation(1, True, 1, drop_time=0.5, drop_area=0.5, drop_events=0.5, swap_polarity=True)
     frames = jnp.asarray(np.broadcast_to(FRAMES, (8, *FRAMES.shape)))
     first = everything(KEY, frames)
     np.testing.assert_array_equal(first, jax.jit(everything)(KEY, frames))
@@ -87,7 +89,8 @@ def test_frames_are_a_function_of_the_key():
 
 def test_other_shares_and_images_are_refused():
     for name in ("drop_time", "drop_area", "drop_events"):
+        given: dict[str, Any] = {name: 1.5}
         with pytest.raises(InputError, match=f"{name}=1.5"):
-            EventAugmentation(**{name: 1.5})
+            EventAugmentation(**given)
     with pytest.raises(InputError, match=r"\[B, T, H, W, C\]"):
         EventAugmentation(drop_time=0.5)(KEY, jnp.zeros((2, 4, 4, 2)))

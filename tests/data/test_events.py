@@ -85,7 +85,7 @@ def test_smaller_frames_add_up_neighbouring_pixels():
     ],
 )
 def test_what_is_no_recording_is_refused_by_event(changed: dict[str, Any], told: str):
-    right = {"x": [0, 1, 2], "y": [0, 0, 1], "t": [5, 5, 6], "p": [0, 1, 1]}
+    right: dict[str, Any] = {"x": [0, 1, 2], "y": [0, 0, 1], "t": [5, 5, 6], "p": [0, 1, 1]}
     Events(**right, sensor_size=SENSOR)
     with pytest.raises(InputError, match=told):
         Events(**right | changed, sensor_size=SENSOR, name="r")

@@ -13,7 +13,7 @@ from snnkd_jax.errors import InputError
 from snnkd_jax.models.coding import encode
 from snnkd_jax.runs.config import default_config
 
-IMAGES = np.random.default_rng(0).random((3, 4, 4, 1)).astype(np.float32)
+IMAGES: Any = np.random.default_rng(0).random((3, 4, 4, 1)).astype(np.float32)
 T = 5
 
 
@@ -72,6 +72,20 @@ def test_a_network_reads_the_spikes_of_static_images_at_once_and_step_by_step(tr
     np.testing.assert_allclose(by_step, short, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("coding", ["poisson", "latency"])
+def test_a_file_of_nir_has_the_coding(trained, coding, tmp_path):
+    pytest.importorskip("nir")
+    from snnkd_jax.interop.nir import read_nir, write_nir
+
+    student = trained[coding]
+    write_nir(tmp_path / "a.nir", student.network, student.variables, (4, 4, 1), normalisation=student.normalisation)
+    read = read_nir(tmp_path / "a.nir")
+    assert read.network.coding == coding
+    expected, _ = student.network.apply(student.variables, IMAGES)
+    np.testing.assert_allclose(read.network.apply(read.variables, IMAGES)[0], expected, rtol=1e-3, atol=1e-3)
+
+
 def test_frames_that_are_no_spikes_and_codings_that_do_not_fit_are_refused(trained):
     student = trained["latency"]
     with pytest.raises(InputError, match=r"frame are no spikes.*'latency'.*network.encode"):
@@ -84,10 +98,10 @@ def test_frames_that_are_no_spikes_and_codings_that_do_not_fit_are_refused(train
         network("rate")
     with pytest.raises(InputError, match=r"input_coding='latency' is for static images.*event_digits"):
         default_config("event_digits").replace(input_coding="latency").checked()
-    part = np.zeros((4, T, 4, 4, 1), np.uint8), np.array([0, 1, 2, 0])
+    part = np.zeros((8, T, 4, 4, 1), np.uint8), np.arange(8) % 3
     frames = kd.data.from_arrays(train=part, test=part, validation_fraction=0.0)
     with pytest.raises(InputError, match=r"input_coding='latency'.*frames"):
-        kd.fit(network("latency"), frames, batch_size=4, epochs=1)
+        kd.fit(network("latency"), frames, batch_size=8, epochs=1)
 
 
 @pytest.mark.slow

@@ -49,6 +49,10 @@ def test_names_known_without_jax_are_those_of_the_library():
         ("event_digits", {"bin_by": "events"}, "bin_by 'events'.*time, count"),
         ("event_digits", {"student_noise": ("blur:2",)}, "student_noise.*event_digits has events"),
         ("event_digits", {"drop_area": 2.0}, "drop_area=2.0"),
+        ("event_digits", {"frame_size": "8"}, "frame_size='8'.*HEIGHTxWIDTH"),
+        ("digits", {"saturate": True}, "saturate=True.*digits has images"),
+        ("digits", {"student_frames": "mean"}, "student_frames='mean'.*digits has images"),
+        ("event_digits", {"student_frames": "all"}, "student_frames 'all'.*each, mean"),
     ],
 )
 def test_options_that_do_not_go_with_a_set_are_refused(dataset, options, told):
@@ -164,7 +168,15 @@ def test_a_finished_run_is_predicted_streamed_and_drawn(config, trained, capsys)
     np.testing.assert_array_equal(prediction.logits, whole.logits)
     file = Path(config.data.dataset.removeprefix("events:")) / "test" / "up" / "0.npz"
     predict(Path(config.run.run_dir), [file])
-    assert f"{file}: {whole.names[8]}, confidence {whole.confidence[8]:.3f}, time steps {T}" in capsys.readouterr().out
+    *told, last, _ = capsys.readouterr().out.splitlines()
+    assert last == f"{file}: {whole.names[8]}, confidence {whole.confidence[8]:.3f}, time steps {T}"
+    first = [trained.predict(data.test_images[8:9, :t]) for t in range(1, T + 1)]
+    assert told == [
+        f"{file}, frame {t} of {T}: {one.names[0]}, confidence {one.confidence[0]:.3f}"
+        for t, one in enumerate(first, 1)
+    ]
+    predict(Path(config.run.run_dir), [file], threshold=0.0)
+    assert capsys.readouterr().out.splitlines()[1].endswith("time steps 1")
     observed = load_observation(Path(config.run.run_dir) / "student" / "observation.npz")
     np.testing.assert_array_equal(observed.image, data.test_images[0])
     assert "first recording of the test set, 8 × 8 pixels" in (Path(config.run.run_dir) / "report.html").read_text()

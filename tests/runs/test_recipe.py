@@ -83,7 +83,7 @@ def test_what_does_not_go_together_is_refused(words, told, capsys, tmp_path):
 
 def test_images_on_disk_do_not_alternate():
     with pytest.raises(InputError, match=r"alternate_flip=True.*read from disk"):
-        default_config("imagenet2012").replace(alternate_flip=True).data.open()
+        default_config("imagenet2012").replace(alternate_flip=True).open_data()
 
 
 def coloured(n: int = 96) -> data.Dataset:

@@ -16,7 +16,7 @@ from snnkd_jax.runs.config import default_config
 RNG = np.random.default_rng(0)
 FRAMES = RNG.integers(0, 3, (16, 2, 8, 8, 2), np.uint8)
 IMAGES = RNG.integers(0, 256, (16, 5, 5, 1), np.uint8)
-LABELS = np.arange(16) % 2
+LABELS: Any = np.arange(16) % 2
 
 
 def paired() -> kd.data.Dataset:
