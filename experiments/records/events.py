@@ -2,51 +2,58 @@
 
 from typing import Any
 
-from records.trainings import folded, student_and_gain, teacher_of, without_kd
+from records.trainings import folded, teacher_of
+from snnkd_jax.errors import InputError
 from snnkd_jax.report.markdown import markdown_table
-from snnkd_jax.report.statistics import percent
+from snnkd_jax.report.statistics import gain, percent
 from snnkd_jax.runs.command import command
-from snnkd_jax.runs.config import config_of
+from snnkd_jax.runs.config import Config, config_of
+from snnkd_jax.runs.recipe import BOOKKEEPING, DISTILLATION, SEED, differences
 
-ORDER = ("mean", "each", "channels", "images")
-"""What a teacher sees; and of students, the mean before single frames."""
+Records = list[dict[str, Any]]
+
+BASELINE = "student_baseline/test_accuracy"
 
 
-def events_section(records: list[dict[str, Any]]) -> str:
-    """A row for each record, students without a teacher first, and the commands."""
+def events_section(records: Records) -> str:
+    """A row for the student of mean frames, one for that of single frames, and one per teacher; then the commands.
+
+    Raises `InputError` if they are not of the same student and seeds.
+    """
     if not records:
         return ""
-    rows = []
-    for record in sorted(records, key=_place):
-        config = config_of(record["config"], f"the record {record['name']!r}")
-        accuracy, gained = student_and_gain(record, records)
-        sees = {"each": "frame by frame", "mean": "the mean over time"}[config.student.student_frames]
-        row = [sees, "–", "–", percent(record["metrics"]["student/test_accuracy"]["values"]), "–"]
-        if not config.is_plain:
-            without = without_kd(record, records)
-            assert without is not None
-            row = [sees, f"`{config.objective.preset}`, {_seen(record)}", teacher_of(record), accuracy, gained]
-        rows.append((*row, len(record["seeds"])))
-    heading = ("student sees", "trained by, teacher sees", "teacher, %", "student, %", "gain by KD, points", "seeds")
-    commands = [
-        f"- [{record['name']}](../experiments/results/{record['name']}.json): "
-        f"`{command(config_of(record['config'], record['name']))}`; seeds {', '.join(map(str, record['seeds']))}, "
-        f"{record['metrics']['seconds']['mean'] / 60:.1f} min each on {record['hardware']}. {record['notes']}".rstrip()
-        for record in sorted(records, key=_place)
-    ]
-    return f"{markdown_table(heading, rows)}\n{folded(commands)}"
-
-
-def _seen(record: dict[str, Any]) -> str:
-    config = record["config"]
-    return "images" if config.get("teacher_images") else config["teacher_frames"]
-
-
-def _place(record: dict[str, Any]) -> tuple[Any, ...]:
-    plain = record["config"]["preset"] == "none"
-    return (
-        not plain,
-        record["config"]["student_frames"] != "mean",
-        record["config"]["preset"],
-        ORDER.index(_seen(record)),
+    direct = next(record for record in records if BASELINE in record["metrics"])
+    without = direct["metrics"][BASELINE]["values"]
+    rows = [("frame by frame", "–", "–", percent(without), "–")]
+    for record in records:
+        config, values = _config(record), record["metrics"]["student/test_accuracy"]["values"]
+        _check(record, direct)
+        if config.is_plain:
+            rows.insert(0, ("the mean over time", "–", "–", percent(values), gain(values, without)))
+            continue
+        teacher = f"`{config.objective.preset}`, {config.teacher.teacher_frames}"
+        rows.append(("frame by frame", teacher, teacher_of(record), percent(values), gain(values, without)))
+    heading = ("student sees", "trained by, teacher sees", "teacher, %", "student, %", "against no KD, points")
+    commands = []
+    for record in records:
+        seeds, minutes = ", ".join(map(str, record["seeds"])), record["metrics"]["seconds"]["mean"] / 60
+        machine = f"{record['hardware']}, jax {record['versions']['jax']}"
+        link = f"[{record['name']}](../experiments/results/{record['name']}.json)"
+        text = f"- {link}: `{command(_config(record))}`; seeds {seeds}, {minutes:.1f} min each on {machine}."
+        commands.append(f"{text} {record['notes']}".rstrip())
+    terms = (
+        f"Test accuracy after the last epoch, mean ± standard deviation over seeds {seeds}; differences are between\n"
     )
+    terms += "students of the same seed, ± their standard error.\n"
+    return f"{markdown_table(heading, rows)}\n{terms}\n{folded(commands)}"
+
+
+def _config(record: dict[str, Any]) -> Config:
+    return config_of(record["config"], f"the record {record['name']!r}")
+
+
+def _check(record: dict[str, Any], direct: dict[str, Any]) -> None:
+    """Raises `InputError` unless a record differs from another in distillation and in what the student sees alone."""
+    names = differences(_config(record), _config(direct), (*SEED, *BOOKKEEPING, *DISTILLATION, "student_frames"))
+    if names or record["seeds"] != direct["seeds"]:
+        raise InputError(f"records {record['name']} and {direct['name']} differ in {', '.join(names) or 'seeds'}")

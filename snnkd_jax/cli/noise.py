@@ -46,7 +46,7 @@ def noise(
     from snnkd_jax.runs.record import result_files, write_record
 
     configs, networks = find_networks(runs, list(baseline))
-    if configs[0].teacher.teacher_images:
+    if configs[0].teacher.sees_images:
         print("teacher: it sees images, not events, and is left out", file=sys.stderr)
         networks = {role: directories for role, directories in networks.items() if role != "teacher"}
     check_writable_file("record", record)

@@ -10,8 +10,8 @@ contrast threshold C from its reference value emits an event, and moves its refe
     L[s] = log(I[s] / I_white + 0.1)          intensity of the digit at place s of the camera's path, bilinear
     |L[s] - reference| >= C  ->  event         at the time of crossing, linear between s and s + 1
 
-The digit covers 8x8 of 16x16 pixels and moves by up to four. L is rounded to millionths and everything after it is
-computed in whole numbers, so that the events do not depend on the machine. The split is that of `digits`.
+The digit covers 10x10 of 16x16 pixels and is up to three off the centre. L is rounded to millionths and everything
+after it is computed in whole numbers, so that the events do not depend on the machine. The split is that of `digits`.
 """
 
 import itertools
@@ -25,8 +25,8 @@ from snnkd_jax.data.digits import load_digits
 from snnkd_jax.data.events import Binning, Events
 
 SIDE = 16
-SCALE = 1.0  # pixels of the camera per pixel of a digit
-REACH = 4  # pixels, the largest offset of a corner of the path
+SCALE = 1.25  # pixels of the camera per pixel of a digit
+REACH = 3  # pixels, the largest offset of a corner of the path
 _PLACES, _STEP = 30, 3_333  # per saccade, and microseconds between two of them
 _DARK = 0.1
 _UNIT = 1_000_000

@@ -47,10 +47,8 @@ class TeacherConfig(Section):
     teacher_pool: str = "avg"
     """Pooling in the teacher, avg or max (convnet, vgg and airbench)."""
     teacher_frames: str = "mean"
-    """How an ANN reads the frames of events: mean (their mean over time), channels (all of them, as channels), or each
-    (one by one, with the mean of the logits)."""
-    teacher_images: bool = False
-    """Train the teacher on the images that belong to the events (of event_digits and nmnist), which it sees instead."""
+    """What the teacher sees of events: mean (the mean of the frames over time), channels (all of them, as channels),
+    each (one by one, with the mean of the logits), or images, those that belong to event_digits and nmnist."""
     teacher_entry: str | None = None
     """Which network of torch:FILE, if it has several, such as state_dict_ema; None: the one that is no moving average.
     What floating-point tensors are beside it in its state dict is left out."""
@@ -68,7 +66,7 @@ class TeacherConfig(Section):
     def check(self) -> None:
         """Raises `InputError` for an unknown architecture or options that do not go together."""
         check_counts(self, "teacher_epochs")
-        check_choice("teacher_frames", self.teacher_frames, ("mean", "channels", "each"))
+        check_choice("teacher_frames", self.teacher_frames, ("mean", "channels", "each", "images"))
         if self.teacher_entry is not None and self.file is None:
             raise InputError(f"teacher_entry={self.teacher_entry!r} goes with teacher='torch:FILE'")
         if not self.is_foreign:
@@ -87,6 +85,11 @@ class TeacherConfig(Section):
     def is_foreign(self) -> bool:
         """Whether the teacher is a trained network from outside: a PyTorch file or a function."""
         return self.teacher.startswith((TORCH, GIVEN))
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether the teacher is trained on the images that belong to the events, and sees them instead."""
+        return self.teacher_frames == "images"
 
     def canonical(self) -> dict[str, Any]:
         """Canonical name and absolute paths; raises `InputError` for a wrong normalisation."""

@@ -18,7 +18,7 @@ OBJECTIVE = ("preset", "baseline", *WEIGHTS, "temperature")
 """The options that differ between students with the same initial weights and other objectives."""
 
 DISTILLATION = (*OBJECTIVE, "teacher", "teacher_width", "teacher_epochs", "teacher_levels", "teacher_only")
-DISTILLATION += ("teacher_pool", "teacher_normalisation", "teacher_frames", "teacher_images", "initial_weights")
+DISTILLATION += ("teacher_pool", "teacher_normalisation", "teacher_frames", "initial_weights")
 """The options that may differ between a student with distillation and its baseline."""
 
 

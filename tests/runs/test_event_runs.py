@@ -45,7 +45,7 @@ def test_names_known_without_jax_are_those_of_the_library():
         ("digits", {"sensor_size": "8x8"}, "sensor_size='8x8'.*leave it out"),
         ("digits", {"drop_time": 0.2}, "drop_time=0.2.*leave it out"),
         ("digits", {"teacher_frames": "each"}, "teacher_frames='each'.*digits has images"),
-        ("event_digits", {"teacher_frames": "all"}, "teacher_frames 'all'.*mean, channels, each"),
+        ("event_digits", {"teacher_frames": "all"}, "teacher_frames 'all'.*mean, channels, each, images"),
         ("event_digits", {"bin_by": "events"}, "bin_by 'events'.*time, count"),
         ("event_digits", {"student_noise": ("blur:2",)}, "student_noise.*event_digits has events"),
         ("event_digits", {"drop_area": 2.0}, "drop_area=2.0"),
@@ -73,7 +73,7 @@ def test_options_reach_data_teacher_and_augmentation():
 def test_a_folder_is_named_without_its_path_in_commands_and_run_directories():
     config = default_config("events:/private/place/gestures").replace(sensor_size="8x8")
     assert command(config) == "snnkd train --dataset events:gestures --sensor-size 8x8 --seed 0"
-    assert re.fullmatch(r"runs/events-gestures-convnet-temporal-t10-seed0-\w{6}", str(run_directory(config)))
+    assert re.fullmatch(r"runs/events-gestures-convnet-kdsnn-response-t8-seed0-\w{6}", str(run_directory(config)))
     assert str(default_config("events:a").checked().data.dataset) == f"events:{Path('a').absolute()}"
 
 

@@ -59,16 +59,14 @@ def test_what_does_not_belong_together_is_refused():
     wrong = {"digits": "is for events, and digits has images", "cifar10_dvs": "cifar10_dvs has no images"}
     for dataset, told in wrong.items():
         with pytest.raises(InputError, match=told):
-            default_config(dataset).replace(teacher_images=True).checked()
-    with pytest.raises(InputError, match=r"teacher_frames='each', but teacher_images=True"):
-        default_config("event_digits").replace(teacher_images=True, teacher_frames="each").checked()
+            default_config(dataset).replace(teacher_frames="images").checked()
     assert data.identity != kd.data.Dataset("events", FRAMES, LABELS, FRAMES, LABELS, ("a", "b")).identity
 
 
 @pytest.mark.slow
 def test_a_run_trains_its_teacher_on_the_digits_that_belong_to_the_events(tmp_path):
     options = {"width": 0.1, "teacher_width": 0.25, "num_steps": 2, "epochs": 1, "teacher_epochs": 3, "baseline": False}
-    config = default_config("event_digits").replace(**options, teacher_images=True, run_dir=str(tmp_path / "run"))
+    config = default_config("event_digits").replace(**options, teacher_frames="images", run_dir=str(tmp_path / "run"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = kd.run(config)
