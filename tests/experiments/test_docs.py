@@ -216,7 +216,7 @@ NO_EQUATION = {
     *(f"dynamics.neurons.{name}" for name in ("describe_neuron", "neuron_from", "most_spikes")),
     *(f"dynamics.integration.{name}" for name in ("check_neuron", "initial_state")),
     *(f"distill.losses.check_{name}" for name in ("in_range", "same_shape", "temperature")),
-    *("data.archives", "training.manifest"),  # file formats
+    *("data.archives", "data.aedat4", "training.manifest"),  # file formats
     "interop.nir_dt",  # conditions
     "fitting",  # code
     "data.crops.random_box",  # pixels, in test_crops.py

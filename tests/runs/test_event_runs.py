@@ -73,7 +73,7 @@ def test_options_reach_data_teacher_and_augmentation():
 def test_a_folder_is_named_without_its_path_in_commands_and_run_directories():
     config = default_config("events:/private/place/gestures").replace(sensor_size="8x8")
     assert command(config) == "snnkd train --dataset events:gestures --sensor-size 8x8 --seed 0"
-    assert re.fullmatch(r"runs/events-gestures-convnet-kdsnn-response-t8-seed0-\w{6}", str(run_directory(config)))
+    assert re.fullmatch(r"runs/events-gestures-convnet-kdsnn-response-t10-seed0-\w{6}", str(run_directory(config)))
     assert str(default_config("events:a").checked().data.dataset) == f"events:{Path('a').absolute()}"
 
 
