@@ -1,5 +1,8 @@
 """What makes XLA compile quickly, for tests: in most of them compiling is what takes the time."""
 
+import os
+import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,3 +27,16 @@ def compile_quickly(quickly: bool) -> None:
     """How this process compiles from now on: without optimisation and by the older emitters, or as a user's does."""
     jax.config.update("jax_disable_most_optimizations", quickly)
     compiler.get_compile_options = _with_older_emitters if quickly and HAS_OLDER_EMITTERS else _as_a_user
+
+
+# Programs that are compiled faster than they are written and read are not kept.
+CACHE = {"jax_compilation_cache_dir": None, "jax_persistent_cache_min_compile_time_secs": 0.03}
+
+
+def compile_once() -> Callable[[], None]:
+    """Keeps compiled programs for this process and those that it starts; returns what deletes them."""
+    directory = tempfile.TemporaryDirectory(prefix="compiled-")
+    for name, value in (CACHE | {"jax_compilation_cache_dir": directory.name}).items():
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)
+    return directory.cleanup

@@ -2,20 +2,19 @@
 
 Programs are compiled quickly (`compilation.py`), because compiling is what takes the tests' time. Tests of what a
 compiler could change (spikes to the bit, memory) are marked `optimised`: they compile as a user's programs do, and so
-do processes of their own that are not told to compile `QUICKLY`.
+do processes of their own that are not told to compile `QUICKLY`. What takes a while to compile is compiled once, for
+all files, xdist's workers and the processes that they start.
 """
 
 import collections
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import comparison
 import jax
 import pytest
-from compilation import compile_quickly
-from jax.experimental.compilation_cache import compilation_cache
+from compilation import compile_once, compile_quickly
 
 from snnkd_jax.data.official import OFFICIAL
 
@@ -33,6 +32,8 @@ def pytest_configure(config):
     comparison.report = config.getoption("--fidelity")
     config.option.loadscopereorder = False  # xdist's would begin with the files that have the most tests
     compile_quickly(True)  # what files compute when they are read
+    if not hasattr(config, "workerinput"):  # xdist's workers inherit it
+        config.add_cleanup(compile_once())
 
 
 def pytest_collection_modifyitems(items):
@@ -44,23 +45,6 @@ def pytest_collection_modifyitems(items):
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     compile_quickly(item.get_closest_marker("optimised") is None)
-
-
-@pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory) -> Iterator[str]:
-    """One compilation cache, to the end of the file, for all programs, those of processes of their own included."""
-    directory = str(tmp_path_factory.mktemp("compiled"))
-    within = {"jax_compilation_cache_dir": directory, "jax_persistent_cache_min_compile_time_secs": 0}
-    before = {name: getattr(jax.config, name) for name in within}
-    with pytest.MonkeyPatch.context() as environment:
-        for name, value in within.items():
-            environment.setenv(name.upper(), str(value))
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()  # it is opened by the first program
-        yield directory
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture

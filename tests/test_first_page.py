@@ -24,13 +24,14 @@ def script() -> str:
 def start(folder: Path) -> subprocess.Popen:
     """The script in a process and a folder of its own, where nothing but the installed package is found."""
     (folder / "page.py").write_text(script())
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     return subprocess.Popen(
         [PYTHON, "-W", "error::UserWarning", "page.py"],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        env=environment | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
     )
 
 

@@ -28,7 +28,7 @@ DATA = kd.data.from_arrays(train=(IMAGES[:90], LABELS[:90]), test=(IMAGES[90:], 
 ATAN = kd.surrogate.atan(2.0)
 SMALL: dict[str, Any] = {"epochs": 1, "batch_size": 16}
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "silent_layers")
+pytestmark = pytest.mark.usefixtures("silent_layers")
 
 
 class Net(nn.Module):

@@ -43,6 +43,13 @@ def written(directory: Path, **changes) -> None:
     (directory / lock.NAME).write_text(json.dumps(content))
 
 
+def read(directory: Path) -> dict:
+    """The lock; it is written in place, so that a moment comes when the file is empty."""
+    while not (text := (directory / lock.NAME).read_text()).endswith("}"):
+        time.sleep(0.001)
+    return json.loads(text)
+
+
 def test_another_process_is_named_and_one_that_was_killed_is_not_waited_for(tmp_path):
     with holder(tmp_path) as process:
         with pytest.raises(InputError, match=f"run_dir {tmp_path} is in use by process {process.pid} on "):
@@ -140,12 +147,11 @@ def test_who_stood_still_and_lost_it_notices_and_leaves_it(tmp_path, monkeypatch
 def test_it_is_renewed(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "RENEWAL", 0.02)
     with Lock("run_dir", tmp_path):
-        first = json.loads((tmp_path / lock.NAME).read_text())["renewed"]
+        first = read(tmp_path)["renewed"]
         time.sleep(0.3)
-        assert json.loads((tmp_path / lock.NAME).read_text())["renewed"] > first
+        assert read(tmp_path)["renewed"] > first
 
 
-@pytest.mark.usefixtures("compiled_once")
 @pytest.mark.parametrize("offsets", [slow(2)])
 def test_of_two_processes_in_one_directory_one_trains(tmp_path, offsets):
     """The other is refused in one line, and the log has each line once; at random offsets."""

@@ -261,7 +261,6 @@ def begin(data_dir: Path, run_dir: Path) -> subprocess.Popen:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_once")
 def test_killed_in_the_middle_of_an_epoch_and_resumed_is_bit_identical(data_dir, tmp_path):
     """The script, from JPEGs to the table, once to its end and once with SIGKILL between."""
     outputs = []

@@ -18,7 +18,7 @@ def teacher():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("silent_layers", "compiled_once")
+@pytest.mark.usefixtures("silent_layers")
 @pytest.mark.parametrize("preset", ["sakd", "bkdsnn", "esd"])
 def test_a_few_epochs_do_not_diverge(preset):
     """`sakd` reached infinity in its fourth epoch when its weight was for 64 channels and more."""

@@ -337,7 +337,6 @@ def test_a_training_on_one_image_at_a_time_is_refused_before_it_begins(tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.optimised
-@pytest.mark.usefixtures("compiled_once")
 def test_a_run_with_a_function_is_the_same_bit_for_bit_with_a_store(tmp_path, one_device, monkeypatch, capsys):
     """The live teacher has a program of its own: inside the step, XLA rounds a ResNet-18 otherwise."""
     del one_device

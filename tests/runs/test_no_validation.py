@@ -16,7 +16,7 @@ from snnkd_jax.report.write import write_report
 from snnkd_jax.runs.config import default_config
 from snnkd_jax.runs.teacher import split_warning
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "silent_layers")
+pytestmark = pytest.mark.usefixtures("silent_layers")
 WHOLE = dataclasses.replace(DATA, validation_fraction=0)
 
 

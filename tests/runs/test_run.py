@@ -26,14 +26,13 @@ from snnkd_jax.files import read_sealed, write_sealed
 from snnkd_jax.inference.convert import convert
 from snnkd_jax.inference.predict import accuracy_by_step
 from snnkd_jax.inference.trained import load
-from snnkd_jax.parallel.compiler import compilation_cache
 from snnkd_jax.runs.config import default_config
 from snnkd_jax.runs.run_dir import content_digests, open_run_dir
 from snnkd_jax.training.manifest import read_manifest
 from snnkd_jax.training.metrics import MetricsLog
 from snnkd_jax.training.profiling import PROFILED_STEPS, Profiler
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "silent_layers")
+pytestmark = pytest.mark.usefixtures("silent_layers")
 
 
 def test_a_trace_that_is_cut_short_is_written_and_too_few_steps_are_told(tmp_path):
@@ -70,15 +69,6 @@ def test_rates_first_then_through_time_with_a_profile(tmp_path):
     assert sum(event.get("name") == "student" for event in events) == len(PROFILED_STEPS)
     assert list((tmp_path / "both" / "profile").rglob("*.xplane.pb"))  # what TensorBoard reads
     assert not (tmp_path / "rate" / "profile").exists()
-
-
-def test_a_cache_of_the_users_is_left_in_its_place(tmp_path, compiled_once):
-    before = set(Path(compiled_once).iterdir())
-    with compilation_cache(tmp_path / "own"):
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # of its own it would keep slow ones only
-        jax.jit(lambda x: x + 1.25)(np.arange(3.0))
-    assert not (tmp_path / "own").exists()
-    assert set(Path(compiled_once).iterdir()) > before
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from snnkd_jax.training.compiled import compile_steps
 from snnkd_jax.training.manifest import is_trained
 from snnkd_jax.training.trainer import Trainer, variables_of
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "silent_layers")
+pytestmark = pytest.mark.usefixtures("silent_layers")
 
 NETWORK = build("convnet", 3, width=0.1, neuron=LIF(), num_steps=2)
 EPOCHS, STEPS = 2, 3  # epochs of the first training, and training steps of an epoch

@@ -13,8 +13,6 @@ from tiny_runs import TINY, start
 
 from snnkd_jax.training.interrupt import SCHEDULER_SIGNALS
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 STOPPING = (signal.SIGTERM, signal.SIGINT, *SCHEDULER_SIGNALS)
 
 LONG = [

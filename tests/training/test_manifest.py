@@ -17,7 +17,7 @@ from snnkd_jax import LIF, build, data, fit, load
 from snnkd_jax.errors import InputError
 from snnkd_jax.training.manifest import is_trained, list_files
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "silent_layers")
+pytestmark = pytest.mark.usefixtures("silent_layers")
 
 
 @pytest.fixture(scope="module")

@@ -130,7 +130,6 @@ def test_the_students_of_a_run_are_trained_on_noise_and_its_teacher_is_not(tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_once")
 def test_a_training_on_noise_is_resumed_bit_for_bit(tmp_path):
     data = batch(40)
     data = kd.data.from_arrays(train=(data["images"], data["labels"]), test=(data["images"], data["labels"]))
