@@ -26,7 +26,7 @@ from snnkd_jax.runs.config import default_config
 from snnkd_jax.runs.data import EVENT_FOLDER, EVENT_SETS, PAIRED_SETS
 from snnkd_jax.runs.run_dir import run_directory
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "silent_layers")
+pytestmark = pytest.mark.usefixtures("silent_layers")
 T, SIDE = 3, 8
 
 
