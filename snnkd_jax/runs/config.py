@@ -198,8 +198,8 @@ _DIGITS |= {"epochs": 60, "batch_size": 64, "crop_padding": 1}
 _MNIST = _SMALL | {"epochs": 20, "crop_padding": 2}
 # Frames of events are sparse: at a threshold of 1, layers are silent at first. A teacher that sees single frames has
 # what their mean does not tell, and `temporal` gained less than `kdsnn-response` on a validation split.
-_OF_EVENTS = {"preset": "kdsnn-response", "teacher_frames": "each", "num_steps": 10, "v_threshold": 0.3}
-_EVENT_DIGITS = _DIGITS | _OF_EVENTS | {"width": 0.5, "teacher_width": 0.5, "num_steps": 6, "epochs": 12}
+_OF_EVENTS = {"preset": "kdsnn-response", "teacher_frames": "each", "num_steps": 10, "v_threshold": 0.5}
+_EVENT_DIGITS = _DIGITS | _OF_EVENTS | {"width": 0.5, "teacher_width": 0.5, "num_steps": 8, "epochs": 12}
 _EVENT_DIGITS |= {"teacher_epochs": 10}
 _DEFAULTS: dict[str, dict[str, Any]] = {"digits": _DIGITS, "mnist": _MNIST, "fashion_mnist": _MNIST | {"flip": True}}
 _DEFAULTS |= {"cifar10": {}, "cifar100": {}, "event_digits": _EVENT_DIGITS}
