@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from representative import slow
 
 import snnkd_jax as kd
 from snnkd_jax.data.normalisation import as_stored
@@ -52,7 +53,7 @@ def trained() -> dict[str, kd.Trained]:
     return found
 
 
-@pytest.mark.parametrize("coding", ["poisson", "latency"])
+@pytest.mark.parametrize("coding", [slow("poisson"), "latency"])
 def test_a_network_reads_the_spikes_of_static_images_at_once_and_step_by_step(trained, coding):
     student = trained[coding]
     spikes = np.asarray(encode(coding, IMAGES, T))

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from representative import slow
 
 import snnkd_jax as kd
 from snnkd_jax.data.digits import load_digits
@@ -30,7 +31,7 @@ def brightness(_: Any, images: Any) -> Any:
     return jnp.stack([mean, -mean], axis=1)
 
 
-@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("stored", [False, slow(True)])
 def test_the_teacher_sees_the_images_and_the_student_the_augmented_frames(stored, tmp_path):
     """A term that is the teacher's first logit: its mean over an epoch is that of the images."""
     term = kd.Term("seen", lambda student, teacher, labels: teacher.logits[:, 0])  # noqa: ARG005
