@@ -106,6 +106,7 @@ def test_frames_that_are_no_spikes_and_codings_that_do_not_fit_are_refused(train
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("silent_layers")
 def test_a_student_of_latency_is_trained_saved_and_taught_by_an_ann_of_images(tmp_path):
     """The teacher sees normalised images; the manifest has the coding, and training draws spikes anew."""
     rng = np.random.default_rng(0)
