@@ -42,7 +42,8 @@ REAL_DATA_DIR = os.environ.get("TFDS_DATA_DIR")
 
 
 def test_names() -> None:
-    assert NAMES == ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
+    events = ("event_digits", "nmnist", "dvs_gesture", "cifar10_dvs", "ncaltech101")
+    assert ("digits", *events, "mnist", "fashion_mnist", "cifar10", "cifar100") == NAMES
 
 
 def test_unknown_name() -> None:

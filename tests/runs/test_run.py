@@ -167,7 +167,7 @@ def test_preset_none_trains_the_student_alone(tmp_path):
 def test_what_is_measured_after_a_run_takes_its_data_folder(monkeypatch):
     found = []
     digits = data.load("digits")
-    monkeypatch.setattr(data, "load", lambda *arguments: found.append(arguments) or digits)
+    monkeypatch.setattr(data, "load", lambda *arguments, **_: found.append(arguments) or digits)
     loaded = default_config("mnist").replace(data_dir="/elsewhere", validation_fraction=0.3).load_data()
     assert loaded.validation_fraction == 0.3
     assert found == [("mnist", "/elsewhere", None, None)]
@@ -411,7 +411,7 @@ def test_teacher_with_another_number_of_classes(finished, capsys, tmp_path, monk
         np.minimum(digits.test_labels, 6),
         digits.class_names[:7],
     )
-    monkeypatch.setattr(data, "load", lambda *_: seven)
+    monkeypatch.setattr(data, "load", lambda *_, **__: seven)
     arguments = [*TINY, "--teacher-checkpoint", str(finished), "--run-dir", str(tmp_path / "run")]
     assert "num_classes is 10, not 7" in refused(capsys, arguments)
 
