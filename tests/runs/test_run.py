@@ -170,7 +170,7 @@ def test_what_is_measured_after_a_run_takes_its_data_folder(monkeypatch):
     monkeypatch.setattr(data, "load", lambda *arguments, **_: found.append(arguments) or digits)
     loaded = default_config("mnist").replace(data_dir="/elsewhere", validation_fraction=0.3).load_data()
     assert loaded.validation_fraction == 0.3
-    assert found == [("mnist", "/elsewhere", None, None)]
+    assert found == [("mnist", "/elsewhere", None)]
     with pytest.raises(InputError, match=r"dataset 'imagenet2012' is read from disk.* works with digits"):
         default_config("imagenet2012").load_data()
 
