@@ -30,20 +30,28 @@ def half_precision(variables: Any) -> Any:
     """The variables rounded to half precision, in float32; arrays with a value that overflows are left as they are."""
 
     def rounded(x: NDArray) -> NDArray:
-        with np.errstate(over="ignore"):
-            half = x.astype(np.float16)
+        half = _half(x)
         return half.astype(np.float32) if np.isfinite(half).all() else x
 
     return jax.tree.map(lambda x: rounded(np.asarray(x)), variables)
 
 
+def _half(x: NDArray) -> NDArray[np.float16]:
+    """In half precision, with infinity for what overflows."""
+    with np.errstate(over="ignore"):
+        return x.astype(np.float16)
+
+
+def _smallest(x: NDArray) -> NDArray:
+    """In half precision if that holds it exactly."""
+    half = _half(x)
+    return half if np.array_equal(half.astype(np.float32), x) else x
+
+
 def write_student(name: str, variables: Any, card: Mapping[str, Any]) -> Path:
     """Writes both files and returns that of the weights; arrays that half precision holds exactly are stored in it."""
-    arrays = {}
     flat: dict[str, Any] = traverse_util.flatten_dict(jax.device_get(variables), sep="/")
-    for path, x in flat.items():
-        half = np.asarray(x, np.float16)
-        arrays[path] = half if np.array_equal(half.astype(np.float32), x) else np.asarray(x)
+    arrays = {path: _smallest(np.asarray(x)) for path, x in flat.items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     path = WEIGHTS / f"{name}.npz"

@@ -5,13 +5,13 @@ The archives are synthetic.
 
 import gzip
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from real_data import load_real
 from synthetic_sets import (
     CHECKSUM_WARNING,
     OFFICIAL_NAMES,
@@ -34,9 +34,6 @@ from synthetic_sets import (
 
 from snnkd_jax.data import NAMES, load, prepare
 from snnkd_jax.errors import InputError
-
-REAL_DATA_DIR = os.environ.get("TFDS_DATA_DIR")
-
 
 # --- names and digits ---
 
@@ -315,11 +312,8 @@ HISTOGRAMS = {
 
 
 @pytest.mark.parametrize("name", OFFICIAL_NAMES)
-def test_real_data(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not REAL_DATA_DIR or not (Path(REAL_DATA_DIR) / name).exists():
-        pytest.skip(f"TFDS_DATA_DIR ({REAL_DATA_DIR or 'not set'}) has no {name}")
-    monkeypatch.setenv("TFDS_DATA_DIR", REAL_DATA_DIR)
-    dataset = load(name)
+def test_real_data(name: str) -> None:
+    dataset = load_real(name)
     train, test = HISTOGRAMS[name]
     assert np.bincount(dataset.train_labels).tolist() == train
     assert np.bincount(dataset.test_labels).tolist() == test

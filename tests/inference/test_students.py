@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from real_data import load_real
 
 import snnkd_jax as kd
 from snnkd_jax.cli import main
@@ -113,8 +114,9 @@ def test_students_of_the_package(name):
     assert card["result"]["accuracy"] in record["metrics"]["student/test_accuracy"]["values"]
 
 
-def test_the_student_of_the_digits_answers_as_its_card_says():
-    card, data = students()["digits"], kd.data.load("digits")
-    classes = kd.load("digits").predict(data.test_images).classes
+@pytest.mark.parametrize("name", students())
+def test_a_student_of_the_package_answers_as_its_card_says(name):
+    card, data = students()[name], load_real(name)
+    classes = kd.load(name).predict(data.test_images).classes
     assert classes[:10].tolist() == card["first_test_classes"]
     assert np.mean(classes == data.test_labels) == pytest.approx(card["result"]["accuracy"])
