@@ -30,13 +30,14 @@ def compile_quickly(quickly: bool) -> None:
 
 
 # Programs that are compiled faster than they are written and read are not kept.
-CACHE = {"jax_compilation_cache_dir": None, "jax_persistent_cache_min_compile_time_secs": 0.03}
+CACHE_DIR = "jax_compilation_cache_dir"
+CACHE = {CACHE_DIR: None, "jax_persistent_cache_min_compile_time_secs": 0.03}
 
 
 def compile_once() -> Callable[[], None]:
     """Keeps compiled programs for this process and those that it starts; returns what deletes them."""
     directory = tempfile.TemporaryDirectory(prefix="compiled-")
-    for name, value in (CACHE | {"jax_compilation_cache_dir": directory.name}).items():
+    for name, value in (CACHE | {CACHE_DIR: directory.name}).items():
         os.environ[name.upper()] = str(value)
         jax.config.update(name, value)
     return directory.cleanup

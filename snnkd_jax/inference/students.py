@@ -51,7 +51,7 @@ def _smallest(x: NDArray) -> NDArray:
 def write_student(name: str, variables: Any, card: Mapping[str, Any]) -> Path:
     """Writes both files and returns that of the weights; arrays that half precision holds exactly are stored in it."""
     flat: dict[str, Any] = traverse_util.flatten_dict(jax.device_get(variables), sep="/")
-    arrays = {path: _smallest(np.asarray(x)) for path, x in flat.items()}
+    arrays: dict[str, Any] = {path: _smallest(np.asarray(x)) for path, x in flat.items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     path = WEIGHTS / f"{name}.npz"

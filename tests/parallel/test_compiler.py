@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from compilation import CACHE
+from compilation import CACHE, CACHE_DIR
 from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from snnkd_jax.parallel.compiler import compilation_cache
@@ -19,7 +19,7 @@ def set_up():
         jax_cache.reset_cache()  # it is opened by the first program
 
     before = {name: getattr(jax.config, name) for name in CACHE}
-    yield lambda directory: update(jax_compilation_cache_dir=directory)
+    yield lambda directory: update(**{CACHE_DIR: directory})
     update(**before)
 
 
@@ -30,5 +30,5 @@ def test_a_cache_of_the_users_is_left_in_its_place(tmp_path, set_up, users):
     with compilation_cache(tmp_path / "own"):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # else it would keep slow ones only
         jax.jit(lambda x: x + 1.25)(np.arange(3.0))
-    assert jax.config.jax_compilation_cache_dir == directory
+    assert getattr(jax.config, CACHE_DIR) == directory
     assert [path.name for path in tmp_path.iterdir()] == ["users" if users else "own"]
