@@ -10,6 +10,7 @@ A FlatBuffer has its size in front of it. An event has 16 bytes: t in microsecon
 Source: the description of the format by iniVation.
 """
 
+import functools
 import importlib
 import struct
 import xml.etree.ElementTree as ElementTree
@@ -101,8 +102,19 @@ def _decompressor(path: Path, compression: int) -> Callable[[bytes], bytes]:
         if compression in (1, 2):
             return importlib.import_module("lz4.frame").decompress
         if compression in (3, 4):
-            decompressor = importlib.import_module("zstandard").ZstdDecompressor
-            return lambda content: decompressor().decompressobj().decompress(content)
+            return functools.partial(_decompress_zstandard, importlib.import_module("zstandard"))
     except ImportError as error:
         raise InputError(f"{path} is compressed and needs {error.name}: pip install 'snnkd-jax[events]'") from error
     raise InputError(f"{path} has compression {compression}, of 0 to 4; {_AGAIN}")
+
+
+def _decompress_zstandard(zstandard: Any, content: bytes) -> bytes:
+    """Raises `ValueError` for damaged content, and for a frame that is cut: the package returns what there is of it."""
+    decompressor = zstandard.ZstdDecompressor().decompressobj()
+    try:
+        found = decompressor.decompress(content)
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from error
+    if not decompressor.eof:
+        raise ValueError("it ends within a frame")
+    return found

@@ -43,11 +43,13 @@ def test_what_was_written_is_read(name: str, tmp_path: Path):
 @pytest.mark.parametrize(("module", "compression"), [("lz4.frame", 1), ("lz4.frame", 2), ("zstandard", 3)])
 def test_compressed_packets_are_read(module: str, compression: int, tmp_path: Path):
     compress = pytest.importorskip(module).compress
-    content = aedat4(*(packet4(compress(events4(event))) for event in EVENTS), compression=compression)
+    *first, last = [compress(events4(event)) for event in EVENTS]
+    content = aedat4(*map(packet4, [*first, last]), compression=compression)
     events = read_events(write(tmp_path / "a.aedat4", content))
     assert list(zip(*(getattr(events, field).tolist() for field in "xytp"), strict=True)) == EVENTS
-    damaged = write(tmp_path / "b.aedat4", content[:-3] + b"...")
-    assert_input_error(lambda: read_events(damaged), str(damaged), "after event 2", "copy it again")
+    for i, damaged in enumerate((b"...." + last[4:], last[: len(last) // 2], b"")):
+        path = write(tmp_path / f"{i}.aedat4", aedat4(*map(packet4, [*first, damaged]), compression=compression))
+        assert_input_error(lambda path=path: read_events(path), str(path), "after event 2", "copy it again")
 
 
 def test_a_missing_package_is_told(tmp_path, monkeypatch):
