@@ -45,12 +45,9 @@ def test_poisson_spikes_have_the_rates_of_the_pixels_and_in_inference_depend_on_
 
 @pytest.fixture(scope="module")
 def trained() -> dict[str, kd.Trained]:
-    found = {}
-    for coding in ("poisson", "latency"):
-        own = network(coding)
-        about = (as_stored(1), (4, 4, 1), ("a", "b", "c"), "d")
-        found[coding] = kd.Trained(own, own.init(jax.random.key(0), (4, 4, 1)), *about)
-    return found
+    variables = network("latency").init(jax.random.key(0), (4, 4, 1))
+    about = (variables, as_stored(1), (4, 4, 1), ("a", "b", "c"), "d")
+    return {coding: kd.Trained(network(coding), *about) for coding in ("poisson", "latency")}
 
 
 @pytest.mark.parametrize("coding", [slow("poisson"), "latency"])
@@ -58,8 +55,8 @@ def test_a_network_reads_the_spikes_of_static_images_at_once_and_step_by_step(tr
     student = trained[coding]
     spikes = np.asarray(encode(coding, IMAGES, T))
     direct = dataclasses.replace(student.network, coding="direct")
-    expected, _ = direct.apply(student.variables, spikes)
-    logits, _ = student.network.apply(student.variables, IMAGES)
+    expected, _ = jax.jit(direct.apply)(student.variables, spikes)
+    logits, _ = jax.jit(student.network.apply)(student.variables, IMAGES)
     np.testing.assert_array_equal(logits, expected)
     whole = student.predict(IMAGES)
     np.testing.assert_allclose(whole.logits, expected.mean(axis=1), rtol=1e-4, atol=1e-5)
@@ -69,7 +66,7 @@ def test_a_network_reads_the_spikes_of_static_images_at_once_and_step_by_step(tr
         state, prediction = student.step(state, student.network.encode(IMAGES)[:, t])
     np.testing.assert_array_equal(prediction.logits, whole.logits)
     by_step = student.logits_by_step(IMAGES, 2)
-    short = dataclasses.replace(direct.with_steps(2)).apply(student.variables, encode(coding, IMAGES, 2))[0]
+    short, _ = jax.jit(direct.with_steps(2).apply)(student.variables, encode(coding, IMAGES, 2))
     np.testing.assert_allclose(by_step, short, rtol=1e-4, atol=1e-5)
 
 
