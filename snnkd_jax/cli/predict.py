@@ -15,6 +15,7 @@ from snnkd_jax.files import similar
 from snnkd_jax.runs.roles import Role
 
 if TYPE_CHECKING:
+    from snnkd_jax.data.events import Binning
     from snnkd_jax.inference.stepper import Prediction
     from snnkd_jax.inference.trained import Trained
 
@@ -25,7 +26,8 @@ def predict(
     num_steps: int | None = None,
     threshold: float | None = None,
     resize: bool = False,
-    bin_by: Literal["time", "count"] = "time",
+    bin_by: Literal["time", "count"] | None = None,
+    saturate: bool | None = None,
     sensor_size: str | None = None,
     role: Role | None = None,
 ) -> None:
@@ -40,8 +42,10 @@ def predict(
         num_steps: Maximum number of time steps; None: as in training.
         threshold: Confidence threshold of early exit, in [0, 1]; None: no early exit.
         resize: Resize images of another size.
-        bin_by: Division of a recording into frames, as in training.
-        sensor_size: Size of the event camera in pixels, HEIGHTxWIDTH; None: the file says it, or that of the frames.
+        bin_by: Division of a recording into frames; None: as in training, or time if the run does not say it.
+        saturate: Count more than 255 events in one pixel and frame as 255; None: as in training.
+        sensor_size: Size of the event camera in pixels, HEIGHTxWIDTH; None: the file says it, or as in training, or
+            that of the frames.
         role: Network of the run; None: the student.
     """
     if not images:
@@ -50,8 +54,10 @@ def predict(
 
     network = load(run, role)
     if network.reads_events and network.num_frames is not None:
+        binning, camera = _as_in_training(run, network, bin_by, saturate)
+        camera = camera if sensor_size is None else parse_size("sensor_size", sensor_size)
         for path in images:
-            frames = read_frames(path, network.image_shape, network.num_frames, bin_by, sensor_size)
+            frames = read_frames(path, binning, camera)
             if network.streams and num_steps is None:
                 _tell(path, _streamed(network, path, frames, threshold), 0)
             else:
@@ -85,21 +91,38 @@ def _tell(path: Path, prediction: "Prediction", i: int) -> None:
         print(f"  spikes per neuron and step: {', '.join(rates)}")
 
 
-def read_frames(
-    path: Path, image_shape: tuple[int, int, int], num_frames: int, bin_by: Any, sensor_size: str | None
-) -> NDArray[np.uint8]:
-    """The frames `[T, H, W, 2]` of a recording; the sensor's size is that of the frames, unless it is given or known.
+def _as_in_training(
+    run: Path, network: "Trained", bin_by: Literal["time", "count"] | None, saturate: bool | None
+) -> tuple["Binning", tuple[int, int] | None]:
+    """The division into frames, that of training where it is not given, and the size (H, W) of training's camera."""
+    from snnkd_jax.data.event_sets import EVENT_SETS
+    from snnkd_jax.data.events import Binning
+    from snnkd_jax.runs.data import DataConfig
+    from snnkd_jax.runs.recipe import config_of_network
+
+    config = config_of_network(run)
+    data = DataConfig() if config is None else config.data
+    by: Any = data.bin_by if bin_by is None else bin_by
+    camera = None
+    if data.sensor_size is not None:
+        camera = parse_size("sensor_size", data.sensor_size)
+    elif data.dataset in EVENT_SETS:
+        camera = EVENT_SETS[data.dataset].sensor_size
+    assert network.num_frames is not None
+    size = network.image_shape[:2]
+    return Binning(network.num_frames, by, size, data.saturate if saturate is None else saturate), camera
+
+
+def read_frames(path: Path, binning: "Binning", camera: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """The frames `[T, H, W, 2]` of a recording by a camera of (H, W) pixels; None: as the file says, or as the frames.
 
     Raises `InputError` if the recording is wrong.
     """
     from snnkd_jax.data.event_files import read_events
-    from snnkd_jax.data.events import Binning
 
-    size = image_shape[:2]
-    given = None if sensor_size is None else parse_size("sensor_size", sensor_size)
-    if given is None and path.suffix not in (".aedat", ".aedat4"):
-        given = size
-    return Binning(num_frames, bin_by, size).frames(read_events(path, given))
+    if camera is None and path.suffix not in (".aedat", ".aedat4"):
+        camera = binning.size
+    return binning.frames(read_events(path, camera))
 
 
 def read(path: Path, image_shape: tuple[int, int, int], resize: bool) -> NDArray[np.uint8]:

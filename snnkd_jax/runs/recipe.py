@@ -41,8 +41,15 @@ def run_of_teacher(config: Config) -> Config | None:
     """
     if config.teacher.teacher_checkpoint is None:
         return None
-    checkpoint = as_path("teacher_checkpoint", config.teacher.teacher_checkpoint)
-    found = [run for run in (checkpoint, checkpoint.parent) if (run / "config.json").is_file()]
+    return config_of_network(as_path("teacher_checkpoint", config.teacher.teacher_checkpoint))
+
+
+def config_of_network(path: Path) -> Config | None:
+    """The configuration of a run directory, or of the run of a network's directory; None if it has none.
+
+    Raises `InputError` if its config.json is not a configuration of this program.
+    """
+    found = [run for run in (path, path.parent) if (run / "config.json").is_file()]
     if not found or "fit" in read_sealed(found[0] / "config.json"):
         return None
     return read_config(found[0])

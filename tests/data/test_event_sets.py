@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from event_bytes import aedat2, aedat3, atis, events4, header4, npy, packet3, packet4, write
-from synthetic_sets import assert_input_error
+from synthetic_sets import assert_input_error, tar_gz
 
 from snnkd_jax.data import Binning, from_arrays, load
 from snnkd_jax.data.event_archives import unpack
@@ -23,16 +22,6 @@ def zipped(files: dict[str, bytes]) -> bytes:
     with zipfile.ZipFile(content, "w") as archive:
         for name, data in files.items():
             archive.writestr(name, data)
-    return content.getvalue()
-
-
-def tarred(files: dict[str, bytes]) -> bytes:
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w:gz") as archive:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
     return content.getvalue()
 
 
@@ -65,7 +54,7 @@ SETS: dict[str, tuple[str, dict[str, bytes], dict[str, int]]] = {
     "nmnist": ("NMNIST", {"train.zip": zipped(NMNIST)}, {"train": 3, "test": 2}),
     "ncaltech101": ("ncaltech101", {"archive.zip": zipped({"Caltech101.zip": zipped(CALTECH)})}, {"all": 10}),
     "cifar10_dvs": ("CIFAR10DVS", {f"{k}.zip": zipped(files) for k, files in CIFAR.items()}, {"all": 20}),
-    "dvs_gesture": ("DVSGesture", {"DvsGesture.tar.gz": tarred(IBM)}, {"train": 2, "test": 1}),
+    "dvs_gesture": ("DVSGesture", {"DvsGesture.tar.gz": tar_gz(IBM)}, {"train": 2, "test": 1}),
 }  # fmt: skip
 
 
@@ -160,7 +149,7 @@ def test_what_is_missing_in_a_published_set_is_told(root, tmp_path):
     next((root / "events" / "NMNIST").rglob("*.bin")).unlink()
     assert_input_error(lambda: load("nmnist", str(root)), "not 3 train, 2 test", "unpack or download it again")
     (root / "events" / "DVSGesture" / "DvsGesture.tar.gz").write_bytes(
-        tarred(IBM | {"DvsGesture/user01_led_labels.csv": b"a\nb"})
+        tar_gz(IBM | {"DvsGesture/user01_led_labels.csv": b"a\nb"})
     )
     assert_input_error(lambda: load("dvs_gesture", str(root)), "user01_led_labels.csv", "download it again")
     assert_input_error(lambda: load("cifar10_dvs", str(root), paired=True), "paired=True", "event_digits and nmnist")
@@ -169,7 +158,7 @@ def test_what_is_missing_in_a_published_set_is_told(root, tmp_path):
 def test_an_archive_that_is_damaged_or_half_unpacked_leaves_nothing(tmp_path, monkeypatch):
     archive = write(tmp_path / "a" / "train.zip", zipped(NMNIST)[:-9])
     assert_input_error(lambda: unpack(tmp_path / "a"), str(archive), "cannot be unpacked", "download it again")
-    tar = write(tmp_path / "b" / "c.tar.gz", tarred(IBM)[:-40])
+    tar = write(tmp_path / "b" / "c.tar.gz", tar_gz(IBM)[:-40])
     assert_input_error(lambda: unpack(tmp_path / "b"), str(tar), "cannot be unpacked")
     archive.write_bytes(zipped(NMNIST))
 

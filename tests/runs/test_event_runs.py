@@ -18,6 +18,8 @@ from snnkd_jax.analysis.robustness import EVENT_KINDS, evaluate_noise
 from snnkd_jax.cli.predict import predict
 from snnkd_jax.data import EventAugmentation, event_sets
 from snnkd_jax.errors import InputError
+from snnkd_jax.files import write_sealed
+from snnkd_jax.inference import trained as loading
 from snnkd_jax.interop.stablehlo import write_artifact
 from snnkd_jax.report.network import event_picture
 from snnkd_jax.report.noise import noise_table, summarise
@@ -237,3 +239,38 @@ def test_a_student_of_events_is_written_to_nir_and_read(config, trained, tmp_pat
     np.testing.assert_allclose(read.network.apply(read.variables, frames)[0], expected, rtol=1e-3, atol=1e-3)
     assert read.normalisation is not None
     np.testing.assert_allclose(read.normalisation.std, normalisation.std, rtol=1e-6)
+
+
+@pytest.mark.parametrize("directory", ["", "student"])
+def test_recordings_are_divided_and_counted_as_in_training(tmp_path, monkeypatch, directory):
+    """A pixel of a 32x32 camera with 300 events, of which half come in the last tenth of the time."""
+    config = default_config(f"events:{tmp_path}").replace(bin_by="count", saturate=True, sensor_size="32x32")
+    write_sealed(tmp_path / "config.json", {"config": config.flat()})
+    t = np.concatenate([np.linspace(0, 900, 150), np.linspace(901, 1000, 150)]).astype(int)
+    pixel = np.full(300, 31)
+    np.savez(tmp_path / "a.npz", x=pixel, y=pixel, t=t, p=np.ones(300, int))
+    seen = []
+
+    class Network:
+        reads_events, num_frames, image_shape, streams = True, 1, (8, 8, 2), False
+
+        def predict(self, frames, *_):
+            seen.append(frames)
+            raise Seen
+
+    class Seen(Exception):
+        pass
+
+    monkeypatch.setattr(loading, "load", lambda *_: Network())
+    with pytest.raises(Seen):
+        predict(tmp_path / directory, [tmp_path / "a.npz"])
+    assert (seen[0].max(), seen[0][0, 0, 7, 7, 1]) == (255, 255)
+    Network.num_frames = 2
+    cases: list[tuple[Any, list[int]]] = [(None, [150, 150]), ("time", [83, 217])]
+    for by, expected in cases:
+        with pytest.raises(Seen):
+            predict(tmp_path / directory, [tmp_path / "a.npz"], bin_by=by)
+        assert seen[-1][0, :, 7, 7, 1].tolist() == expected
+    Network.num_frames = 1
+    with pytest.raises(InputError, match="more than the 255 that fit"):
+        predict(tmp_path / directory, [tmp_path / "a.npz"], saturate=False)
