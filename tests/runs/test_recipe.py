@@ -102,7 +102,7 @@ TINY += ["--teacher-epochs", "8", "--base-batch-size", "64", "--num-steps", "2",
 
 @pytest.fixture
 def tiny_cifar(monkeypatch):
-    monkeypatch.setattr(data, "load", lambda *_: coloured())
+    monkeypatch.setattr(data, "load", lambda *_, **__: coloured())
 
 
 @pytest.mark.slow
