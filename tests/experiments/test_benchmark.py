@@ -8,8 +8,10 @@ from pathlib import Path
 import benchmark as script
 import jax
 import pytest
-from peers import workload
+from peers import LIBRARIES, workload
+from peers.settings import Settings
 
+from snnkd_jax.errors import InputError
 from snnkd_jax.models import build
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -45,11 +47,11 @@ def test_wrong_input_is_told_in_one_line():
 
 
 def test_a_named_library_that_is_absent_is_refused(monkeypatch):
-    absent = dataclasses.replace(script.LIBRARIES["norse"], packages=("no_such_package",), install="pip x")
-    monkeypatch.setitem(script.LIBRARIES, "norse", absent)
-    with pytest.raises(script.InputError, match=r"'norse' is not installed; run pip x"):
-        script.Settings(libraries=("norse",), threads=1).resolved()
-    found = script.Settings(threads=1).resolved().libraries or ()
+    absent = dataclasses.replace(LIBRARIES["norse"], packages=("no_such_package",), install="pip x")
+    monkeypatch.setitem(LIBRARIES, "norse", absent)
+    with pytest.raises(InputError, match=r"'norse' is not installed; run pip x"):
+        Settings(libraries=("norse",), threads=1).resolved()
+    found = Settings(threads=1).resolved().libraries or ()
     assert "snnkd_jax" in found
     assert "norse" not in found
 
@@ -77,7 +79,7 @@ def test_operations_by_the_shapes_of_the_kernels(model):
 
 
 def test_command_names_what_is_not_default():
-    settings = script.Settings(tasks=("train", "rate"), num_steps=(1, 2), huge_pages=False, record="x")
+    settings = Settings(tasks=("train", "rate"), num_steps=(1, 2), huge_pages=False, record="x")
     assert (
         script.command(settings) == "python experiments/benchmark.py --tasks train rate --num-steps 1 2 --no-huge-pages"
     )

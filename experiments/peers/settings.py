@@ -1,0 +1,73 @@
+"""The options of `experiments/benchmark.py`."""
+
+import dataclasses
+import os
+from typing import Any
+
+from snnkd_jax.errors import InputError, check_choice
+
+from . import LIBRARIES
+from .workload import TASKS
+
+BATCH_SIZES = {"resnet18": 16, "vgg11": 32}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Options of the benchmark."""
+
+    tasks: tuple[str, ...] = TASKS
+    """Any of train, rate, kd, kd-rate and inference."""
+    models: tuple[str, ...] = tuple(BATCH_SIZES)
+    """Any of resnet18 and vgg11."""
+    libraries: tuple[str, ...] | None = None
+    """Of snnkd_jax, spikingjelly, spikingjelly-compile, snntorch, norse, spyx and naive-jax; None: all installed."""
+    num_steps: tuple[int, ...] = (4,)
+    """One or several T."""
+    width: float = 1.0
+    """Width multiplier of all channels."""
+    batch_size: int | None = None
+    """Images per step; None: 16 for resnet18, 32 for vgg11."""
+    threads: int = 2
+    """Processors and threads per library."""
+    rounds: int = 7
+    """Number of rounds, in each of which every library takes a turn."""
+    round_seconds: float = 3.0
+    """Approximate duration of a turn, at least one step."""
+    entry_seconds: float = 90.0
+    """Time limit per library, after which it takes no more than two turns."""
+    huge_pages: bool = True
+    """Let glibc's malloc use huge pages and keep freed memory, in every process."""
+    quick: bool = False
+    """Smoke test: one short round of vgg11 with width 0.125, batch size 4 and T = 2."""
+    record: str | None = None
+    """Write experiments/results/speed/<record>.json."""
+    notes: str = ""
+    """Remarks for the record."""
+
+    def resolved(self) -> "Settings":
+        """The checked settings with `quick` applied and all libraries named; raises `InputError` for wrong ones."""
+        for task in self.tasks:
+            check_choice("task", task, TASKS)
+        for model in self.models:
+            check_choice("model", model, BATCH_SIZES)
+        for name in self.libraries or ():
+            check_choice("library", name, LIBRARIES)
+            if not LIBRARIES[name].installed:
+                raise InputError(f"library {name!r} is not installed; run {LIBRARIES[name].install}")
+        for name in ("threads", "rounds", "round_seconds", "entry_seconds", "width"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name}={getattr(self, name)!r} must be positive")
+        if min((self.batch_size or 1, *self.num_steps)) < 1:
+            raise InputError(f"batch_size={self.batch_size!r} and num_steps={self.num_steps!r} must be at least 1")
+        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if self.threads > available:
+            raise InputError(f"threads={self.threads!r}: this process may use {available} processors only")
+        changes: dict[str, Any] = {}
+        if self.quick:
+            changes = {"width": 0.125, "batch_size": 4, "num_steps": (2,)}
+            changes |= {"models": ("vgg11",)} if self.models == tuple(BATCH_SIZES) else {}
+            changes |= {"rounds": 1, "round_seconds": 0.2, "entry_seconds": 2.0}
+        if self.libraries is None:
+            changes["libraries"] = tuple(name for name, library in LIBRARIES.items() if library.installed)
+        return dataclasses.replace(self, **changes)
