@@ -1,5 +1,8 @@
 """Integration of neurons over time: one scan forward, and backpropagation through it.
 
+A scan takes blocks of a few unrolled steps. The backward pass goes through the blocks from the last to the first: it
+recomputes the states within a block from the state before it, which the forward pass stores, and from the current.
+
 Arrays are batch-major, `[B, T, ...]`, and no other module scans the time axis. States are computed in float32 (float64
 for float64 currents) whatever the dtype of the current; spikes have the dtype of the current.
 """
@@ -21,9 +24,11 @@ State = Any
 Parameters = Mapping[str, Any]
 """Name to an array that broadcasts against `[B, ...]`, such as a scalar for all neurons of a layer."""
 
-# Up to here an unrolled scan is faster on CPU, because the slices of the time axis fuse into the arithmetic; its work
-# grows with the square of T, because each step's output recomputes the steps before it.
-_UNROLL_STEPS = 16
+# Unrolled steps fuse, with the slices of the time axis, into loops over the neurons, in which each step's output
+# recomputes the steps before it: work and compilation grow with the square of the number of steps. Up to 8 that is the
+# fastest on CPU; a longer sequence is a scan over blocks of up to 4 unrolled steps, compiled once for all T.
+_UNROLLED_STEPS = 8
+_BLOCK_STEPS = 4
 
 
 @runtime_checkable
@@ -87,24 +92,21 @@ def integrate_with_slopes(
     # For all neurons at once, because none depends on another's parameters.
     tangents = {name: push_constants(zeros | {name: jnp.ones_like(p)}) for name, p in parameters.items()}
 
-    def run(current, state, constants, tangents):
-        zero = jax.tree.map(jnp.zeros_like, state), jnp.zeros_like(current[:, 0], _dtype_of_states(current))
-        # The tangents of (x, constants) for each slope; "" cannot be the name of a parameter.
-        dots = {"": (jnp.ones_like(zero[1]), jax.tree.map(jnp.zeros_like, constants))}
-        dots |= {name: (zero[1], tangent) for name, tangent in tangents.items()}
+    zero = jax.tree.map(jnp.zeros_like, state), jnp.zeros_like(current[:, 0], _dtype_of_states(current))
+    # The tangents of (x, constants) for each slope; "" cannot be the name of a parameter.
+    dots = {"": (jnp.ones_like(zero[1]), jax.tree.map(jnp.zeros_like, constants))}
+    dots |= {name: (zero[1], tangent) for name, tangent in tangents.items()}
 
-        def step(carry, x):
-            state, sums, state_dots = carry
-            (state, s), push = _pushforward(functools.partial(_step, neuron), state, x.astype(zero[1].dtype), constants)
-            pushed = {name: push(state_dots[name], *dots[name]) for name in dots}
-            sums = {name: sums[name] + s_dot for name, (_, s_dot) in pushed.items()}
-            return (state, sums, {name: dot for name, (dot, _) in pushed.items()}), s.astype(current.dtype)
+    def step(carry, x):
+        state, sums, state_dots = carry
+        (state, s), push = _pushforward(functools.partial(_step, neuron), state, x.astype(zero[1].dtype), constants)
+        pushed = {name: push(state_dots[name], *dots[name]) for name in dots}
+        sums = {name: sums[name] + s_dot for name, (_, s_dot) in pushed.items()}
+        return (state, sums, {name: dot for name, (dot, _) in pushed.items()}), s.astype(current.dtype)
 
-        start = state, dict.fromkeys(dots, zero[1]), dict.fromkeys(dots, zero[0])
-        (_, sums, _), spikes = _scan(step, start, current)
-        return spikes, {name: total / current.shape[1] for name, total in sums.items()}
-
-    spikes, slopes = _fusion_barrier(run, current, state, constants, tangents)
+    start = state, dict.fromkeys(dots, zero[1]), dict.fromkeys(dots, zero[0])
+    (_, sums, _), spikes, _ = _scan(functools.partial(_steps, step), start, current)
+    slopes = {name: total / current.shape[1] for name, total in sums.items()}
     return spikes, slopes.pop(""), slopes
 
 
@@ -140,28 +142,24 @@ def _dtype_of_states(current: Array) -> DTypeLike:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _integrate(neuron: Neuron, current: Array, state: State, parameters: Parameters) -> tuple[Array, State]:
-    def run(current, state, parameters):
-        state, spikes = _scan(lambda state, x: _step(neuron, state, x, parameters), state, current)
-        return spikes, state
-
-    return _fusion_barrier(run, current, state, parameters)
+    return _integrate_forward(neuron, current, state, parameters)[0]
 
 
 def _integrate_forward(neuron, current, state, parameters):
-    return _integrate(neuron, current, state, parameters), (current, state, parameters)
+    def block(state, x):
+        return _steps(lambda state, x: _step(neuron, state, x, parameters), state, x)
+
+    state, spikes, starts = _scan(block, state, current)
+    return (spikes, state), (current, starts, parameters)
 
 
 def _integrate_backward(neuron, residuals, cotangents):
     """The chain rule through `neuron.step`, from the last step to the first."""
+    current, starts, parameters = residuals
+    spikes_bar, state_bar = cotangents
 
-    def run(current, state, parameters, spikes_bar, state_bar):
-        def buffer(leaf):  # for all steps; it holds the current until it is overwritten
-            trailing = tuple(range(current.ndim, leaf.ndim + 1))
-            shape = (*current.shape, *leaf.shape[current.ndim - 1 :])
-            return jnp.broadcast_to(jnp.expand_dims(current, trailing), shape).astype(leaf.dtype)
-
-        buffers = jax.tree.map(buffer, state)
-        _, before = _scan(lambda v, x, _: (_step(neuron, v, x, parameters)[0], v), state, current, buffers)
+    def block(carry, x, s_bar, start):
+        _, before = _steps(lambda v, x: (_step(neuron, v, x, parameters)[0], v), start, x)
 
         def step(carry, x, state, s_bar):
             state_bar, bars = carry
@@ -169,11 +167,11 @@ def _integrate_backward(neuron, residuals, cotangents):
             state_bar, x_bar, bars_t = pull((state_bar, s_bar))
             return (state_bar, jax.tree.map(jnp.add, bars, bars_t)), x_bar
 
-        carry = state_bar, jax.tree.map(jnp.zeros_like, parameters)
-        (state_bar, bars), x_bar = _scan(step, carry, current, before, spikes_bar, reverse=True)
-        return x_bar, state_bar, bars
+        return _steps(step, carry, x, before, s_bar, reverse=True)
 
-    return _fusion_barrier(run, *residuals, *cotangents)
+    carry = state_bar, jax.tree.map(jnp.zeros_like, parameters)
+    (state_bar, bars), x_bar, _ = _scan(block, carry, current, spikes_bar, starts=(starts,))
+    return x_bar, state_bar, bars
 
 
 _integrate.defvjp(_integrate_forward, _integrate_backward)
@@ -193,26 +191,38 @@ def _fusion_barrier(f: Callable, *args: Any) -> Any:
     return lax.platform_dependent(*args, cpu=conditional, default=f)
 
 
-def _scan(step: Callable, carry: Any, *x: Any, reverse: bool = False) -> tuple[Any, Any]:
-    """`lax.scan` of `step(carry, *x[t]) -> (carry, y[t])` over axis 1 of the pytrees x, `[B, T, ...]` each.
+def _scan(block: Callable, carry: Any, *x: Array, starts: tuple = ()) -> tuple[Any, Array, Any]:
+    """`lax.scan` of `block(carry, *x[i]) -> (carry, y[i])` over blocks of axis 1 of the arrays x, `[B, T, ...]` each.
 
-    The outputs overwrite the last of x, which has their structure and shapes: XLA would allocate their buffers for all
-    layers at once, before the network starts.
+    With `starts`, a tuple of the carries before each block of another scan, it goes from the last block to the first,
+    and a block takes `starts[i]` too. Returns the last carry, y, and the carries before each block, stacked at axis 0.
+
+    y overwrites the last of x, which has its shape: XLA would allocate buffers for all layers at once, before the
+    network starts.
     """
+    num_steps = x[0].shape[1]
+    if num_steps <= _UNROLLED_STEPS:
+        after, y = _fusion_barrier(block, carry, *x, *jax.tree.map(lambda a: a[0], starts))
+        return after, y, jax.tree.map(lambda a: a[None], carry)
+    size = max(k for k in range(1, _BLOCK_STEPS + 1) if num_steps % k == 0)
+
+    def write(state, i_and_start):
+        (carry, buffer), (i, start) = state, i_and_start
+        at_i = [lax.dynamic_slice_in_dim(a, i * size, size, axis=1) for a in (*x[:-1], buffer)]
+        after, y = _fusion_barrier(block, carry, *at_i, *start)
+        return (after, lax.dynamic_update_slice_in_dim(buffer, y, i * size, axis=1)), carry
+
+    (carry, y), carries = lax.scan(write, (carry, x[-1]), (jnp.arange(num_steps // size), starts), reverse=bool(starts))
+    return carry, y, carries
+
+
+def _steps(step: Callable, carry: Any, *x: Any, reverse: bool = False) -> tuple[Any, Any]:
+    """`step(carry, *x[t]) -> (carry, y[t])` over axis 1 of the pytrees x, `[B, T, ...]` each, unrolled."""
     num_steps = jax.tree.leaves(x)[0].shape[1]
-    if num_steps <= _UNROLL_STEPS:
-        y: dict[int, Any] = {}
-        for t in reversed(range(num_steps)) if reverse else range(num_steps):
-            carry, y[t] = step(carry, *jax.tree.map(lambda a, t=t: a[:, t], x))
-        return carry, jax.tree.map(lambda *steps: jnp.stack(steps, axis=1), *(y[t] for t in range(num_steps)))
-
-    def write(state, t):
-        carry, buffer = state
-        at_t = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, t, axis=1, keepdims=False), (*x[:-1], buffer))
-        carry, y = step(carry, *at_t)
-        return (carry, jax.tree.map(lambda a, b: lax.dynamic_update_index_in_dim(a, b, t, axis=1), buffer, y)), None
-
-    return lax.scan(write, (carry, x[-1]), jnp.arange(num_steps), reverse=reverse)[0]
+    y: dict[int, Any] = {}
+    for t in reversed(range(num_steps)) if reverse else range(num_steps):
+        carry, y[t] = step(carry, *jax.tree.map(lambda a, t=t: a[:, t], x))
+    return carry, jax.tree.map(lambda *steps: jnp.stack(steps, axis=1), *(y[t] for t in range(num_steps)))
 
 
 def initial_state(neuron: Neuron, current: Array) -> State:
