@@ -3,12 +3,11 @@
     python experiments/early_exit.py RUN --record NAME
 
 The threshold is the lowest that loses at most --tolerance of accuracy on the validation split; speed and accuracy are
-measured on the test set. Batches of the two alternate; compilation is not counted.
+measured on the test set, in turns of ten batches; compilation is not counted.
 """
 
 import json
 import shlex
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -17,12 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 import tyro
+from numpy.typing import NDArray
 
 from snnkd_jax.cli.arguments import call
-from snnkd_jax.data.batches import eval_batches
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import check_writable_file
-from snnkd_jax.inference.predict import choose_threshold
+from snnkd_jax.inference.predict import PREDICTION_BATCH_SIZE, choose_threshold
 from snnkd_jax.inference.trained import load
 from snnkd_jax.parallel.compiler import compile_options
 from snnkd_jax.runs.command import command
@@ -35,7 +34,6 @@ RESULTS = Path(__file__).parent / "results" / "speed"
 def main(
     run: tyro.conf.Positional[Path],
     tolerance: float = 0.002,
-    batch_size: int = 128,
     dataset: str | None = None,
     record: str | None = None,
 ) -> None:
@@ -44,7 +42,6 @@ def main(
     Args:
         run: Directory of a finished run.
         tolerance: Accuracy that may be lost on the validation split, in [0, 1).
-        batch_size: Images per batch; early exit fills batches up to a power of two, at most 128.
         dataset: Name of the data set in the record, such as "CIFAR-10 (JPEG copy)"; None: that of the run.
         record: Write experiments/results/speed/<record>.json.
     """
@@ -52,8 +49,6 @@ def main(
     check_writable_file("record", file)
     if not 0 <= tolerance < 1:
         raise InputError(f"tolerance={tolerance!r} must be at least 0 and below 1")
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size!r} must be at least 1")
     config = read_config(run)
     images = config.load_data()
     student = load(run)
@@ -62,43 +57,47 @@ def main(
         compiler_options=compile_options(),
     )
 
+    def classes_at_full(pixels: NDArray) -> NDArray:
+        batches = [pixels[i : i + PREDICTION_BATCH_SIZE] for i in range(0, len(pixels), PREDICTION_BATCH_SIZE)]
+        return np.concatenate([np.asarray(at_full(student.variables, x)).mean(1).argmax(-1) for x in batches])
+
     _, validation = images.split(config.run.seed)
     logits = student.logits_by_step(validation["images"], config.student.num_steps)
     threshold, expected_steps = choose_threshold(logits, validation["labels"], tolerance)
 
-    test = {"images": images.test_images, "labels": images.test_labels}
     correct, steps, seconds = [], [], []
     for again in range(2):  # the first pass compiles for every size of the batch
         correct, steps, seconds = [], [], []
-        for batch in eval_batches(test, batch_size):
-            real = batch["mask"] == 1
+        for i in range(0, len(images.test_images), 10 * PREDICTION_BATCH_SIZE):
+            pixels, labels = (x[i : i + 10 * PREDICTION_BATCH_SIZE] for x in (images.test_images, images.test_labels))
             start = time.perf_counter()
-            full = np.asarray(at_full(student.variables, batch["images"])).mean(1)
+            full = classes_at_full(pixels)
             middle = time.perf_counter()
-            early = student.predict(batch["images"], threshold=threshold)
+            early = student.predict(pixels, threshold=threshold)
             seconds.append((middle - start, time.perf_counter() - middle))
-            correct.append([(z.argmax(-1) == batch["labels"])[real] for z in (full, early.logits)])
-            steps.append(early.steps[real])
+            correct.append((full == labels, early.classes == labels))
+            steps.append(early.steps)
         print(f"pass {again + 1} of 2: {np.concatenate(steps).mean():.2f} steps", file=sys.stderr)
     accuracy = [float(np.concatenate(hits).mean()) for hits in zip(*correct, strict=True)]
-    at_full_seconds, early_seconds = (statistics.fmean(s) for s in zip(*seconds, strict=True))
+    at_full_seconds, early_seconds = (sum(s) for s in zip(*seconds, strict=True))
+    n = len(images.test_images)
     result: dict[str, Any] = {
         "num_steps": config.student.num_steps,
         "threshold": threshold,
         "accuracy": {"full": accuracy[0], "early": accuracy[1]},
         "mean_steps": {"validation": expected_steps, "test": float(np.concatenate(steps).mean())},
-        "images_per_second": {"full": batch_size / at_full_seconds, "early": batch_size / early_seconds},
+        "images_per_second": {"full": n / at_full_seconds, "early": n / early_seconds},
         "speed_up": at_full_seconds / early_seconds,
     }
     print(json.dumps(result, indent=2))
     if file is not None:
         result["config"] = config.published().flat()
-        options = ["--tolerance", f"{tolerance:g}", "--batch-size", str(batch_size)]
+        options = ["--tolerance", f"{tolerance:g}"]
         options += [] if dataset is None else ["--dataset", dataset]
         result["command"] = shlex.join(["python", "experiments/early_exit.py", "RUN", *options])
         result["dataset"] = dataset or config.data.dataset
         result["run_command"] = command(config)
-        result |= {"batch_size": batch_size, "tolerance": tolerance}
+        result |= {"batch_size": PREDICTION_BATCH_SIZE, "tolerance": tolerance}
         write_record(file, "early-exit", result)
 
 

@@ -1,8 +1,8 @@
 """Inference over any number of time steps, and with early exit.
 
 The answer of a spiking network after t steps is the mean of its logits so far. With early exit, an image leaves the
-batch once its largest class probability reaches the confidence threshold; the others continue from their neuron states,
-in a smaller batch as soon as half the size is enough.
+batch once its largest class probability reaches the confidence threshold; the next image takes its place, and the
+others continue from their neuron states. At the end, the batch shrinks as soon as half the size is enough.
 
 Source: Li et al., "SEENN", NeurIPS 2023, arXiv 2304.01230 (the criterion).
 """
@@ -10,7 +10,8 @@ Source: Li et al., "SEENN", NeurIPS 2023, arXiv 2304.01230 (the criterion).
 import functools
 import math
 import numbers
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,35 +39,33 @@ def predict_by_step(stepper: Stepper, frames: NDArray, num_steps: int, threshold
 
     `frames` are `[B, num_steps, H, W, C]`, or `[B, 1, H, W, C]` with one image for all steps.
     """
-    starts = range(0, max(len(frames), 1), PREDICTION_BATCH_SIZE)
-    parts = [_predict_batch(stepper, frames[i : i + PREDICTION_BATCH_SIZE], num_steps, threshold) for i in starts]
-    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
-
-
-def _predict_batch(stepper: Stepper, frames: NDArray, num_steps: int, threshold: float | None) -> Prediction:
-    remaining = np.arange(len(frames))  # images that have not left
-    state, found = stepper.start(len(frames)), []
-    for t in range(num_steps):
-        state, prediction = stepper(state, frames[remaining, min(t, frames.shape[1] - 1)])
-        last = t + 1 == num_steps
-        if threshold is None and not last:
+    batch = np.arange(min(len(frames), PREDICTION_BATCH_SIZE))  # the images in it
+    steps = np.zeros(len(batch), int)  # that each of them has taken
+    state, found, next_image = stepper.start(len(batch)), [], len(batch)
+    while len(batch) or not found:
+        state, prediction = stepper(state, frames[batch, np.minimum(steps, frames.shape[1] - 1)])
+        steps += 1
+        done = steps == num_steps
+        if threshold is not None:
+            done |= np.asarray(prediction.confidence) >= threshold
+        if len(batch) and not done.any():
             continue
-        prediction = jax.device_get(prediction)
-        done = np.ones(len(remaining), bool) if last else prediction.confidence >= threshold
-        found.append((remaining[done], jax.tree.map(lambda x, done=done: x[done], prediction)))
-        remaining = remaining[~done]
-        if not len(remaining):
-            break
+        found.append((batch[done], jax.tree.map(lambda x, done=done: x[done], jax.device_get(prediction))))
+        places = np.flatnonzero(done)[: len(frames) - next_image]
+        batch[places], steps[places], done[places] = next_image + np.arange(len(places)), 0, False
+        state, next_image = stepper.restart(state, places), next_image + len(places)
         if done.any():
-            state = state.only(np.flatnonzero(~done))
-    order = np.argsort(np.concatenate([index for index, _ in found]))
+            batch, steps = batch[~done], steps[~done]
+            state = state.only(np.flatnonzero(~done)) if len(batch) else state
+    order = np.argsort(np.concatenate([images for images, _ in found]))
     return jax.tree.map(lambda *x: np.concatenate(x)[order], *[prediction for _, prediction in found])
 
 
-def predict_at_once(
-    network: Network, variables: Variables, normalisation: Normalisation, class_names: tuple[str, ...], images: NDArray
-) -> Prediction:
-    """Predicts all `num_steps` of a spiking network, or an ANN's sequences, in one call; returns NumPy arrays."""
+def at_once(network: Network, normalisation: Normalisation) -> Callable[[Variables, NDArray], Any]:
+    """The compiled function `(variables, images) -> (logits [B, K], confidence [B], firing rates [B] by layer)`.
+
+    It computes all `num_steps` of a spiking network, or an ANN's sequences.
+    """
 
     @functools.partial(jax.jit, compiler_options=compile_options())
     def run(variables: Variables, images: Array) -> tuple[Array, Array, dict[str, Array]]:
@@ -74,9 +73,20 @@ def predict_at_once(
         mean = logits if logits.ndim == 2 else logits.mean(axis=1)
         return mean, jax.nn.softmax(mean).max(-1), features["firing_rates"]
 
+    return run
+
+
+def predict_at_once(
+    run: Callable[[Variables, NDArray], Any],
+    variables: Variables,
+    class_names: tuple[str, ...],
+    images: NDArray,
+    num_steps: int,
+) -> Prediction:
+    """Predicts by `run`, which is `at_once` of a network; returns NumPy arrays."""
     found = [jax.device_get(run(variables, batch)) for batch in _batches(images, PREDICTION_BATCH_SIZE)]
     logits, confidence, rates = jax.tree.map(lambda *x: np.concatenate(x)[: len(images)], *found)
-    return Prediction(logits, confidence, np.full(len(images), network.num_steps or 1, np.int32), rates, class_names)
+    return Prediction(logits, confidence, np.full(len(images), num_steps, np.int32), rates, class_names)
 
 
 def _batches(images: NDArray, batch_size: int) -> Iterator[NDArray]:

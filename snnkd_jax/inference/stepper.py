@@ -85,6 +85,14 @@ class Stepper:
         """The state of `batch` streams before the first step."""
         return State(_take(self._first, np.zeros(padded_size(batch), int)), batch)
 
+    def restart(self, state: State, streams: NDArray) -> State:
+        """The state in which the streams with these indices, integers `[n]`, are before their first step."""
+        if not len(streams):
+            return state
+        started = np.zeros(len(state.rows.steps), bool)
+        started[streams] = True
+        return State(_where(started, self._first, state.rows), state.batch)
+
     def __call__(self, state: State, images: Array | NDArray) -> tuple[State, Prediction]:
         """The state after a time step, of frames `[batch, H, W, C]` as from `as_pixels`, and the prediction so far."""
         full = len(state.rows.steps)
@@ -137,3 +145,9 @@ def padded_size(batch: int) -> int:
 @jax.jit
 def _take(tree: Any, rows: Array) -> Any:
     return jax.tree.map(lambda x: x[rows], tree)
+
+
+@jax.jit
+def _where(rows: Array, chosen: Any, others: Any) -> Any:
+    """`chosen`, of one row, in these rows, bools `[b]`, of `others`."""
+    return jax.tree.map(lambda x, y: jnp.where(rows.reshape(-1, *[1] * (y.ndim - 1)), x, y), chosen, others)

@@ -6,6 +6,7 @@ prediction = student.predict(images)
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,7 +23,7 @@ from snnkd_jax.distill.teacher import Teacher
 from snnkd_jax.dynamics.neurons import most_spikes
 from snnkd_jax.errors import InputError, check_choice, check_count
 from snnkd_jax.files import as_path, read_sealed, similar
-from snnkd_jax.inference.predict import check_threshold, logits_by_step, predict_at_once, predict_by_step
+from snnkd_jax.inference.predict import at_once, check_threshold, logits_by_step, predict_at_once, predict_by_step
 from snnkd_jax.inference.stepper import Prediction, State, Stepper
 from snnkd_jax.inference.students import read_weights, students
 from snnkd_jax.inference.summary import summary
@@ -164,7 +165,7 @@ class Trained:
         if not spiking and not (num_steps is None and threshold is None):
             raise InputError(f"num_steps={num_steps!r}, threshold={threshold!r}: an ANN has no time steps; omit them")
         if not spiking and pixels.ndim == 5:
-            return predict_at_once(self.network, self.variables, self.normalisation, self.class_names, pixels)
+            return self._predict_at_once(pixels, None)
         default: int = frames.shape[1] if pixels.ndim == 5 else self.network.num_steps or 1
         steps = default if num_steps is None else num_steps
         check_count("num_steps", steps)
@@ -173,7 +174,7 @@ class Trained:
         check_threshold(threshold)
         if not spiking or self.streams or threshold is not None:
             return predict_by_step(self._stepper, frames, steps, threshold)
-        return predict_at_once(self.with_steps(steps), self.variables, self.normalisation, self.class_names, pixels)
+        return self._predict_at_once(pixels, steps)
 
     def start(self, batch: int) -> State:
         """The state of `batch` streams before their first frames; raises `InputError` below 0, and for an ANN."""
@@ -213,6 +214,17 @@ class Trained:
         shape = " x ".join(map(str, self.image_shape))
         about = f"{self.title}, trained on {self.dataset}: images {shape}, classes {', '.join(self.class_names)}"
         return f"{about}\n{summary(self.network, self.variables, self.image_shape)}"
+
+    def _predict_at_once(self, pixels: NDArray, num_steps: int | None) -> Prediction:
+        if num_steps not in self._programs:
+            network = self.network if num_steps is None else self.with_steps(num_steps)
+            self._programs[num_steps] = at_once(network, self.normalisation)
+        return predict_at_once(self._programs[num_steps], self.variables, self.class_names, pixels, num_steps or 1)
+
+    @functools.cached_property
+    def _programs(self) -> dict[int | None, Callable]:
+        """What is compiled for whole sequences, by the number of steps."""
+        return {}
 
     @functools.cached_property
     def _stepper(self) -> Stepper:

@@ -13,7 +13,9 @@ from representative import slow
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.dynamics.neurons import LIF
 from snnkd_jax.errors import InputError
+from snnkd_jax.inference import predict
 from snnkd_jax.inference.predict import accuracy_by_step, accuracy_with_exit, choose_threshold, logits_by_step
+from snnkd_jax.inference.stepper import Stepper
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.models import build
 
@@ -52,6 +54,13 @@ def test_steps_in_pieces_are_the_whole():
     np.testing.assert_allclose(jnp.concatenate(pieces, axis=1), logits_of(frames), rtol=1e-5, atol=1e-5)
 
 
+@pytest.fixture(params=[slow(128), 4, slow(3)])
+def batch_size(request, monkeypatch):
+    """At once, or in batches into which images move up as others leave."""
+    monkeypatch.setattr(predict, "PREDICTION_BATCH_SIZE", request.param)
+
+
+@pytest.mark.usefixtures("batch_size")
 @pytest.mark.parametrize("threshold", [slow(0.0), 0.5, slow(0.7), slow(None)])
 def test_every_image_gets_the_mean_of_the_steps_that_it_took(threshold):
     """Compared with the logits of all steps, from which the exit step of each image follows."""
@@ -70,13 +79,26 @@ def test_every_image_gets_the_mean_of_the_steps_that_it_took(threshold):
         assert len(set(expected)) >= 3, "the case does not test leaving at different steps"
 
 
+@pytest.mark.usefixtures("batch_size")
 def test_frames_are_taken_one_a_step():
-    """Also by images that stay after others have left."""
+    """Also by images that stay after others have left, or come after them."""
     frames = np.stack([IMAGES[(np.arange(13) + t) % 13] for t in range(T)], axis=1)
     means = np.cumsum(logits_of(NORMALISATION(frames)), axis=1) / np.arange(1, T + 1)[:, None]
     found = student().predict(frames, threshold=0.7)
     assert len(set(found.steps)) >= 3, "the case does not test leaving at different steps"
     np.testing.assert_allclose(found.logits, means[np.arange(13), found.steps - 1], rtol=1e-5, atol=1e-5)
+
+
+def test_the_batch_stays_full_while_images_wait(monkeypatch):
+    """Of 13 images in batches of 4, exactly the steps that they need are computed, four at a time until none waits."""
+    calls = []
+    call = Stepper.__call__
+    monkeypatch.setattr(predict, "PREDICTION_BATCH_SIZE", 4)
+    monkeypatch.setattr(Stepper, "__call__", lambda self, state, x: calls.append(len(x)) or call(self, state, x))
+    steps = student().predict(IMAGES, threshold=0.7).steps
+    assert sum(calls) == steps.sum()
+    assert calls == sorted(calls, reverse=True)
+    assert sum(n < 4 for n in calls) < T
 
 
 def test_the_batch_shrinks(monkeypatch):
