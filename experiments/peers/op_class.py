@@ -1,24 +1,24 @@
 """What each instruction of a compiled step does, by the text of the program (optimised HLO).
 
-| class                    | what it has                                                                       |
-| ------------------------ | --------------------------------------------------------------------------------- |
-| convolution              | forward, also as im2col and matrix product                                        |
-| convolution, by input    | backward: the gradient with respect to the input                                  |
-| convolution, by weights  | backward: the gradient with respect to the kernel                                 |
-| matrix product           | the head, and products of matrices outside of convolutions                        |
-| norm, neuron, pooling    | the layers of that kind, forward and backward; average pooling, global, too       |
-| copies                   | what only moves data, of whatever layer: transposes, pads, concatenations,        |
-|                          | broadcasts, slices; and im2col and its transpose                                  |
+| class                    | what it has                                                                        |
+| ------------------------ | ---------------------------------------------------------------------------------- |
+| convolution              | forward, also as im2col and matrix product                                         |
+| convolution, by input    | backward: the gradient with respect to the input                                   |
+| convolution, by weights  | backward: the gradient with respect to the kernel                                  |
+| matrix product           | the head, and products of matrices outside of convolutions                         |
+| norm, neuron, pooling    | the layers of that kind, forward and backward; global pooling, too                 |
+| copies                   | what only moves data, of whatever layer: transposes, pads, concatenations,         |
+|                          | broadcasts, slices; and im2col and its transpose                                   |
 | optimiser, loss, teacher | the named scopes of `snnkd_jax.training.trainer`; everything of the frozen teacher |
-| other                    | normalisation of the images, sums of shortcuts, metrics                           |
+| other                    | normalisation of the images, sums of shortcuts, metrics                            |
 
-An instruction belongs to a layer by its `op_name`, which has the names of Flax modules ("jit(train)/jvp(ResNet)/norm1").
-The compiler leaves out the names of many convolutions, and lays their operands out anew, so that neither names nor
-`dim_labels` tell the two backward convolutions apart. Their operands do: one that reads no kernel is that by weights.
+An instruction belongs to a layer by its `op_name`, a path of the names of Flax modules ("jit(train)/jvp(ResNet)/norm1").
+The compiler leaves out the names of many convolutions and transposes their operands beforehand, so that neither names
+nor `dim_labels` tell the two backward convolutions apart. Their operands do: one that reads no kernel is by weights.
 
-A fusion is one instruction of several. If it has products, they alone count, since they take most of its time; if not,
-those that compute, and if there are none, it is a copy. The class for which most elements are computed is the fusion's:
-a norm that the compiler puts into the loop of the neurons behind it is counted as theirs, and the other way round.
+A fusion is one instruction made of several. If it has products, they alone count, since they take most of its time; if
+not, those that compute, and if there are none, it is a copy. Its class is the one for which most elements are computed:
+a norm that the compiler moves into the loop of the neurons behind it counts as neuron, and the other way round.
 """
 
 import collections
