@@ -12,7 +12,7 @@
 | optimiser, loss, teacher | the named scopes of `snnkd_jax.training.trainer`; everything of the frozen teacher |
 | other                    | normalisation of the images, sums of shortcuts, metrics                            |
 
-An instruction belongs to a layer by its `op_name`, a path of the names of Flax modules ("jit(train)/jvp(ResNet)/norm1").
+An instruction belongs to a layer by its `op_name`, a path with names of Flax modules ("jit(train)/jvp(ResNet)/norm1").
 The compiler leaves out the names of many convolutions and transposes their operands beforehand, so that neither names
 nor `dim_labels` tell the two backward convolutions apart. Their operands do: one that reads no kernel is by weights.
 
