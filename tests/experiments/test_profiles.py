@@ -28,12 +28,13 @@ HloModule jit_train, is_scheduled=true
   ROOT %transpose.2 = f32[4,8,8,2]{3,2,1,0} transpose(%param_0.2), dimensions={3,1,2,0}, metadata={op_name="jit(train)/jvp(VGG)/norm1_1/transpose"}
 }
 
-%product (param_0.3: f32[2,36], param_1.3: f32[3,3,4,5]) -> f32[2,5] {
+%product (param_0.3: f32[2,36], param_1.3: f32[3,3,4,5]) -> f32[2,99,5] {
   %param_0.3 = f32[2,36]{1,0} parameter(0)
   %param_1.3 = f32[3,3,4,5]{3,2,1,0} parameter(1)
   %bitcast.3 = f32[36,5]{1,0} bitcast(%param_1.3)
   %dot.3 = f32[2,5]{1,0} dot(%param_0.3, %bitcast.3), lhs_contracting_dims={1}, rhs_contracting_dims={0}, metadata={op_name="jit(train)/jvp(VGG)/conv5_1/conv/dot_general"}
-  ROOT %add.3 = f32[2,5]{1,0} add(%dot.3, %dot.3), metadata={op_name="jit(train)/jvp(VGG)/norm5_1/add"}
+  %broadcast.3 = f32[2,99,5]{2,1,0} broadcast(%dot.3), dimensions={0,2}
+  ROOT %add.3 = f32[2,99,5]{2,1,0} add(%broadcast.3, %broadcast.3), metadata={op_name="jit(train)/jvp(VGG)/norm5_1/add"}
 }
 
 %norm_and_neuron (param_0.4: f32[4], param_1.4: f32[2,8,8,4]) -> f32[2,8,8,4] {
@@ -74,12 +75,13 @@ ENTRY %main.1 (state.1: f32[3,3,3,4], state.2: f32[3,3,4,5], images.1: f32[2,8,8
   %state.2 = f32[3,3,4,5]{3,2,1,0} parameter(1), metadata={op_name="state.params[\\'network\\'][\\'conv5_1\\'][\\'conv\\'][\\'kernel\\']"}
   %images.1 = f32[2,8,8,3]{3,2,1,0} parameter(2), metadata={op_name="batch[\\'images\\']"}
   %subtract.8 = f32[2,8,8,3]{3,2,1,0} subtract(%images.1, %images.1), metadata={op_name="jit(train)/sub"}
+  %convert.8 = f32[2,8,8,3]{3,2,1,0} convert(%subtract.8), metadata={op_name="jit(train)/convert_element_type"}
   %copy.8 = f32[3,3,3,4]{3,2,1,0} copy(%state.1)
   %convolution.8 = f32[2,8,8,4]{3,2,1,0} convolution(%subtract.8, %copy.8), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f, metadata={op_name="jit(train)/jvp(VGG)/conv1_1/conv/conv_general_dilated"}
   %moments.8 = f32[4]{0} fusion(%convolution.8, %images.1), kind=kLoop, calls=%moments
   %neuron.8 = f32[2,8,8,4]{3,2,1,0} fusion(%moments.8, %convolution.8), kind=kLoop, calls=%norm_and_neuron, metadata={op_name="jit(train)/jvp(VGG)/norm1_1/mul"}
   %cond.8 = (f32[2,8,8,4]{3,2,1,0}) conditional(%moments.8, %neuron.8), branch_computations={%branch, %branch}, metadata={op_name="jit(train)/jvp(VGG)/act1_1/jit(_integrate)/cond"}
-  %product.8 = f32[2,5]{1,0} fusion(%neuron.8, %state.2), kind=kCustom, calls=%product
+  %product.8 = f32[2,99,5]{2,1,0} fusion(%neuron.8, %state.2), kind=kCustom, calls=%product
   %dot.8 = f32[2,10]{1,0} dot(%product.8, %product.8), lhs_contracting_dims={1}, rhs_contracting_dims={0}, metadata={op_name="jit(train)/jvp(VGG)/head/dot_general"}
   %pool.8 = f32[2,4,4,4]{3,2,1,0} reduce-window(%neuron.8, %moments.8), to_apply=%sum, metadata={op_name="jit(train)/transpose(jvp(VGG))/pool1/reduce_sum"}
   %log.8 = f32[2]{0} log(%dot.8), metadata={op_name="jit(train)/jvp(loss)/jit(log_softmax)/log"}
@@ -102,6 +104,7 @@ def test_classes_of_a_program():
     classes = Program(PROGRAM).classes()
     assert {name: classes[name] for name in classes if name.rpartition(".")[2] in ("8", "9", "10", "11")} == {
         "subtract.8": "other",
+        "convert.8": "other",
         "copy.8": "copies",
         "convolution.8": "convolution",
         "moments.8": "norm",
