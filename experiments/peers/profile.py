@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from snnkd_jax.errors import InputError
+
 from .op_class import CLASSES, OTHER, Program
 from .timeline import read_trace, wall_time
 from .workload import Step
@@ -16,7 +18,7 @@ def profile(step: Step, n: int) -> dict[str, Any]:
 
     Returns, in milliseconds of a step, `milliseconds` by class, `idle`, during which no op ran (dispatch, waiting,
     Python), and `step`, their sum: the mean step by the clock, tracing included. `threads` is how many worked on
-    average while any did.
+    average while any did. Raises `InputError` if the trace has no ops, as on other platforms than CPU.
     """
     text = step.program()
     assert text is not None, "only programs of JAX can be profiled"
@@ -26,6 +28,8 @@ def profile(step: Step, n: int) -> dict[str, Any]:
         with jax.profiler.trace(directory, profiler_options=options):
             seconds = step.run(n)
         spent, worked = wall_time(read_trace(Path(directory)))
+    if not spent:
+        raise InputError(f"profile_ops on {jax.default_backend()}: the trace has no ops that can be read; use the CPU")
     classes = Program(text).classes()
     milliseconds = dict.fromkeys(CLASSES, 0.0)
     for op, nanoseconds in spent.items():

@@ -6,10 +6,12 @@ import json
 import benchmark as script
 import pytest
 from peers.op_class import CLASSES, Program
+from peers.profile import profile
 from peers.profiles import table
 from peers.settings import Settings
 from peers.snnkd_net import make_step
 from peers.timeline import Event, wall_time
+from peers.workload import Step
 from records.speed import profile_tables, speed_section
 
 from snnkd_jax.errors import InputError
@@ -247,6 +249,13 @@ def test_text_has_a_column_for_each_entry():
     rows = [line.split() for line in table([entry, entry | {"task": "kd"}]).splitlines()]
     assert rows[1:4] == [["train", "kd"], ["T=4", "T=4"], ["convolution", "3.00", "(75", "%)", "3.00", "(75", "%)"]]
     assert rows[-1] == ["untraced", "2.00", "(50", "%)", "2.00", "(50", "%)"]
+
+
+def test_a_trace_without_ops_is_refused():
+    """As a GPU's is, whose ops are not on the host's threads."""
+    step = Step(parameters=0, advance=lambda: 0.0, stem_steps=1, program=lambda: PROGRAM)
+    with pytest.raises(InputError, match="profile_ops on cpu: the trace has no ops"):
+        profile(step, 1)
 
 
 def test_another_library_is_refused():
