@@ -3,10 +3,12 @@
     python experiments/benchmark.py                          # all libraries that are installed
     python experiments/benchmark.py --quick                  # a smoke test; the numbers mean nothing
     python experiments/benchmark.py --models resnet18 --tasks train rate --num-steps 1 2 4 8 16 --record time-steps
+    python experiments/benchmark.py --profile-ops            # where the time of this library's steps goes
 
 Each (library, task) of a model and T is a process of its own that has built and compiled its step. They take turns in
 rounds, so that all see the same state of the machine, and another process measures the float32 matrix product of the
 machine in the same rounds. `peers/workload.py` defines the workload; libraries that are not installed are listed.
+With `--profile-ops`, workers of this library trace a few steps instead, one worker at a time (`peers/profile.py`).
 """
 
 import dataclasses
@@ -20,7 +22,7 @@ from typing import Any
 
 import jax
 import tyro
-from peers import LIBRARIES
+from peers import LIBRARIES, profiles
 from peers.rounds import Benchmark
 from peers.settings import Settings
 
@@ -89,12 +91,12 @@ def main(settings: tyro.conf.OmitArgPrefixes[Settings]) -> int:
     file = RESULTS / f"{settings.record}.json"
     check_writable_file("record", file if settings.record is not None else None)
     jax.config.update("jax_platforms", "cpu")  # as in the workers
-    benchmark = Benchmark(settings)
+    benchmark = profiles.Profiles(settings) if settings.profile_ops else Benchmark(settings)
     benchmark.run()
     libraries = settings.libraries or ()
-    absent = [] if given.libraries else [name for name in LIBRARIES if name not in libraries]
+    absent = [] if given.libraries or settings.profile_ops else [name for name in LIBRARIES if name not in libraries]
     found = versions(dict.fromkeys(d for name in libraries for d in LIBRARIES[name].distributions))
-    print(table(benchmark.entries))
+    print(profiles.table(benchmark.entries) if settings.profile_ops else table(benchmark.entries))
     peaks = [m["flops_per_second"] / 1e9 for m in benchmark.matmul]
     if peaks:
         print(f"float32 matrix product: {min(peaks):.0f} to {max(peaks):.0f} GFLOP/s")
@@ -102,7 +104,7 @@ def main(settings: tyro.conf.OmitArgPrefixes[Settings]) -> int:
     print(*notices(absent, benchmark.failed), sep="\n")
     if settings.record is not None:
         record = {
-            "kind": "benchmark",
+            "kind": "profile" if settings.profile_ops else "benchmark",
             "name": settings.record,
             "command": command(given),
             "settings": dataclasses.asdict(settings),

@@ -42,7 +42,7 @@ def jax_step(
         analysis = compiled.memory_analysis() if compiled is not None else None
         return None if analysis is None else analysis.temp_size_in_bytes
 
-    return Step(parameters, advance, stem_steps, temp_bytes)
+    return Step(parameters, advance, stem_steps, temp_bytes, lambda: compiled.as_text() if compiled else None)
 
 
 def make_jax_step(

@@ -9,7 +9,8 @@ from snnkd_jax.errors import InputError, check_choice
 from . import LIBRARIES
 from .workload import TASKS
 
-BATCH_SIZES = {"resnet18": 16, "vgg11": 32}
+BATCH_SIZES = {"resnet18": 16, "vgg11": 32, "airbench94": 100}
+DEFAULT_MODELS = ("resnet18", "vgg11")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,8 +19,8 @@ class Settings:
 
     tasks: tuple[str, ...] = TASKS
     """Any of train, rate, kd, kd-rate and inference."""
-    models: tuple[str, ...] = tuple(BATCH_SIZES)
-    """Any of resnet18 and vgg11."""
+    models: tuple[str, ...] = DEFAULT_MODELS
+    """Any of resnet18, vgg11 and airbench94."""
     libraries: tuple[str, ...] | None = None
     """Of snnkd_jax, spikingjelly, spikingjelly-compile, snntorch, norse, spyx and naive-jax; None: all installed."""
     num_steps: tuple[int, ...] = (4,)
@@ -27,7 +28,7 @@ class Settings:
     width: float = 1.0
     """Width multiplier of all channels."""
     batch_size: int | None = None
-    """Images per step; None: 16 for resnet18, 32 for vgg11."""
+    """Images per step; None: 16 for resnet18, 32 for vgg11, 100 for airbench94."""
     threads: int = 2
     """Processors and threads per library."""
     rounds: int = 7
@@ -38,6 +39,8 @@ class Settings:
     """Time limit per library, after which it takes no more than two turns."""
     huge_pages: bool = True
     """Let glibc's malloc use huge pages and keep freed memory, in every process."""
+    profile_ops: bool = False
+    """Instead of speeds, measure which class of op takes how many milliseconds of a step of snnkd_jax."""
     quick: bool = False
     """Smoke test: one short round of vgg11 with width 0.125, batch size 4 and T = 2."""
     record: str | None = None
@@ -55,6 +58,8 @@ class Settings:
             check_choice("library", name, LIBRARIES)
             if not LIBRARIES[name].installed:
                 raise InputError(f"library {name!r} is not installed; run {LIBRARIES[name].install}")
+        if self.profile_ops and self.libraries not in (None, ("snnkd_jax",)):
+            raise InputError(f"libraries={self.libraries!r}: profile_ops is for snnkd_jax alone; leave libraries out")
         for name in ("threads", "rounds", "round_seconds", "entry_seconds", "width"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name}={getattr(self, name)!r} must be positive")
@@ -66,8 +71,10 @@ class Settings:
         changes: dict[str, Any] = {}
         if self.quick:
             changes = {"width": 0.125, "batch_size": 4, "num_steps": (2,)}
-            changes |= {"models": ("vgg11",)} if self.models == tuple(BATCH_SIZES) else {}
+            changes |= {"models": ("vgg11",)} if self.models == DEFAULT_MODELS else {}
             changes |= {"rounds": 1, "round_seconds": 0.2, "entry_seconds": 2.0}
-        if self.libraries is None:
+        if self.profile_ops:
+            changes["libraries"] = ("snnkd_jax",)
+        elif self.libraries is None:
             changes["libraries"] = tuple(name for name, library in LIBRARIES.items() if library.installed)
         return dataclasses.replace(self, **changes)

@@ -5,6 +5,7 @@ not divided by tau. Batch norm sees one step at a time; its statistics, which a 
 the state.
 """
 
+import jax
 import jax.numpy as jnp
 import spyx.axn  # pyright: ignore[reportMissingImports]
 import spyx.nn  # pyright: ignore[reportMissingImports]
@@ -32,17 +33,24 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int, rngs: nnx.Rngs) ->
     return nnx.Conv(inputs, outputs, (kernel, kernel), strides=stride, padding=kernel // 2, use_bias=False, rngs=rngs)
 
 
+def pool(x: jax.Array) -> jax.Array:
+    """The mean over 2x2 windows."""
+    return nnx.avg_pool(x, (2, 2), (2, 2))
+
+
 class Conv(nnx.Module):
-    """Convolution, norm, neuron."""
+    """Convolution, pooling if the unit is `pooled`, norm, neuron."""
 
     def __init__(self, unit: Unit, size: int, spiking: bool, rngs: nnx.Rngs):
+        self.pooled = unit.pooled
         self.conv = conv(unit.inputs, unit.outputs, 3, 1, rngs)
         self.norm = nnx.BatchNorm(unit.outputs, momentum=0.9, rngs=rngs)
         self.neurons = nnx.List([Neuron((size, size, unit.outputs), spiking, rngs)])
 
     def __call__(self, x, v):
-        """`[B, H, W, C]` and potentials to the same."""
-        x, u = self.neurons[0](self.norm(self.conv(x)), v[0])
+        """`[B, H, W, C]` and potentials `[B, h, w, C]` to outputs and potentials of that shape."""
+        x = self.conv(x)
+        x, u = self.neurons[0](self.norm(pool(x) if self.pooled else x), v[0])
         return x, [u]
 
 
@@ -72,7 +80,7 @@ class Body(nnx.Module):
         parts, size = [], SIZE
         body = units(model, width)
         for unit in body:
-            size //= 2 if unit.kind == "pool" else unit.stride
+            size //= 2 if unit.kind == "pool" or unit.pooled else unit.stride
             make = {"conv": Conv, "basic": Basic}.get(unit.kind)
             parts.append(None if make is None else make(unit, size, spiking, rngs))
         self.parts = nnx.List(parts)
@@ -87,7 +95,7 @@ class Body(nnx.Module):
         new_state = []
         for part, v in zip(self.parts, state, strict=True):
             if part is None:
-                x, v = nnx.avg_pool(x, (2, 2), (2, 2)), []
+                x, v = pool(x), []
             else:
                 x, v = part(x, v)
             new_state.append(v)

@@ -69,6 +69,7 @@ class Body(nn.Module):
                 parts.append(Basic(layers, unit))
             else:
                 parts.append(layers.conv(unit.inputs, unit.outputs, 3, padding=1, bias=False))
+                parts += [layers.pool(2)] if unit.pooled else []
                 parts += [layers.norm(unit.outputs), layers.neuron()]
         self.body = nn.Sequential(*parts)
         self.head = nn.Linear(body[-1].outputs, NUM_CLASSES)

@@ -3,6 +3,7 @@
     {"do": "build", "library": ..., "task": ..., "model": ..., "num_steps": ..., "width": ..., "batch_size": ...,
      "threads": ...}
     {"do": "run", "n": ...}
+    {"do": "profile", "n": ...}
     {"do": "finish"}
 
 The library "matmul" multiplies float32 matrices instead; it measures the machine.
@@ -84,6 +85,12 @@ class Worker:
     def run(self, n: int) -> dict[str, Any]:
         """The seconds of n steps."""
         return {"seconds": self.step.run(n)}
+
+    def profile(self, n: int) -> dict[str, Any]:
+        """Where the time of n steps goes, by class of op; of libraries of JAX."""
+        from .profile import profile
+
+        return profile(self.step, n)
 
     def finish(self) -> dict[str, Any]:
         """What is known at the end; bytes."""

@@ -15,7 +15,7 @@ nearest that a library's own neuron can do. Input: one static image, repeated T 
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -39,12 +39,14 @@ class Step:
         advance: makes one step, waits for it, and returns the loss (inference: the logits' mean).
         stem_steps: how often a step computes the first convolution of an image: T, or 1 if it knows that it is static.
         temp_bytes: memory for intermediate results as the compiler planned it, known after the first step; or None.
+        program: the text of the compiled program, known after the first step; or None.
     """
 
     parameters: int
     advance: Callable[[], float]
     stem_steps: int
     temp_bytes: Callable[[], int | None] = lambda: None
+    program: Callable[[], str | None] = lambda: None
     losses: list[float] = dataclasses.field(default_factory=list)
 
     def run(self, n: int) -> list[float]:
@@ -72,12 +74,16 @@ def normalised(images: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """A part of a body: "conv" (3x3, norm, neuron), "basic" (residual block) or "pool" (2x2 mean)."""
+    """A part of a body: "conv" (3x3, norm, neuron), "basic" (residual block) or "pool" (2x2 mean).
+
+    `pooled`: a "conv" with a "pool" between convolution and norm.
+    """
 
     kind: Literal["conv", "basic", "pool"]
     inputs: int
     outputs: int
     stride: int = 1
+    pooled: bool = False
 
     @property
     def projects(self) -> bool:
@@ -90,8 +96,8 @@ def units(model: str, width: float) -> tuple[Unit, ...]:
     channels = [max(1, round(base * width)) for base in (64, 128, 256, 512)]
     body: list[Unit] = []
 
-    def add(kind: Literal["conv", "basic", "pool"], outputs: int, stride: int = 1) -> None:
-        body.append(Unit(kind, body[-1].outputs if body else CHANNELS, outputs, stride))
+    def add(kind: Literal["conv", "basic", "pool"], outputs: int, **options: Any) -> None:
+        body.append(Unit(kind, body[-1].outputs if body else CHANNELS, outputs, **options))
 
     if model == "resnet18":
         add("conv", channels[0])
@@ -104,8 +110,13 @@ def units(model: str, width: float) -> tuple[Unit, ...]:
                 add("pool", body[-1].outputs)
             for _ in range(size):
                 add("conv", channels[min(i, 3)])
+    elif model == "airbench94":
+        add("conv", max(1, round(24 * width)))
+        for c in (channels[0], channels[2], channels[2]):
+            add("conv", c, pooled=True)
+            add("conv", c)
     else:
-        raise ValueError(f"model {model!r} is not one of resnet18, vgg11")
+        raise ValueError(f"model {model!r} is not one of resnet18, vgg11, airbench94")
     return tuple(body)
 
 
@@ -121,6 +132,7 @@ def multiplications(model: str, width: float) -> tuple[int, int]:
         if unit.kind == "basic":
             macs.append(9 * unit.outputs**2 * size**2)
             macs.append(unit.inputs * unit.outputs * size**2 if unit.projects else 0)
+        size //= 2 if unit.pooled else 1
     return macs[0], sum(macs[1:]) + units(model, width)[-1].outputs * NUM_CLASSES
 
 

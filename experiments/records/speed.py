@@ -3,6 +3,7 @@
 | kind         | written by                                                                       |
 | ------------ | -------------------------------------------------------------------------------- |
 | `benchmark`  | `experiments/benchmark.py`: steps per second of this library and of others       |
+| `profile`    | `experiments/benchmark.py --profile-ops`: where the time of a step goes          |
 | `time`       | `experiments/time_to_accuracy.py`: whole trainings, to an accuracy               |
 | `early-exit` | `experiments/early_exit.py`: a student that stops when it is sure                |
 | `gradients`  | `experiments/gradient_agreement.py`: rate-based gradients beside exact ones      |
@@ -19,7 +20,7 @@ SPEED_COLUMNS = {"train": ("train", "rate"), "train with KD": ("kd", "kd-rate"),
 
 
 def speed_section(records: list[dict[str, Any]]) -> str:
-    """The tables of the four kinds of records."""
+    """The tables of all kinds of records."""
     by_kind = {kind: [r for r in records if r["kind"] == kind] for kind in _WRITERS}
     parts = []
     for kind, (title, write) in _WRITERS.items():
@@ -40,10 +41,6 @@ def benchmark_tables(records: list[dict[str, Any]]) -> str:
             columns = [_images_per_second(tasks.get(names[rate] or "")) for names in SPEED_COLUMNS.values()]
             name = f"{library}, rate-based" if rate else library
             rows.append([f"{model}, batch {first['batch_size']}", num_steps, name, *columns, *_costs(trained)])
-        versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items() if k in _SPEED_VERSIONS)
-        missing = "".join(
-            f" {f['library']} failed at {f['task']} of {f['model']}, T = {f['num_steps']}." for f in record["failed"]
-        )
         peak = max((m["flops_per_second"] for m in record["matmul"]), default=0.0) / 1e9
         source = (
             f"[{record['name']}](../experiments/results/speed/{record['name']}.json): `{record['command']}`; "
@@ -51,13 +48,24 @@ def benchmark_tables(records: list[dict[str, Any]]) -> str:
             f"{record['settings']['threads']} threads, width {record['settings']['width']:g}, float32, on "
             f"{record['hardware']}, whose matrix product reaches {peak:.0f} GFLOP/s. Memory (what the process needed "
             f"beyond its imports, compiler included), first step and share of that peak are those of training. "
-            f"{versions}.{missing} {record['notes']}".rstrip()
+            f"{_versions(record)}.{_failures(record)} {record['notes']}".rstrip()
         )
         parts.append(f"{markdown_table(heading, rows)}\n{source}\n")
     return "\n".join(parts)
 
 
 _SPEED_VERSIONS = ("snnkd-jax", "jax", "torch", "spikingjelly", "snntorch", "norse", "spyx")
+
+
+def _versions(record: dict[str, Any]) -> str:
+    return ", ".join(f"{k} {v}" for k, v in record["versions"].items() if k in _SPEED_VERSIONS)
+
+
+def _failures(record: dict[str, Any]) -> str:
+    """A sentence for each entry that failed."""
+    return "".join(
+        f" {f['library']} failed at {f['task']} of {f['model']}, T = {f['num_steps']}." for f in record["failed"]
+    )
 
 
 def _by_row(record: dict[str, Any]) -> dict[tuple[str, int, str, bool], dict[str, Any]]:
@@ -89,6 +97,31 @@ def _rounds(record: dict[str, Any]) -> str:
     """How many turns the entries had: slow ones have fewer."""
     counts = sorted({len(entry["rounds"]) for entry in record["entries"]})
     return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def profile_tables(records: list[dict[str, Any]]) -> str:
+    """For each record a table per model, with a row for each task and T, and below them the command."""
+    parts = []
+    for record in records:
+        for model in dict.fromkeys(e["model"] for e in record["entries"]):
+            entries = [e for e in record["entries"] if e["model"] == model]
+            classes = [name for name in entries[0]["milliseconds"] if any(e["milliseconds"][name] for e in entries)]
+            rows = []
+            for e in entries:
+                times = [*(e["milliseconds"][name] for name in classes), e["idle"]]
+                shares = [f"{ms:.3g} ({100 * ms / e['step']:.0f} %)" if ms else "–" for ms in times]
+                rows.append([e["task"], e["num_steps"], *shares, f"{e['step']:.3g}", f"{e['untraced']:.3g}"])
+            title = f"{model}, batch {entries[0]['batch_size']}"
+            heading = (title, "T", *classes, "idle", "step", "step, untraced")
+            parts.append(markdown_table(heading, rows))
+        settings = record["settings"]
+        source = (
+            f"[{record['name']}](../experiments/results/speed/{record['name']}.json): `{record['command']}`; "
+            f"milliseconds of a traced step (and its share), {settings['threads']} threads, width "
+            f"{settings['width']:g}, on {record['hardware']}. {_versions(record)}.{_failures(record)} {record['notes']}"
+        )
+        parts.append(f"{source.rstrip()}\n")
+    return "\n".join(parts)
 
 
 def time_table(records: list[dict[str, Any]]) -> str:
@@ -203,6 +236,7 @@ def gradient_table(records: list[dict[str, Any]]) -> str:
 _FIGURE = "![Images per second in training, one bar per library.](figures/speed.svg)\n"
 _WRITERS = {
     "benchmark": ("Images per second", benchmark_tables),
+    "profile": ("Milliseconds by class of op", profile_tables),
     "time": ("Time to accuracy", time_table),
     "early-exit": ("Early exit", early_exit_table),
     "gradients": ("Rate-based gradients", gradient_table),

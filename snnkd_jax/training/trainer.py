@@ -133,11 +133,12 @@ class Trainer:
         else:
             grads, batch_stats, metrics = self._accumulated(gradient, state, batch, key)
         before = state.opt_state if self.lookahead is None else state.opt_state[0]
-        updates, opt_state = self.optimizer.update(grads, before, state.params)
-        params: Any = optax.apply_updates(state.params, updates)
-        if self.lookahead is not None:
-            slow, params, batch_stats = self.lookahead.update(state.opt_state[1], params, batch_stats)
-            opt_state = opt_state, slow
+        with jax.named_scope("optimizer"):
+            updates, opt_state = self.optimizer.update(grads, before, state.params)
+            params: Any = optax.apply_updates(state.params, updates)
+            if self.lookahead is not None:
+                slow, params, batch_stats = self.lookahead.update(state.opt_state[1], params, batch_stats)
+                opt_state = opt_state, slow
         metrics["grad_norm"] = optax.tree.norm(grads)
         return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
@@ -173,11 +174,13 @@ class Trainer:
             outputs, network_stats = self.network.apply_train(variables, images, jax.random.fold_in(blur_key, _DROPOUT))
             student = StudentOutputs.of(*outputs)
             connectors = {"params": params.get("connectors", {}), "batch_stats": batch_stats.get("connectors", {})}
-            terms, connector_stats = self.guidance.values(
-                student, targets, batch["labels"], teacher_variables, connectors, blur_key
-            )
+            with jax.named_scope("loss"):
+                terms, connector_stats = self.guidance.values(
+                    student, targets, batch["labels"], teacher_variables, connectors, blur_key
+                )
+                loss = self.objective.loss(terms)
             stats = {"network": network_stats} | ({"connectors": connector_stats} if connector_stats else {})
-            return self.objective.loss(terms), (terms, student.logits, student.firing_rates, stats)
+            return loss, (terms, student.logits, student.firing_rates, stats)
 
         (loss, (terms, logits, rates, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
         metrics = {
@@ -219,7 +222,8 @@ class Trainer:
 
     def _targets(self, teacher_variables: Variables, pixels: Array) -> Targets:
         normalisation = self.teacher_normalisation or self.normalisation
-        return self.guidance.targets(teacher_variables, normalisation(pixels))
+        with jax.named_scope("teacher"):
+            return self.guidance.targets(teacher_variables, normalisation(pixels))
 
 
 def _shape(*sizes: int) -> jax.ShapeDtypeStruct:
