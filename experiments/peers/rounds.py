@@ -1,11 +1,14 @@
 """Workers of all libraries that take turns in rounds, so that all see the same state of the machine."""
 
+import dataclasses
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,18 @@ from snnkd_jax.models import build
 from . import LIBRARIES
 from .settings import BATCH_SIZES, Settings
 from .worker import MATRIX
-from .workload import step_flops
+from .workload import Device, Workload, step_flops
 
 EXPERIMENTS = Path(__file__).resolve().parents[1]
 HUGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184"
 MATMUL = "matmul"
+
+# Without preallocation a JAX worker leaves the GPU's memory to those that take turns with it.
+ENVIRONMENTS = {
+    "cpu": {"JAX_PLATFORMS": "cpu"},
+    "gpu": {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+}
+"""Device to the environment of its workers."""
 
 
 class Failure(Exception):
@@ -40,10 +50,11 @@ class Entry:
         path = os.pathsep.join(
             [str(EXPERIMENTS), str(EXPERIMENTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         )
-        environment |= {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": str(settings.threads)}
+        environment |= {"PYTHONPATH": path, "OMP_NUM_THREADS": str(settings.threads)}
+        environment |= ENVIRONMENTS[settings.device]
         environment.pop("XLA_FLAGS", None)
         environment.pop("GLIBC_TUNABLES", None)
-        if settings.huge_pages:
+        if settings.huge_pages and settings.device == "cpu":
             environment["GLIBC_TUNABLES"] = HUGE_PAGES
         self._process = subprocess.Popen(
             [sys.executable, "-m", "peers.worker"],
@@ -83,13 +94,9 @@ class Entry:
         n = max(1, min(1000, round(settings.round_seconds / step)))
         self.rounds.append(self.ask("run", n=n + 1)["seconds"][1:])
 
-    def start(self, settings: Settings, model: str, num_steps: int, batch_size: int) -> None:
+    def start(self, settings: Settings, work: Workload) -> None:
         """Builds and compiles the step, and runs it once more."""
-        arguments: dict[str, Any] = {}
-        if self.library != MATMUL:
-            arguments = {"task": self.task, "model": model, "num_steps": num_steps}
-            arguments |= {"width": settings.width, "batch_size": batch_size}
-        self.built = self.ask("build", threads=settings.threads, library=self.library, **arguments)
+        self.built = self.ask("build", threads=settings.threads, library=self.library, **dataclasses.asdict(work))
         (self.warm_seconds,) = self.ask("run", n=1)["seconds"]
 
     def close(self) -> None:
@@ -106,8 +113,15 @@ class Entry:
         self._log.close()
 
 
-def available_memory() -> int | None:
-    """Memory available to new processes in bytes; None if unknown."""
+def available_memory(device: Device) -> int | None:
+    """Memory available to new processes in bytes, that of the GPU for those that use it; None if unknown."""
+    if device == "gpu":
+        gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        query = ["nvidia-smi", f"--id={gpu}", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+        try:
+            return 2**20 * int(subprocess.run(query, check=True, capture_output=True, text=True).stdout)
+        except (OSError, subprocess.CalledProcessError, ValueError):
+            return None
     meminfo = Path("/proc/meminfo")
     for line in meminfo.read_text().splitlines() if meminfo.exists() else ():
         if line.startswith("MemAvailable:"):
@@ -128,16 +142,22 @@ class Benchmark:
         self.entries: list[dict[str, Any]] = []
         self.matmul: list[dict[str, Any]] = []
         self.failed: list[dict[str, Any]] = []
+        self.left_out: list[dict[str, Any]] = []
+        self.flags: dict[str, list[str]] = {}
+        self._deadline = math.inf if settings.minutes is None else time.monotonic() + 60 * settings.minutes
 
     def run(self) -> None:
         """Runs all groups, in the order of model and T."""
-        for model in self.settings.models:
-            for num_steps in self.settings.num_steps:
-                self._group(model, num_steps)
+        settings = self.settings
+        for model in settings.models:
+            batch_size = settings.batch_size or BATCH_SIZES[settings.device][model]
+            for num_steps in settings.num_steps:
+                self._group(
+                    Workload(MATMUL, model, num_steps, settings.width, batch_size, settings.device, settings.dtype)
+                )
 
-    def _group(self, model: str, num_steps: int) -> None:
+    def _group(self, work: Workload) -> None:
         """Measures all libraries and tasks, with as many workers at the same time as memory allows."""
-        batch_size = self.settings.batch_size or BATCH_SIZES[model]
         libraries = self.settings.libraries or ()
         pending = [(n, task) for task in self.settings.tasks for n in libraries if task in LIBRARIES[n].tasks]
         while pending:
@@ -145,75 +165,77 @@ class Benchmark:
             try:
                 largest = 0
                 for name, task in [(MATMUL, MATMUL), *pending]:
-                    free = available_memory()
+                    if time.monotonic() > self._deadline:
+                        self.left_out += [{"library": n, **_place(work, task)} for n, task in pending]
+                        pending = []
+                        break
+                    free = available_memory(work.device)
                     if len(alive) > 1 and free is not None and free < 1.5 * largest + 2**30:
                         break  # the others form another group
                     if name != MATMUL:
                         pending.remove((name, task))
                     entry = Entry(name, task, self.settings)
                     alive.append(entry)
-                    print(f"{model} T={num_steps}: building {name} {task}", file=sys.stderr)
-                    if self._attempt(entry, model, num_steps, batch_size):
-                        after = available_memory()
+                    print(f"{_title(work)}: building {name} {task}", file=sys.stderr)
+                    if self._attempt(entry, work):
+                        after = available_memory(work.device)
                         largest = max(largest, free - after) if free is not None and after is not None else largest
                     else:
                         alive.remove(entry)
-                self._rounds(alive, model, num_steps)
-                self._collect(alive, model, num_steps, batch_size)
+                self._rounds(alive, work)
+                self._collect(alive, work)
             finally:
                 for entry in alive:
                     entry.close()
 
-    def _attempt(self, entry: Entry, model: str, num_steps: int, batch_size: int) -> bool:
+    def _attempt(self, entry: Entry, work: Workload) -> bool:
         try:
-            entry.start(self.settings, model, num_steps, batch_size)
+            entry.start(self.settings, dataclasses.replace(work, task=entry.task))
         except Failure as error:
-            self._fail(entry, model, num_steps, error)
+            self._fail(entry, work, error)
             entry.close()
             return False
         return True
 
-    def _rounds(self, alive: list[Entry], model: str, num_steps: int) -> None:
+    def _rounds(self, alive: list[Entry], work: Workload) -> None:
         """Gives turns to all entries, starting with another one in each round."""
         for i in range(self.settings.rounds):
-            print(f"{model} T={num_steps}: round {i + 1} of {self.settings.rounds}", file=sys.stderr)
+            print(f"{_title(work)}: round {i + 1} of {self.settings.rounds}", file=sys.stderr)
             k = i % max(len(alive), 1)
             for entry in alive[k:] + alive[:k]:
                 try:
                     entry.take_turn(self.settings)
                 except Failure as error:
-                    self._fail(entry, model, num_steps, error)
+                    self._fail(entry, work, error)
                     alive.remove(entry)
                     entry.close()
 
-    def _fail(self, entry: Entry, model: str, num_steps: int, error: Failure) -> None:
-        where = {"library": entry.library, "task": entry.task, "model": model, "num_steps": num_steps}
-        self.failed.append({**where, "error": str(error)})
-        print(f"{entry.library} {entry.task} {model} T={num_steps} failed: {error}", file=sys.stderr)
+    def _fail(self, entry: Entry, work: Workload, error: Failure) -> None:
+        self.failed.append({"library": entry.library, **_place(work, entry.task), "error": str(error)})
+        print(f"{entry.library} {entry.task} {_title(work)} failed: {error}", file=sys.stderr)
 
-    def _collect(self, alive: list[Entry], model: str, num_steps: int, batch_size: int) -> None:
+    def _collect(self, alive: list[Entry], work: Workload) -> None:
         peak = None
         parameters: dict[str, int] = {}
         for entry in alive:
             result = entry.ask("finish")
-            where = {"task": entry.task, "model": model, "num_steps": num_steps}
             seconds = [statistics.median(r) for r in entry.rounds]
             samples = {"seconds": spread(seconds), "rounds": entry.rounds}
             if entry.library == MATMUL:
                 best = min(map(min, entry.rounds))
-                peak = 2 * MATRIX**3 / best
-                self.matmul.append({**where, "flops_per_second": peak, **samples})
+                peak = 2 * MATRIX[work.device] ** 3 / best
+                self.matmul.append({**_place(work, MATMUL), "flops_per_second": peak, **samples})
                 continue
             parameters[entry.library] = entry.built["parameters"]
-            flops = step_flops(
-                entry.task, model, num_steps, self.settings.width, batch_size, stem_steps=entry.built["stem_steps"]
-            )
+            flags = self.flags.setdefault(entry.library, [])
+            flags += [flag for flag in entry.built["flags"] if flag not in flags]
+            flops = step_flops(dataclasses.replace(work, task=entry.task), stem_steps=entry.built["stem_steps"])
             self.entries.append(
                 {
                     "library": entry.library,
-                    **where,
-                    "batch_size": batch_size,
-                    "images_per_second": spread([batch_size / s for s in seconds]),
+                    **_place(work, entry.task),
+                    "batch_size": work.batch_size,
+                    "images_per_second": spread([work.batch_size / s for s in seconds]),
                     **samples,
                     "build_seconds": entry.built["build_seconds"],
                     "first_step_seconds": entry.built["first_step_seconds"],
@@ -223,11 +245,20 @@ class Benchmark:
                     "utilisation": None if peak is None else flops / statistics.median(seconds) / peak,
                 }
             )
-        known = self._parameters(model)
-        assert set(parameters.values()) <= {known}, f"{model} has {known} parameters, but the libraries {parameters}"
+        known = self._parameters(work.model)
+        assert set(parameters.values()) <= {known}, f"{_title(work)} has {known} parameters, the libraries {parameters}"
 
     def _parameters(self, model: str) -> int:
         """The number of parameters of this library's network, from shapes alone."""
         network = build(model, 10, width=self.settings.width)
         shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), (32, 32, 3)))
         return sum(x.size for x in jax.tree.leaves(shapes["params"]))
+
+
+def _title(work: Workload) -> str:
+    return f"{work.model} T={work.num_steps}"
+
+
+def _place(work: Workload, task: str) -> dict[str, Any]:
+    """Where in a record an entry belongs."""
+    return {"task": task, "model": work.model, "num_steps": work.num_steps}

@@ -2,14 +2,17 @@
 
 import dataclasses
 import os
-from typing import Any
+from typing import Any, get_args
 
 from snnkd_jax.errors import InputError, check_choice
 
 from . import LIBRARIES
-from .workload import TASKS
+from .workload import TASKS, Device, Dtype
 
-BATCH_SIZES = {"resnet18": 16, "vgg11": 32}
+BATCH_SIZES = {"cpu": {"resnet18": 16, "vgg11": 32}, "gpu": {"resnet18": 256, "vgg11": 512}}
+"""Device to the batch size of each model; those of the GPU are a guess of what fills one, not measured."""
+
+MODELS = tuple(BATCH_SIZES["cpu"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,17 +20,21 @@ class Settings:
     """Options of the benchmark."""
 
     tasks: tuple[str, ...] = TASKS
-    """Any of train, rate, kd, kd-rate and inference."""
-    models: tuple[str, ...] = tuple(BATCH_SIZES)
+    """Any of train, rate, integer, kd, kd-rate, kd-integer and inference."""
+    models: tuple[str, ...] = MODELS
     """Any of resnet18 and vgg11."""
     libraries: tuple[str, ...] | None = None
     """Of snnkd_jax, spikingjelly, spikingjelly-compile, snntorch, norse, spyx and naive-jax; None: all installed."""
     num_steps: tuple[int, ...] = (4,)
-    """One or several T."""
+    """One or several T; of integer neurons, the numbers of levels D, at T = 1."""
+    device: Device = "cpu"
+    """Where all libraries run: the CPU, or one NVIDIA GPU."""
+    dtype: Dtype = "float32"
+    """Type of convolutions and read-outs: of this library by its option, of PyTorch by autocast."""
     width: float = 1.0
     """Width multiplier of all channels."""
     batch_size: int | None = None
-    """Images per step; None: 16 for resnet18, 32 for vgg11."""
+    """Images per step; None: 16 for resnet18, 32 for vgg11, and 16 times as many on a GPU."""
     threads: int = 2
     """Processors and threads per library."""
     rounds: int = 7
@@ -36,8 +43,10 @@ class Settings:
     """Approximate duration of a turn, at least one step."""
     entry_seconds: float = 90.0
     """Time limit per library, after which it takes no more than two turns."""
+    minutes: float | None = None
+    """Time limit of the benchmark, after which no further library is built; None: no limit."""
     huge_pages: bool = True
-    """Let glibc's malloc use huge pages and keep freed memory, in every process."""
+    """On CPU, let glibc's malloc use huge pages and keep freed memory, in every process."""
     quick: bool = False
     """Smoke test: one short round of vgg11 with width 0.125, batch size 4 and T = 2."""
     record: str | None = None
@@ -50,13 +59,15 @@ class Settings:
         for task in self.tasks:
             check_choice("task", task, TASKS)
         for model in self.models:
-            check_choice("model", model, BATCH_SIZES)
+            check_choice("model", model, MODELS)
         for name in self.libraries or ():
             check_choice("library", name, LIBRARIES)
             if not LIBRARIES[name].installed:
                 raise InputError(f"library {name!r} is not installed; run {LIBRARIES[name].install}")
-        for name in ("threads", "rounds", "round_seconds", "entry_seconds", "width"):
-            if not getattr(self, name) > 0:
+        check_choice("device", self.device, get_args(Device))
+        check_choice("dtype", self.dtype, get_args(Dtype))
+        for name in ("threads", "rounds", "round_seconds", "entry_seconds", "width", "minutes"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise InputError(f"{name}={getattr(self, name)!r} must be positive")
         if min((self.batch_size or 1, *self.num_steps)) < 1:
             raise InputError(f"batch_size={self.batch_size!r} and num_steps={self.num_steps!r} must be at least 1")
@@ -66,7 +77,7 @@ class Settings:
         changes: dict[str, Any] = {}
         if self.quick:
             changes = {"width": 0.125, "batch_size": 4, "num_steps": (2,)}
-            changes |= {"models": ("vgg11",)} if self.models == tuple(BATCH_SIZES) else {}
+            changes |= {"models": ("vgg11",)} if self.models == MODELS else {}
             changes |= {"rounds": 1, "round_seconds": 0.2, "entry_seconds": 2.0}
         if self.libraries is None:
             changes["libraries"] = tuple(name for name, library in LIBRARIES.items() if library.installed)
