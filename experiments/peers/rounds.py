@@ -1,6 +1,7 @@
 """Workers of all libraries that take turns in rounds, so that all see the same state of the machine."""
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -37,6 +38,20 @@ class Failure(Exception):
     """The unexpected end of a worker; the message is its last line of output."""
 
 
+def worker_environment(settings: Settings) -> dict[str, str]:
+    """The environment variables of a worker: this process's, without flags that libraries do not have in common."""
+    path = os.pathsep.join([str(EXPERIMENTS), str(EXPERIMENTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    kept = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "GLIBC_TUNABLES")}
+    huge_pages = settings.huge_pages and settings.device == "cpu"
+    return {
+        **kept,
+        "PYTHONPATH": path,
+        "OMP_NUM_THREADS": str(settings.threads),
+        **ENVIRONMENTS[settings.device],
+        **({"GLIBC_TUNABLES": HUGE_PAGES} if huge_pages else {}),
+    }
+
+
 class Entry:
     """The worker process of one library and task, and its measurements."""
 
@@ -46,23 +61,13 @@ class Entry:
         self.rounds: list[list[float]] = []
         self.built: dict[str, Any] = {}
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process)
-        environment = dict(os.environ)
-        path = os.pathsep.join(
-            [str(EXPERIMENTS), str(EXPERIMENTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        )
-        environment |= {"PYTHONPATH": path, "OMP_NUM_THREADS": str(settings.threads)}
-        environment |= ENVIRONMENTS[settings.device]
-        environment.pop("XLA_FLAGS", None)
-        environment.pop("GLIBC_TUNABLES", None)
-        if settings.huge_pages and settings.device == "cpu":
-            environment["GLIBC_TUNABLES"] = HUGE_PAGES
         self._process = subprocess.Popen(
             [sys.executable, "-m", "peers.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=environment,
+            env=worker_environment(settings),
         )
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
@@ -144,20 +149,22 @@ class Benchmark:
         self.failed: list[dict[str, Any]] = []
         self.left_out: list[dict[str, Any]] = []
         self.flags: dict[str, list[str]] = {}
-        self._deadline = math.inf if settings.minutes is None else time.monotonic() + 60 * settings.minutes
 
     def run(self) -> None:
-        """Runs all groups, in the order of model and T."""
-        settings = self.settings
-        for model in settings.models:
+        """Runs all groups, in the order of model and T; each has an equal share of the time."""
+        settings, start = self.settings, time.monotonic()
+        groups = list(itertools.product(settings.models, settings.num_steps))
+        for i, (model, num_steps) in enumerate(groups, start=1):
             batch_size = settings.batch_size or BATCH_SIZES[settings.device][model]
-            for num_steps in settings.num_steps:
-                self._group(
-                    Workload(MATMUL, model, num_steps, settings.width, batch_size, settings.device, settings.dtype)
-                )
+            work = Workload(MATMUL, model, num_steps, settings.width, batch_size, settings.device, settings.dtype)
+            share = math.inf if settings.minutes is None else 60 * settings.minutes * i / len(groups)
+            self._group(work, deadline=start + share)
 
-    def _group(self, work: Workload) -> None:
-        """Measures all libraries and tasks, with as many workers at the same time as memory allows."""
+    def _group(self, work: Workload, deadline: float) -> None:
+        """Measures all libraries and tasks, with as many workers at the same time as memory allows.
+
+        None is built after `deadline`, in seconds of `time.monotonic`.
+        """
         libraries = self.settings.libraries or ()
         pending = [(n, task) for task in self.settings.tasks for n in libraries if task in LIBRARIES[n].tasks]
         while pending:
@@ -165,7 +172,7 @@ class Benchmark:
             try:
                 largest = 0
                 for name, task in [(MATMUL, MATMUL), *pending]:
-                    if time.monotonic() > self._deadline:
+                    if time.monotonic() > deadline:
                         self.left_out += [{"library": n, **_place(work, task)} for n, task in pending]
                         pending = []
                         break

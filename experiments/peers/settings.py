@@ -44,7 +44,7 @@ class Settings:
     entry_seconds: float = 90.0
     """Time limit per library, after which it takes no more than two turns."""
     minutes: float | None = None
-    """Time limit of the benchmark, after which no further library is built; None: no limit."""
+    """Time limit in equal shares for each model and T, after which no further library is built; None: no limit."""
     huge_pages: bool = True
     """On CPU, let glibc's malloc use huge pages and keep freed memory, in every process."""
     quick: bool = False

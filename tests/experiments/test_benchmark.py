@@ -1,6 +1,8 @@
 """The benchmark runs and prints, and counts operations and parameters right; times are never checked."""
 
 import dataclasses
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +10,10 @@ from pathlib import Path
 import benchmark as script
 import jax
 import pytest
-from peers import LIBRARIES, workload
+from peers import LIBRARIES, rounds, workload
 from peers.settings import Settings
+from peers.workload import Workload
+from records.speed import benchmark_tables
 
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import build
@@ -38,6 +42,7 @@ def test_wrong_input_is_told_in_one_line():
         (("--libraries", "spikinjelly"), "did you mean spikingjelly"),
         (("--tasks", "training"), "task 'training'"),
         (("--num-steps", "0"), "num_steps=(0,)"),
+        (("--device", "gpu"), "device='gpu': JAX sees no NVIDIA GPU"),
     ):
         done = benchmark(*arguments)
         assert done.returncode == 2
@@ -72,10 +77,16 @@ def test_operations_by_the_shapes_of_the_kernels(model):
             expected += leaf.size * (1 if layer == "head" else (32 // 2 ** (stage - 1)) ** 2)
     assert sum(workload.multiplications(model, 0.25)) == expected
     stem, rest = workload.multiplications(model, 0.25)
-    assert workload.step_flops("inference", model, 4, 0.25, 2, stem_steps=1) == 2 * 2 * (stem + 4 * rest)
-    assert workload.step_flops("train", model, 4, 0.25, 2, stem_steps=4) == 2 * 2 * 4 * (2 * stem + 3 * rest)
-    assert workload.step_flops("rate", model, 4, 0.25, 2, stem_steps=1) == 2 * 2 * (2 * stem + 6 * rest)
-    assert workload.step_flops("kd", model, 1, 0.25, 2, stem_steps=1) == 2 * 2 * (3 * stem + 4 * rest)
+
+    def flops(task: str, num_steps: int, stem_steps: int) -> int:
+        return workload.step_flops(Workload(task, model, num_steps, 0.25, 2), stem_steps)
+
+    assert flops("inference", 4, stem_steps=1) == 2 * 2 * (stem + 4 * rest)
+    assert flops("train", 4, stem_steps=4) == 2 * 2 * 4 * (2 * stem + 3 * rest)
+    assert flops("rate", 4, stem_steps=1) == 2 * 2 * (2 * stem + 6 * rest)
+    assert flops("integer", 4, stem_steps=1) == 2 * 2 * (2 * stem + 3 * rest)
+    assert flops("kd", 1, stem_steps=1) == 2 * 2 * (3 * stem + 4 * rest)
+    assert flops("kd-integer", 8, stem_steps=1) == 2 * 2 * (3 * stem + 4 * rest)
 
 
 def test_command_names_what_is_not_default():
@@ -83,3 +94,71 @@ def test_command_names_what_is_not_default():
     assert (
         script.command(settings) == "python experiments/benchmark.py --tasks train rate --num-steps 1 2 --no-huge-pages"
     )
+
+
+def test_workers_of_a_gpu_leave_its_memory_to_the_others(monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "x")
+    cpu, gpu = (rounds.worker_environment(Settings(device=device)) for device in ("cpu", "gpu"))
+    assert (cpu["JAX_PLATFORMS"], cpu["GLIBC_TUNABLES"]) == ("cpu", rounds.HUGE_PAGES)
+    assert (gpu["JAX_PLATFORMS"], gpu["XLA_PYTHON_CLIENT_PREALLOCATE"]) == ("cuda", "false")
+    assert "GLIBC_TUNABLES" not in gpu
+
+
+@pytest.mark.parametrize(("printed", "expected"), [("1000", 1000 * 2**20), ("[N/A]", None)])
+def test_free_memory_is_that_of_the_gpu_in_use(tmp_path, monkeypatch, printed, expected):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f'#!/bin/sh\n[ "$1" = --id=3 ] && echo "{printed}"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    assert rounds.available_memory("gpu") == expected
+
+
+def test_what_there_is_no_time_for_is_listed():
+    libraries, tasks = ("snnkd_jax", "naive-jax"), ("train", "rate")
+    settings = Settings(tasks, ("vgg11",), libraries, num_steps=(2, 4), width=0.125, minutes=1e-9)
+    measured = rounds.Benchmark(settings)
+    measured.run()
+    found = [(e["library"], e["task"], e["num_steps"]) for e in measured.left_out]
+    each = [("snnkd_jax", "train"), ("naive-jax", "train"), ("snnkd_jax", "rate")]
+    assert found == [(*pair, num_steps) for num_steps in (2, 4) for pair in each]
+    assert measured.entries == []
+
+
+@pytest.mark.slow
+def test_bfloat16_of_all_installed_libraries(tmp_path, monkeypatch):
+    """The losses are near those of float32, and not the same; record and page say what every library was given."""
+    monkeypatch.setattr(script, "RESULTS", tmp_path)
+    tasks, losses = ("train", "integer"), {}
+    for dtype in ("float32", "bfloat16"):
+        assert script.main(Settings(tasks, dtype=dtype, threads=1, quick=True, record=dtype)) == 0
+        record = json.loads((tmp_path / f"{dtype}.json").read_text())
+        losses[dtype] = {(e["library"], e["task"]): e["losses"][0] for e in record["entries"]}
+    assert losses["float32"].keys() == losses["bfloat16"].keys() >= {("snnkd_jax", task) for task in tasks}
+    for library in ("snnkd_jax", "naive-jax"):  # whose initial weights are the same in every run
+        single, half = (losses[dtype][library, "train"] for dtype in ("float32", "bfloat16"))
+        assert half == pytest.approx(single, rel=0.1)
+        assert half != single
+    assert record["settings"]["dtype"] == "bfloat16"
+    assert "bfloat16 convolutions and head" in record["flags"]["snnkd_jax"]
+    page = benchmark_tables([record])
+    assert "| vgg11, batch 4 | 1 × 2 | snnkd_jax, integer |" in page
+    assert "width 0.125, bfloat16, on" in page
+    for library, flags in record["flags"].items():
+        assert f" {library}: {', '.join(flags)}." in page
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_in_small_on_cpu():
+    command = ["sh", str(EXPERIMENTS / "gpu.sh"), "--tiny"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=1200, env=os.environ | {"PYTHON": sys.executable}
+    )
+    assert done.returncode == 0, done.stderr
+    measured = [line.split()[:4] for line in done.stdout.splitlines() if line.startswith("vgg11")]
+    for task in ("train", "rate", "integer", "kd-rate", "inference"):
+        assert measured.count(["vgg11", "2", task, "snnkd_jax"]) == 2  # in float32 and bfloat16
+    assert "float32 matrix product" in done.stdout
+    assert "bfloat16 matrix product" in done.stdout
+    assert "images/s" in done.stdout + done.stderr
+    assert "test accuracy" in done.stdout
