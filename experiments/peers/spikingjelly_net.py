@@ -3,8 +3,8 @@
 Inference fuses convolution and norm. The image is repeated T times before the first convolution. On a GPU SpikingJelly
 chooses the implementation of its neurons, Triton unless its own CUDA kernels were built; the flags name it.
 
-Departure of `ILIFNode`: halves are rounded to even numbers, and up in this library. Its gradient is the same. Spikes
-have the height 1 in both, as thresholds are.
+Departure of `ILIFNode`: halves are rounded to even numbers, and up in this library. Its gradient is the same, and with
+a threshold of 1 spikes have the height 1 in both.
 """
 
 import functools
@@ -20,17 +20,33 @@ from .torch_step import Body, Layers, make_torch_step, to_channels_last
 from .workload import Step, Workload
 
 
+class _Float32State:
+    """Potentials in float32 whatever the input is: otherwise, SpikingJelly computes a bfloat16 input step by step."""
+
+    def materialize_states(self, inputs, states, step_mode):
+        v, *others = super().materialize_states(inputs, states, step_mode)  # pyright: ignore
+        return (v.float(), *others)
+
+
+class LIFNode(_Float32State, neuron.LIFNode):
+    """SpikingJelly's LIF neurons, fused in bfloat16 too."""
+
+
+class ILIFNode(_Float32State, neuron.ILIFNode):
+    """SpikingJelly's integer LIF neurons, fused in bfloat16 too."""
+
+
 def node(n: LIF | ILIF) -> torch.nn.Module:
     """SpikingJelly's neurons with the constants of these."""
     if isinstance(n, ILIF):
-        return neuron.ILIFNode(
+        return ILIFNode(
             tau=n.tau,
             v_threshold=n.v_threshold,
             detach_reset=n.detach_reset,
             surrogate_function=surrogate.MultiLevelSpikeCount(n.levels),
             step_mode="m",
         )
-    return neuron.LIFNode(
+    return LIFNode(
         tau=n.tau,
         v_threshold=n.v_threshold,
         v_reset=n.v_reset,

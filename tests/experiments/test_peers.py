@@ -91,6 +91,23 @@ def test_integer_neurons_are_spikingjellys(detach_reset):
     agrees(dx, x.grad.numpy().swapaxes(0, 1), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("neuron", [neurons.LIF(), neurons.ILIF()], ids=["lif", "ilif"])
+def test_spikingjellys_neurons_are_fused_in_bfloat16(neuron, monkeypatch):
+    """Their spikes are those of the same currents in float32, and its reference, a loop over steps, is not used."""
+    import torch  # pyright: ignore[reportMissingImports]
+    from peers.spikingjelly_net import node
+    from spikingjelly._ops.ilif import reference as integers  # pyright: ignore[reportMissingImports]
+    from spikingjelly._ops.lif import reference  # pyright: ignore[reportMissingImports]
+
+    for module in (reference, integers):
+        monkeypatch.setattr(module, "multi_step", None)
+    x = torch.tensor(X.swapaxes(0, 1)).bfloat16()
+    found, expected = node(neuron)(x), node(neuron)(x.float())
+    assert (found.dtype, expected.dtype) == (torch.bfloat16, torch.float32)
+    assert expected.max() >= 1
+    agrees(found.float().numpy(), expected.numpy())
+
+
 @pytest.mark.parametrize(
     ("make", "name"), [(surrogate.atan, "ATan"), (surrogate.sigmoid, "Sigmoid")], ids=["atan", "sigmoid"]
 )
