@@ -1,11 +1,12 @@
 #!/bin/sh
-# Measures one NVIDIA GPU in under ten minutes: steps of this library and of SpikingJelly, and a short training.
+# Measures one NVIDIA GPU: steps of this library and of SpikingJelly, and a short training. Meant to take under ten
+# minutes, on a guess: five of benchmarks, the builds and rounds that were begun by then, and the training.
 #
 #   pip install -e '.[cuda,bench]' && pip install --no-deps 'spikingjelly>=2,<3'
 #   sh experiments/gpu.sh           # records gpu-float32 and gpu-bfloat16; images/s and test accuracy on CIFAR-10
 #   sh experiments/gpu.sh --tiny    # the same commands in small, on CPU, without records
 #
-# PYTHON names the interpreter, by default python. A benchmark leaves out what it has no time for, and says so. The
+# PYTHON names the interpreter, by default python. A benchmark leaves out what it has no time for, and says so; the
 # training stops with a message where CIFAR-10 is neither there nor can be downloaded.
 set -eu
 cd "$(dirname "$0")/.."
