@@ -87,11 +87,15 @@ def notices(absent: list[str], benchmark: Benchmark) -> Iterator[str]:
 
 
 def check_device(settings: Settings) -> None:
-    """Puts JAX on the device; raises `InputError` if it, or the PyTorch of a library, does not see a wanted GPU."""
+    """Puts JAX on the device, the first of several GPUs.
+
+    Raises `InputError` if JAX, or the PyTorch of a library, does not see a wanted GPU.
+    """
     if settings.device == "cpu":
         jax.config.update("jax_platforms", "cpu")  # as in the workers
         return
-    os.environ.update(ENVIRONMENTS["gpu"])
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    os.environ.update(ENVIRONMENTS["gpu"], CUDA_VISIBLE_DEVICES=gpu)
     jax.config.update("jax_platforms", "cuda")
     try:
         jax.devices()

@@ -119,10 +119,14 @@ class Entry:
 
 
 def available_memory(device: Device) -> int | None:
-    """Memory available to new processes in bytes, that of the GPU for those that use it; None if unknown."""
+    """Memory available to new processes in bytes, or that of the GPU in CUDA_VISIBLE_DEVICES; None if unknown."""
     if device == "gpu":
-        gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-        query = ["nvidia-smi", f"--id={gpu}", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+        query = [
+            "nvidia-smi",
+            f"--id={os.environ['CUDA_VISIBLE_DEVICES']}",
+            "--query-gpu=memory.free",
+            "--format=csv,noheader,nounits",
+        ]
         try:
             return 2**20 * int(subprocess.run(query, check=True, capture_output=True, text=True).stdout)
         except (OSError, subprocess.CalledProcessError, ValueError):

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import benchmark as script
@@ -110,7 +111,7 @@ def test_free_memory_is_that_of_the_gpu_in_use(tmp_path, monkeypatch, printed, e
     program.write_text(f'#!/bin/sh\n[ "$1" = --id=3 ] && echo "{printed}"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     assert rounds.available_memory("gpu") == expected
 
 
@@ -123,6 +124,33 @@ def test_what_there_is_no_time_for_is_listed():
     each = [("snnkd_jax", "train"), ("naive-jax", "train"), ("snnkd_jax", "rate")]
     assert found == [(*pair, num_steps) for num_steps in (2, 4) for pair in each]
     assert measured.entries == []
+
+
+class FakeGPUs:
+    """What stands for `jax` on a machine with GPUs: it remembers the platform."""
+
+    def __init__(self):
+        self.config, self.platform = self, None
+
+    def update(self, _, platform):
+        self.platform = platform
+
+    def devices(self):
+        return []
+
+
+def test_one_gpu_is_used_and_pytorch_must_see_it(monkeypatch):
+    gpus = FakeGPUs()
+    torch = types.SimpleNamespace(__version__="2.13.0+cpu", cuda=types.SimpleNamespace(is_available=lambda: False))
+    monkeypatch.setattr(script, "jax", gpus)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    with pytest.raises(InputError, match=r"device='gpu': PyTorch 2\.13\.0\+cpu sees no GPU for norse; install"):
+        script.check_device(Settings(device="gpu", libraries=("snnkd_jax", "norse")))
+    assert (gpus.platform, os.environ["CUDA_VISIBLE_DEVICES"]) == ("cuda", "4")
+    script.check_device(Settings(device="gpu", libraries=("snnkd_jax",)))
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from figures.speed import draw
 from records.nir import nir_section
 from records.speed import benchmark_tables, early_exit_table, gradient_table, time_table
 from records.trainings import make_record, tables, with_sections
@@ -227,12 +228,12 @@ def test_speed_has_a_row_for_each_library_and_one_for_rates():
     assert "390 GFLOP/s" in text
 
 
-def test_speed_on_a_gpu_names_integers_memory_flags_and_what_was_left_out():
+def test_speed_on_a_gpu_names_integers_memory_flags_and_what_was_left_out(tmp_path):
     on_gpu = {"device": "gpu", "dtype": "bfloat16"}
     record = {
         "name": "gpu",
         "command": "python experiments/benchmark.py --device gpu --dtype bfloat16",
-        "settings": {"libraries": ["snnkd_jax", "norse"], "threads": 2, "width": 1.0} | on_gpu,
+        "settings": {"libraries": ["snnkd_jax", "norse"], "threads": 2, "width": 1.0, "batch_size": None} | on_gpu,
         "entries": [
             speed_entry("snnkd_jax", "kd-integer", 30.0),
             speed_entry("norse", "train", 10.0),
@@ -247,6 +248,8 @@ def test_speed_on_a_gpu_names_integers_memory_flags_and_what_was_left_out():
         "hardware": "1 gpu device(s) (Somebody's)",
         "notes": "",
     }
+    with pytest.raises(InputError, match="no record of speed"):  # its bars would stand beside those of a CPU
+        draw([record | {"kind": "benchmark"}], tmp_path / "speed.svg")
     text = benchmark_tables([record])
     assert text.splitlines()[2:5] == [
         "| resnet18, batch 16 | 4 | snnkd_jax, rate-based | 20 (19–21) | – | – | 1.50 | 12.3 | 50 % |",
