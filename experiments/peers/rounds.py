@@ -121,12 +121,8 @@ class Entry:
 def available_memory(device: Device) -> int | None:
     """Memory available to new processes in bytes, or that of the GPU in CUDA_VISIBLE_DEVICES; None if unknown."""
     if device == "gpu":
-        query = [
-            "nvidia-smi",
-            f"--id={os.environ['CUDA_VISIBLE_DEVICES']}",
-            "--query-gpu=memory.free",
-            "--format=csv,noheader,nounits",
-        ]
+        gpu = os.environ["CUDA_VISIBLE_DEVICES"]
+        query = ["nvidia-smi", f"--id={gpu}", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
         try:
             return 2**20 * int(subprocess.run(query, check=True, capture_output=True, text=True).stdout)
         except (OSError, subprocess.CalledProcessError, ValueError):

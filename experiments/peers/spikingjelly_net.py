@@ -20,11 +20,11 @@ from .torch_step import Body, Layers, make_torch_step, to_channels_last
 from .workload import Step, Workload
 
 
-class _Float32State:
+class _Float32State(neuron.BaseNode):
     """Potentials in float32 whatever the input is: otherwise, SpikingJelly computes a bfloat16 input step by step."""
 
     def materialize_states(self, inputs, states, step_mode):
-        v, *others = super().materialize_states(inputs, states, step_mode)  # pyright: ignore
+        v, *others = super().materialize_states(inputs, states, step_mode)
         return (v.float(), *others)
 
 
