@@ -12,7 +12,7 @@ from .workload import TASKS, Device, Dtype
 BATCH_SIZES = {"cpu": {"resnet18": 16, "vgg11": 32}, "gpu": {"resnet18": 256, "vgg11": 512}}
 """Device to the batch size of each model; those of the GPU are a guess of what fills one, not measured."""
 
-MODELS = tuple(BATCH_SIZES["cpu"])
+DEFAULT_MODELS = ("resnet18", "vgg11")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Settings:
 
     tasks: tuple[str, ...] = TASKS
     """Any of train, rate, integer, kd, kd-rate, kd-integer and inference."""
-    models: tuple[str, ...] = MODELS
+    models: tuple[str, ...] = DEFAULT_MODELS
     """Any of resnet18 and vgg11."""
     libraries: tuple[str, ...] | None = None
     """Of snnkd_jax, spikingjelly, spikingjelly-compile, snntorch, norse, spyx and naive-jax; None: all installed."""
@@ -56,16 +56,16 @@ class Settings:
 
     def resolved(self) -> "Settings":
         """The checked settings with `quick` applied and all libraries named; raises `InputError` for wrong ones."""
+        check_choice("device", self.device, get_args(Device))
+        check_choice("dtype", self.dtype, get_args(Dtype))
         for task in self.tasks:
             check_choice("task", task, TASKS)
         for model in self.models:
-            check_choice("model", model, MODELS)
+            check_choice("model", model, BATCH_SIZES[self.device])
         for name in self.libraries or ():
             check_choice("library", name, LIBRARIES)
             if not LIBRARIES[name].installed:
                 raise InputError(f"library {name!r} is not installed; run {LIBRARIES[name].install}")
-        check_choice("device", self.device, get_args(Device))
-        check_choice("dtype", self.dtype, get_args(Dtype))
         for name in ("threads", "rounds", "round_seconds", "entry_seconds", "width", "minutes"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise InputError(f"{name}={getattr(self, name)!r} must be positive")
@@ -77,7 +77,7 @@ class Settings:
         changes: dict[str, Any] = {}
         if self.quick:
             changes = {"width": 0.125, "batch_size": 4, "num_steps": (2,)}
-            changes |= {"models": ("vgg11",)} if self.models == MODELS else {}
+            changes |= {"models": ("vgg11",)} if self.models == DEFAULT_MODELS else {}
             changes |= {"rounds": 1, "round_seconds": 0.2, "entry_seconds": 2.0}
         if self.libraries is None:
             changes["libraries"] = tuple(name for name, library in LIBRARIES.items() if library.installed)
