@@ -11,8 +11,11 @@ from pathlib import Path
 
 import benchmark as script
 import jax
+import jax.numpy as jnp
+import optax
 import pytest
-from peers import LIBRARIES, rounds, workload
+from flax.traverse_util import flatten_dict, unflatten_dict
+from peers import LIBRARIES, rounds, snnkd_net, workload
 from peers.settings import Settings
 from peers.workload import Workload
 from records.speed import benchmark_tables
@@ -89,6 +92,28 @@ def test_operations_by_the_shapes_of_the_kernels(model):
     assert flops("integer", 4, stem_steps=1) == 2 * 2 * (2 * stem + 3 * rest)
     assert flops("kd", 1, stem_steps=1) == 2 * 2 * (3 * stem + 4 * rest)
     assert flops("kd-integer", 8, stem_steps=1) == 2 * 2 * (3 * stem + 4 * rest)
+
+
+@pytest.mark.slow
+def test_integer_steps_are_those_of_a_quantised_ann():
+    """From rest, D levels in one step are QCFS with L = D and the threshold D: the same loss of the same weights."""
+    work = Workload("integer", "vgg11", 3, 0.125, 4)
+    step = snnkd_net.make_step(work)
+    step.run(1)
+    network_key, _ = jax.random.split(jax.random.key(0))  # as `Trainer.init` draws them
+    ann = build("vgg11", 10, levels=3, width=0.125)
+    variables = ann.init(network_key, (32, 32, 3))
+    params = {
+        path: jnp.full_like(x, 3) if path[-1] == "threshold" else x
+        for path, x in flatten_dict(variables["params"]).items()
+    }
+    images, labels = workload.batch(4)
+    variables = {**variables, "params": unflatten_dict(params)}
+    (logits, _), _ = jax.jit(ann.apply_train)(variables, workload.normalised(images))
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    assert step.losses == pytest.approx([float(expected)], rel=1e-4)
+    assert step.parameters == sum(x.size for path, x in params.items() if path[-1] != "threshold")
+    assert step.stem_steps == 1
 
 
 def test_command_names_what_is_not_default():
