@@ -1,19 +1,22 @@
-"""Benchmark the speed and memory of training and inference against other libraries, on CPU.
+"""Benchmark the speed and memory of training and inference against other libraries.
 
-    python experiments/benchmark.py                          # all libraries that are installed
+    python experiments/benchmark.py                          # all libraries that are installed, on CPU
+    python experiments/benchmark.py --device gpu --dtype bfloat16
     python experiments/benchmark.py --quick                  # a smoke test; the numbers mean nothing
     python experiments/benchmark.py --models resnet18 --tasks train rate --num-steps 1 2 4 8 16 --record time-steps
     python experiments/benchmark.py --profile-ops            # where the time of this library's steps goes
 
 Each (library, task) of a model and T is a process of its own that has built and compiled its step. They take turns in
-rounds, so that all see the same state of the machine, and another process measures the float32 matrix product of the
-machine in the same rounds. `peers/workload.py` defines the workload; libraries that are not installed are listed.
+rounds, so that all see the same state of the machine, and another process measures the matrix product of the machine
+in the same rounds. `peers/workload.py` defines the workload; libraries that are not installed are listed.
 With `--profile-ops`, workers of this library trace a few steps instead, one worker at a time (`peers/profile.py`).
 """
 
 import dataclasses
 import datetime
+import importlib
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -23,10 +26,11 @@ from typing import Any
 import jax
 import tyro
 from peers import LIBRARIES, profiles
-from peers.rounds import Benchmark
+from peers.rounds import ENVIRONMENTS, Benchmark
 from peers.settings import Settings
 
 from snnkd_jax.cli.arguments import call
+from snnkd_jax.errors import InputError
 from snnkd_jax.files import check_writable_file
 from snnkd_jax.runs import provenance
 from snnkd_jax.versions import versions
@@ -74,23 +78,48 @@ def command(settings: Settings) -> str:
     return shlex.join(["python", "experiments/benchmark.py", *words])
 
 
-def notices(absent: list[str], failed: list[dict[str, Any]]) -> Iterator[str]:
-    """Libraries that are not installed and entries that failed, one line each."""
+def notices(absent: list[str], benchmark: Benchmark) -> Iterator[str]:
+    """Libraries that are not installed, and entries that failed or for which there was no time, one line each."""
     for name in absent:
         yield f"not installed: {name} ({LIBRARIES[name].install})"
-    for f in failed:
+    for f in benchmark.failed:
         yield f"failed: {f['library']} {f['task']} {f['model']} T={f['num_steps']}: {f['error']}"
+    for e in benchmark.left_out:
+        yield f"no time left: {e['library']} {e['task']} {e['model']} T={e['num_steps']}"
+
+
+def check_device(settings: Settings) -> None:
+    """Puts JAX on the device, the first of several GPUs.
+
+    Raises `InputError` if JAX, or the PyTorch of a library, does not see a wanted GPU.
+    """
+    if settings.device == "cpu":
+        jax.config.update("jax_platforms", "cpu")  # as in the workers
+        return
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    os.environ.update(ENVIRONMENTS["gpu"], CUDA_VISIBLE_DEVICES=gpu)
+    jax.config.update("jax_platforms", "cuda")
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where JAX skips cuda as there is no such GPU
+        reason = str(error).splitlines()[0] if str(error) else "no driver is loaded"
+        advice = "install it with pip install 'snnkd-jax[cuda]' on a machine with one, or give device='cpu'"
+        raise InputError(f"device='gpu': JAX sees no NVIDIA GPU ({reason}); {advice}") from error
+    names = [name for name in settings.libraries or () if "torch" in LIBRARIES[name].packages]
+    if names and not (torch := importlib.import_module("torch")).cuda.is_available():
+        advice = "install one that is built for CUDA, or name other libraries"
+        raise InputError(f"device='gpu': PyTorch {torch.__version__} sees no GPU for {', '.join(names)}; {advice}")
 
 
 def main(settings: tyro.conf.OmitArgPrefixes[Settings]) -> int:
-    """Benchmark the speed and memory of training and inference against other libraries, on CPU.
+    """Benchmark the speed and memory of training and inference against other libraries.
 
     The exit status is 1 if a library failed.
     """
     given, settings = settings, settings.resolved()
     file = RESULTS / f"{settings.record}.json"
     check_writable_file("record", file if settings.record is not None else None)
-    jax.config.update("jax_platforms", "cpu")  # as in the workers
+    check_device(settings)
     benchmark = profiles.Profiles(settings) if settings.profile_ops else Benchmark(settings)
     benchmark.run()
     libraries = settings.libraries or ()
@@ -99,9 +128,9 @@ def main(settings: tyro.conf.OmitArgPrefixes[Settings]) -> int:
     print(profiles.table(benchmark.entries) if settings.profile_ops else table(benchmark.entries))
     peaks = [m["flops_per_second"] / 1e9 for m in benchmark.matmul]
     if peaks:
-        print(f"float32 matrix product: {min(peaks):.0f} to {max(peaks):.0f} GFLOP/s")
+        print(f"{settings.dtype} matrix product: {min(peaks):.0f} to {max(peaks):.0f} GFLOP/s")
     print(", ".join(f"{name} {version}" for name, version in found.items()))
-    print(*notices(absent, benchmark.failed), sep="\n")
+    print(*notices(absent, benchmark), sep="\n")
     if settings.record is not None:
         record = {
             "kind": "profile" if settings.profile_ops else "benchmark",
@@ -112,6 +141,8 @@ def main(settings: tyro.conf.OmitArgPrefixes[Settings]) -> int:
             "matmul": benchmark.matmul,
             "absent": absent,
             "failed": benchmark.failed,
+            "left_out": benchmark.left_out,
+            "flags": benchmark.flags,
             "versions": found,
             "hardware": provenance.hardware(),
             "commit": provenance.commit(),

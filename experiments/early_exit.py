@@ -19,9 +19,9 @@ import tyro
 from numpy.typing import NDArray
 
 from snnkd_jax.cli.arguments import call
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import InputError, check_count
 from snnkd_jax.files import check_writable_file
-from snnkd_jax.inference.predict import PREDICTION_BATCH_SIZE, choose_threshold
+from snnkd_jax.inference.predict import choose_threshold
 from snnkd_jax.inference.trained import load
 from snnkd_jax.parallel.compiler import compile_options
 from snnkd_jax.runs.command import command
@@ -34,6 +34,7 @@ RESULTS = Path(__file__).parent / "results" / "speed"
 def main(
     run: tyro.conf.Positional[Path],
     tolerance: float = 0.002,
+    batch_size: int = 128,
     dataset: str | None = None,
     record: str | None = None,
 ) -> None:
@@ -42,6 +43,7 @@ def main(
     Args:
         run: Directory of a finished run.
         tolerance: Accuracy that may be lost on the validation split, in [0, 1).
+        batch_size: Images per batch at all time steps; with early exit it is 128.
         dataset: Name of the data set in the record, such as "CIFAR-10 (JPEG copy)"; None: that of the run.
         record: Write experiments/results/speed/<record>.json.
     """
@@ -49,6 +51,7 @@ def main(
     check_writable_file("record", file)
     if not 0 <= tolerance < 1:
         raise InputError(f"tolerance={tolerance!r} must be at least 0 and below 1")
+    check_count("batch_size", batch_size)
     config = read_config(run)
     images = config.load_data()
     student = load(run)
@@ -58,7 +61,7 @@ def main(
     )
 
     def classes_at_full(pixels: NDArray) -> NDArray:
-        batches = [pixels[i : i + PREDICTION_BATCH_SIZE] for i in range(0, len(pixels), PREDICTION_BATCH_SIZE)]
+        batches = [pixels[i : i + batch_size] for i in range(0, len(pixels), batch_size)]
         return np.concatenate([np.asarray(at_full(student.variables, x)).mean(1).argmax(-1) for x in batches])
 
     _, validation = images.split(config.run.seed)
@@ -68,8 +71,8 @@ def main(
     correct, steps, seconds = [], [], []
     for again in range(2):  # the first pass compiles for every size of the batch
         correct, steps, seconds = [], [], []
-        for i in range(0, len(images.test_images), 10 * PREDICTION_BATCH_SIZE):
-            pixels, labels = (x[i : i + 10 * PREDICTION_BATCH_SIZE] for x in (images.test_images, images.test_labels))
+        for i in range(0, len(images.test_images), 10 * batch_size):
+            pixels, labels = (x[i : i + 10 * batch_size] for x in (images.test_images, images.test_labels))
             start = time.perf_counter()
             full = classes_at_full(pixels)
             middle = time.perf_counter()
@@ -92,12 +95,12 @@ def main(
     print(json.dumps(result, indent=2))
     if file is not None:
         result["config"] = config.published().flat()
-        options = ["--tolerance", f"{tolerance:g}"]
+        options = ["--tolerance", f"{tolerance:g}", "--batch-size", str(batch_size)]
         options += [] if dataset is None else ["--dataset", dataset]
         result["command"] = shlex.join(["python", "experiments/early_exit.py", "RUN", *options])
         result["dataset"] = dataset or config.data.dataset
         result["run_command"] = command(config)
-        result |= {"batch_size": PREDICTION_BATCH_SIZE, "tolerance": tolerance}
+        result |= {"batch_size": batch_size, "tolerance": tolerance}
         write_record(file, "early-exit", result)
 
 

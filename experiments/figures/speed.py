@@ -83,12 +83,13 @@ def draw_lines(axes: Any, libraries: dict[str, dict[int, dict[str, Any]]], quant
 
 
 def draw(records: list[dict[str, Any]], path: Path) -> None:
-    """Writes the figure of these records, those of kind `benchmark` that are of full width and default batch.
+    """Writes the figure of these records, those of kind `benchmark` of full width and default batch, float32 on CPU.
 
     Bars and lines of different sizes would say nothing beside each other.
     """
     records = [r for r in records if r["kind"] == "benchmark"]
-    records = [r for r in records if r["settings"]["width"] == 1 and r["settings"]["batch_size"] is None]
+    same = {"width": 1, "batch_size": None, "device": "cpu", "dtype": "float32"}
+    records = [r for r in records if (same | r["settings"]).items() >= same.items()]
     if not records:
         raise InputError("no record of speed of full width; run experiments/benchmark.py --record NAME")
     found = series(records, ("train", "rate"))

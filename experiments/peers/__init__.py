@@ -1,7 +1,7 @@
 """The networks of `experiments/benchmark.py`, written for each library with its public interface only.
 
-One module a library, each with `make_step(task, model, num_steps, width, batch_size) -> Step`. They are imported by
-name in the worker process that measures them, so that none needs to be installed.
+One module a library, each with `make_step(Workload) -> Step`. They are imported by name in the worker process
+that measures them, so that none needs to be installed.
 """
 
 import dataclasses
@@ -40,6 +40,7 @@ _SPIKINGJELLY = Library(
     module="spikingjelly_net",
     packages=("torch", "spikingjelly"),
     install=f"{_BENCH} && {_WITHOUT_DEPENDENCIES}",
+    tasks=("train", "integer", "kd", "kd-integer", "inference"),
     distributions=("torch", "spikingjelly"),
 )
 

@@ -10,7 +10,7 @@ from jax import Array
 
 from snnkd_jax.distill.losses import cross_entropy, kd_divergence
 
-from .workload import CE_WEIGHT, KD_WEIGHT, LEARNING_RATE, MOMENTUM, TEMPERATURE, Step, batch, normalised
+from .workload import CE_WEIGHT, KD_WEIGHT, LEARNING_RATE, MOMENTUM, TEMPERATURE, Step, Workload, batch, normalised
 
 
 def count(params: Any) -> int:
@@ -19,6 +19,7 @@ def count(params: Any) -> int:
 
 
 def jax_step(
+    work: Workload,
     function: Callable[..., tuple[Any, ...]],
     state: Any,
     constants: tuple[Any, ...],
@@ -42,12 +43,19 @@ def jax_step(
         analysis = compiled.memory_analysis() if compiled is not None else None
         return None if analysis is None else analysis.temp_size_in_bytes
 
-    return Step(parameters, advance, stem_steps, temp_bytes, lambda: compiled.as_text() if compiled else None)
+    def device_bytes() -> int | None:
+        return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+    def program() -> str | None:
+        return compiled.as_text() if compiled is not None else None
+
+    flags = ["state donated", *(["bfloat16 convolutions and head"] if work.dtype == "bfloat16" else [])]
+    flags += [f"{name}={value}" for name, value in (compiler_options or {}).items()]
+    return Step(parameters, advance, stem_steps, temp_bytes, device_bytes, program, tuple(flags))
 
 
 def make_jax_step(
-    task: str,
-    batch_size: int,
+    work: Workload,
     params: Any,
     stats: Any,
     forward: Callable[..., tuple[Array, Any]],
@@ -58,18 +66,18 @@ def make_jax_step(
     """The step of a network, with the compiler's default options.
 
     Args:
-        task: train, kd or inference.
-        batch_size: B.
+        work: its task is train, kd or inference.
         params: what is trained.
         stats: batch statistics, what the forward pass changes.
         forward: (params, stats, images `[B, H, W, C]`) to (mean logits `[B, K]`, new stats), in the task's mode.
         teacher: images to the frozen teacher's logits `[B, K]`; called in `kd` only.
         stem_steps: see `Step`.
     """
-    raw, classes = batch(batch_size)
+    raw, classes = batch(work.batch_size)
     images, labels = jnp.asarray(normalised(raw)), jnp.asarray(classes)
-    if task == "inference":
+    if work.task == "inference":
         return jax_step(
+            work,
             lambda state, images: (state, forward(state[0], state[1], images)[0].mean()),
             (params, stats),
             (images,),
@@ -84,7 +92,7 @@ def make_jax_step(
         def loss_fn(params):
             logits, new_stats = forward(params, stats, images)
             loss = cross_entropy(logits, labels).mean()
-            if task == "kd":
+            if work.has_teacher:
                 loss = CE_WEIGHT * loss + KD_WEIGHT * kd_divergence(logits, teacher(images), TEMPERATURE).mean()
             return loss, new_stats
 
@@ -93,4 +101,4 @@ def make_jax_step(
         return (optax.apply_updates(params, updates), stats, opt_state), loss
 
     state = (params, stats, optimizer.init(params))
-    return jax_step(train, state, (images, labels), parameters=count(params), stem_steps=stem_steps)
+    return jax_step(work, train, state, (images, labels), parameters=count(params), stem_steps=stem_steps)

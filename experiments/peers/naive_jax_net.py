@@ -13,7 +13,7 @@ from snnkd_jax.dynamics.surrogate import atan
 from snnkd_jax.models import MODELS, build
 
 from .jax_step import make_jax_step
-from .workload import ALPHA, CHANNELS, NUM_CLASSES, SIZE, TAU, V_THRESHOLD, Step
+from .workload import ALPHA, CHANNELS, NUM_CLASSES, SIZE, TAU, V_THRESHOLD, Step, Workload
 
 SPIKE = atan(ALPHA)
 
@@ -31,14 +31,15 @@ class Neuron(nn.Module):
         return spikes
 
 
-def make_step(task: str, model: str, num_steps: int, width: float, batch_size: int) -> Step:
+def make_step(work: Workload) -> Step:
     """The step."""
-    train = task != "inference"
-    body = MODELS[model](num_classes=NUM_CLASSES, activation=Neuron, width=width)
-    teacher = build(model, NUM_CLASSES, width=width)  # in the program of the task `kd` only
+    train = work.task != "inference"
+    options = {"width": work.width, "dtype": jnp.dtype(work.dtype)}
+    body = MODELS[work.model](num_classes=NUM_CLASSES, activation=Neuron, **options)
+    teacher = build(work.model, NUM_CLASSES, **options)  # in the program of the task `kd` only
     shape = (SIZE, SIZE, CHANNELS)
     variables = jax.jit(lambda key: body.init(key, jnp.zeros((1, *shape)), train=False))(jax.random.key(0))
-    teacher_variables = teacher.init(jax.random.key(1), shape) if task == "kd" else {}
+    teacher_variables = teacher.init(jax.random.key(1), shape) if work.has_teacher else {}
 
     def forward(params, stats, images):
         def step(carry, x):
@@ -49,16 +50,15 @@ def make_step(task: str, model: str, num_steps: int, width: float, batch_size: i
         inputs = {"params": params, "batch_stats": stats}
         shapes = jax.eval_shape(lambda: body.apply(inputs, images, train=False, mutable=["neurons"])[1]["neurons"])
         rest = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        frames = jnp.broadcast_to(images, (num_steps, *images.shape))
+        frames = jnp.broadcast_to(images, (work.num_steps, *images.shape))
         carry, logits = jax.lax.scan(step, {"neurons": rest, "batch_stats": stats}, frames)
         return logits.mean(0), carry["batch_stats"]
 
     return make_jax_step(
-        task,
-        batch_size,
+        work,
         variables["params"],
         variables["batch_stats"],
         forward,
         lambda images: teacher.apply(teacher_variables, images)[0],
-        stem_steps=num_steps,
+        stem_steps=work.num_steps,
     )

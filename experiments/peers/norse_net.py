@@ -8,7 +8,7 @@ from norse.torch import LIFBoxCell, LIFBoxParameters  # pyright: ignore[reportMi
 from torch import nn  # pyright: ignore[reportMissingImports]
 
 from .torch_step import Body, Layers, make_torch_step, time_loop, to_channels_last
-from .workload import ALPHA, TAU, V_THRESHOLD, Step
+from .workload import ALPHA, TAU, V_THRESHOLD, Step, Workload
 
 
 class Neuron(nn.Module):
@@ -28,15 +28,14 @@ class Neuron(nn.Module):
         return spikes
 
 
-def make_step(task: str, model: str, num_steps: int, width: float, batch_size: int) -> Step:
+def make_step(work: Workload) -> Step:
     """The step."""
-    network = to_channels_last(Body(Layers(Neuron), model, width))
-    network.train(task != "inference")
+    network = to_channels_last(Body(Layers(Neuron), work.model, work.width))
+    network.train(work.task != "inference")
     neurons = [module for module in network.modules() if isinstance(module, Neuron)]
 
     def reset() -> None:
         for neuron in neurons:
             neuron.state = None
 
-    forward = time_loop(network, reset, num_steps)
-    return make_torch_step(task, model, width, batch_size, network, forward, stem_steps=num_steps)
+    return make_torch_step(work, network, time_loop(network, reset, work.num_steps))

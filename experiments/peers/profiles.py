@@ -2,11 +2,12 @@
 
 import statistics
 import sys
+import time
 from typing import Any
 
 from .op_class import CLASSES
-from .rounds import Benchmark, Entry, Failure
-from .settings import BATCH_SIZES
+from .rounds import Benchmark, Entry, Failure, place, title
+from .workload import Workload
 
 LIBRARY = "snnkd_jax"
 MOST_STEPS = 50
@@ -16,25 +17,26 @@ MOST_STEPS = 50
 class Profiles(Benchmark):
     """One entry for each task, model and T: the answer of `profile`, and the median step without a trace."""
 
-    def _group(self, model: str, num_steps: int) -> None:
-        """Profiles all tasks, one after the other."""
-        batch_size = self.settings.batch_size or BATCH_SIZES[model]
+    def _group(self, work: Workload, deadline: float) -> None:
+        """Profiles all tasks, one after the other; none is begun after `deadline`."""
         for task in self.settings.tasks:
-            print(f"{model} T={num_steps}: profiling {task}", file=sys.stderr)
+            if time.monotonic() > deadline:
+                self.left_out.append({"library": LIBRARY, **place(work, task)})
+                continue
+            print(f"{title(work)}: profiling {task}", file=sys.stderr)
             entry = Entry(LIBRARY, task, self.settings)
-            if not self._attempt(entry, model, num_steps, batch_size):
+            if not self._attempt(entry, work):
                 continue
             try:
                 entry.take_turn(self.settings)
                 found = entry.ask("profile", n=min(MOST_STEPS, len(entry.rounds[0])))
             except Failure as error:
-                self._fail(entry, model, num_steps, error)
+                self._fail(entry, work, error)
                 continue
             finally:
                 entry.close()
-            where = {"library": LIBRARY, "task": task, "model": model, "num_steps": num_steps}
-            untraced = 1e3 * statistics.median(entry.rounds[0])
-            self.entries.append({**where, "batch_size": batch_size, **found, "untraced": untraced})
+            where = {"library": LIBRARY, **place(work, task), "batch_size": work.batch_size}
+            self.entries.append({**where, **found, "untraced": 1e3 * statistics.median(entry.rounds[0])})
 
 
 def table(entries: list[dict[str, Any]]) -> str:

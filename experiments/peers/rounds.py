@@ -1,11 +1,15 @@
 """Workers of all libraries that take turns in rounds, so that all see the same state of the machine."""
 
+import dataclasses
+import itertools
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +20,36 @@ from snnkd_jax.models import build
 from . import LIBRARIES
 from .settings import BATCH_SIZES, Settings
 from .worker import MATRIX
-from .workload import step_flops
+from .workload import Device, Workload, step_flops
 
 EXPERIMENTS = Path(__file__).resolve().parents[1]
 HUGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184"
 MATMUL = "matmul"
 
+# Without preallocation a JAX worker leaves the GPU's memory to those that take turns with it.
+ENVIRONMENTS = {
+    "cpu": {"JAX_PLATFORMS": "cpu"},
+    "gpu": {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+}
+"""Device to the environment of its workers."""
+
 
 class Failure(Exception):
     """The unexpected end of a worker; the message is its last line of output."""
+
+
+def worker_environment(settings: Settings) -> dict[str, str]:
+    """The environment variables of a worker: this process's, without flags that libraries do not have in common."""
+    path = os.pathsep.join([str(EXPERIMENTS), str(EXPERIMENTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    kept = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "GLIBC_TUNABLES")}
+    huge_pages = settings.huge_pages and settings.device == "cpu"
+    return {
+        **kept,
+        "PYTHONPATH": path,
+        "OMP_NUM_THREADS": str(settings.threads),
+        **ENVIRONMENTS[settings.device],
+        **({"GLIBC_TUNABLES": HUGE_PAGES} if huge_pages else {}),
+    }
 
 
 class Entry:
@@ -36,22 +61,13 @@ class Entry:
         self.rounds: list[list[float]] = []
         self.built: dict[str, Any] = {}
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process)
-        environment = dict(os.environ)
-        path = os.pathsep.join(
-            [str(EXPERIMENTS), str(EXPERIMENTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        )
-        environment |= {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": str(settings.threads)}
-        environment.pop("XLA_FLAGS", None)
-        environment.pop("GLIBC_TUNABLES", None)
-        if settings.huge_pages:
-            environment["GLIBC_TUNABLES"] = HUGE_PAGES
         self._process = subprocess.Popen(
             [sys.executable, "-m", "peers.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env=environment,
+            env=worker_environment(settings),
         )
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
@@ -83,13 +99,9 @@ class Entry:
         n = max(1, min(1000, round(settings.round_seconds / step)))
         self.rounds.append(self.ask("run", n=n + 1)["seconds"][1:])
 
-    def start(self, settings: Settings, model: str, num_steps: int, batch_size: int) -> None:
+    def start(self, settings: Settings, work: Workload) -> None:
         """Builds and compiles the step, and runs it once more."""
-        arguments: dict[str, Any] = {}
-        if self.library != MATMUL:
-            arguments = {"task": self.task, "model": model, "num_steps": num_steps}
-            arguments |= {"width": settings.width, "batch_size": batch_size}
-        self.built = self.ask("build", threads=settings.threads, library=self.library, **arguments)
+        self.built = self.ask("build", threads=settings.threads, library=self.library, **dataclasses.asdict(work))
         (self.warm_seconds,) = self.ask("run", n=1)["seconds"]
 
     def close(self) -> None:
@@ -106,8 +118,15 @@ class Entry:
         self._log.close()
 
 
-def available_memory() -> int | None:
-    """Memory available to new processes in bytes; None if unknown."""
+def available_memory(device: Device) -> int | None:
+    """Memory available to new processes in bytes, or that of the GPU in CUDA_VISIBLE_DEVICES; None if unknown."""
+    if device == "gpu":
+        gpu = os.environ["CUDA_VISIBLE_DEVICES"]
+        query = ["nvidia-smi", f"--id={gpu}", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+        try:
+            return 2**20 * int(subprocess.run(query, check=True, capture_output=True, text=True).stdout)
+        except (OSError, subprocess.CalledProcessError, ValueError):
+            return None
     meminfo = Path("/proc/meminfo")
     for line in meminfo.read_text().splitlines() if meminfo.exists() else ():
         if line.startswith("MemAvailable:"):
@@ -128,16 +147,24 @@ class Benchmark:
         self.entries: list[dict[str, Any]] = []
         self.matmul: list[dict[str, Any]] = []
         self.failed: list[dict[str, Any]] = []
+        self.left_out: list[dict[str, Any]] = []
+        self.flags: dict[str, list[str]] = {}
 
     def run(self) -> None:
-        """Runs all groups, in the order of model and T."""
-        for model in self.settings.models:
-            for num_steps in self.settings.num_steps:
-                self._group(model, num_steps)
+        """Runs all groups, in the order of model and T; each has an equal share of the time."""
+        settings, start = self.settings, time.monotonic()
+        groups = list(itertools.product(settings.models, settings.num_steps))
+        for i, (model, num_steps) in enumerate(groups, start=1):
+            batch_size = settings.batch_size or BATCH_SIZES[settings.device][model]
+            work = Workload(MATMUL, model, num_steps, settings.width, batch_size, settings.device, settings.dtype)
+            share = math.inf if settings.minutes is None else 60 * settings.minutes * i / len(groups)
+            self._group(work, deadline=start + share)
 
-    def _group(self, model: str, num_steps: int) -> None:
-        """Measures all libraries and tasks, with as many workers at the same time as memory allows."""
-        batch_size = self.settings.batch_size or BATCH_SIZES[model]
+    def _group(self, work: Workload, deadline: float) -> None:
+        """Measures all libraries and tasks, with as many workers at the same time as memory allows.
+
+        None is built after `deadline`, in seconds of `time.monotonic`.
+        """
         libraries = self.settings.libraries or ()
         pending = [(n, task) for task in self.settings.tasks for n in libraries if task in LIBRARIES[n].tasks]
         while pending:
@@ -145,75 +172,77 @@ class Benchmark:
             try:
                 largest = 0
                 for name, task in [(MATMUL, MATMUL), *pending]:
-                    free = available_memory()
+                    if time.monotonic() > deadline:
+                        self.left_out += [{"library": n, **place(work, task)} for n, task in pending]
+                        pending = []
+                        break
+                    free = available_memory(work.device)
                     if len(alive) > 1 and free is not None and free < 1.5 * largest + 2**30:
                         break  # the others form another group
                     if name != MATMUL:
                         pending.remove((name, task))
                     entry = Entry(name, task, self.settings)
                     alive.append(entry)
-                    print(f"{model} T={num_steps}: building {name} {task}", file=sys.stderr)
-                    if self._attempt(entry, model, num_steps, batch_size):
-                        after = available_memory()
+                    print(f"{title(work)}: building {name} {task}", file=sys.stderr)
+                    if self._attempt(entry, work):
+                        after = available_memory(work.device)
                         largest = max(largest, free - after) if free is not None and after is not None else largest
                     else:
                         alive.remove(entry)
-                self._rounds(alive, model, num_steps)
-                self._collect(alive, model, num_steps, batch_size)
+                self._rounds(alive, work)
+                self._collect(alive, work)
             finally:
                 for entry in alive:
                     entry.close()
 
-    def _attempt(self, entry: Entry, model: str, num_steps: int, batch_size: int) -> bool:
+    def _attempt(self, entry: Entry, work: Workload) -> bool:
         try:
-            entry.start(self.settings, model, num_steps, batch_size)
+            entry.start(self.settings, dataclasses.replace(work, task=entry.task))
         except Failure as error:
-            self._fail(entry, model, num_steps, error)
+            self._fail(entry, work, error)
             entry.close()
             return False
         return True
 
-    def _rounds(self, alive: list[Entry], model: str, num_steps: int) -> None:
+    def _rounds(self, alive: list[Entry], work: Workload) -> None:
         """Gives turns to all entries, starting with another one in each round."""
         for i in range(self.settings.rounds):
-            print(f"{model} T={num_steps}: round {i + 1} of {self.settings.rounds}", file=sys.stderr)
+            print(f"{title(work)}: round {i + 1} of {self.settings.rounds}", file=sys.stderr)
             k = i % max(len(alive), 1)
             for entry in alive[k:] + alive[:k]:
                 try:
                     entry.take_turn(self.settings)
                 except Failure as error:
-                    self._fail(entry, model, num_steps, error)
+                    self._fail(entry, work, error)
                     alive.remove(entry)
                     entry.close()
 
-    def _fail(self, entry: Entry, model: str, num_steps: int, error: Failure) -> None:
-        where = {"library": entry.library, "task": entry.task, "model": model, "num_steps": num_steps}
-        self.failed.append({**where, "error": str(error)})
-        print(f"{entry.library} {entry.task} {model} T={num_steps} failed: {error}", file=sys.stderr)
+    def _fail(self, entry: Entry, work: Workload, error: Failure) -> None:
+        self.failed.append({"library": entry.library, **place(work, entry.task), "error": str(error)})
+        print(f"{entry.library} {entry.task} {title(work)} failed: {error}", file=sys.stderr)
 
-    def _collect(self, alive: list[Entry], model: str, num_steps: int, batch_size: int) -> None:
+    def _collect(self, alive: list[Entry], work: Workload) -> None:
         peak = None
         parameters: dict[str, int] = {}
         for entry in alive:
             result = entry.ask("finish")
-            where = {"task": entry.task, "model": model, "num_steps": num_steps}
             seconds = [statistics.median(r) for r in entry.rounds]
             samples = {"seconds": spread(seconds), "rounds": entry.rounds}
             if entry.library == MATMUL:
                 best = min(map(min, entry.rounds))
-                peak = 2 * MATRIX**3 / best
-                self.matmul.append({**where, "flops_per_second": peak, **samples})
+                peak = 2 * MATRIX[work.device] ** 3 / best
+                self.matmul.append({**place(work, MATMUL), "flops_per_second": peak, **samples})
                 continue
             parameters[entry.library] = entry.built["parameters"]
-            flops = step_flops(
-                entry.task, model, num_steps, self.settings.width, batch_size, stem_steps=entry.built["stem_steps"]
-            )
+            flags = self.flags.setdefault(entry.library, [])
+            flags += [flag for flag in entry.built["flags"] if flag not in flags]
+            flops = step_flops(dataclasses.replace(work, task=entry.task), stem_steps=entry.built["stem_steps"])
             self.entries.append(
                 {
                     "library": entry.library,
-                    **where,
-                    "batch_size": batch_size,
-                    "images_per_second": spread([batch_size / s for s in seconds]),
+                    **place(work, entry.task),
+                    "batch_size": work.batch_size,
+                    "images_per_second": spread([work.batch_size / s for s in seconds]),
                     **samples,
                     "build_seconds": entry.built["build_seconds"],
                     "first_step_seconds": entry.built["first_step_seconds"],
@@ -223,11 +252,21 @@ class Benchmark:
                     "utilisation": None if peak is None else flops / statistics.median(seconds) / peak,
                 }
             )
-        known = self._parameters(model)
-        assert set(parameters.values()) <= {known}, f"{model} has {known} parameters, but the libraries {parameters}"
+        known = self._parameters(work.model)
+        assert set(parameters.values()) <= {known}, f"{title(work)} has {known} parameters, the libraries {parameters}"
 
     def _parameters(self, model: str) -> int:
         """The number of parameters of this library's network, from shapes alone."""
         network = build(model, 10, width=self.settings.width)
         shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), (32, 32, 3)))
         return sum(x.size for x in jax.tree.leaves(shapes["params"]))
+
+
+def title(work: Workload) -> str:
+    """Model and T, in messages."""
+    return f"{work.model} T={work.num_steps}"
+
+
+def place(work: Workload, task: str) -> dict[str, Any]:
+    """Where in a record an entry belongs."""
+    return {"task": task, "model": work.model, "num_steps": work.num_steps}

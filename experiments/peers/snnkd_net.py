@@ -6,19 +6,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict
 
 from snnkd_jax.data.augment import Augmentation
 from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.distill.presets import PRESETS
-from snnkd_jax.dynamics.neurons import LIF
-from snnkd_jax.dynamics.surrogate import atan
 from snnkd_jax.models import build
 from snnkd_jax.parallel.compiler import compile_options, quick_compile_options
 from snnkd_jax.training.trainer import Trainer
 
 from .jax_step import count, jax_step
+from .neurons import neuron
 from .workload import (
-    ALPHA,
     CE_WEIGHT,
     CHANNELS,
     KD_WEIGHT,
@@ -28,14 +27,12 @@ from .workload import (
     NUM_CLASSES,
     SIZE,
     STD,
-    TAU,
     TEMPERATURE,
-    V_THRESHOLD,
     Step,
+    Workload,
     batch,
 )
 
-NEURON = LIF(tau=TAU, v_threshold=V_THRESHOLD, surrogate=atan(ALPHA))
 IMAGE_SHAPE = (SIZE, SIZE, CHANNELS)
 
 
@@ -44,34 +41,42 @@ def drawn(draw: Callable[[], Any]) -> Any:
     return jax.jit(draw, compiler_options=quick_compile_options())()
 
 
-def make_step(task: str, model: str, num_steps: int, width: float, batch_size: int) -> Step:
+def trained(params: Any) -> Any:
+    """The parameters without the constants of integer neurons, which are among them."""
+    return {path: x for path, x in flatten_dict(params).items() if path[-1] != "qcfs_threshold"}
+
+
+def make_step(work: Workload) -> Step:
     """The step, metrics included; bytes are normalised inside."""
-    backprop = "rate" if task in ("rate", "kd-rate") else "bptt"
-    network = build(model, NUM_CLASSES, neuron=NEURON, num_steps=num_steps, width=width, backprop=backprop)
+    options = {"width": work.width, "dtype": work.dtype}
+    backprop = "rate" if work.has_rates else "bptt"
+    network = build(
+        work.model, NUM_CLASSES, neuron=neuron(work), num_steps=work.time_steps, backprop=backprop, **options
+    )
     normalisation = Normalisation((MEAN,) * CHANNELS, (STD,) * CHANNELS)
-    raw, classes = batch(batch_size)
+    raw, classes = batch(work.batch_size)
     images = jnp.asarray(raw)
-    if task == "inference":
+    if work.task == "inference":
         variables = drawn(lambda: network.init(jax.random.key(0), IMAGE_SHAPE))
         return jax_step(
+            work,
             lambda variables, images: (variables, network.apply(variables, normalisation(images))[0].mean()),
             variables,
             (images,),
-            parameters=count(variables["params"]),
+            parameters=count(trained(variables["params"])),
             stem_steps=1,
             compiler_options=compile_options(),
         )
-    kd = task in ("kd", "kd-rate")
     objective = PRESETS["kdsnn-response"].with_weights({"ce": CE_WEIGHT, "kd": KD_WEIGHT})
     trainer = Trainer(
         network,
-        objective.with_constants(temperature=TEMPERATURE) if kd else PRESETS["none"],
+        objective.with_constants(temperature=TEMPERATURE) if work.has_teacher else PRESETS["none"],
         optax.sgd(LEARNING_RATE, MOMENTUM),
         normalisation,
         Augmentation(),
         IMAGE_SHAPE,
         seed=0,
-        teacher=build(model, NUM_CLASSES, width=width) if kd else None,
+        teacher=build(work.model, NUM_CLASSES, **options) if work.has_teacher else None,
     )
     teacher = trainer.teacher
     teacher_variables = {} if teacher is None else drawn(lambda: teacher.init(jax.random.key(1), IMAGE_SHAPE))
@@ -82,10 +87,11 @@ def make_step(task: str, model: str, num_steps: int, width: float, batch_size: i
         return state, metrics["loss"], metrics
 
     return jax_step(
+        work,
         train,
         state,
         (teacher_variables, {"images": images, "labels": jnp.asarray(classes)}),
-        parameters=count(state.params),
+        parameters=count(trained(state.params)),
         stem_steps=1,
         compiler_options=compile_options(),
     )

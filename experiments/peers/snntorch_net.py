@@ -8,10 +8,10 @@ import snntorch  # pyright: ignore[reportMissingImports]
 import snntorch.surrogate  # pyright: ignore[reportMissingImports]
 
 from .torch_step import Body, Layers, make_torch_step, time_loop, to_channels_last
-from .workload import ALPHA, TAU, V_THRESHOLD, Step
+from .workload import ALPHA, TAU, V_THRESHOLD, Step, Workload
 
 
-def make_step(task: str, model: str, num_steps: int, width: float, batch_size: int) -> Step:
+def make_step(work: Workload) -> Step:
     """The step."""
 
     def leaky():
@@ -23,13 +23,12 @@ def make_step(task: str, model: str, num_steps: int, width: float, batch_size: i
             init_hidden=True,
         )
 
-    network = to_channels_last(Body(Layers(leaky), model, width))
-    network.train(task != "inference")
+    network = to_channels_last(Body(Layers(leaky), work.model, work.width))
+    network.train(work.task != "inference")
     neurons = [module for module in network.modules() if isinstance(module, snntorch.Leaky)]
 
     def reset() -> None:  # snntorch.utils.reset finds no neurons inside blocks
         for neuron in neurons:
             neuron.reset_mem()
 
-    forward = time_loop(network, reset, num_steps)
-    return make_torch_step(task, model, width, batch_size, network, forward, stem_steps=num_steps)
+    return make_torch_step(work, network, time_loop(network, reset, work.num_steps))

@@ -12,7 +12,7 @@ import spyx.nn  # pyright: ignore[reportMissingImports]
 from flax import nnx
 
 from .jax_step import make_jax_step
-from .workload import ALPHA, NUM_CLASSES, SIZE, TAU, V_THRESHOLD, Step, Unit, units
+from .workload import ALPHA, NUM_CLASSES, SIZE, TAU, V_THRESHOLD, Step, Unit, Workload, units
 
 
 class Neuron(nnx.Module):
@@ -28,9 +28,15 @@ class Neuron(nnx.Module):
         return (nnx.relu(x), v) if self.lif is None else self.lif(x, v)
 
 
-def conv(inputs: int, outputs: int, kernel: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
+def conv(inputs: int, outputs: int, kernel: int, stride: int, dtype: str, rngs: nnx.Rngs) -> nnx.Conv:
     """A convolution without bias."""
-    return nnx.Conv(inputs, outputs, (kernel, kernel), strides=stride, padding=kernel // 2, use_bias=False, rngs=rngs)
+    options = {"strides": stride, "padding": kernel // 2, "use_bias": False, "dtype": jnp.dtype(dtype)}
+    return nnx.Conv(inputs, outputs, (kernel, kernel), **options, rngs=rngs)
+
+
+def norm(outputs: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
+    """A batch norm, float32."""
+    return nnx.BatchNorm(outputs, momentum=0.9, dtype=jnp.float32, rngs=rngs)
 
 
 def pool(x: jax.Array) -> jax.Array:
@@ -41,10 +47,10 @@ def pool(x: jax.Array) -> jax.Array:
 class Conv(nnx.Module):
     """Convolution, pooling if the unit is `pooled`, norm, neuron."""
 
-    def __init__(self, unit: Unit, size: int, spiking: bool, rngs: nnx.Rngs):
+    def __init__(self, unit: Unit, size: int, spiking: bool, dtype: str, rngs: nnx.Rngs):
         self.pooled = unit.pooled
-        self.conv = conv(unit.inputs, unit.outputs, 3, 1, rngs)
-        self.norm = nnx.BatchNorm(unit.outputs, momentum=0.9, rngs=rngs)
+        self.conv = conv(unit.inputs, unit.outputs, 3, 1, dtype, rngs)
+        self.norm = norm(unit.outputs, rngs)
         self.neurons = nnx.List([Neuron((size, size, unit.outputs), spiking, rngs)])
 
     def __call__(self, x, v):
@@ -57,12 +63,11 @@ class Conv(nnx.Module):
 class Basic(nnx.Module):
     """A residual block; the neuron comes after the sum."""
 
-    def __init__(self, unit: Unit, size: int, spiking: bool, rngs: nnx.Rngs):
+    def __init__(self, unit: Unit, size: int, spiking: bool, dtype: str, rngs: nnx.Rngs):
         c = unit.outputs
-        self.conv1, self.norm1 = conv(unit.inputs, c, 3, unit.stride, rngs), nnx.BatchNorm(c, momentum=0.9, rngs=rngs)
-        self.conv2, self.norm2 = conv(c, c, 3, 1, rngs), nnx.BatchNorm(c, momentum=0.9, rngs=rngs)
-        norm = nnx.BatchNorm(c, momentum=0.9, rngs=rngs)
-        projection = [conv(unit.inputs, c, 1, unit.stride, rngs), norm] if unit.projects else []
+        self.conv1, self.norm1 = conv(unit.inputs, c, 3, unit.stride, dtype, rngs), norm(c, rngs)
+        self.conv2, self.norm2 = conv(c, c, 3, 1, dtype, rngs), norm(c, rngs)
+        projection = [conv(unit.inputs, c, 1, unit.stride, dtype, rngs), norm(c, rngs)] if unit.projects else []
         self.shortcut = nnx.Sequential(*projection)
         self.neurons = nnx.List([Neuron((size, size, c), spiking, rngs) for _ in range(2)])
 
@@ -76,15 +81,15 @@ class Basic(nnx.Module):
 class Body(nnx.Module):
     """A model of `workload.units`."""
 
-    def __init__(self, model: str, width: float, spiking: bool, rngs: nnx.Rngs):
+    def __init__(self, work: Workload, spiking: bool, rngs: nnx.Rngs):
         parts, size = [], SIZE
-        body = units(model, width)
+        body = units(work.model, work.width)
         for unit in body:
             size //= 2 if unit.kind == "pool" or unit.pooled else unit.stride
             make = {"conv": Conv, "basic": Basic}.get(unit.kind)
-            parts.append(None if make is None else make(unit, size, spiking, rngs))
+            parts.append(None if make is None else make(unit, size, spiking, work.dtype, rngs))
         self.parts = nnx.List(parts)
-        self.head = nnx.Linear(body[-1].outputs, NUM_CLASSES, rngs=rngs)
+        self.head = nnx.Linear(body[-1].outputs, NUM_CLASSES, dtype=jnp.dtype(work.dtype), rngs=rngs)
 
     def initial_state(self, batch_size: int):
         """Potentials 0, a list for each part."""
@@ -99,19 +104,19 @@ class Body(nnx.Module):
             else:
                 x, v = part(x, v)
             new_state.append(v)
-        return self.head(x.mean((1, 2))), new_state
+        return self.head(x.mean((1, 2))).astype(jnp.float32), new_state
 
 
-def make_step(task: str, model: str, num_steps: int, width: float, batch_size: int) -> Step:
+def make_step(work: Workload) -> Step:
     """The step."""
-    network = Body(model, width, True, nnx.Rngs(0))
-    if task == "inference":
+    network = Body(work, True, nnx.Rngs(0))
+    if work.task == "inference":
         network.eval()
     else:
         network.train()
     is_trained = nnx.All(nnx.Param, nnx.Not(nnx.PathContains("beta")))
     graph, params, stats, constants = nnx.split(network, is_trained, nnx.BatchStat, ...)
-    teacher = Body(model, width, False, nnx.Rngs(1))
+    teacher = Body(work, False, nnx.Rngs(1))
     teacher.eval()
 
     def forward(params, stats, images):
@@ -121,16 +126,15 @@ def make_step(task: str, model: str, num_steps: int, width: float, batch_size: i
             logits, state = network(x, state)
             return logits, (state, nnx.state(network, nnx.BatchStat))
 
-        frames = jnp.broadcast_to(images, (num_steps, *images.shape))
+        frames = jnp.broadcast_to(images, (work.num_steps, *images.shape))
         logits, (_, stats) = spyx.nn.run(one_step, frames, (network.initial_state(images.shape[0]), stats))
         return logits.mean(0), stats
 
     return make_jax_step(
-        task,
-        batch_size,
+        work,
         params,
         stats,
         forward,
         lambda images: teacher(images, teacher.initial_state(images.shape[0]))[0],
-        stem_steps=num_steps,
+        stem_steps=work.num_steps,
     )

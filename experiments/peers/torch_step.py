@@ -17,6 +17,7 @@ from .workload import (
     TEMPERATURE,
     Step,
     Unit,
+    Workload,
     batch,
     normalised,
     units,
@@ -95,55 +96,67 @@ def time_loop(network: nn.Module, reset: Callable[[], None], num_steps: int) -> 
 
 
 def make_torch_step(
-    task: str,
-    model: str,
-    width: float,
-    batch_size: int,
-    network: nn.Module,
-    forward: Callable[[Any], Any],
-    stem_steps: int,
+    work: Workload, network: nn.Module, forward: Callable[[Any], Any], flags: tuple[str, ...] = ()
 ) -> Step:
-    """The step of a network in channels_last.
+    """The step of a network in channels_last; the first convolution reads every time step.
 
     Args:
-        task: train, kd or inference.
-        model: the teacher's body in `kd`.
-        width: the teacher's.
-        batch_size: B.
-        network: holds the parameters.
+        work: gives the teacher of `kd` its body, the device and the dtype.
+        network: holds the parameters; it is moved to the device.
         forward: images `[B, C, H, W]` to mean logits `[B, K]`; uses `network`, in the mode that the task needs.
-        stem_steps: see `Step`.
+        flags: what the library was given beyond what all PyTorch libraries are given here.
     """
-    raw, classes = batch(batch_size)
-    images = torch.from_numpy(normalised(raw)).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
-    labels = torch.from_numpy(classes).long()
+    device = torch.device("cuda" if work.device == "gpu" else "cpu")
+    in_dtype = torch.autocast(device.type, torch.bfloat16, enabled=work.dtype == "bfloat16")
+    flags = ("channels_last", *(["autocast to bfloat16"] if work.dtype == "bfloat16" else []), *flags)
+    if work.device == "gpu":
+        torch.backends.cudnn.benchmark = True  # JAX chooses its convolutions by measuring, too
+        flags = (*flags, "cudnn.benchmark")
+    network.to(device)
+    raw, classes = batch(work.batch_size)
+    images = torch.from_numpy(normalised(raw)).to(device).permute(0, 3, 1, 2)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.from_numpy(classes).long().to(device)
     parameters = sum(p.numel() for p in network.parameters())
 
-    if task == "inference":
+    def ready(advance: Callable[[], float], *more: str) -> Step:
+        return Step(
+            parameters, advance, work.time_steps, device_bytes=lambda: device_bytes(device), flags=(*flags, *more)
+        )
 
-        def infer() -> float:
-            with torch.inference_mode():
-                return forward(images).mean().item()
+    def infer() -> float:
+        with torch.inference_mode(), in_dtype:
+            return forward(images).mean().item()  # which waits for the device
 
-        return Step(parameters, infer, stem_steps)
+    if work.task == "inference":
+        return ready(infer)
 
     teacher = None
-    if task == "kd":
-        teacher = to_channels_last(Body(Layers(nn.ReLU), model, width)).eval().requires_grad_(False)
+    if work.has_teacher:
+        teacher = to_channels_last(Body(Layers(nn.ReLU), work.model, work.width)).eval().requires_grad_(False)
+        teacher.to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, fused=True)
 
     def train() -> float:
         optimizer.zero_grad(set_to_none=True)
-        logits = forward(images)
+        with in_dtype:
+            logits = forward(images).float()
         loss = F.cross_entropy(logits, labels)
         if teacher is not None:
-            with torch.no_grad():
-                target = F.log_softmax(teacher(images) / TEMPERATURE, 1)
+            with torch.no_grad(), in_dtype:
+                target = F.log_softmax(teacher(images).float() / TEMPERATURE, 1)
             guess = F.log_softmax(logits / TEMPERATURE, 1)
             kd = TEMPERATURE**2 * F.kl_div(guess, target, reduction="batchmean", log_target=True)
             loss = CE_WEIGHT * loss + KD_WEIGHT * kd
         loss.backward()
         optimizer.step()
+        if work.device == "gpu":
+            torch.cuda.synchronize()
         return loss.item()
 
-    return Step(parameters, train, stem_steps)
+    return ready(train, "fused SGD")
+
+
+def device_bytes(device: torch.device) -> int | None:
+    """The most that PyTorch allocated on a GPU so far; None on CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

@@ -1,12 +1,11 @@
 """A process that holds one step ready: `python -m peers.worker`, told by JSON lines on stdin, answering on stdout.
 
-    {"do": "build", "library": ..., "task": ..., "model": ..., "num_steps": ..., "width": ..., "batch_size": ...,
-     "threads": ...}
+    {"do": "build", "library": ..., "threads": ..., "task": ..., and the other fields of `Workload`}
     {"do": "run", "n": ...}
     {"do": "profile", "n": ...}
     {"do": "finish"}
 
-The library "matmul" multiplies float32 matrices instead; it measures the machine.
+The library "matmul" multiplies matrices instead; it measures the machine.
 """
 
 import importlib
@@ -17,18 +16,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-MATRIX = 2048
+from .workload import Step, Workload
+
+MATRIX = {"cpu": 2048, "gpu": 8192}
+"""Device to the size n of the square matrices that measure it."""
 
 
-def make_matmul() -> Any:
-    """A product of two float32 matrices `[2048, 2048]`, as the step of a library."""
+def make_matmul(work: Workload) -> Any:
+    """A product of two matrices `[n, n]` of the dtype, as the step of a library.
+
+    On a GPU, float32 is as the convolutions of all libraries have it by default: through TF32, where there is that.
+    """
     import jax
     import jax.numpy as jnp
 
-    from .workload import Step
-
-    a, b = (jax.random.normal(jax.random.key(i), (MATRIX, MATRIX), jnp.float32) for i in range(2))
-    multiply = jax.jit(lambda a, b: jnp.dot(a, b, precision="highest"))
+    n, precision = MATRIX[work.device], "highest" if work.device == "cpu" else None
+    a, b = (jax.random.normal(jax.random.key(i), (n, n), work.dtype) for i in range(2))
+    multiply = jax.jit(lambda a, b: jnp.dot(a, b, precision=precision))
 
     def advance() -> float:
         jax.block_until_ready(multiply(a, b))
@@ -62,6 +66,7 @@ class Worker:
     def build(self, threads: int, library: str, **arguments: Any) -> dict[str, Any]:
         """Imports the library, makes the step and runs it once."""
         limit_threads(threads)
+        work = Workload(**arguments)
         from . import LIBRARIES
 
         if library == "matmul":
@@ -73,13 +78,15 @@ class Worker:
                 importlib.import_module("torch").set_num_threads(threads)
         self.baseline = memory("VmRSS")
         start = time.perf_counter()
-        self.step = make_step(**arguments)
+        self.step = make_step(work)
         (first,) = self.step.run(1)
+        stem = f"first convolution {'once' if self.step.stem_steps == 1 else 'in every time step'}"
         return {
             "parameters": self.step.parameters,
             "stem_steps": self.step.stem_steps,
             "build_seconds": time.perf_counter() - start - first,
             "first_step_seconds": first,
+            "flags": [*self.step.flags, *([] if work.time_steps == 1 else [stem])],
         }
 
     def run(self, n: int) -> dict[str, Any]:
@@ -93,9 +100,10 @@ class Worker:
         return profile(self.step, n)
 
     def finish(self) -> dict[str, Any]:
-        """What is known at the end; bytes."""
+        """What is known at the end; bytes, those of the accelerator if there is one."""
+        on_device = self.step.device_bytes()
         return {
-            "peak_bytes": memory("VmHWM") - self.baseline,
+            "peak_bytes": memory("VmHWM") - self.baseline if on_device is None else on_device,
             "baseline_bytes": self.baseline,
             "temp_bytes": self.step.temp_bytes(),
             "losses": [self.step.losses[0], self.step.losses[-1]],

@@ -3,13 +3,20 @@
 Network: LIF neurons, `h[t] = v[t-1] + (x[t] - v[t-1]) / 2`, threshold 1, hard reset to 0, surrogate atan(2), or the
 nearest that a library's own neuron can do. Input: one static image, repeated T times.
 
-| task        | one step is                                                                                |
-| ----------- | ------------------------------------------------------------------------------------------ |
-| `train`     | forward, backpropagation through time, SGD with momentum; cross-entropy of the logits' mean |
-| `rate`      | the same with rate-based backpropagation (snnkd_jax only)                                  |
-| `kd`        | `train` with 0.5 CE + 0.5 KD (temperature 4) and a frozen ANN of the same body as teacher  |
-| `kd-rate`   | `kd` with rate-based backpropagation (snnkd_jax only)                                      |
-| `inference` | forward, batch norm by its running statistics                                              |
+| task         | one step is                                                                                 |
+| ------------ | ------------------------------------------------------------------------------------------- |
+| `train`      | forward, backpropagation through time, SGD with momentum; cross-entropy of the logits' mean |
+| `rate`       | the same with rate-based backpropagation (snnkd_jax only)                                   |
+| `integer`    | `train` of integer neurons in one time step, of up to D = T spikes (snnkd_jax, SpikingJelly) |
+| `kd`         | `train` with 0.5 CE + 0.5 KD (temperature 4) and a frozen ANN of the same body as teacher   |
+| `kd-rate`    | `kd` with rate-based backpropagation (snnkd_jax only)                                       |
+| `kd-integer` | `kd` of integer neurons                                                                     |
+| `inference`  | forward, batch norm by its running statistics                                               |
+
+Integer neurons: `s = clip(round(x), 0, D)`, gradient 1 for x from 0 to D. T x D = 1 x 4 has as many binary sub-steps as
+LIF neurons in T = 4, and a quarter of their multiplications in training.
+
+In bfloat16 convolutions and the head are computed in it, and the parameters are float32.
 """
 
 import dataclasses
@@ -19,8 +26,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-Task = Literal["train", "rate", "kd", "kd-rate", "inference"]
+Task = Literal["train", "rate", "integer", "kd", "kd-rate", "kd-integer", "inference"]
 TASKS: tuple[Task, ...] = get_args(Task)
+Device = Literal["cpu", "gpu"]
+Dtype = Literal["float32", "bfloat16"]
 
 TAU, V_THRESHOLD, ALPHA = 2.0, 1.0, 2.0
 CE_WEIGHT, KD_WEIGHT, TEMPERATURE = 0.5, 0.5, 4.0
@@ -28,6 +37,49 @@ LEARNING_RATE, MOMENTUM = 0.01, 0.9
 NUM_CLASSES = 10
 SIZE, CHANNELS = 32, 3
 MEAN, STD = 0.5, 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """What one library is given to do.
+
+    Attributes:
+        task: one of `TASKS`.
+        model: resnet18, vgg11 or airbench94.
+        num_steps: T, or D of integer neurons.
+        width: multiplier of all channels.
+        batch_size: B.
+        device: where the step runs.
+        dtype: of convolutions and the head.
+    """
+
+    task: str
+    model: str
+    num_steps: int
+    width: float
+    batch_size: int
+    device: Device = "cpu"
+    dtype: Dtype = "float32"
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a frozen ANN takes part."""
+        return self.task.startswith("kd")
+
+    @property
+    def has_rates(self) -> bool:
+        """Whether the backward pass goes through firing rates."""
+        return self.task.endswith("rate")
+
+    @property
+    def has_integers(self) -> bool:
+        """Whether neurons fire several spikes in a single time step."""
+        return self.task.endswith("integer")
+
+    @property
+    def time_steps(self) -> int:
+        """How often the network is computed for an image: T, or 1 with integer neurons."""
+        return 1 if self.has_integers else self.num_steps
 
 
 @dataclasses.dataclass
@@ -39,14 +91,18 @@ class Step:
         advance: makes one step, waits for it, and returns the loss (inference: the logits' mean).
         stem_steps: how often a step computes the first convolution of an image: T, or 1 if it knows that it is static.
         temp_bytes: memory for intermediate results as the compiler planned it, known after the first step; or None.
+        device_bytes: the most that was allocated on an accelerator so far; None on CPU.
         program: the text of the compiled program, known after the first step; or None.
+        flags: the options that the library was given, in words.
     """
 
     parameters: int
     advance: Callable[[], float]
     stem_steps: int
     temp_bytes: Callable[[], int | None] = lambda: None
+    device_bytes: Callable[[], int | None] = lambda: None
     program: Callable[[], str | None] = lambda: None
+    flags: tuple[str, ...] = ()
     losses: list[float] = dataclasses.field(default_factory=list)
 
     def run(self, n: int) -> list[float]:
@@ -136,18 +192,18 @@ def multiplications(model: str, width: float) -> tuple[int, int]:
     return macs[0], sum(macs[1:]) + units(model, width)[-1].outputs * NUM_CLASSES
 
 
-def step_flops(task: str, model: str, num_steps: int, width: float, batch_size: int, stem_steps: int) -> int:
+def step_flops(work: Workload, stem_steps: int) -> int:
     """Floating-point operations (two a multiplication) of the convolutions and the head that a step cannot do without.
 
     Backward is two convolutions for one forward, weight and input gradient, but the images need no gradient. With
     rate-based backpropagation one backward pass serves all steps. The teacher runs forward once.
     """
-    stem, rest = multiplications(model, width)
-    macs = stem_steps * stem + num_steps * rest
-    if task in ("train", "kd"):
-        macs += stem_steps * stem + 2 * num_steps * rest
-    if task in ("rate", "kd-rate"):
+    stem, rest = multiplications(work.model, work.width)
+    macs = stem_steps * stem + work.time_steps * rest
+    if work.has_rates:
         macs += stem + 2 * rest
-    if task in ("kd", "kd-rate"):
+    elif work.task != "inference":
+        macs += stem_steps * stem + 2 * work.time_steps * rest
+    if work.has_teacher:
         macs += stem + rest
-    return 2 * macs * batch_size
+    return 2 * macs * work.batch_size

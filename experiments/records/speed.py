@@ -15,8 +15,14 @@ from records.trainings import folded
 from snnkd_jax.report.markdown import markdown_table
 from snnkd_jax.report.statistics import mean_and_std, percent
 
-SPEED_COLUMNS = {"train": ("train", "rate"), "train with KD": ("kd", "kd-rate"), "inference": ("inference", None)}
-"""Column to its task, by backpropagation through time and by rate-based backpropagation."""
+SPEED_COLUMNS = ("train", "train with KD", "inference")
+SPEED_ROWS = {
+    "": ("train", "kd", "inference"),
+    ", rate-based": ("rate", "kd-rate", None),
+    ", integer": ("integer", "kd-integer", None),
+}
+"""What is added to a library's name for a kind of training, to the task of each column: through time, through rates,
+and of integer neurons in a single step."""
 
 
 def speed_section(records: list[dict[str, Any]]) -> str:
@@ -35,20 +41,26 @@ def benchmark_tables(records: list[dict[str, Any]]) -> str:
     for record in records:
         heading = ("network", "T", "library", *SPEED_COLUMNS, "memory, GB", "first step, s", "of peak")
         rows = []
-        for (model, num_steps, library, rate), tasks in sorted(_by_row(record).items(), key=lambda item: item[0][:2]):
+        for (model, num_steps, library, kind), tasks in sorted(_by_row(record).items(), key=lambda item: item[0][:2]):
             first = next(iter(tasks.values()))
-            trained = tasks.get(SPEED_COLUMNS["train"][rate] or "")
-            columns = [_images_per_second(tasks.get(names[rate] or "")) for names in SPEED_COLUMNS.values()]
-            name = f"{library}, rate-based" if rate else library
-            rows.append([f"{model}, batch {first['batch_size']}", num_steps, name, *columns, *_costs(trained)])
+            names = SPEED_ROWS[kind]
+            columns = [_images_per_second(tasks.get(name or "")) for name in names]
+            steps = f"1 × {num_steps}" if names[0] == "integer" else num_steps
+            row = [f"{model}, batch {first['batch_size']}", steps, f"{library}{kind}", *columns]
+            rows.append([*row, *_costs(tasks.get(names[0]))])
+        flags = "".join(f" {name}: {', '.join(flags)}." for name, flags in record.get("flags", {}).items())
+        settings = record["settings"]
+        memory = "what the process needed beyond its imports, compiler included"
+        if settings.get("device") == "gpu":
+            memory = "the most that was allocated on the device"
         peak = max((m["flops_per_second"] for m in record["matmul"]), default=0.0) / 1e9
         source = (
             f"[{record['name']}](../experiments/results/speed/{record['name']}.json): `{record['command']}`; "
             f"images/s, median (least to greatest) over {_rounds(record)} interleaved rounds, "
-            f"{record['settings']['threads']} threads, width {record['settings']['width']:g}, float32, on "
-            f"{record['hardware']}, whose matrix product reaches {peak:.0f} GFLOP/s. Memory (what the process needed "
-            f"beyond its imports, compiler included), first step and share of that peak are those of training. "
-            f"{_versions(record)}.{_failures(record)} {record['notes']}".rstrip()
+            f"{settings['threads']} threads, width {settings['width']:g}, {settings.get('dtype', 'float32')}, on "
+            f"{record['hardware']}, whose matrix product reaches {peak:.0f} GFLOP/s. Memory ({memory}), first step "
+            f"and share of that peak are those of training. {_versions(record)}.{flags}{_failures(record)} "
+            f"{record['notes']}".rstrip()
         )
         parts.append(f"{markdown_table(heading, rows)}\n{source}\n")
     return "\n".join(parts)
@@ -62,19 +74,23 @@ def _versions(record: dict[str, Any]) -> str:
 
 
 def _failures(record: dict[str, Any]) -> str:
-    """A sentence for each entry that failed."""
-    return "".join(
+    """A sentence for each entry that failed, or for which there was no time."""
+    failed = "".join(
         f" {f['library']} failed at {f['task']} of {f['model']}, T = {f['num_steps']}." for f in record["failed"]
+    )
+    return failed + "".join(
+        f" No time was left for {e['library']}, {e['task']}, {e['model']}, T = {e['num_steps']}."
+        for e in record.get("left_out", ())
     )
 
 
-def _by_row(record: dict[str, Any]) -> dict[tuple[str, int, str, bool], dict[str, Any]]:
-    """(model, T, library, by rates or not) to the entries of its tasks, in the order of the record."""
-    rows: dict[tuple[str, int, str, bool], dict[str, Any]] = {}
-    order = list(record["settings"]["libraries"])
-    for e in sorted(record["entries"], key=lambda e: (order.index(e["library"]), e["task"] in ("rate", "kd-rate"))):
-        key = (e["model"], e["num_steps"], e["library"], e["task"] in ("rate", "kd-rate"))
-        rows.setdefault(key, {})[e["task"]] = e
+def _by_row(record: dict[str, Any]) -> dict[tuple[str, int, str, str], dict[str, Any]]:
+    """(model, T, library, kind of training) to the entries of its tasks, in the order of the record."""
+    rows: dict[tuple[str, int, str, str], dict[str, Any]] = {}
+    kinds = {task: kind for kind, tasks in SPEED_ROWS.items() for task in tasks if task is not None}
+    libraries, order = list(record["settings"]["libraries"]), list(SPEED_ROWS)
+    for e in sorted(record["entries"], key=lambda e: (libraries.index(e["library"]), order.index(kinds[e["task"]]))):
+        rows.setdefault((e["model"], e["num_steps"], e["library"], kinds[e["task"]]), {})[e["task"]] = e
     return rows
 
 

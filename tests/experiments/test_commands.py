@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import os
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,19 @@ def test_commands_of_records(path):
 def test_commands_of_pages(path):
     for command in of_page(path.read_text()):
         understand(command)
+
+
+def test_commands_of_the_script_for_a_gpu():
+    """Printed instead of run; its benchmarks leave a third of ten minutes to the training and to what they overrun."""
+    command, environment = ["sh", str(ROOT / "experiments" / "gpu.sh")], os.environ | {"PYTHON": "echo"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    commands = done.stdout.splitlines()
+    for arguments in commands:
+        understand(f"python {arguments}")
+    assert [word.split()[0] for word in commands] == [*["experiments/benchmark.py"] * 2, "experiments/cifar_distill.py"]
+    minutes = [float(found) for found in re.findall(r"--minutes (\S+)", done.stdout)]
+    assert len(minutes) == 2
+    assert sum(minutes) < 7
 
 
 def test_commands_are_found_and_wrong_ones_refused():

@@ -68,6 +68,46 @@ def test_neurons_are_spikingjellys(kind, options):
         agrees(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max(), name=f"SpikingJelly's {kind}")
 
 
+@pytest.mark.parametrize("detach_reset", [False, True])
+def test_integer_neurons_are_spikingjellys(detach_reset):
+    """Those of the benchmark; no potential is halfway between two counts, where they differ."""
+    import torch  # pyright: ignore[reportMissingImports]
+    from peers.spikingjelly_net import node
+
+    neuron = neurons.ILIF(levels=3, tau=2.5, v_threshold=0.8, detach_reset=detach_reset)
+    x = torch.tensor(X.swapaxes(0, 1), requires_grad=True)
+    counts = node(neuron)(x)
+    (counts * torch.tensor(SPIKES_COTANGENT.swapaxes(0, 1))).sum().backward()
+    assert x.grad is not None
+
+    def loss(current):
+        found = neurons.integrate(neuron, current, neuron.init((len(X), X.shape[-1])), {})[0]
+        return (found * SPIKES_COTANGENT).sum(), found
+
+    dx, found = jax.grad(loss, has_aux=True)(jnp.asarray(X))
+    expected = counts.detach().numpy().swapaxes(0, 1)
+    assert set(np.unique(expected)) == {0, 1, 2, 3}
+    agrees(found, expected)
+    agrees(dx, x.grad.numpy().swapaxes(0, 1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("neuron", [neurons.LIF(), neurons.ILIF()], ids=["lif", "ilif"])
+def test_spikingjellys_neurons_are_fused_in_bfloat16(neuron, monkeypatch):
+    """Their spikes are those of the same currents in float32, and its reference, a loop over steps, is not used."""
+    import torch  # pyright: ignore[reportMissingImports]
+    from peers.spikingjelly_net import node
+    from spikingjelly._ops.ilif import reference as integers  # pyright: ignore[reportMissingImports]
+    from spikingjelly._ops.lif import reference  # pyright: ignore[reportMissingImports]
+
+    for module in (reference, integers):
+        monkeypatch.setattr(module, "multi_step", None)
+    x = torch.tensor(X.swapaxes(0, 1)).bfloat16()
+    found, expected = node(neuron)(x), node(neuron)(x.float())
+    assert (found.dtype, expected.dtype) == (torch.bfloat16, torch.float32)
+    assert expected.max() >= 1
+    agrees(found.float().numpy(), expected.numpy())
+
+
 @pytest.mark.parametrize(
     ("make", "name"), [(surrogate.atan, "ATan"), (surrogate.sigmoid, "Sigmoid")], ids=["atan", "sigmoid"]
 )

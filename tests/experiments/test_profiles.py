@@ -11,7 +11,7 @@ from peers.profiles import table
 from peers.settings import Settings
 from peers.snnkd_net import make_step
 from peers.timeline import Event, wall_time
-from peers.workload import Step
+from peers.workload import Step, Workload
 from records.speed import profile_tables, speed_section
 
 from snnkd_jax.errors import InputError
@@ -164,7 +164,7 @@ CONVOLUTIONS = {"vgg11": 8, "resnet18": 20, "airbench94": 7}
 @pytest.mark.parametrize(("model", "task"), [("vgg11", "train"), ("resnet18", "rate"), ("airbench94", "kd")])
 def test_products_of_a_compiled_step(model, task):
     """As many as the architecture has convolutions, and the images need no gradient; three of the head."""
-    step = make_step(task=task, model=model, num_steps=2, width=0.125, batch_size=4)
+    step = make_step(Workload(task, model, 2, 0.125, 4))
     step.run(1)
     program = Program(step.program() or "")
     classes = program.classes()

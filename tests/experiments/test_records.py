@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from figures.speed import draw
 from records.nir import nir_section
 from records.speed import benchmark_tables, early_exit_table, gradient_table, time_table
 from records.trainings import make_record, tables, with_sections
@@ -225,6 +226,39 @@ def test_speed_has_a_row_for_each_library_and_one_for_rates():
         "| resnet18, batch 16 | 4 | norse | 10 (9–11) | – | – | 1.50 | 12.3 | 50 % |",
     ]
     assert "390 GFLOP/s" in text
+
+
+def test_speed_on_a_gpu_names_integers_memory_flags_and_what_was_left_out(tmp_path):
+    on_gpu = {"device": "gpu", "dtype": "bfloat16"}
+    record = {
+        "name": "gpu",
+        "command": "python experiments/benchmark.py --device gpu --dtype bfloat16",
+        "settings": {"libraries": ["snnkd_jax", "norse"], "threads": 2, "width": 1.0, "batch_size": None} | on_gpu,
+        "entries": [
+            speed_entry("snnkd_jax", "kd-integer", 30.0),
+            speed_entry("norse", "train", 10.0),
+            speed_entry("snnkd_jax", "integer", 40.0),
+            speed_entry("snnkd_jax", "rate", 20.0),
+        ],
+        "matmul": [{"flops_per_second": 5e14}],
+        "failed": [],
+        "left_out": [{"library": "norse", "task": "kd", "model": "vgg11", "num_steps": 4}],
+        "flags": {"snnkd_jax": ["state donated"], "norse": ["channels_last", "fused SGD"]},
+        "versions": {},
+        "hardware": "1 gpu device(s) (Somebody's)",
+        "notes": "",
+    }
+    with pytest.raises(InputError, match="no record of speed"):  # its bars would stand beside those of a CPU
+        draw([record | {"kind": "benchmark"}], tmp_path / "speed.svg")
+    text = benchmark_tables([record])
+    assert text.splitlines()[2:5] == [
+        "| resnet18, batch 16 | 4 | snnkd_jax, rate-based | 20 (19–21) | – | – | 1.50 | 12.3 | 50 % |",
+        "| resnet18, batch 16 | 1 × 4 | snnkd_jax, integer | 40 (39–41) | 30 (29–31) | – | 1.50 | 12.3 | 50 % |",
+        "| resnet18, batch 16 | 4 | norse | 10 (9–11) | – | – | 1.50 | 12.3 | 50 % |",
+    ]
+    assert "width 1, bfloat16, on 1 gpu device(s)" in text
+    assert "Memory (the most that was allocated on the device)" in text
+    assert " snnkd_jax: state donated. norse: channels_last, fused SGD. No time was left for norse, kd, vgg11" in text
 
 
 def test_time_to_accuracy_counts_the_first_epoch_and_the_median_of_the_others(tmp_path):
