@@ -28,11 +28,13 @@ import tyro
 from peers import LIBRARIES, profiles
 from peers.rounds import ENVIRONMENTS, Benchmark
 from peers.settings import Settings
+from peers.workload import steps_and_levels
 
 from snnkd_jax.cli.arguments import call
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import check_writable_file
 from snnkd_jax.runs import provenance
+from snnkd_jax.runs.models import number_of_steps, time_steps
 from snnkd_jax.versions import versions
 
 RESULTS = Path(__file__).resolve().parent / "results" / "speed"
@@ -47,7 +49,7 @@ def table(entries: list[dict[str, Any]]) -> str:
         rows.append(
             (
                 e["model"],
-                str(e["num_steps"]),
+                number_of_steps(*steps_and_levels(e["task"], e["num_steps"])),
                 e["task"],
                 e["library"],
                 f"{speed['median']:.4g}",
@@ -83,9 +85,13 @@ def notices(absent: list[str], benchmark: Benchmark) -> Iterator[str]:
     for name in absent:
         yield f"not installed: {name} ({LIBRARIES[name].install})"
     for f in benchmark.failed:
-        yield f"failed: {f['library']} {f['task']} {f['model']} T={f['num_steps']}: {f['error']}"
+        yield f"failed: {_entry(f)}: {f['error']}"
     for e in benchmark.left_out:
-        yield f"no time left: {e['library']} {e['task']} {e['model']} T={e['num_steps']}"
+        yield f"no time left: {_entry(e)}"
+
+
+def _entry(e: dict[str, Any]) -> str:
+    return f"{e['library']} {e['task']} {e['model']}, {time_steps(*steps_and_levels(e['task'], e['num_steps']))}"
 
 
 def check_device(settings: Settings) -> None:
@@ -97,7 +103,7 @@ def check_device(settings: Settings) -> None:
         jax.config.update("jax_platforms", "cpu")  # as in the workers
         return
     gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    os.environ.update(ENVIRONMENTS["gpu"], CUDA_VISIBLE_DEVICES=gpu)
+    os.environ.update(ENVIRONMENTS["gpu"], CUDA_VISIBLE_DEVICES=gpu, CUDA_DEVICE_ORDER="PCI_BUS_ID")  # as nvidia-smi
     jax.config.update("jax_platforms", "cuda")
     try:
         jax.devices()
@@ -114,7 +120,7 @@ def check_device(settings: Settings) -> None:
 def main(settings: tyro.conf.OmitArgPrefixes[Settings]) -> int:
     """Benchmark the speed and memory of training and inference against other libraries.
 
-    The exit status is 1 if a library failed.
+    The exit status is 3 if a library failed.
     """
     given, settings = settings, settings.resolved()
     file = RESULTS / f"{settings.record}.json"
@@ -150,7 +156,7 @@ def main(settings: tyro.conf.OmitArgPrefixes[Settings]) -> int:
             "notes": settings.notes,
         }
         file.write_text(json.dumps(record, indent=1) + "\n")
-    return 1 if benchmark.failed else 0
+    return 3 if benchmark.failed else 0
 
 
 if __name__ == "__main__":

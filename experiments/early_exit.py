@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import tyro
 from numpy.typing import NDArray
@@ -21,9 +20,8 @@ from numpy.typing import NDArray
 from snnkd_jax.cli.arguments import call
 from snnkd_jax.errors import InputError, check_count
 from snnkd_jax.files import check_writable_file
-from snnkd_jax.inference.predict import choose_threshold
+from snnkd_jax.inference.predict import at_once, choose_threshold
 from snnkd_jax.inference.trained import load
-from snnkd_jax.parallel.compiler import compile_options
 from snnkd_jax.runs.command import command
 from snnkd_jax.runs.recipe import read_config
 from snnkd_jax.runs.record import write_record
@@ -43,7 +41,7 @@ def main(
     Args:
         run: Directory of a finished run.
         tolerance: Accuracy that may be lost on the validation split, in [0, 1).
-        batch_size: Images per batch at all time steps; with early exit it is 128.
+        batch_size: Images per batch at all time steps; with early exit it is up to 128.
         dataset: Name of the data set in the record, such as "CIFAR-10 (JPEG copy)"; None: that of the run.
         record: Write experiments/results/speed/<record>.json.
     """
@@ -55,14 +53,12 @@ def main(
     config = read_config(run)
     images = config.load_data()
     student = load(run)
-    at_full = jax.jit(
-        lambda variables, images: student.network.apply(variables, student.normalisation(images))[0],
-        compiler_options=compile_options(),
-    )
+    folded = student.folded()  # as with early exit
+    at_full = at_once(folded.network, folded.normalisation)
 
     def classes_at_full(pixels: NDArray) -> NDArray:
         batches = [pixels[i : i + batch_size] for i in range(0, len(pixels), batch_size)]
-        return np.concatenate([np.asarray(at_full(student.variables, x)).mean(1).argmax(-1) for x in batches])
+        return np.concatenate([np.asarray(at_full(folded.variables, x)[0]).argmax(-1) for x in batches])
 
     _, validation = images.split(config.run.seed)
     logits = student.logits_by_step(validation["images"], config.student.num_steps)

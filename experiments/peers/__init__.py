@@ -1,7 +1,7 @@
 """The networks of `experiments/benchmark.py`, written for each library with its public interface only.
 
-One module a library, each with `make_step(Workload) -> Step`. They are imported by name in the worker process
-that measures them, so that none needs to be installed.
+One module a library, `*_net`, each with `make_step(Workload) -> Step`. They are imported by name in the worker process
+that measures them, so that none needs to be installed. `rounds` gives them turns, `profiles` profiles this library's.
 """
 
 import dataclasses

@@ -5,9 +5,11 @@ import sys
 import time
 from typing import Any
 
+from snnkd_jax.runs.models import time_steps
+
 from .op_class import CLASSES
 from .rounds import Benchmark, Entry, Failure, place, title
-from .workload import Workload
+from .workload import Workload, steps_and_levels
 
 LIBRARY = "snnkd_jax"
 MOST_STEPS = 50
@@ -46,7 +48,7 @@ def table(entries: list[dict[str, Any]]) -> str:
     for e in entries:
         times = e["milliseconds"] | {name: e[name] for name in labels if name not in CLASSES}
         cells = [f"{times[name]:.2f} ({100 * times[name] / e['step']:.0f} %)" for name in labels]
-        columns.append([e["model"], e["task"], f"T={e['num_steps']}", *cells])
+        columns.append([e["model"], e["task"], time_steps(*steps_and_levels(e["task"], e["num_steps"])), *cells])
     rows = zip(["ms per step", "", "", *labels], *columns, strict=True)
     widths = [26, *(max(map(len, column)) for column in columns)]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

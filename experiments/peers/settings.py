@@ -33,7 +33,7 @@ class Settings:
     device: Device = "cpu"
     """Where all libraries run: the CPU, or one NVIDIA GPU."""
     dtype: Dtype = "float32"
-    """Type of convolutions and read-outs: of this library by its option, of PyTorch by autocast."""
+    """Type of convolutions and the head: of this library by its option, of PyTorch by autocast."""
     width: float = 1.0
     """Width multiplier of all channels."""
     batch_size: int | None = None

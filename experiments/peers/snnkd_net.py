@@ -1,4 +1,4 @@
-"""This project: `models.build` and the step of `train.Trainer`, compiled as `compiled.compile_steps` does."""
+"""This project: `models.build` and the step of `training.trainer.Trainer`, compiled as by `training.compiled`."""
 
 from collections.abc import Callable
 from typing import Any

@@ -16,7 +16,8 @@ nearest that a library's own neuron can do. Input: one static image, repeated T 
 Integer neurons: `s = clip(round(x), 0, D)`, gradient 1 for x from 0 to D. T x D = 1 x 4 has as many binary sub-steps as
 LIF neurons in T = 4, and a quarter of their multiplications in training.
 
-In bfloat16 convolutions and the head are computed in it, and the parameters are float32.
+In bfloat16 convolutions and the head are computed in it, and the parameters are float32. What autocast adds to that in
+PyTorch (norms, pooling) and what type a library gives the potentials of its neurons is its own.
 """
 
 import dataclasses
@@ -37,6 +38,11 @@ LEARNING_RATE, MOMENTUM = 0.01, 0.9
 NUM_CLASSES = 10
 SIZE, CHANNELS = 32, 3
 MEAN, STD = 0.5, 0.25
+
+
+def steps_and_levels(task: str, num_steps: int) -> tuple[int, int]:
+    """T and D of a task: (1, D) of integer neurons, (T, 1) of all others; for `snnkd_jax.runs.models.time_steps`."""
+    return (1, num_steps) if task.endswith("integer") else (num_steps, 1)
 
 
 @dataclasses.dataclass(frozen=True)

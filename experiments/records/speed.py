@@ -11,9 +11,12 @@
 
 from typing import Any
 
+from peers.workload import steps_and_levels
+
 from records.trainings import folded
 from snnkd_jax.report.markdown import markdown_table
 from snnkd_jax.report.statistics import mean_and_std, percent
+from snnkd_jax.runs.models import number_of_steps, time_steps
 
 SPEED_COLUMNS = ("train", "train with KD", "inference")
 SPEED_ROWS = {
@@ -45,7 +48,7 @@ def benchmark_tables(records: list[dict[str, Any]]) -> str:
             first = next(iter(tasks.values()))
             names = SPEED_ROWS[kind]
             columns = [_images_per_second(tasks.get(name or "")) for name in names]
-            steps = f"1 × {num_steps}" if names[0] == "integer" else num_steps
+            steps = number_of_steps(*steps_and_levels(names[0], num_steps))
             row = [f"{model}, batch {first['batch_size']}", steps, f"{library}{kind}", *columns]
             rows.append([*row, *_costs(tasks.get(names[0]))])
         flags = "".join(f" {name}: {', '.join(flags)}." for name, flags in record.get("flags", {}).items())
@@ -75,13 +78,15 @@ def _versions(record: dict[str, Any]) -> str:
 
 def _failures(record: dict[str, Any]) -> str:
     """A sentence for each entry that failed, or for which there was no time."""
-    failed = "".join(
-        f" {f['library']} failed at {f['task']} of {f['model']}, T = {f['num_steps']}." for f in record["failed"]
-    )
+    failed = "".join(f" {f['library']} failed at {f['task']} of {f['model']}, {_steps(f)}." for f in record["failed"])
     return failed + "".join(
-        f" No time was left for {e['library']}, {e['task']}, {e['model']}, T = {e['num_steps']}."
+        f" No time was left for {e['library']}, {e['task']}, {e['model']}, {_steps(e)}."
         for e in record.get("left_out", ())
     )
+
+
+def _steps(entry: dict[str, Any]) -> str:
+    return time_steps(*steps_and_levels(entry["task"], entry["num_steps"]))
 
 
 def _by_row(record: dict[str, Any]) -> dict[tuple[str, int, str, str], dict[str, Any]]:
@@ -112,7 +117,7 @@ def _costs(entry: dict[str, Any] | None) -> list[str]:
 def _rounds(record: dict[str, Any]) -> str:
     """How many turns the entries had: slow ones have fewer."""
     counts = sorted({len(entry["rounds"]) for entry in record["entries"]})
-    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "0"
 
 
 def profile_tables(records: list[dict[str, Any]]) -> str:
@@ -126,7 +131,8 @@ def profile_tables(records: list[dict[str, Any]]) -> str:
             for e in entries:
                 times = [*(e["milliseconds"][name] for name in classes), e["idle"]]
                 shares = [f"{ms:.3g} ({100 * ms / e['step']:.0f} %)" if ms else "–" for ms in times]
-                rows.append([e["task"], e["num_steps"], *shares, f"{e['step']:.3g}", f"{e['untraced']:.3g}"])
+                steps = number_of_steps(*steps_and_levels(e["task"], e["num_steps"]))
+                rows.append([e["task"], steps, *shares, f"{e['step']:.3g}", f"{e['untraced']:.3g}"])
             title = f"{model}, batch {entries[0]['batch_size']}"
             heading = (title, "T", *classes, "idle", "step", "step, untraced")
             parts.append(markdown_table(heading, rows))
@@ -134,7 +140,8 @@ def profile_tables(records: list[dict[str, Any]]) -> str:
         source = (
             f"[{record['name']}](../experiments/results/speed/{record['name']}.json): `{record['command']}`; "
             f"milliseconds of a traced step (and its share), {settings['threads']} threads, width "
-            f"{settings['width']:g}, on {record['hardware']}. {_versions(record)}.{_failures(record)} {record['notes']}"
+            f"{settings['width']:g}, {settings.get('dtype', 'float32')}, on {record['hardware']}. {_versions(record)}."
+            f"{_failures(record)} {record['notes']}"
         )
         parts.append(f"{source.rstrip()}\n")
     return "\n".join(parts)
@@ -168,8 +175,8 @@ def time_table(records: list[dict[str, Any]]) -> str:
     )
     terms = (
         f"Seconds are those of the first epoch, and for each further one the median of all others{sums}. Test: "
-        "accuracy in % after the last epoch. SpikingJelly is run eagerly here; compiled, its steps are faster, as the "
-        "first table says.\n"
+        "accuracy in % after the last epoch. SpikingJelly is run eagerly here; compiled, its steps are faster, see the "
+        "images per second above.\n"
     )
     commands = []
     for record in records:

@@ -1,7 +1,7 @@
-"""Integration of neurons over time: one scan forward, and backpropagation through it.
+"""Integration of neurons over time, forward in blocks of steps, and backpropagation through it.
 
-A scan takes blocks of a few unrolled steps. The backward pass goes through the blocks from the last to the first: it
-recomputes the states within a block from the state before it, which the forward pass stores, and from the current.
+The backward pass goes through the blocks from the last to the first. The forward pass stores the state before each; the
+states within a block are recomputed from it and from the current. Sequences of up to 8 steps are one block.
 
 Arrays are batch-major, `[B, T, ...]`, and no other module scans the time axis. States are computed in float32 (float64
 for float64 currents) whatever the dtype of the current; spikes have the dtype of the current.
@@ -26,7 +26,8 @@ Parameters = Mapping[str, Any]
 
 # Unrolled steps fuse, with the slices of the time axis, into loops over the neurons, in which each step's output
 # recomputes the steps before it: work and compilation grow with the square of the number of steps. Up to 8 that is the
-# fastest on CPU; a longer sequence is a scan over blocks of up to 4 unrolled steps, compiled once for all T.
+# fastest on CPU; a longer sequence is a scan over blocks of 4 unrolled steps, whose body is compiled once, however many
+# blocks there are, and the rest of up to 3 steps.
 _UNROLLED_STEPS = 8
 _BLOCK_STEPS = 4
 
@@ -54,7 +55,10 @@ class Neuron(Protocol):
 def integrate(
     neuron: Neuron, current: Array, state: State | None = None, parameters: Parameters | None = None
 ) -> tuple[Array, State]:
-    """Integrates a neuron over the time axis; the backward pass stores the current only and recomputes the states.
+    """Integrates a neuron over the time axis.
+
+    For the backward pass, the current and the state before each block of steps are stored (one block up to T = 8, then
+    one for 4 steps); the other states are recomputed.
 
     Args:
         neuron: the equations.
@@ -170,7 +174,7 @@ def _integrate_backward(neuron, residuals, cotangents):
         return _steps(step, carry, x, before, s_bar, reverse=True)
 
     carry = state_bar, jax.tree.map(jnp.zeros_like, parameters)
-    (state_bar, bars), x_bar, _ = _scan(block, carry, current, spikes_bar, starts=(starts,))
+    (state_bar, bars), x_bar, _ = _scan(block, carry, current, spikes_bar, starts=starts)
     return x_bar, state_bar, bars
 
 
@@ -181,8 +185,9 @@ def _fusion_barrier(f: Callable, *args: Any) -> Any:
     """`f(*args)`, on CPU behind a fusion barrier.
 
     XLA would fuse the norm before the neuron into the unrolled steps and compute it in each: a training step of
-    ResNet-18 takes twice as long at T = 8. Its CPU compiler drops `lax.optimization_barrier` before it fuses, but not a
-    conditional on the result of one.
+    ResNet-18 takes twice as long at T = 8. In a scan it would fuse the slices that make a block, and that which it
+    updates. Its CPU compiler drops `lax.optimization_barrier` before it fuses, but not a conditional on the result of
+    one.
     """
 
     def conditional(*args):
@@ -191,29 +196,41 @@ def _fusion_barrier(f: Callable, *args: Any) -> Any:
     return lax.platform_dependent(*args, cpu=conditional, default=f)
 
 
-def _scan(block: Callable, carry: Any, *x: Array, starts: tuple = ()) -> tuple[Any, Array, Any]:
-    """`lax.scan` of `block(carry, *x[i]) -> (carry, y[i])` over blocks of axis 1 of the arrays x, `[B, T, ...]` each.
+def _scan(block: Callable, carry: Any, *x: Array, starts: Any = None) -> tuple[Any, Array, Any]:
+    """`block(carry, *x[i]) -> (carry, y[i])` over the blocks i of axis 1 of the arrays x, `[B, T, ...]` each.
 
-    With `starts`, a tuple of the carries before each block of another scan, it goes from the last block to the first,
-    and a block takes `starts[i]` too. Returns the last carry, y, and the carries before each block, stacked at axis 0.
+    Returns the last carry, y, and the carries before the blocks. Those of another scan, as `starts`, make it go from
+    the last block to the first, and a block takes `starts[i]` too.
 
     y overwrites the last of x, which has its shape: XLA would allocate buffers for all layers at once, before the
     network starts.
     """
     num_steps = x[0].shape[1]
-    if num_steps <= _UNROLLED_STEPS:
-        after, y = _fusion_barrier(block, carry, *x, *jax.tree.map(lambda a: a[0], starts))
-        return after, y, jax.tree.map(lambda a: a[None], carry)
-    size = max(k for k in range(1, _BLOCK_STEPS + 1) if num_steps % k == 0)
+    num_blocks = 0 if num_steps <= _UNROLLED_STEPS else num_steps // _BLOCK_STEPS
+    rest = num_steps - num_blocks * _BLOCK_STEPS
 
-    def write(state, i_and_start):
-        (carry, buffer), (i, start) = state, i_and_start
-        at_i = [lax.dynamic_slice_in_dim(a, i * size, size, axis=1) for a in (*x[:-1], buffer)]
-        after, y = _fusion_barrier(block, carry, *at_i, *start)
-        return (after, lax.dynamic_update_slice_in_dim(buffer, y, i * size, axis=1)), carry
+    def write(state, first, size, *start):
+        carry, buffer = state
+        of_block = [lax.dynamic_slice_in_dim(a, first, size, axis=1) for a in (*x[:-1], buffer)]
+        carry, y = _fusion_barrier(block, carry, *of_block, *start)
+        return carry, lax.dynamic_update_slice_in_dim(buffer, y, first, axis=1)
 
-    (carry, y), carries = lax.scan(write, (carry, x[-1]), (jnp.arange(num_steps // size), starts), reverse=bool(starts))
-    return carry, y, carries
+    def write_blocks(state, *start):
+        def body(state, i_and_start):
+            i, *start = i_and_start
+            return write(state, i * _BLOCK_STEPS, _BLOCK_STEPS, *start), state[0]
+
+        return lax.scan(body, state, (jnp.arange(num_blocks), *start), reverse=starts is not None)
+
+    def write_rest(state, *start):
+        return write(state, num_blocks * _BLOCK_STEPS, rest, *start), state[0]
+
+    parts = {"blocks": write_blocks} if num_blocks else {}
+    parts |= {"rest": write_rest} if rest else {}
+    state, carries = (carry, x[-1]), {}
+    for name in parts if starts is None else reversed(parts):
+        state, carries[name] = parts[name](state, *([] if starts is None else [starts[name]]))
+    return *state, carries
 
 
 def _steps(step: Callable, carry: Any, *x: Any, reverse: bool = False) -> tuple[Any, Any]:

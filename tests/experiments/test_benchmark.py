@@ -27,8 +27,11 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 def benchmark(*arguments: str) -> subprocess.CompletedProcess:
+    """A process that sees no GPU, on every machine."""
     command = [sys.executable, str(EXPERIMENTS / "benchmark.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    )
 
 
 @pytest.mark.slow
@@ -196,7 +199,7 @@ def test_bfloat16(tmp_path, monkeypatch):
     assert record["settings"]["dtype"] == "bfloat16"
     assert "bfloat16 convolutions and head" in record["flags"]["snnkd_jax"]
     page = benchmark_tables([record])
-    assert "| vgg11, batch 4 | 1 × 2 | snnkd_jax, integer |" in page
+    assert "| vgg11, batch 4 | 1 x 2 | snnkd_jax, integer |" in page
     assert "width 0.125, bfloat16, on" in page
     for library, flags in record["flags"].items():
         assert f" {library}: {', '.join(flags)}." in page

@@ -253,7 +253,7 @@ def test_speed_on_a_gpu_names_integers_memory_flags_and_what_was_left_out(tmp_pa
     text = benchmark_tables([record])
     assert text.splitlines()[2:5] == [
         "| resnet18, batch 16 | 4 | snnkd_jax, rate-based | 20 (19–21) | – | – | 1.50 | 12.3 | 50 % |",
-        "| resnet18, batch 16 | 1 × 4 | snnkd_jax, integer | 40 (39–41) | 30 (29–31) | – | 1.50 | 12.3 | 50 % |",
+        "| resnet18, batch 16 | 1 x 4 | snnkd_jax, integer | 40 (39–41) | 30 (29–31) | – | 1.50 | 12.3 | 50 % |",
         "| resnet18, batch 16 | 4 | norse | 10 (9–11) | – | – | 1.50 | 12.3 | 50 % |",
     ]
     assert "width 1, bfloat16, on 1 gpu device(s)" in text

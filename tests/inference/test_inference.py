@@ -1,4 +1,4 @@
-"""Early exit: the same answers as at fixed T, in a batch that shrinks."""
+"""Early exit: the same answers as at fixed T, in a batch into which the next images move up."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from snnkd_jax.inference import predict
 from snnkd_jax.inference.predict import accuracy_by_step, accuracy_with_exit, choose_threshold, logits_by_step
 from snnkd_jax.inference.stepper import Stepper
 from snnkd_jax.inference.trained import Trained
-from snnkd_jax.models import build
+from snnkd_jax.models import Frames, build
 
 T = 4
 PIXELS = jax.random.normal(jax.random.key(1), (13, 8, 8, 1)) * jnp.linspace(0.2, 3, 13)[:, None, None, None]
@@ -99,6 +99,18 @@ def test_the_batch_stays_full_while_images_wait(monkeypatch):
     assert sum(calls) == steps.sum()
     assert calls == sorted(calls, reverse=True)
     assert sum(n < 4 for n in calls) < T
+
+
+def test_whole_sequences_are_compiled_once(monkeypatch):
+    """Those of an ANN on frames, which has no steps to take one by one."""
+    traced, apply = [], type(ONE).apply
+    network = build("convnet", 5, width=0.25, frames=Frames("mean", T))
+    ann = dataclasses.replace(student(), network=network, variables=network.init(jax.random.key(0), (8, 8, 1)))
+    monkeypatch.setattr(type(ONE), "apply", lambda *arguments: traced.append(1) or apply(*arguments))
+    sequences = np.stack([IMAGES] * T, axis=1)
+    first, second = ann.predict(sequences), ann.predict(sequences[:5])
+    assert traced == [1]
+    np.testing.assert_array_equal(first.logits[:5], second.logits)
 
 
 def test_the_batch_shrinks(monkeypatch):
