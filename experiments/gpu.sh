@@ -4,7 +4,7 @@
 #
 #   pip install -e '.[cuda,bench]' && pip install --no-deps 'spikingjelly>=2,<3'
 #   sh experiments/gpu.sh           # records gpu-float32 and gpu-bfloat16; images/s and test accuracy on CIFAR-10
-#   sh experiments/gpu.sh --tiny    # the same commands in small, on CPU, without records
+#   sh experiments/gpu.sh --tiny    # two of the tasks and the training in small, on CPU, without records
 #
 # PYTHON names the interpreter, as seen from the root of the repository, by default python. A benchmark leaves out what it
 # has no time for, and says so; the training stops with a message where CIFAR-10 is neither there nor can be downloaded.
@@ -19,13 +19,14 @@ failed=0
 case "${1-}" in
 --tiny)
     export JAX_PLATFORMS=cpu
-    benchmark="--quick --threads 1"
+    benchmark="--quick --threads 1 --libraries snnkd_jax --tasks integer inference"
     training="--dataset digits --student convnet --teacher convnet --width 0.1 --epochs 2"
     ;;
 "")
     export JAX_PLATFORMS=cuda
     benchmark="--device gpu --libraries snnkd_jax spikingjelly spikingjelly-compile"
-    benchmark="$benchmark --threads $(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc) --rounds 3 --round-seconds 0.5 --minutes 2.5"
+    benchmark="$benchmark --tasks train rate integer kd-rate inference --rounds 3 --round-seconds 0.5 --minutes 2.5"
+    benchmark="$benchmark --threads $(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)"
     training="--dataset cifar10 --student resnet18 --teacher resnet18 --epochs 3"
     training="$training --batch-size 512 --base-batch-size 128" # a guess of what fills one GPU
     ;;
@@ -40,8 +41,7 @@ for dtype in float32 bfloat16; do
     [ "${1-}" = --tiny ] || record="--record gpu-$dtype"
     status=0
     # shellcheck disable=SC2086 # lists of options
-    "$python" experiments/benchmark.py $benchmark --dtype $dtype $record \
-        --tasks train rate integer kd-rate inference || status=$?
+    "$python" experiments/benchmark.py $benchmark --dtype $dtype $record || status=$?
     case $status in
     0) ;;
     3) failed=3 ;;

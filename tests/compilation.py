@@ -1,6 +1,5 @@
 """What makes XLA compile quickly, for tests: in most of them compiling is what takes the time."""
 
-import contextlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -36,14 +35,9 @@ CACHE = {CACHE_DIR: None, "jax_persistent_cache_min_compile_time_secs": 0.03}
 
 
 def compile_once() -> Callable[[], None]:
-    """Keeps compiled programs for this process and those that it starts; returns what deletes them.
-
-    Where JAX_COMPILATION_CACHE_DIR is set, as by .ci/run, they stay there for the runs of tests that follow.
-    """
-    cleanup = contextlib.ExitStack()
-    kept = os.environ.get(CACHE_DIR.upper())
-    directory = kept or cleanup.enter_context(tempfile.TemporaryDirectory(prefix="compiled-"))
-    for name, value in (CACHE | {CACHE_DIR: directory}).items():
+    """Keeps compiled programs for this process and those that it starts; returns what deletes them."""
+    directory = tempfile.TemporaryDirectory(prefix="compiled-")
+    for name, value in (CACHE | {CACHE_DIR: directory.name}).items():
         os.environ[name.upper()] = str(value)
         jax.config.update(name, value)
-    return cleanup.close
+    return directory.cleanup

@@ -63,7 +63,7 @@ def test_a_broken_pipe_other_than_stdout_is_an_error():
 
 @pytest.mark.parametrize(
     "streams",
-    ["<&- >&- 2>&-", "2>/dev/full", slow(">&-")],
+    ["<&- >&- 2>&-", slow("2>/dev/full"), slow(">&-")],
 )
 def test_a_process_without_streams(tmp_path, streams):
     """As a daemon has none. A file does not get the descriptor of a closed one, so nothing is printed into it."""

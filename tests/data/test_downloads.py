@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from representative import slow
 from synthetic_sets import (
     assert_input_error,
     assert_same_examples,
@@ -104,7 +105,7 @@ def test_error_names_the_files_still_missing(data_dir: Path, monkeypatch: pytest
     assert {path.name for path in manual(data_dir, "mnist").iterdir()} == served.keys()
 
 
-@pytest.mark.parametrize("kind", ["refused", "silent"])
+@pytest.mark.parametrize("kind", ["refused", slow("silent")])
 def test_no_network_fails_within_ten_seconds(kind: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A closed port stands for a missing network, a socket that never answers for a firewall that drops packets."""
     archives = pack("mnist", mnist_members()[0])
@@ -124,6 +125,7 @@ def test_no_network_fails_within_ten_seconds(kind: str, data_dir: Path, monkeypa
         assert time.monotonic() - start < 10
 
 
+@pytest.mark.slow
 def test_hanging_name_lookup(data_dir: Path) -> None:
     """A name lookup cannot be interrupted: neither the call nor the end of the process may wait for it."""
     code = """

@@ -191,7 +191,7 @@ def test_a_profile_accounts_for_the_step(monkeypatch, tmp_path, capsys):
     assert list(entries) == ["train", "kd-rate", "inference"]
     for entry in entries.values():
         assert sum(entry["milliseconds"].values()) + entry["idle"] == pytest.approx(entry["step"])
-        assert 0 < entry["idle"] < 0.8 * entry["step"], "ops take more than the clock's time, or hardly any of it"
+        assert 0 < entry["idle"] < 0.95 * entry["step"], "ops take more than the clock's time, or hardly any of it"
         assert 0.99 < entry["threads"] < 4
     of = {task: {name for name, ms in e["milliseconds"].items() if ms > 0} for task, e in entries.items()}
     assert of["train"] >= {"convolution", "convolution, by input", "convolution, by weights", "neuron", "norm"}

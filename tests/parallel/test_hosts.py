@@ -138,8 +138,8 @@ def joined(**environment: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("environment", "names"),
     [
-        ({}, ["distributed=True", "JAX_COORDINATOR_ADDRESS"]),
-        ({"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1234"}, ["Number of processes", "JAX_NUM_PROCESSES"]),
+        slow({}, ["distributed=True", "JAX_COORDINATOR_ADDRESS"]),
+        slow({"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1234"}, ["Number of processes", "JAX_NUM_PROCESSES"]),
         (
             {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1234", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"},
             ["process_id=2", "JAX_PROCESS_ID"],
