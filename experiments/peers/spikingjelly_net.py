@@ -16,7 +16,7 @@ from spikingjelly.activation_based.functional import conv_bn_fusion  # pyright: 
 from snnkd_jax.dynamics.neurons import ILIF, LIF
 
 from . import neurons
-from .torch_step import Body, Layers, make_torch_step, to_channels_last
+from .torch_step import Body, Layers, device_of, make_torch_step, to_channels_last
 from .workload import Step, Workload
 
 
@@ -73,9 +73,8 @@ def make_step(work: Workload, *, compiled: bool = False) -> Step:
     network = to_channels_last(body(work.model, work.width, neurons.neuron(work)))
     parameters = sum(p.numel() for p in network.parameters())
     execution, kind = ("compile" if compiled else "eager"), ("ilif" if work.has_integers else "lif")
-    device = torch.device("cuda" if work.device == "gpu" else "cpu")
-    implementation = functional.neuron_implementation(kind, device, execution=execution)["implementation"]
-    flags = ("step_mode='m'", f"{kind} neurons: {implementation}", *(["torch.compile"] if compiled else []))
+    chosen = functional.neuron_implementation(kind, device_of(work), execution=execution)["implementation"]
+    flags = ("step_mode='m'", f"{kind} neurons: {chosen}", *(["torch.compile"] if compiled else []))
     if work.task == "inference":
         network = to_channels_last(conv_bn_fusion.fuse_conv_bn_eval_modules(network.eval()))
         flags = (*flags, "norm fused into convolutions in inference")

@@ -106,7 +106,7 @@ def make_torch_step(
         forward: images `[B, C, H, W]` to mean logits `[B, K]`; uses `network`, in the mode that the task needs.
         flags: what the library was given beyond what all PyTorch libraries are given here.
     """
-    device = torch.device("cuda" if work.device == "gpu" else "cpu")
+    device = device_of(work)
     in_dtype = torch.autocast(device.type, torch.bfloat16, enabled=work.dtype == "bfloat16")
     flags = ("channels_last", *(["autocast to bfloat16"] if work.dtype == "bfloat16" else []), *flags)
     if work.device == "gpu":
@@ -155,6 +155,11 @@ def make_torch_step(
         return loss.item()
 
     return ready(train, "fused SGD")
+
+
+def device_of(work: Workload) -> torch.device:
+    """PyTorch's name of the device."""
+    return torch.device("cuda" if work.device == "gpu" else "cpu")
 
 
 def device_bytes(device: torch.device) -> int | None:

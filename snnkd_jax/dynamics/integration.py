@@ -3,8 +3,8 @@
 The backward pass goes through the blocks from the last to the first. The forward pass stores the state before each; the
 states within a block are recomputed from it and from the current. Sequences of up to 8 steps are one block.
 
-Arrays are batch-major, `[B, T, ...]`, and no other module scans the time axis. States are computed in float32 (float64
-for float64 currents) whatever the dtype of the current; spikes have the dtype of the current.
+Arrays are batch-major, `[B, T, ...]`, and no other module computes neurons over time. States are computed in float32
+(float64 for float64 currents) whatever the dtype of the current; spikes have the dtype of the current.
 """
 
 import functools
