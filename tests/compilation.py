@@ -1,12 +1,16 @@
 """What makes XLA compile quickly, for tests: in most of them compiling is what takes the time."""
 
+import atexit
+import gc
 import os
 import tempfile
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax._src import compiler  # no option for all programs is public but XLA_FLAGS, which a process reads once
+from jax._src import api, compiler  # no option for all programs is public but XLA_FLAGS, which a process reads once
+from jax._src.interpreters import mlir
 
 # The older emitters take half the time of those that replace them. jaxlib 0.12 has none and ends at a flag that it does
 # not know; 0.11 was not tried.
@@ -31,7 +35,7 @@ def compile_quickly(quickly: bool) -> None:
 
 # Programs that are compiled faster than they are written and read are not kept.
 CACHE_DIR = "jax_compilation_cache_dir"
-CACHE = {CACHE_DIR: None, "jax_persistent_cache_min_compile_time_secs": 0.03}
+CACHE = {CACHE_DIR: None, "jax_persistent_cache_min_compile_time_secs": 0.12}
 
 
 def compile_once() -> Callable[[], None]:
@@ -41,3 +45,23 @@ def compile_once() -> Callable[[], None]:
         os.environ[name.upper()] = str(value)
         jax.config.update(name, value)
     return directory.cleanup
+
+
+def work_quickly() -> None:
+    """For this process: one MLIR context a thread for all programs, few collections, and no end of JAX.
+
+    To make a context takes as long as to lower a small program, of which tests have thousands. A program that is
+    lowered within another, as constants are, has a context of its own.
+    """
+    make_ir_context, contexts = mlir.make_ir_context, threading.local()
+
+    def shared() -> Any:
+        if mlir.ir.Context.current is not None:
+            return make_ir_context()
+        if not hasattr(contexts, "context"):
+            contexts.context = make_ir_context()
+        return contexts.context
+
+    mlir.make_ir_context = shared
+    gc.set_threshold(50_000, 20, 50)
+    atexit.unregister(api.clean_up)

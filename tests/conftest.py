@@ -14,7 +14,7 @@ from pathlib import Path
 import comparison
 import jax
 import pytest
-from compilation import compile_once, compile_quickly
+from compilation import compile_once, compile_quickly, work_quickly
 
 from snnkd_jax.data.official import OFFICIAL
 
@@ -32,6 +32,7 @@ def pytest_configure(config):
     comparison.report = config.getoption("--fidelity")
     config.option.loadscopereorder = False  # xdist's would begin with the files that have the most tests
     compile_quickly(True)  # what files compute when they are read
+    work_quickly()
     if not hasattr(config, "workerinput"):  # xdist's workers inherit it
         config.add_cleanup(compile_once())
 

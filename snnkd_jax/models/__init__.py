@@ -20,6 +20,7 @@ from snnkd_jax.models.frames import Frames
 from snnkd_jax.models.imagenet_resnet import ImageNetResNet, SEWBlock
 from snnkd_jax.models.layers import BatchNorm, MaxPool
 from snnkd_jax.models.network import Arguments, Features, Network, Variables, with_weights_of
+from snnkd_jax.models.partial import HashablePartial
 from snnkd_jax.models.pyramidnet import PyramidNet
 from snnkd_jax.models.rate import IntegerRate, Rate, RateBatchNorm, RateMaxPool
 from snnkd_jax.models.remat import Remat
@@ -128,16 +129,16 @@ def build(
     pools = fields.keys() & ({"pool", "max_pool"} if pool == "max" else {"max_pool"})
 
     def module(activation, norm, max_pool, remat: Remat = "none") -> nn.Module:
-        norm = functools.partial(norm, v_threshold=v_threshold)
+        norm = HashablePartial(norm, v_threshold=v_threshold)
         layers = {"activation": activation, "norm": norm} | dict.fromkeys(pools, max_pool)
         return MODELS[name](num_classes=num_classes, width=width, dtype=jnp.dtype(dtype), remat=remat, **layers)
 
     arguments = Arguments(name, neuron, width, tdbn, pool, levels, jnp.dtype(dtype).name)
     if neuron is None:
-        activation = ReLU if levels is None else functools.partial(QCFS, levels)
+        activation = ReLU if levels is None else HashablePartial(QCFS, levels)
         ann = module(activation, BatchNorm, MaxPool, remat)
         return Network(ann, arguments=arguments, frames=frames, coding=input_coding)
     spike, rate = (IntegerSpike, IntegerRate) if isinstance(neuron, ILIF) else (Spike, Rate)
-    spiking = module(functools.partial(spike, neuron, num_steps=num_steps), BatchNorm, MaxPool, remat)
-    rates = module(functools.partial(rate, neuron), RateBatchNorm, RateMaxPool) if backprop == "rate" else None
+    spiking = module(HashablePartial(spike, neuron, num_steps=num_steps), BatchNorm, MaxPool, remat)
+    rates = module(HashablePartial(rate, neuron), RateBatchNorm, RateMaxPool) if backprop == "rate" else None
     return Network(spiking, num_steps, rates, arguments, frames=frames, coding=input_coding)

@@ -27,6 +27,7 @@ from snnkd_jax.models.activation import QCFS, ReLU, Spike
 from snnkd_jax.models.folding import Path
 from snnkd_jax.models.layers import MaxPool, max_pool
 from snnkd_jax.models.network import Network, Variables
+from snnkd_jax.models.partial import HashablePartial
 from snnkd_jax.models.recorder import trace_calls
 from snnkd_jax.models.stages import is_collected
 
@@ -142,9 +143,9 @@ def convert_to_spiking(
     calls = trace_calls(network, variables, image_shape)
     spikes = {id(call.output) for call in calls if isinstance(call.module, ReLU | QCFS)}
     pooled = all(id(call.inputs) in spikes for call in calls if isinstance(call.module, MaxPool))
-    pool = functools.partial(ConvertedMaxPool, spikes=pooled)
+    pool = HashablePartial(ConvertedMaxPool, spikes=pooled)
     pools: dict[str, Any] = {n: pool for n in ("pool", "max_pool") if getattr(network.module, n, None) is MaxPool}
-    activation = functools.partial(ConvertedSpike, num_steps=num_steps, v_init=v_init)
+    activation = HashablePartial(ConvertedSpike, num_steps=num_steps, v_init=v_init)
     module = network.module.clone(activation=activation, **pools)
     converted = dataclasses.replace(network, module=module, num_steps=num_steps)
     return converted, variables | {"params": traverse_util.unflatten_dict(flat)}

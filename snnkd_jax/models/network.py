@@ -31,6 +31,7 @@ from snnkd_jax.models.activation import at_every_step
 from snnkd_jax.models.coding import Coding, check_coding, encode
 from snnkd_jax.models.expanded import Synapse, expanded, find_synapses
 from snnkd_jax.models.frames import Frames
+from snnkd_jax.models.partial import HashablePartial
 from snnkd_jax.models.rate import linearise
 from snnkd_jax.models.recorder import Call, capture_calls
 from snnkd_jax.models.stages import Features, check_outputs
@@ -116,7 +117,7 @@ class Network:
     def init(self, key: Array, image_shape: tuple[int, int, int]) -> Variables:
         """Initial variables for images `[H, W, C]`."""
         images = self._with_time(jnp.zeros((1, *image_shape)))
-        variables = jax.jit(functools.partial(self.module.init, train=False))(key, images)
+        variables = _init(self.module, key, images)
         if others := variables.keys() - {"params", "batch_stats", *_TEMPORARY}:
             found = f"{self.title} has variables in {', '.join(sorted(others))}"
             raise InputError(f"{found}; only params and batch_stats are trained and kept")
@@ -148,7 +149,7 @@ class Network:
         check_count("num_steps", num_steps)
         module: Any = self.module
         if self.repeats:
-            module = module.clone(activation=functools.partial(module.activation, num_steps=num_steps))
+            module = module.clone(activation=HashablePartial(module.activation, num_steps=num_steps))
         return dataclasses.replace(self, module=module, num_steps=num_steps)
 
     def expand(self, variables: Variables, image_shape: tuple[int, int, int]) -> "Network":
@@ -270,6 +271,22 @@ class Network:
         if not jnp.issubdtype(logits.dtype, jnp.floating):
             raise InputError(f"{self.title}: its logits are {logits.dtype}; make them floats")
         return logits, stages
+
+
+def _module_init(module: nn.Module, key: Array, images: Array) -> Any:
+    return module.init(key, images, train=False)
+
+
+_init_once = jax.jit(_module_init, static_argnums=0)
+
+
+def _init(module: nn.Module, key: Array, images: Array) -> Any:
+    """The module's variables; those of equal modules are traced and compiled once."""
+    try:
+        hash(module)
+    except TypeError:  # a list or an array among its fields
+        return jax.jit(functools.partial(_module_init, module))(key, images)
+    return _init_once(module, key, images)
 
 
 def with_weights_of(other: Variables, variables: Variables) -> Variables:
