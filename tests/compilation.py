@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jax._src import api, compiler  # no option for all programs is public but XLA_FLAGS, which a process reads once
 from jax._src.interpreters import mlir
+from jaxlib.mlir import ir
 
 # The older emitters take half the time of those that replace them. jaxlib 0.12 has none and ends at a flag that it does
 # not know; 0.11 was not tried.
@@ -28,7 +29,13 @@ def _with_older_emitters(*arguments: Any, env_options_overrides: dict[str, Any] 
 
 
 def compile_quickly(quickly: bool) -> None:
-    """How this process compiles from now on: without optimisation and by the older emitters, or as a user's does."""
+    """How this process compiles from now on: without optimisation and by the older emitters, or as a user's does.
+
+    Programs that were compiled the other way, such as one that initialises a network, are forgotten: their rounding
+    is another.
+    """
+    if jax.config.read("jax_disable_most_optimizations") != quickly:
+        jax.clear_caches()
     jax.config.update("jax_disable_most_optimizations", quickly)
     compiler.get_compile_options = _with_older_emitters if quickly and HAS_OLDER_EMITTERS else _as_a_user
 
@@ -56,7 +63,7 @@ def work_quickly() -> None:
     make_ir_context, contexts = mlir.make_ir_context, threading.local()
 
     def shared() -> Any:
-        if mlir.ir.Context.current is not None:
+        if ir.Context.current is not None:
             return make_ir_context()
         if not hasattr(contexts, "context"):
             contexts.context = make_ir_context()

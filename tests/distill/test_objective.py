@@ -83,7 +83,8 @@ def outputs(logits=LOGITS, teacher_logits=TEACHER_LOGITS, features=FEATURES) -> 
 
 
 def values_of(objective: Objective, labels=LABELS, **changes) -> dict[str, Any]:
-    return {term.name: term(*outputs(**changes), jnp.asarray(labels)) for term in objective.active}
+    compute = jax.jit(lambda *given: {term.name: term(*given) for term in objective.active})  # one program
+    return compute(*outputs(**changes), jnp.asarray(labels))
 
 
 def loop_values(objective: Objective) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """Architectures and networks: parameter counts, shapes, the injected activation, and what time does to them."""
 
+import functools
 import itertools
 from typing import Any, cast
 
@@ -14,9 +15,10 @@ from representative import representatives, slow
 
 from snnkd_jax.distill.connector import Connectors
 from snnkd_jax.distill.losses import mask_channels
-from snnkd_jax.dynamics.neurons import LIF, neuron_from
+from snnkd_jax.dynamics.neurons import LIF, PLIF, neuron_from
 from snnkd_jax.errors import InputError
 from snnkd_jax.models import MODELS, Network, build
+from snnkd_jax.models.convnet import ConvNet
 from snnkd_jax.models.layers import BatchNorm, avg_pool
 
 # Weights and biases for 10 classes and 32x32x3 images, convolutions without bias; derived by hand below.
@@ -487,3 +489,46 @@ def test_streaming_check_shows_errors_of_the_module(num_steps, error, steps, sho
             network.streams({}, (4, 4, 3))
     else:
         assert network.streams({}, (4, 4, 3)) == (shown is None)
+
+
+class Listed(nn.Module):
+    """A network with a field that has no hash."""
+
+    widths: Any
+
+    @nn.compact
+    def __call__(self, images, train):  # noqa: ARG002
+        x = images.mean(axis=(1, 2))
+        for width in self.widths:
+            x = nn.Dense(width)(x)
+        return x
+
+
+def test_equal_networks_are_initialised_by_one_program(monkeypatch):
+    """Those that differ are not, nor those of which nobody can say it."""
+    traced = []
+    call = ConvNet.__call__
+
+    @functools.wraps(call)
+    def counted(*arguments, **options):
+        traced.append(1)
+        return call(*arguments, **options)
+
+    monkeypatch.setattr(ConvNet, "__call__", counted)
+
+    def initialised(**options) -> list[tuple[int, ...]]:
+        network = build("convnet", 7, **{"neuron": LIF(tau=1.75), "num_steps": 2, "width": 0.1} | options)
+        return [x.shape for x in jax.tree.leaves(network.init(jax.random.key(0), (8, 8, 1)))]
+
+    assert build("convnet", 7, neuron=LIF()) == build("convnet", 7, neuron=LIF())
+    assert build("convnet", 7, neuron=LIF()) != build("convnet", 7, neuron=LIF(tau=1.75))
+    one = initialised()
+    assert initialised() == one
+    assert len(traced) == 1
+    assert initialised(neuron=PLIF()) != one
+    assert initialised(num_steps=3) == one
+    assert initialised(width=0.2) != one
+    assert len(traced) == 4
+    widths = [[3, 5], [4, 5]]
+    listed = [Network(Listed(w)).init(jax.random.key(0), (8, 8, 1))["params"] for w in widths]
+    assert [p["Dense_0"]["kernel"].shape for p in listed] == [(1, 3), (1, 4)]
