@@ -38,9 +38,12 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Files with the most slow tests first, so that at the end no worker is left alone with one of them."""
+    """Files with the most slow tests first, so that at the end no worker is left alone with one of them.
+
+    Those of `experiments` are before the others: each of their tests is a whole program.
+    """
     slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    items.sort(key=lambda item: (slow[item.path] == 0 or item.path.parent.name != "experiments", -slow[item.path]))
 
 
 @pytest.hookimpl(tryfirst=True)
