@@ -1,9 +1,10 @@
 """Training time to a validation accuracy, from run directories.
 
-    python experiments/time_to_accuracy.py --bptt runs/a-0 runs/a-1 --rate runs/b-0 runs/b-1 \
+    python experiments/time_to_accuracy.py --rate runs/a-0 runs/a-1 --integer runs/b-0 runs/b-1 \
         --spikingjelly runs/c-0 runs/c-1 --target 0.62 --dataset "CIFAR-10 (JPEG copy)" --record time
 
-The runs must have the same recipe: runs of `snnkd train` for this library, of `spikingjelly_run.py` for SpikingJelly.
+The runs must have the same recipe, but for the neurons and T: runs of `snnkd train` for this library, without a teacher,
+and of `spikingjelly_run.py` for SpikingJelly.
 Times are those of whole epochs and include data, compilation and the evaluations before the one that reaches it: for n
 epochs, the time of the first plus n - 1 times the median of the others, which is robust to other load on the machine.
 """
@@ -17,11 +18,13 @@ from snnkd_jax.cli.arguments import call
 from snnkd_jax.errors import InputError
 from snnkd_jax.files import read_json
 from snnkd_jax.runs.command import command
+from snnkd_jax.runs.models import number_of_steps
 from snnkd_jax.runs.recipe import BOOKKEEPING, SEED, check_same_recipe, read_config
 from snnkd_jax.runs.record import write_record
 
 RESULTS = Path(__file__).parent / "results" / "speed"
-MAY_DIFFER = (*SEED, *BOOKKEEPING, "backprop", "bptt_epochs")
+SPIKINGJELLY = "SpikingJelly, compiled"
+MAY_DIFFER = (*SEED, *BOOKKEEPING, "backprop", "bptt_epochs", "neuron", "levels", "num_steps")
 
 
 def reached(run: Path, target: float) -> dict[str, float | None]:
@@ -41,28 +44,34 @@ def reached(run: Path, target: float) -> dict[str, float | None]:
 
 
 def main(
-    bptt: list[Path],
-    rate: list[Path],
-    spikingjelly: list[Path],
     target: float,
     dataset: str,
+    bptt: tuple[Path, ...] = (),
+    rate: tuple[Path, ...] = (),
+    integer: tuple[Path, ...] = (),
+    spikingjelly: tuple[Path, ...] = (),
     record: str | None = None,
     notes: str = "",
 ) -> int:
     """Compare the training times to a validation accuracy.
 
     Args:
-        bptt: Runs of this library with --backprop bptt.
-        rate: Runs of this library with --backprop rate.
-        spikingjelly: Runs of spikingjelly_run.py.
         target: Validation accuracy, in (0, 1).
         dataset: Name of the data set in the record, such as "CIFAR-10 (JPEG copy)".
+        bptt: Runs of this library with --backprop bptt.
+        rate: Runs of this library with --backprop rate.
+        integer: Runs of this library with --neuron ilif.
+        spikingjelly: Runs of spikingjelly_run.py.
         record: Write experiments/results/speed/<record>.json.
         notes: Remarks for the record.
     """
     if not 0 < target < 1:
         raise InputError(f"target={target!r} must be above 0 and below 1")
-    runs = {"snnkd_jax": bptt, "snnkd_jax, rate-based": rate, "SpikingJelly": spikingjelly}
+    options = {"bptt": bptt, "rate": rate, "integer": integer, "spikingjelly": spikingjelly}
+    names = ("snnkd_jax", "snnkd_jax, rate-based", "snnkd_jax, integer", SPIKINGJELLY)
+    runs = {name: group for name, group in zip(names, options.values(), strict=True) if group}
+    if not runs:
+        raise InputError("no runs: give at least one of --bptt, --rate, --integer and --spikingjelly")
     started = {run: read_json(run / "config.json") for group in runs.values() for run in group}
     first = next(iter(started.values()))
     check_same_recipe("runs", [read_config(run) for run in started], MAY_DIFFER)
@@ -71,16 +80,16 @@ def main(
             raise InputError(f"runs differ in {name}: their times cannot be compared")
     found: dict[str, dict[str, list[float | None]]] = {}
     for name, group in runs.items():
-        if group:
-            each = [reached(run, target) for run in group]
-            found[name] = {key: [e[key] for e in each] for key in each[0]}
+        each = [reached(run, target) for run in group]
+        found[name] = {key: [e[key] for e in each] for key in each[0]}
     print(json.dumps(found, indent=2))
     if record is not None:
-        script = "--bptt RUN ... --rate RUN ... --spikingjelly RUN ..."
-        trained_by = {name: command(read_config(group[0])) for name, group in runs.items() if group}
+        configs = {name: read_config(group[0]) for name, group in runs.items()}
+        trained_by = {name: command(config) for name, config in configs.items()}
         if spikingjelly:
-            theirs = trained_by["SpikingJelly"].replace("snnkd train", "python experiments/spikingjelly_run.py")
-            trained_by["SpikingJelly"] = f"{theirs} --run-dir RUN"
+            theirs = trained_by[SPIKINGJELLY].replace("snnkd train", "python experiments/spikingjelly_run.py")
+            trained_by[SPIKINGJELLY] = f"{theirs} --run-dir RUN"
+        script = " ".join(f"--{option} RUN ..." for option, group in options.items() if group)
         result = {
             "command": f"python experiments/time_to_accuracy.py {script} --target {target:g} --dataset {dataset!r}",
             "run_commands": trained_by,
@@ -91,7 +100,10 @@ def main(
             "test_accuracy": {
                 name: [read_json(run / "result.json")["test_accuracy"]["student"] for run in group]
                 for name, group in runs.items()
-                if group
+            },
+            "time_steps": {
+                name: number_of_steps(config.student.num_steps, config.neuron.spikes_per_step)
+                for name, config in configs.items()
             },
             "config": {n: v for n, v in first["config"].items() if n not in MAY_DIFFER},
             **{name: first[name] for name in ("versions", "hardware", "commit")},

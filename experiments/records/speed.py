@@ -155,12 +155,12 @@ def time_table(records: list[dict[str, Any]]) -> str:
     heading = (*trained, "validation accuracy", "seconds to it", "epochs", "s an epoch", "test")
     rows = []
     for record in records:
-        config = record["config"]
+        config, steps = record["config"], record.get("time_steps", {})
         for name, found in record["found"].items():
             rows.append(
                 [
                     f"{record['dataset']}, {config['student']}, width {config['width']:g}",
-                    config["num_steps"],
+                    steps.get(name) or config["num_steps"],
                     name,
                     len(record["seeds"][name]),
                     f"{100 * record['target']:g} %",
@@ -175,8 +175,7 @@ def time_table(records: list[dict[str, Any]]) -> str:
     )
     terms = (
         f"Seconds are those of the first epoch, and for each further one the median of all others{sums}. Test: "
-        "accuracy in % after the last epoch. SpikingJelly is run eagerly here; compiled, its steps are faster, see the "
-        "images per second above.\n"
+        "accuracy in % after the last epoch. SpikingJelly runs eagerly where its row does not say compiled.\n"
     )
     commands = []
     for record in records:

@@ -292,6 +292,8 @@ def test_time_to_accuracy_has_mean_and_std_over_seeds():
         "hardware": "2 x Somebody's",
         "notes": "",
     }
+    counted = record | {"time_steps": {"SpikingJelly": "1 x 4"}}
+    assert "| CIFAR-10, vgg11, width 0.25 | 1 x 4 | SpikingJelly | 1 |" in time_table([counted])
     text = time_table([record])
     assert "`python x`, RUN of snnkd_jax, `python y`; SpikingJelly, `python z`; on" in text
     rows = text.splitlines()[2:5]
