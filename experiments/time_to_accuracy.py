@@ -3,7 +3,7 @@
     python experiments/time_to_accuracy.py --rate runs/a-0 runs/a-1 --integer runs/b-0 runs/b-1 \
         --spikingjelly runs/c-0 runs/c-1 --target 0.62 --dataset "CIFAR-10 (JPEG copy)" --record time
 
-The runs must have the same recipe, but for the neurons and T: runs of `snnkd train` for this library, without a teacher,
+The runs must have the same recipe but for neurons and T: runs of `snnkd train` without a teacher for this library,
 and of `spikingjelly_run.py` for SpikingJelly.
 Times are those of whole epochs and include data, compilation and the evaluations before the one that reaches it: for n
 epochs, the time of the first plus n - 1 times the median of the others, which is robust to other load on the machine.
