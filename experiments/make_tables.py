@@ -15,6 +15,7 @@ from records.nir import nir_section
 from records.noise import noise_section
 from records.plan import plan_section
 from records.speed import speed_section
+from records.speed_aims import speed_aims_section
 from records.steps import steps_section
 from records.students import students_section
 from records.trainings import read_records, tables, with_sections
@@ -53,7 +54,10 @@ PAGES: dict[Path, Sections] = {
     DOCS / "time_steps.md": {"steps": (RESULTS / "steps", steps_section)},
     DOCS / "noise.md": {"noise": (RESULTS / "noise", noise_section)},
     DOCS / "energy.md": {"energy": (RESULTS / "energy", energy_section)},
-    DOCS / "speed.md": {"speed": (RESULTS / "speed", speed_section)},
+    DOCS / "speed.md": {
+        "speed_aims": (RESULTS / "speed", speed_aims_section),
+        "speed": (RESULTS / "speed", speed_section),
+    },
     DOCS / "events.md": {"events": (RESULTS / "events", events_section)},
     DOCS / "inference.md": {"students": (RESULTS, students_section)},
     DOCS / "scaling.md": {"plan": (RESULTS / "plan", plan_section)},

@@ -43,14 +43,14 @@ def _accuracies(steps: Records) -> list[Aim]:
         ("mnist-airbench", "MNIST, T = 2: 99.37 %", 2, 0.9937),
         ("fashion-airbench", "Fashion-MNIST, T = 4: 93.5 %", 4, 0.935),
     ):
-        found = _at(_named(steps, name), t)
+        found = _at(named(steps, name), t)
         aims.append((what, percent(found), statistics.fmean(found) >= least))
     return aims
 
 
 def _gains(records: Records, steps: Records) -> list[Aim]:
-    fashion = _named(steps, "fashion-airbench")
-    cifar = _named(records, "cifar10-vgg11-response")
+    fashion = named(steps, "fashion-airbench")
+    cifar = named(records, "cifar10-vgg11-response")
     without = without_kd(cifar, records)
     assert without is not None
     gains = _differences(cifar["metrics"]["student/test_accuracy"]["values"], without)
@@ -72,9 +72,9 @@ def _gains(records: Records, steps: Records) -> list[Aim]:
 
 def _strongest(records: Records, energy: Records) -> list[Aim]:
     """Of the student on which most time was spent; its accuracy at T = 4 is known from the count of its operations."""
-    networks = _named(energy, "cifar10-headline")["networks"]
+    networks = named(energy, "cifar10-headline")["networks"]
     student, teacher = (networks[role]["test_accuracy"] for role in ("student", "ann"))
-    first = _named(records, "cifar10-headline")["metrics"]["student/test_accuracy_at_1"]["values"][0]
+    first = named(records, "cifar10-headline")["metrics"]["student/test_accuracy_at_1"]["values"][0]
     return [
         (
             "CIFAR-10, T = 4, the strongest student: 92 % (KDSNN has 93.41)",
@@ -94,10 +94,10 @@ def _first_steps(steps: Records) -> list[Aim]:
     return [
         _first_step(what, _differences(_at(record, 4), _at(record, 1)))
         for what, record in (
-            ("CIFAR-10, VGG-11", _named(steps, "cifar10-vgg11-response")),
-            ("MNIST", _named(steps, "mnist-airbench")),
-            ("Fashion-MNIST", _named(steps, "fashion-airbench")),
-            ("digits", _named(steps, "digits-students")),
+            ("CIFAR-10, VGG-11", named(steps, "cifar10-vgg11-response")),
+            ("MNIST", named(steps, "mnist-airbench")),
+            ("Fashion-MNIST", named(steps, "fashion-airbench")),
+            ("digits", named(steps, "digits-students")),
         )
     ]
 
@@ -109,11 +109,11 @@ def _first_step(what: str, lost: list[float]) -> Aim:
 
 
 def _conversion(steps: Records) -> list[Aim]:
-    student = statistics.fmean(_at(_named(steps, "cifar10-vgg11-response-initial"), 4))
+    student = statistics.fmean(_at(named(steps, "cifar10-vgg11-response-initial"), 4))
     converted = {
         (entry["method"].removeprefix("conversion, "), t): statistics.fmean(seed[t - 1] for seed in entry["accuracy"])
         for name in ("cifar10-vgg11-percentile", "cifar10-vgg11-qcfs")
-        for entry in _named(steps, name)["entries"]
+        for entry in named(steps, name)["entries"]
         for t in range(1, 33)
     }
     (method, t), best = max(converted.items(), key=lambda item: item[1])
@@ -155,7 +155,7 @@ def _differences(accuracies: Sequence[float], others: Sequence[float]) -> list[f
     return [a - b for a, b in zip(accuracies, others, strict=True)]
 
 
-def _named(records: Records, name: str) -> dict[str, Any]:
+def named(records: Records, name: str) -> dict[str, Any]:
     """The record of that name; raises `InputError` if it is not there."""
     for record in records:
         if record["name"] == name:
