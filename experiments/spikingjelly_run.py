@@ -79,6 +79,7 @@ def main(config: tyro.conf.OmitArgPrefixes[Config]) -> int:
     if (directory / "metrics.jsonl").exists():
         raise InputError(f"run_dir {directory} holds a run already, and this script cannot resume it; name another")
     dataset = config.load_data()
+    directory.mkdir(parents=True, exist_ok=True)
     open_run_dir(directory, {"config": config.flat()}, content_digests(dataset.identity))
     torch.manual_seed(config.run.seed)
     training, validation = dataset.split(config.run.seed)

@@ -1,5 +1,6 @@
-"""Neurons against SpikingJelly's own: spikes, the last potential and gradients. Needs the extra bench."""
+"""SpikingJelly: its neurons against ours, in spikes, last potential and gradients; a training. Needs `bench`."""
 
+import importlib
 import itertools
 from typing import Any
 
@@ -8,8 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from comparison import agrees
+from time_to_accuracy import reached
 
+from snnkd_jax.data import from_arrays
 from snnkd_jax.dynamics import neurons, surrogate
+from snnkd_jax.runs.config import Config, default_config
+from snnkd_jax.runs.recipe import read_config
 
 pytestmark = [pytest.mark.peers, pytest.mark.optimised, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -122,3 +127,20 @@ def test_surrogates_are_spikingjellys(make, name, alpha):
     expected = x.grad.numpy()
     found = make(alpha).derivative(jnp.asarray(x.detach().numpy()))
     agrees(found, expected, rtol=1e-5, atol=1e-6, name=f"SpikingJelly's {make.__name__}")
+
+
+def test_a_training_in_spikingjelly_writes_what_time_to_accuracy_reads(monkeypatch, tmp_path):
+    """In a run directory that is not there yet; random images, so that nothing is said about the accuracy."""
+    script = importlib.import_module("spikingjelly_run")
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (40, 32, 32, 3), np.uint8), np.arange(40) % 10
+    data = from_arrays(train=(images, labels), test=(images[:10], labels[:10]), validation_fraction=0.25)
+    monkeypatch.setattr(Config, "load_data", lambda _: data)
+    monkeypatch.setattr(script.torch, "compile", lambda network: network)  # which takes a minute
+    options = {"student": "vgg11", "width": 0.0625, "preset": "none", "epochs": 2, "batch_size": 8, "num_steps": 2}
+    run_dir = tmp_path / "runs" / "new"
+    config = default_config("cifar10").replace(**options, warmup_epochs=0, run_dir=str(run_dir))
+    assert script.main(config) == 0
+    found = reached(run_dir, target=0.0)
+    assert found["epochs"] == 1
+    assert read_config(run_dir).flat() == config.checked().flat()
