@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from snnkd_jax.data.labels import check_labels
 from snnkd_jax.data.normalisation import Normalisation
-from snnkd_jax.errors import InputError, check_count
+from snnkd_jax.errors import InputError
 from snnkd_jax.inference.stepper import Prediction, Stepper
 from snnkd_jax.models import Network, Variables
 from snnkd_jax.parallel.compiler import compile_options
@@ -95,23 +95,29 @@ def _batches(images: NDArray, batch_size: int) -> Iterator[NDArray]:
         yield np.resize(images[start : start + batch_size], (batch_size, *images.shape[1:]))
 
 
+def steps_of_call(network: Network, num_steps: int) -> int:
+    """How many of T = `num_steps` steps one call of `from_state` computes: a divisor of T that `network` has anyway."""
+    return math.gcd(num_steps, network.num_steps or 1) if network.coding == "direct" else num_steps
+
+
+def from_state(network: Network, normalisation: Normalisation) -> Callable[[Variables, NDArray, Any], Any]:
+    """The compiled function `(variables, images, state) -> ((logits [B, num_steps, K], features), state)`."""
+
+    @functools.partial(jax.jit, compiler_options=compile_options())
+    def run(variables: Variables, images: Array, state: Variables | None) -> Any:
+        return network.apply_from(variables, normalisation(images), state)
+
+    return run
+
+
 def logits_by_step(
-    network: Network, variables: Variables, normalisation: Normalisation, images: NDArray, num_steps: int
+    run: Callable[[Variables, NDArray, Any], Any], variables: Variables, images: NDArray, num_calls: int
 ) -> NDArray:
-    """`Trained.logits_by_step` for images `[N, H, W, C]` as from `as_pixels`."""
-    if not len(images):
-        raise InputError(f"images have shape {images.shape}; at least one is needed")
-    check_count("num_steps", num_steps)
-    steps_per_call = math.gcd(num_steps, network.num_steps or 1) if network.coding == "direct" else num_steps
-    network = network.with_steps(steps_per_call)
-    run = jax.jit(
-        lambda variables, images, state: network.apply_from(variables, normalisation(images), state),
-        compiler_options=compile_options(),
-    )
+    """`Trained.logits_by_step` for images `[N, H, W, C]` as from `as_pixels`; `run` is `from_state` of a network."""
     found = []
     for batch in _batches(images, EVALUATION_BATCH_SIZE):
         state, parts = None, []
-        for _ in range(num_steps // steps_per_call):
+        for _ in range(num_calls):
             (logits, _), state = run(variables, batch, state)
             parts.append(np.asarray(logits))
         found.append(np.concatenate(parts, axis=1))

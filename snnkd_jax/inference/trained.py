@@ -23,7 +23,15 @@ from snnkd_jax.distill.teacher import Teacher
 from snnkd_jax.dynamics.neurons import most_spikes
 from snnkd_jax.errors import InputError, check_choice, check_count
 from snnkd_jax.files import as_path, read_sealed, similar
-from snnkd_jax.inference.predict import at_once, check_threshold, logits_by_step, predict_at_once, predict_by_step
+from snnkd_jax.inference.predict import (
+    at_once,
+    check_threshold,
+    from_state,
+    logits_by_step,
+    predict_at_once,
+    predict_by_step,
+    steps_of_call,
+)
 from snnkd_jax.inference.stepper import Prediction, State, Stepper
 from snnkd_jax.inference.students import read_weights, students
 from snnkd_jax.inference.summary import summary
@@ -125,7 +133,13 @@ class Trained:
         an ANN, a number of steps below 1, or images that do not fit the network.
         """
         pixels = jax.device_get(as_pixels("images", images, self.image_shape))
-        return logits_by_step(self.network, self.variables, self.normalisation, pixels, num_steps)
+        if not len(pixels):
+            raise InputError(f"images have shape {pixels.shape}; at least one is needed")
+        check_count("num_steps", num_steps)
+        steps = steps_of_call(self.network, num_steps)
+        if steps not in self._programs_from_state:
+            self._programs_from_state[steps] = from_state(self.with_steps(steps), self.normalisation)
+        return logits_by_step(self._programs_from_state[steps], self.variables, pixels, num_steps // steps)
 
     def folded(self) -> "Trained":
         """The same function with its batch norms folded into the layers before them (`models.folding`)."""
@@ -224,6 +238,11 @@ class Trained:
     @functools.cached_property
     def _programs(self) -> dict[int | None, Callable]:
         """What is compiled for whole sequences, by the number of steps."""
+        return {}
+
+    @functools.cached_property
+    def _programs_from_state(self) -> dict[int, Callable]:
+        """What is compiled for some steps after others, by their number."""
         return {}
 
     @functools.cached_property

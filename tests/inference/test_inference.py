@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.dynamics.neurons import LIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference import predict
-from snnkd_jax.inference.predict import accuracy_by_step, accuracy_with_exit, choose_threshold, logits_by_step
+from snnkd_jax.inference.predict import accuracy_by_step, accuracy_with_exit, choose_threshold
 from snnkd_jax.inference.stepper import Stepper
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.models import Frames, build
@@ -164,11 +165,18 @@ def test_any_number_of_steps_and_of_images(at_a_time):
     images = np.random.default_rng(0).integers(0, 256, (103, 8, 8, 1), np.uint8)
     normalisation = Normalisation((0.5,), (0.1,))
     network = build("convnet", 5, neuron=NEURON, num_steps=at_a_time, width=0.25)
-    found = logits_by_step(network, variables(), normalisation, images, 6)
+    found = dataclasses.replace(student(), network=network, normalisation=normalisation).logits_by_step(images, 6)
     six = build("convnet", 5, neuron=NEURON, num_steps=6, width=0.25)
     expected = jax.jit(six.apply)(variables(), (images / 255 - 0.5) / np.float32(0.1))[0]
     assert found.shape == (103, 6, 5)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_logits_by_step_are_compiled_once():
+    network = student()
+    first = network.logits_by_step(IMAGES, T)
+    with mock.patch.object(jax, "jit", side_effect=AssertionError("compiled again")):
+        np.testing.assert_array_equal(network.logits_by_step(IMAGES, T), first)
 
 
 def test_accuracies_worked_out_by_hand():

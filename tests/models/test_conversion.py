@@ -1,5 +1,6 @@
 """Conversion without training: folding, quantised activations, and an error that falls with the number of steps."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +15,6 @@ from snnkd_jax.data.normalisation import Normalisation
 from snnkd_jax.dynamics.neurons import LIF
 from snnkd_jax.errors import InputError
 from snnkd_jax.inference.convert import convert, percentiles
-from snnkd_jax.inference.predict import logits_by_step
 from snnkd_jax.inference.trained import Trained
 from snnkd_jax.models import Network, build
 from snnkd_jax.models.activation import QCFS
@@ -162,7 +162,7 @@ def test_error_of_percentile_conversion_falls_with_the_number_of_steps():
     expected = np.asarray(jax.jit(network.apply)(variables, ann.normalisation(jnp.asarray(PIXELS)))[0])
     converted = convert(ann, PIXELS, 2, 100.0)
     assert converted.with_steps(4).num_steps == 4
-    logits = logits_by_step(converted.with_steps(4), converted.variables, ann.normalisation, PIXELS, 256)
+    logits = dataclasses.replace(converted, network=converted.with_steps(4)).logits_by_step(PIXELS, 256)
     means = np.cumsum(logits, axis=1) / np.arange(1, 257)[:, None]
     error = np.abs(means - expected[:, None]).mean(axis=(0, 2)) / np.abs(expected).mean()
     # 1 / T is a quarter each time; half of the way is asked for.
