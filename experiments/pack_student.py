@@ -12,7 +12,9 @@ import tyro
 
 from snnkd_jax.cli.arguments import call
 from snnkd_jax.errors import InputError
-from snnkd_jax.inference.students import half_precision, write_student
+from snnkd_jax.inference.predict import accuracy_by_step
+from snnkd_jax.inference.students import as_bytes, write_student
+from snnkd_jax.inference.students import half_precision as rounded_to_half
 from snnkd_jax.inference.trained import load
 from snnkd_jax.runs.command import command
 from snnkd_jax.runs.recipe import read_config
@@ -23,10 +25,12 @@ LARGEST = 4_000_000
 """Bytes of a file of weights."""
 
 
-def main(run: tyro.conf.Positional[Path], name: str, title: str, record: str, licence: str) -> None:
+def main(
+    run: tyro.conf.Positional[Path], name: str, title: str, record: str, licence: str, half_precision: bool = False
+) -> None:
     """Put the student of a finished run into the package.
 
-    In half precision, if it then has the same class for every image of the test set.
+    In half precision, if it then has the same class for every image of the test set, or if that is asked for.
 
     Args:
         run: Run directory.
@@ -34,13 +38,24 @@ def main(run: tyro.conf.Positional[Path], name: str, title: str, record: str, li
         title: Name of the data set in the card, such as "CIFAR-10 (JPEG copy)".
         record: Name of the record of the run.
         licence: Licence of the data set.
+        half_precision: Round the weights even if classes change; the card then has the accuracy of the rounded ones.
     """
     student, config = load(run, "student"), read_config(run)
     data = config.load_data()
-    half = replace(student, variables=half_precision(student.variables))
+    half = replace(student, variables=rounded_to_half(student.variables))
     classes, rounded = (network.predict(data.test_images).classes for network in (student, half))
     changed = int(np.sum(classes != rounded))
     print(f"half precision changes {changed} of {len(classes)} classes of the test set")
+    if half_precision or not changed:
+        student, classes = half, rounded
+    if half_precision and changed:
+        logits = student.logits_by_step(data.test_images, student.network.num_steps or 1)
+        by_step = [float(accuracy) for accuracy in accuracy_by_step(logits, data.test_labels)]
+        found = {"accuracy": by_step[-1], "accuracy_by_step": by_step, "classes_changed": changed / len(classes)}
+        student = replace(student, result={**student.result, **found})
+    if (size := len(as_bytes(student.variables))) > LARGEST:
+        advice = "train a narrower student, or give --half-precision"
+        raise InputError(f"run {run}: the weights take {size} bytes, more than {LARGEST}; {advice}")
     card = {
         "network": read_network(run / "student"),
         "result": student.result,
@@ -51,12 +66,7 @@ def main(run: tyro.conf.Positional[Path], name: str, title: str, record: str, li
         "command": command(config),
         "versions": versions(),
     }
-    path = write_student(name, (student if changed else half).variables, card)
-    if (size := path.stat().st_size) > LARGEST:
-        path.unlink()
-        path.with_suffix(".json").unlink()
-        raise InputError(f"run {run}: the weights take {size} bytes, more than {LARGEST}; train a narrower student")
-    print(f"{path}: {size} bytes")
+    print(f"{write_student(name, student.variables, card)}: {size} bytes")
 
 
 if __name__ == "__main__":

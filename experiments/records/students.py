@@ -27,7 +27,9 @@ def students_section(records: list[dict[str, Any]]) -> str:
                 card["licence"],
             )
         )
+        changed = result.get("classes_changed", 0.0)
+        rounding = f"; rounding to half precision changed {changed:.2%} of the classes" if changed else ""
         link = f"[{record}](../experiments/results/{record}.json)"
-        commands.append(f"- `{name}`, {link}: `{card['command']}`; {hardware[record]}")
+        commands.append(f"- `{name}`, {link}: `{card['command']}`; {hardware[record]}{rounding}")
     heading = ("name", "data", "network", "T or T x D", "test accuracy, %", "parameters", "file", "licence of the data")
     return "\n".join([markdown_table(heading, rows), folded(commands)])

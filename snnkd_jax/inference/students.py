@@ -48,15 +48,20 @@ def _smallest(x: NDArray) -> NDArray:
     return half if np.array_equal(half.astype(np.float32), x) else x
 
 
-def write_student(name: str, variables: Any, card: Mapping[str, Any]) -> Path:
-    """Writes both files and returns that of the weights; arrays that half precision holds exactly are stored in it."""
+def as_bytes(variables: Any) -> bytes:
+    """The file of weights; arrays that half precision holds exactly are stored in it."""
     flat: dict[str, Any] = traverse_util.flatten_dict(jax.device_get(variables), sep="/")
     arrays: dict[str, Any] = {path: _smallest(np.asarray(x)) for path, x in flat.items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    path = WEIGHTS / f"{name}.npz"
-    write_atomically(path, buffer.getvalue())
-    write_sealed(path.with_suffix(".json"), {**card, "weights": sha256(buffer.getvalue())})
+    return buffer.getvalue()
+
+
+def write_student(name: str, variables: Any, card: Mapping[str, Any]) -> Path:
+    """Writes both files and returns that of the weights."""
+    path, weights = WEIGHTS / f"{name}.npz", as_bytes(variables)
+    write_atomically(path, weights)
+    write_sealed(path.with_suffix(".json"), {**card, "weights": sha256(weights)})
     return path
 
 
