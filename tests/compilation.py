@@ -58,16 +58,18 @@ def work_quickly() -> None:
     """For this process: one MLIR context a thread for all programs, few collections, and no end of JAX.
 
     To make a context takes as long as to lower a small program, of which tests have thousands. A program that is
-    lowered within another, as constants are, has a context of its own.
+    lowered within another, as constants are, has a context of its own. A context keeps the constants of its programs,
+    so that another takes its place from time to time.
     """
-    make_ir_context, contexts = mlir.make_ir_context, threading.local()
+    make_ir_context, of_thread = mlir.make_ir_context, threading.local()
 
     def shared() -> Any:
         if ir.Context.current is not None:
             return make_ir_context()
-        if not hasattr(contexts, "context"):
-            contexts.context = make_ir_context()
-        return contexts.context
+        count = of_thread.count = getattr(of_thread, "count", -1) + 1
+        if count % 200 == 0:
+            of_thread.context = make_ir_context()
+        return of_thread.context
 
     mlir.make_ir_context = shared
     gc.set_threshold(50_000, 20, 50)

@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -117,7 +118,10 @@ class Network:
     def init(self, key: Array, image_shape: tuple[int, int, int]) -> Variables:
         """Initial variables for images `[H, W, C]`."""
         images = self._with_time(jnp.zeros((1, *image_shape)))
-        variables = _init(self.module, key, images)
+        if self.arguments is None:  # fields of your own module may change, or be equal and not the same
+            variables = _init(self.module)(key, images)
+        else:
+            variables = _init_of_equals(self.module, jax.config.jax_default_prng_impl)(key, images)
         if others := variables.keys() - {"params", "batch_stats", *_TEMPORARY}:
             found = f"{self.title} has variables in {', '.join(sorted(others))}"
             raise InputError(f"{found}; only params and batch_stats are trained and kept")
@@ -273,20 +277,19 @@ class Network:
         return logits, stages
 
 
-def _module_init(module: nn.Module, key: Array, images: Array) -> Any:
-    return module.init(key, images, train=False)
+def _init(module: nn.Module) -> Callable[[Array, Array], Any]:
+    return jax.jit(functools.partial(module.init, train=False))
 
 
-_init_once = jax.jit(_module_init, static_argnums=0)
+@functools.lru_cache(maxsize=16)
+def _init_of_equals(module: nn.Module, prng: str) -> Callable[[Array, Array], Any]:
+    """The same for modules of `build`, whose fields say what they compute; `prng` is what raw keys are keys of.
 
-
-def _init(module: nn.Module, key: Array, images: Array) -> Any:
-    """The module's variables; those of equal modules are traced and compiled once."""
-    try:
-        hash(module)
-    except TypeError:  # a list or an array among its fields
-        return jax.jit(functools.partial(_module_init, module))(key, images)
-    return _init_once(module, key, images)
+    They are traced and compiled once, so that a context of Flax around a later call (`nn.intercept_methods`) has no
+    effect.
+    """
+    del prng
+    return _init(module)
 
 
 def with_weights_of(other: Variables, variables: Variables) -> Variables:

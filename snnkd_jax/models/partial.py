@@ -7,7 +7,7 @@ from typing import Any
 class HashablePartial(functools.partial):
     """`functools.partial` that is equal to another of the same function and arguments.
 
-    Modules that have it as a field are equal when they compute the same, and JAX traces and compiles them once.
+    Modules that have one as a field are equal if the others of their fields are, and are compiled once.
     """
 
     def __eq__(self, other: object) -> bool:
