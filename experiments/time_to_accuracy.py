@@ -23,7 +23,20 @@ from snnkd_jax.runs.recipe import BOOKKEEPING, SEED, check_same_recipe, read_con
 from snnkd_jax.runs.record import write_record
 
 RESULTS = Path(__file__).parent / "results" / "speed"
-SPIKINGJELLY = "SpikingJelly, compiled"
+NAMES = {
+    "bptt": "snnkd_jax",
+    "rate": "snnkd_jax, rate-based",
+    "integer": "snnkd_jax, integer",
+    "spikingjelly": "SpikingJelly, compiled",
+}
+"""Option to the name of its runs in the table."""
+
+OPTIONS_OF = {
+    "bptt": {"backprop": "bptt", "neuron": "lif"},
+    "rate": {"backprop": "rate", "neuron": "lif"},
+    "integer": {"backprop": "bptt", "neuron": "ilif"},
+    "spikingjelly": {"backprop": "bptt", "neuron": "lif"},
+}
 MAY_DIFFER = (*SEED, *BOOKKEEPING, "backprop", "bptt_epochs", "neuron", "levels", "num_steps")
 
 
@@ -68,13 +81,19 @@ def main(
     if not 0 < target < 1:
         raise InputError(f"target={target!r} must be above 0 and below 1")
     options = {"bptt": bptt, "rate": rate, "integer": integer, "spikingjelly": spikingjelly}
-    names = ("snnkd_jax", "snnkd_jax, rate-based", "snnkd_jax, integer", SPIKINGJELLY)
-    runs = {name: group for name, group in zip(names, options.values(), strict=True) if group}
+    runs = {NAMES[option]: group for option, group in options.items() if group}
     if not runs:
         raise InputError("no runs: give at least one of --bptt, --rate, --integer and --spikingjelly")
+    configs = {name: [read_config(run) for run in group] for name, group in runs.items()}
+    for option, name in NAMES.items():
+        for config in configs.get(name, ()):
+            for key, value in OPTIONS_OF[option].items():
+                if config.flat()[key] != value:
+                    raise InputError(f"{option}: a run has {key}={config.flat()[key]!r}; give runs with {value!r}")
+        check_same_recipe(option, configs.get(name, []), (*SEED, *BOOKKEEPING))
+    check_same_recipe("runs", [config for group in configs.values() for config in group], MAY_DIFFER)
     started = {run: read_json(run / "config.json") for group in runs.values() for run in group}
     first = next(iter(started.values()))
-    check_same_recipe("runs", [read_config(run) for run in started], MAY_DIFFER)
     for name in ("versions", "hardware", "commit"):
         if len({json.dumps(other[name]) for other in started.values()}) > 1:
             raise InputError(f"runs differ in {name}: their times cannot be compared")
@@ -84,11 +103,12 @@ def main(
         found[name] = {key: [e[key] for e in each] for key in each[0]}
     print(json.dumps(found, indent=2))
     if record is not None:
-        configs = {name: read_config(group[0]) for name, group in runs.items()}
-        trained_by = {name: command(config) for name, config in configs.items()}
+        firsts = {name: group[0] for name, group in configs.items()}
+        trained_by = {name: command(config) for name, config in firsts.items()}
         if spikingjelly:
-            theirs = trained_by[SPIKINGJELLY].replace("snnkd train", "python experiments/spikingjelly_run.py")
-            trained_by[SPIKINGJELLY] = f"{theirs} --run-dir RUN"
+            name = NAMES["spikingjelly"]
+            theirs = trained_by[name].replace("snnkd train", "python experiments/spikingjelly_run.py")
+            trained_by[name] = f"{theirs} --run-dir RUN"
         script = " ".join(f"--{option} RUN ..." for option, group in options.items() if group)
         result = {
             "command": f"python experiments/time_to_accuracy.py {script} --target {target:g} --dataset {dataset!r}",
@@ -103,7 +123,7 @@ def main(
             },
             "time_steps": {
                 name: number_of_steps(config.student.num_steps, config.neuron.spikes_per_step)
-                for name, config in configs.items()
+                for name, config in firsts.items()
             },
             "config": {n: v for n, v in first["config"].items() if n not in MAY_DIFFER},
             **{name: first[name] for name in ("versions", "hardware", "commit")},

@@ -147,15 +147,13 @@ def profile_tables(records: list[dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def time_table(records: list[dict[str, Any]]) -> str:
-    """A row for each record and library: the time to a validation accuracy."""
-    if not records:
-        return ""
-    trained = ("data, network", "T", "trained by", "seeds")
-    heading = (*trained, "validation accuracy", "seconds to it", "epochs", "s an epoch", "test")
-    rows = []
+def time_tables(records: list[dict[str, Any]]) -> str:
+    """For each record a row for each library, the time to a validation accuracy, and below it the commands."""
+    heading = ("data, network", "T", "trained by", "seeds", "seconds to it", "epochs", "s an epoch", "test")
+    parts = []
     for record in records:
         config, steps = record["config"], record.get("time_steps", {})
+        rows = []
         for name, found in record["found"].items():
             rows.append(
                 [
@@ -163,28 +161,25 @@ def time_table(records: list[dict[str, Any]]) -> str:
                     steps.get(name) or config["num_steps"],
                     name,
                     len(record["seeds"][name]),
-                    f"{100 * record['target']:g} %",
                     *(_of_those(found[key], digits) for key, digits in (("seconds", 0), ("epochs", 1), ("epoch", 1))),
                     percent(record["test_accuracy"][name]),
                 ]
             )
-    summed = [r["config"]["num_steps"] for r in records if "sums" in r]
-    sums = "".join(
-        f"; at T = {num_steps}, by an earlier version of the script, sums of the epochs as they were"
-        for num_steps in summed
-    )
-    terms = (
-        f"Seconds are those of the first epoch, and for each further one the median of all others{sums}. Test: "
-        "accuracy in % after the last epoch. SpikingJelly runs eagerly where its row does not say compiled.\n"
-    )
-    commands = []
-    for record in records:
+        seconds = "of the first epoch, and for each further one the median of all others"
+        if "sums" in record:
+            seconds = "sums of the epochs as they were, by an earlier version of the script"
+        # SpikingJelly is compiled by now; eager, it ran by the script as it was.
+        then = f" (of commit {record['commit'][:7]})" if "SpikingJelly" in record["found"] else ""
         runs = "; ".join(f"{name}, `{command}`" for name, command in record["run_commands"].items())
-        commands.append(
-            f"- [{record['name']}](../experiments/results/speed/{record['name']}.json): `{record['command']}`, RUN of "
-            f"{runs}; on {record['hardware']}. {record['notes']}".rstrip()
+        parts.append(
+            f"{markdown_table(heading, rows)}\n"
+            f"[{record['name']}](../experiments/results/speed/{record['name']}.json): to a validation accuracy of "
+            f"{100 * record['target']:g} %; seconds {seconds}; test accuracy in % after the last epoch; on "
+            f"{record['hardware']}, jax {record['versions']['jax']}, {record['date']}. {record['notes']}".rstrip()
+            + "\n\n"
+            + folded([f"- `{record['command']}`{then}, RUN of {runs}"])
         )
-    return "\n".join([markdown_table(heading, rows), terms, folded(commands)])
+    return "\n".join(parts)
 
 
 def _of_those(values: list[float | None], digits: int) -> str:
@@ -259,7 +254,7 @@ _FIGURE = "![Images per second in training, one bar per library.](figures/speed.
 _WRITERS = {
     "benchmark": ("Images per second", benchmark_tables),
     "profile": ("Milliseconds by class of op", profile_tables),
-    "time": ("Time to accuracy", time_table),
+    "time": ("Time to accuracy", time_tables),
     "early-exit": ("Early exit", early_exit_table),
     "gradients": ("Rate-based gradients", gradient_table),
 }

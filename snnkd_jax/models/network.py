@@ -121,7 +121,7 @@ class Network:
         if self.arguments is None:  # fields of your own module may change, or be equal and not the same
             variables = _init(self.module)(key, images)
         else:
-            variables = _init_of_equals(self.module, jax.config.jax_default_prng_impl)(key, images)
+            variables = _init_of_equals(self.module, str(jax.random.key_impl(key)))(key, images)
         if others := variables.keys() - {"params", "batch_stats", *_TEMPORARY}:
             found = f"{self.title} has variables in {', '.join(sorted(others))}"
             raise InputError(f"{found}; only params and batch_stats are trained and kept")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from figures.speed import draw
 from records.nir import nir_section
-from records.speed import benchmark_tables, early_exit_table, gradient_table, time_table
+from records.speed import benchmark_tables, early_exit_table, gradient_table, time_tables
 from records.trainings import make_record, tables, with_sections
 from representative import representatives
 from time_to_accuracy import reached
@@ -290,19 +290,26 @@ def test_time_to_accuracy_has_mean_and_std_over_seeds():
         "config": {"student": "vgg11", "width": 0.25, "num_steps": 4},
         "run_commands": {"snnkd_jax": "python y", "SpikingJelly": "python z"},
         "hardware": "2 x Somebody's",
-        "notes": "",
+        "versions": {"jax": "1.2"},
+        "commit": "0123456789",
+        "date": "2026-01-02",
+        "notes": "Loud.",
     }
-    counted = record | {"time_steps": {"SpikingJelly": "1 x 4"}}
-    assert "| CIFAR-10, vgg11, width 0.25 | 1 x 4 | SpikingJelly | 1 |" in time_table([counted])
-    text = time_table([record])
-    assert "`python x`, RUN of snnkd_jax, `python y`; SpikingJelly, `python z`; on" in text
+    text = time_tables([record])
+    assert "to a validation accuracy of 60 %; seconds of the first epoch" in text
+    assert "on 2 x Somebody's, jax 1.2, 2026-01-02. Loud.\n" in text
+    # Eager, as that script ran then.
+    assert "- `python x` (of commit 0123456), RUN of snnkd_jax, `python y`; SpikingJelly, `python z`\n" in text
+    assert "seconds sums of the epochs as they were" in time_tables([record | {"sums": True}])
     rows = text.splitlines()[2:5]
     assert rows == [
-        "| CIFAR-10, vgg11, width 0.25 | 4 | snnkd_jax | 3 | 60 % | 12 ± 2 | 2.0 ± 0.0 | 6.0 ± 1.0 | 52.00 ± 2.00 |",
-        "| CIFAR-10, vgg11, width 0.25 | 4 | snnkd_jax, rate-based | 3 | 60 % | 8 ± 0 (2 of 3) | 3.0 ± 0.0 (2 of 3) "
+        "| CIFAR-10, vgg11, width 0.25 | 4 | snnkd_jax | 3 | 12 ± 2 | 2.0 ± 0.0 | 6.0 ± 1.0 | 52.00 ± 2.00 |",
+        "| CIFAR-10, vgg11, width 0.25 | 4 | snnkd_jax, rate-based | 3 | 8 ± 0 (2 of 3) | 3.0 ± 0.0 (2 of 3) "
         "| 4.0 ± 0.0 | 50.00 ± 0.00 |",
-        "| CIFAR-10, vgg11, width 0.25 | 4 | SpikingJelly | 1 | 60 % | not reached | not reached | 10.0 | 51.00 |",
+        "| CIFAR-10, vgg11, width 0.25 | 4 | SpikingJelly | 1 | not reached | not reached | 10.0 | 51.00 |",
     ]
+    counted = record | {"time_steps": {"SpikingJelly": "1 x 4"}}
+    assert "| CIFAR-10, vgg11, width 0.25 | 1 x 4 | SpikingJelly | 1 |" in time_tables([counted])
 
 
 def test_early_exit_row():

@@ -532,7 +532,7 @@ def test_equal_networks_are_initialised_by_the_numbers_of_the_key():
     for generator in ("rbg", "unsafe_rbg"):
         with jax.default_prng_impl(generator):
             found.append(network.init(jax.random.PRNGKey(0), (8, 8, 1))["params"]["head"]["kernel"])
-            expected = network.module.init(jax.random.PRNGKey(0), jnp.zeros((1, 1, 8, 8, 1)), train=False)
+            expected: Any = network.module.init(jax.random.PRNGKey(0), jnp.zeros((1, 1, 8, 8, 1)), train=False)
         np.testing.assert_allclose(found[-1], expected["params"]["head"]["kernel"], rtol=1e-6)
     assert np.abs(found[0] - found[1]).max() > 0.01
 
