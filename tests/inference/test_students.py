@@ -124,4 +124,5 @@ def test_a_student_of_the_package_answers_as_its_card_says(name):
     card, data = students()[name], load_real(name)
     classes = kd.load(name).predict(data.test_images).classes
     assert classes[:10].tolist() == card["first_test_classes"]
-    assert np.mean(classes == data.test_labels) == pytest.approx(card["result"]["accuracy"])
+    # Potentials that are halfway between two counts of spikes are rounded either way by other versions and processors.
+    assert np.mean(classes == data.test_labels) == pytest.approx(card["result"]["accuracy"], abs=5e-4)
