@@ -1,0 +1,106 @@
+"""The gain of each preset over direct training: students that differ in their objective alone, on CIFAR-10.
+
+    python experiments/presets.py --record cifar10
+
+A VGG-11 of a quarter of the width (0.58 M parameters) with integer neurons, T x D = 2 x 2, is trained for four epochs
+from random weights, once for each preset, with the ANN of the same architecture as the teacher of all; ten minutes each
+on one core. Accuracy is measured after the last epoch, on the validation split and on the test set; what is chosen by
+it, such as presets worth more seeds, is chosen on the validation split. Run the same command to resume. Several
+processes share the work if each is given some of the presets or seeds, after the teacher is trained.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from snnkd_jax.cli.arguments import call
+from snnkd_jax.distill.presets import PRESETS
+from snnkd_jax.errors import InputError
+from snnkd_jax.experiment import run
+from snnkd_jax.files import check_writable_file, read_sealed
+from snnkd_jax.runs.command import command
+from snnkd_jax.runs.config import Config, default_config
+from snnkd_jax.runs.recipe import SEED, check_same_recipe, read_config
+from snnkd_jax.runs.record import write_record
+from snnkd_jax.training.metrics import read_metrics
+
+RESULTS = Path(__file__).parent / "results" / "presets"
+RECIPE = default_config("cifar10").replace(
+    **dict.fromkeys(("teacher", "student"), "vgg11"),
+    **{"width": 0.25, "neuron": "ilif", "levels": 2, "num_steps": 2},
+    **{"epochs": 4, "teacher_epochs": 15, "batch_size": 100, "warmup_epochs": 0, "checkpoint_every": 10_000},
+)
+
+
+def main(
+    runs: Path = Path("runs/presets"),
+    presets: tuple[str, ...] = tuple(PRESETS),
+    seeds: tuple[int, ...] = (0,),
+    dataset: str = "CIFAR-10",
+    record: str | None = None,
+) -> None:
+    """Train one student for each preset and seed, or those that are missing, and record all that are finished.
+
+    Args:
+        runs: Folder of the run directories.
+        presets: Presets to train with.
+        seeds: Seeds of each; the teacher's is 0.
+        dataset: What the data are, in words, such as "CIFAR-10 (JPEG copy)".
+        record: Write experiments/results/presets/<record>.json.
+    """
+    file = None if record is None else RESULTS / f"{record}.json"
+    check_writable_file("record", file)
+    teacher = RECIPE.replace(teacher_only=True, run_dir=str(runs / "teacher"))
+    run(teacher)
+    for seed in seeds:
+        for preset in presets:
+            config = student(runs, preset, seed)
+            if not (Path(config.run.run_dir or "") / "result.json").is_file():
+                run(config)
+    if file is not None:
+        content = {
+            "command": "python experiments/presets.py",
+            "run_command": command(RECIPE),
+            "dataset": dataset,
+            "teacher_accuracy": read_sealed(runs / "teacher" / "result.json")["test_accuracy"]["teacher"],
+            "entries": [entry for preset in PRESETS if (entry := finished(runs, preset))["seeds"]],
+            "config": {name: value for name, value in RECIPE.flat().items() if name not in SEED},
+        }
+        write_record(file, "presets", content)
+
+
+def student(runs: Path, preset: str, seed: int) -> Config:
+    """The configuration of one student; raises `InputError` for an unknown preset."""
+    if preset not in PRESETS:
+        raise InputError(f"presets {preset!r} is unknown; choose from {', '.join(PRESETS)}")
+    config = RECIPE.replace(preset=preset, seed=seed, run_dir=str(runs / f"{preset}-{seed}"))
+    if config.objective.build().needs_teacher:
+        config = config.replace(teacher_checkpoint=str(runs / "teacher"))
+    return config
+
+
+def finished(runs: Path, preset: str) -> dict[str, Any]:
+    """Accuracies, firing rates and durations of the finished students of a preset, by seed."""
+    entry: dict[str, Any] = {"preset": preset, "seeds": []}
+    values: dict[str, list[float]] = {}
+    for seed in range(10):
+        config = student(runs, preset, seed)
+        directory = Path(config.run.run_dir or "")
+        if not (directory / "result.json").is_file():
+            continue
+        check_same_recipe("runs", [read_config(directory), config], ("run_dir", "teacher_checkpoint"))
+        result, last = read_sealed(directory / "result.json"), read_metrics(directory)[-1]
+        entry["seeds"].append(seed)
+        found = {
+            "test_accuracy": result["test_accuracy"]["student"],
+            "validation_accuracy": last["validation"]["accuracy"],
+            "firing_rate": result["firing_rate"]["student"],
+            "seconds": result["seconds"],
+        }
+        for name, value in found.items():
+            values.setdefault(name, []).append(value)
+    return entry | values
+
+
+if __name__ == "__main__":
+    sys.exit(call(main))
