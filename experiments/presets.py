@@ -22,7 +22,7 @@ from snnkd_jax.runs.command import command
 from snnkd_jax.runs.config import Config, default_config
 from snnkd_jax.runs.recipe import SEED, check_same_recipe, read_config
 from snnkd_jax.runs.record import write_record
-from snnkd_jax.training.metrics import read_metrics
+from snnkd_jax.training.metrics import read_log
 
 RESULTS = Path(__file__).parent / "results" / "presets"
 RECIPE = default_config("cifar10").replace(
@@ -89,7 +89,7 @@ def finished(runs: Path, preset: str) -> dict[str, Any]:
         if not (directory / "result.json").is_file():
             continue
         check_same_recipe("runs", [read_config(directory), config], ("run_dir", "teacher_checkpoint"))
-        result, last = read_sealed(directory / "result.json"), read_metrics(directory)[-1]
+        result, last = read_sealed(directory / "result.json"), read_log(directory)[-1]
         entry["seeds"].append(seed)
         found = {
             "test_accuracy": result["test_accuracy"]["student"],
