@@ -361,9 +361,25 @@ def test_noise_hits_single_spikes():
     np.testing.assert_array_equal(rate("spike_insertion", 0.0), 3)
 
 
+def exactly_summed(student):
+    """The student with weights, thresholds and pixels of so few bits that float32 adds them up without rounding."""
+
+    def rounded(path, x):
+        thresholds = path[-1].key == "qcfs_threshold"
+        return 2 ** jnp.round(jnp.log2(x)) if thresholds else jnp.round(x * 2**8) / 2**8
+
+    folded = student.folded()
+    variables = jax.tree_util.tree_map_with_path(rounded, folded.variables)
+    return dataclasses.replace(folded, variables=variables, normalisation=Normalisation((0.5,), (0.25,)))
+
+
 @pytest.mark.slow
 def test_a_trained_student_starts_at_its_teachers_accuracy_and_is_the_same_in_spikes():
-    """On digits, and in spikes on 10,000 images: the digits and the test images with a random contrast and shift."""
+    """On digits, and in spikes on 10,000 images: the digits and the test images with a random contrast and shift.
+
+    Where rounding cannot decide a spike, every logit is the same. Where it can, it does so on few images, and how many
+    depends on the processor: 1 of 10,000 and none were seen.
+    """
     data = kd.data.load("digits")
     teacher = kd.fit(build("convnet", 10, width=0.25, levels=4, pool="max"), data, epochs=12)
     assert teacher.test_accuracy > 0.9
@@ -377,6 +393,13 @@ def test_a_trained_student_starts_at_its_teachers_accuracy_and_is_the_same_in_sp
         shift = tuple(rng.integers(-1, 2, 2))
         sets.append((rng.uniform(0.4, 1) * np.roll(sets[rng.integers(2)], shift, (1, 2))).astype(np.uint8))
     images = np.concatenate(sets)[:10_000]
+
     expected, found = (t.logits_by_step(images, 2) for t in (student, student.expanded()))
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    np.testing.assert_array_equal(found.sum(1).argmax(-1), expected.sum(1).argmax(-1))
+    same = np.isclose(found, expected, rtol=0, atol=1e-5).all((1, 2))
+    assert same.mean() >= 0.999
+    np.testing.assert_array_equal(found[same].sum(1).argmax(-1), expected[same].sum(1).argmax(-1))
+
+    exact, pixels = exactly_summed(student), np.float32(images // 8) / 32
+    expected, found = (t.logits_by_step(pixels, 2) for t in (exact, exact.expanded()))
+    assert len(np.unique(expected)) > 1000
+    np.testing.assert_array_equal(found, expected)
