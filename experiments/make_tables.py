@@ -10,10 +10,11 @@ from records.energy import energy_section
 from records.events import events_section
 from records.fidelity import ROWS, fidelity_section, fidelity_source
 from records.headline import headline_section
-from records.knobs import knob_source, knob_table, loss_section
+from records.knobs import knob_source, knob_table
 from records.nir import nir_section
 from records.noise import noise_section
 from records.plan import plan_section
+from records.presets import loss_section, presets_section
 from records.speed import speed_section
 from records.speed_aims import speed_aims_section
 from records.steps import steps_section
@@ -50,7 +51,7 @@ def fidelity(section: str) -> tuple[Path, Callable[[list[dict[str, Any]]], str]]
 PAGES: dict[Path, Sections] = {
     ROOT / "README.md": {"headline": (RESULTS, headline)},
     DOCS / "results.md": {"aims": (RESULTS, aims), "results": (RESULTS, tables)},
-    DOCS / "presets.md": {"loss": (RESULTS / "knobs", loss_section)},
+    DOCS / "presets.md": {"presets": (RESULTS / "presets", presets_section), "loss": (RESULTS / "knobs", loss_section)},
     DOCS / "time_steps.md": {"steps": (RESULTS / "steps", steps_section)},
     DOCS / "noise.md": {"noise": (RESULTS / "noise", noise_section)},
     DOCS / "energy.md": {"energy": (RESULTS / "energy", energy_section)},

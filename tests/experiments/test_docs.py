@@ -18,7 +18,7 @@ import pytest
 from compilation import QUICKLY
 from records.docstrings import is_block, paragraphs
 from records.fidelity import ROWS
-from records.knobs import knob_table, loss_section
+from records.knobs import knob_table
 
 import snnkd_jax
 from snnkd_jax.distill import presets
@@ -326,22 +326,6 @@ def test_knobs_are_compared_seed_by_seed():
     assert rows[2:] == [
         "| | | | 93.00 ± 2.65 | | 0.200 ± 0.100 |",
         "| `tau` | 2.0 | 4.0 | 95.00 ± 3.61 | +2.00 ± 0.58 | 0.200 ± 0.000 |",
-    ]
-
-
-def test_losses_are_compared_with_none_the_best_first():
-    """Gains of 1, 2 and 3 points for the recipe, of 3, 3 and 3 for the other."""
-    none, recipe, other = [0.90, 0.94, 0.95], [0.91, 0.96, 0.98], [0.93, 0.97, 0.98]
-    losses = [
-        {"group": "loss", "recipe": "temporal", "value": v, "accuracy": a} for v, a in (("none", none), ("dist", other))
-    ]
-    entries = [e | {"firing_rate": [0.2, 0.2, 0.2]} for e in ({"accuracy": recipe}, *losses)]
-    (path,) = (ROOT / "experiments/results/knobs").glob("*.json")
-    rows = loss_section([json.loads(path.read_text()) | {"entries": entries}]).splitlines()
-    assert rows[2:5] == [
-        "| `dist` | 96.00 ± 2.65 | +3.00 ± 0.00 | 0.200 ± 0.000 |",
-        "| `temporal` | 95.00 ± 3.61 | +2.00 ± 0.58 | 0.200 ± 0.000 |",
-        "| `none` | 93.00 ± 2.65 | – | 0.200 ± 0.000 |",
     ]
 
 
