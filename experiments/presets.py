@@ -81,25 +81,24 @@ def student(runs: Path, preset: str, seed: int) -> Config:
 
 def finished(runs: Path, preset: str) -> dict[str, Any]:
     """Accuracies, firing rates and durations of the finished students of a preset, by seed."""
-    entry: dict[str, Any] = {"preset": preset, "seeds": []}
-    values: dict[str, list[float]] = {}
-    for seed in range(10):
-        config = student(runs, preset, seed)
-        directory = Path(config.run.run_dir or "")
-        if not (directory / "result.json").is_file():
-            continue
+    found: dict[str, list[Any]] = {"seeds": []}
+    for path in runs.glob(f"{preset}-*/result.json"):
+        if path.parent.name.removeprefix(f"{preset}-").isdecimal():  # not of "kdsnn-response" for "kdsnn"
+            found["seeds"].append(int(path.parent.name.removeprefix(f"{preset}-")))
+    found["seeds"].sort()
+    for seed in found["seeds"]:
+        config, directory = student(runs, preset, seed), runs / f"{preset}-{seed}"
         check_same_recipe("runs", [read_config(directory), config], ("run_dir", "teacher_checkpoint"))
-        result, last = read_sealed(directory / "result.json"), read_log(directory)[-1]
-        entry["seeds"].append(seed)
-        found = {
+        result = read_sealed(directory / "result.json")
+        values = {
             "test_accuracy": result["test_accuracy"]["student"],
-            "validation_accuracy": last["validation"]["accuracy"],
+            "validation_accuracy": read_log(directory)[-1]["validation"]["accuracy"],
             "firing_rate": result["firing_rate"]["student"],
             "seconds": result["seconds"],
         }
-        for name, value in found.items():
-            values.setdefault(name, []).append(value)
-    return entry | values
+        for name, value in values.items():
+            found.setdefault(name, []).append(value)
+    return {"preset": preset, **found}
 
 
 if __name__ == "__main__":
