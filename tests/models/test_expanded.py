@@ -399,7 +399,7 @@ def test_a_trained_student_starts_at_its_teachers_accuracy_and_is_the_same_in_sp
     assert same.mean() >= 0.999
     np.testing.assert_array_equal(found[same].sum(1).argmax(-1), expected[same].sum(1).argmax(-1))
 
-    exact, pixels = exactly_summed(student), np.float32(images // 8) / 32
+    exact, pixels = exactly_summed(student), (images // 8 / 32).astype(np.float32)
     expected, found = (t.logits_by_step(pixels, 2) for t in (exact, exact.expanded()))
     assert len(np.unique(expected)) > 1000
     np.testing.assert_array_equal(found, expected)
