@@ -30,7 +30,9 @@ Sections = dict[str, tuple[Path, Callable[[list[dict[str, Any]]], str]]]
 
 def aims(records: list[dict[str, Any]]) -> str:
     """What was set out to be shown, of records of several folders."""
-    return aims_section(records, *(read_records(RESULTS / folder) for folder in ("steps", "noise", "energy")))
+    return aims_section(
+        records, *(read_records(RESULTS / folder) for folder in ("steps", "noise", "energy", "presets"))
+    )
 
 
 def headline(records: list[dict[str, Any]]) -> str:

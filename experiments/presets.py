@@ -11,7 +11,9 @@ processes share the work if each is given some of the presets or seeds, after th
 
 import sys
 from pathlib import Path
-from typing import Any
+
+from knobs import over_seeds
+from records.trainings import ORIGIN, check_same
 
 from snnkd_jax.cli.arguments import call
 from snnkd_jax.distill.presets import PRESETS
@@ -38,6 +40,7 @@ def main(
     seeds: tuple[int, ...] = (0,),
     dataset: str = "CIFAR-10",
     record: str | None = None,
+    notes: str = "",
 ) -> None:
     """Train one student for each preset and seed, or those that are missing, and record all that are finished.
 
@@ -46,7 +49,8 @@ def main(
         presets: Presets to train with.
         seeds: Seeds of each; the teacher's is 0.
         dataset: What the data are, in words, such as "CIFAR-10 (JPEG copy)".
-        record: Write experiments/results/presets/<record>.json.
+        record: Write experiments/results/presets/<record>.json; the students must be of one commit and machine.
+        notes: What else a reader of the record should know.
     """
     file = None if record is None else RESULTS / f"{record}.json"
     check_writable_file("record", file)
@@ -58,15 +62,24 @@ def main(
             if not (Path(config.run.run_dir or "") / "result.json").is_file():
                 run(config)
     if file is not None:
+        found = {preset: finished(runs, preset) for preset in PRESETS}
+        directories = [directory for students in found.values() for directory in students.values()]
+        results = [read_sealed(directory / "result.json") for directory in directories]
+        check_same(directories, results, ORIGIN)
         content = {
             "command": "python experiments/presets.py",
             "run_command": command(RECIPE),
             "dataset": dataset,
             "teacher_accuracy": read_sealed(runs / "teacher" / "result.json")["test_accuracy"]["teacher"],
-            "entries": [entry for preset in PRESETS if (entry := finished(runs, preset))["seeds"]],
+            "entries": [
+                {"preset": preset, "seeds": list(students)} | over_seeds([measured(x) for x in students.values()])
+                for preset, students in found.items()
+                if students
+            ],
             "config": {name: value for name, value in RECIPE.flat().items() if name not in SEED},
+            "notes": notes,
         }
-        write_record(file, "presets", content)
+        write_record(file, "presets", content | {name: results[0][name] for name in ORIGIN})
 
 
 def student(runs: Path, preset: str, seed: int) -> Config:
@@ -79,26 +92,27 @@ def student(runs: Path, preset: str, seed: int) -> Config:
     return config
 
 
-def finished(runs: Path, preset: str) -> dict[str, Any]:
-    """Accuracies, firing rates and durations of the finished students of a preset, by seed."""
-    found: dict[str, list[Any]] = {"seeds": []}
+def finished(runs: Path, preset: str) -> dict[int, Path]:
+    """The directories of the finished students of a preset by seed; raises `InputError` for one of another recipe."""
+    found = {}
     for path in runs.glob(f"{preset}-*/result.json"):
-        if path.parent.name.removeprefix(f"{preset}-").isdecimal():  # not of "kdsnn-response" for "kdsnn"
-            found["seeds"].append(int(path.parent.name.removeprefix(f"{preset}-")))
-    found["seeds"].sort()
-    for seed in found["seeds"]:
-        config, directory = student(runs, preset, seed), runs / f"{preset}-{seed}"
-        check_same_recipe("runs", [read_config(directory), config], ("run_dir", "teacher_checkpoint"))
-        result = read_sealed(directory / "result.json")
-        values = {
-            "test_accuracy": result["test_accuracy"]["student"],
-            "validation_accuracy": read_log(directory)[-1]["validation"]["accuracy"],
-            "firing_rate": result["firing_rate"]["student"],
-            "seconds": result["seconds"],
-        }
-        for name, value in values.items():
-            found.setdefault(name, []).append(value)
-    return {"preset": preset, **found}
+        seed = path.parent.name.removeprefix(f"{preset}-")
+        if seed.isdecimal():  # not "response-0", of another preset, for "kdsnn"
+            found[int(seed)] = path.parent
+            both = [read_config(path.parent), student(runs, preset, int(seed))]
+            check_same_recipe("runs", both, ("run_dir", "teacher_checkpoint"))
+    return dict(sorted(found.items()))
+
+
+def measured(directory: Path) -> dict[str, float]:
+    """Accuracies, firing rate and duration of a finished student."""
+    result = read_sealed(directory / "result.json")
+    return {
+        "test_accuracy": result["test_accuracy"]["student"],
+        "validation_accuracy": read_log(directory)[-1]["validation"]["accuracy"],
+        "firing_rate": result["firing_rate"]["student"],
+        "seconds": result["seconds"],
+    }
 
 
 if __name__ == "__main__":

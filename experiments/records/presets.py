@@ -11,26 +11,28 @@ from records.knobs import knob_source
 from snnkd_jax.report.markdown import markdown_table
 from snnkd_jax.report.statistics import gain, mean_and_std, percent
 
-TERMS = "± standard deviation over seeds; the gain is over the same seeds without a teacher, ± standard error."
+TERMS = "± standard deviation over seeds; the gain is over `none` with the same seeds, ± standard error."
 
 
 def presets_section(records: list[dict[str, Any]]) -> str:
     """A table of the presets of each record, the best first, with its source."""
-    return "\n".join(part for record in records for part in (_cifar_table(record), TERMS + "\n", _source(record)))
-
-
-def _cifar_table(record: dict[str, Any]) -> str:
-    students = {entry["preset"]: entry | {"accuracy": entry["test_accuracy"]} for entry in record["entries"]}
-    return preset_table(students)
+    parts = []
+    for record in records:
+        students = {entry["preset"]: entry | {"accuracy": entry["test_accuracy"]} for entry in record["entries"]}
+        parts += [preset_table(students), f"Test accuracy after the last epoch, {TERMS}\n", _source(record)]
+    return "\n".join(parts)
 
 
 def _source(record: dict[str, Any]) -> str:
-    minutes = statistics.median(seconds for entry in record["entries"] for seconds in entry["seconds"]) / 60
+    seconds = {entry["preset"]: statistics.median(entry["seconds"]) for entry in record["entries"]}
+    slowest = max(seconds, key=seconds.__getitem__)
     return (
         f"[{record['name']}](../experiments/results/presets/{record['name']}.json): `{record['command']}`, "
-        f"{record['dataset']}; test accuracy after the last epoch; each student is `{record['run_command']}` with its "
-        f"preset and seed, {minutes:.0f} minutes in the median on one core beside other work; the teacher has "
-        f"{100 * record['teacher_accuracy']:.2f} %; {record['hardware']}, jax {record['versions']['jax']}.\n"
+        f"{record['dataset']}; each student is `{record['run_command']}` with its preset and seed, "
+        f"{statistics.median(seconds.values()) / 60:.0f} minutes in the median and {seconds[slowest] / 60:.0f} for "
+        f"`{slowest}`; the teacher has {100 * record['teacher_accuracy']:.2f} %; {record['hardware']}, jax "
+        f"{record['versions']['jax']}. {record['notes']}".rstrip()
+        + "\n"
     )
 
 

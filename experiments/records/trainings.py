@@ -23,6 +23,17 @@ from snnkd_jax.runs.models import number_of_steps, teacher_label
 from snnkd_jax.runs.recipe import BOOKKEEPING, DISTILLATION, OBJECTIVE, SEED, differences
 from snnkd_jax.runs.roles import NETWORKS
 
+ORIGIN = ("versions", "hardware", "commit")
+"""What the results of runs have of their provenance."""
+
+
+def check_same(runs: list[Path], results: list[dict[str, Any]], fields: tuple[str, ...]) -> None:
+    """Raises `InputError` if the results of runs differ in one of the fields, but for the seed."""
+    for field in fields:
+        values = [_without_seed(result[field]) for result in results]
+        if any(value != values[0] for value in values):
+            raise InputError(f"runs {', '.join(map(str, runs))} differ in {field}; a record needs the same")
+
 
 def make_record(name: str, runs: list[Path], dataset: str, notes: str = "") -> dict[str, Any]:
     """Combines finished runs that differ in their seed only.
@@ -47,10 +58,7 @@ def make_record(name: str, runs: list[Path], dataset: str, notes: str = "") -> d
     seeds = [result["config"]["seed"] for result in results]
     if len(set(seeds)) < len(seeds):
         raise InputError(f"runs {', '.join(map(str, runs))} repeat a seed: {seeds}")
-    for field in ("config", "versions", "hardware", "commit"):
-        values = [_without_seed(result[field]) for result in results]
-        if any(value != values[0] for value in values):
-            raise InputError(f"runs {', '.join(map(str, runs))} differ in {field}; a record needs the same")
+    check_same(runs, results, ("config", *ORIGIN))
     first = results[0]
     metrics = {}
     for network in NETWORKS:

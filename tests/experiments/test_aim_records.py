@@ -29,7 +29,7 @@ def noisy(name, better):
 
 @pytest.fixture
 def records(monkeypatch):
-    """Of the four folders; all aims are reached but three: one of T = 1, one of noise, one of energy."""
+    """Of the five folders; all aims are reached but three: one of T = 1, one of noise, one of energy."""
     monkeypatch.setattr(aim_records, "without_kd", lambda *_: [0.75, 0.75, 0.75])
     accuracy = {"student/test_accuracy": over_seeds([0.768, 0.769, 0.770])}
     first = {"student/test_accuracy_at_1": over_seeds([0.91])}
@@ -52,6 +52,15 @@ def records(monkeypatch):
             by_step("cifar10-vgg11-qcfs", "conversion, QCFS, L = 8", converted),
         ],
         "noise": [noisy("ten", 10), noisy("nine", 9)],
+        "presets": [
+            {
+                "name": "cifar10",
+                "entries": [
+                    {"preset": "none", "test_accuracy": [0.25, 0.5, 0.5]},
+                    {"preset": "kdsnn-response", "test_accuracy": [0.276, 0.526, 0.524]},
+                ],
+            }
+        ],
         "energy": [counted("cifar10-headline", 0.5), counted("vgg", 1.5), counted("digits", 0.5, num_steps=2)],
     }
 
@@ -63,7 +72,7 @@ def rows(records):
 
 def test_each_aim_by_hand(records):
     table = rows(records)
-    assert len(table) == 17
+    assert len(table) == 18
     assert {aim: found for aim, found in table.items() if found[1] == "no"} == {
         "CIFAR-10, VGG-11: T = 1 at most 2 points below T = 4": ("30.00 below", "no"),
         "noise, d, [nine](../experiments/results/noise/nine.json): KD better in 10 of 14 kinds": ("9 of 14", "no"),
@@ -78,6 +87,8 @@ def test_each_aim_by_hand(records):
     mean, error = gain.split(" ± ")
     assert float(mean) == pytest.approx(1.9)
     assert float(error) == pytest.approx(0.06)  # 0.1 / sqrt(3)
+    response = "CIFAR-10, VGG-11, T x D = 2 x 2, from random weights: `kdsnn-response` 2.5 points above none"
+    assert table[response] == ("+2.53 ± 0.07", "yes")  # 2.6, 2.6 and 2.4 points
     conversion = "CIFAR-10, VGG-11: the student at T = 4 above every conversion at T ≤ 32"
     assert table[conversion] == ("80.00 against 79.00 (QCFS, L = 8, T = 31)", "yes")
 
@@ -94,6 +105,10 @@ def students(records):
     return records["records"][0]["metrics"]
 
 
+def of_preset(records):
+    return records["presets"][0]["entries"][1]
+
+
 @pytest.mark.parametrize(
     ("place", "key", "value", "missed"),
     [
@@ -106,6 +121,7 @@ def students(records):
         (students, "student/test_accuracy", over_seeds([0.767] * 3), "CIFAR-10, T = 4: 1.76"),
         # Enough on average, but within two standard errors.
         (students, "student/test_accuracy", over_seeds([0.75, 0.75, 0.81]), "CIFAR-10, T = 4: 1.76"),
+        (of_preset, "test_accuracy", [0.276, 0.526, 0.522], "CIFAR-10, VGG-11, T x D = 2 x 2"),
         (counted_of("student"), "test_accuracy", 0.919, "CIFAR-10, T = 4, the strongest"),
         (counted_of("ann"), "test_accuracy", 0.941, "the same: at most 1.5 points"),
         (counted_of("student"), "test_accuracy", 0.931, "CIFAR-10, the strongest student"),

@@ -1,6 +1,7 @@
 """Tables of presets: gains seed by seed, the best first."""
 
 import json
+from pathlib import Path
 
 import pytest
 from presets import RECIPE, RESULTS, finished, student
@@ -8,6 +9,7 @@ from records.presets import loss_section, preset_table, presets_section
 
 from snnkd_jax.distill.presets import PRESETS
 from snnkd_jax.errors import InputError
+from snnkd_jax.files import write_sealed
 
 NONE, RECIPES, OTHER = [0.90, 0.94, 0.95], [0.91, 0.96, 0.98], [0.93, 0.97, 0.98]
 RATES = [0.2, 0.2, 0.2]
@@ -48,11 +50,27 @@ def test_students_differ_in_preset_and_seed_alone(tmp_path):
     assert changed == {"preset", "seed", "run_dir", "teacher_checkpoint"}
     with pytest.raises(InputError, match=r"(?s)nonesuch.*temporal"):
         student(tmp_path, "nonesuch", 0)
-    assert finished(tmp_path, "dist") == {"preset": "dist", "seeds": []}
+    assert finished(tmp_path, "dist") == {}
+
+
+def test_finished_students_are_found_by_preset_and_seed(tmp_path):
+    for preset, seed in (("kdsnn", 10), ("kdsnn", 9), ("kdsnn-response", 0)):
+        config = student(tmp_path, preset, seed)
+        directory = Path(config.run.run_dir or "")
+        directory.mkdir()
+        write_sealed(directory / "config.json", {"config": config.flat()})
+        (directory / "result.json").touch()
+    (tmp_path / "kdsnn-8").mkdir()  # not finished
+    assert list(finished(tmp_path, "kdsnn").items()) == [(s, tmp_path / f"kdsnn-{s}") for s in (9, 10)]
+    (tmp_path / "kdsnn-10").rename(tmp_path / "dist-0")
+    with pytest.raises(InputError, match="differ in preset"):
+        finished(tmp_path, "dist")
 
 
 def test_records_have_every_preset():
-    for path in RESULTS.glob("*.json"):
+    paths = list(RESULTS.glob("*.json"))
+    assert paths
+    for path in paths:
         record = json.loads(path.read_text())
         entries = {entry["preset"]: entry for entry in record["entries"]}
         assert set(entries) == set(PRESETS)
