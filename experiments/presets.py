@@ -17,7 +17,7 @@ from records.trainings import ORIGIN, check_same
 
 from snnkd_jax.cli.arguments import call
 from snnkd_jax.distill.presets import PRESETS
-from snnkd_jax.errors import InputError
+from snnkd_jax.errors import check_choice
 from snnkd_jax.experiment import run
 from snnkd_jax.files import check_writable_file, read_sealed
 from snnkd_jax.runs.command import command
@@ -54,16 +54,14 @@ def main(
     """
     file = None if record is None else RESULTS / f"{record}.json"
     check_writable_file("record", file)
-    teacher = RECIPE.replace(teacher_only=True, run_dir=str(runs / "teacher"))
-    run(teacher)
-    for seed in seeds:
-        for preset in presets:
-            config = student(runs, preset, seed)
-            if not (Path(config.run.run_dir or "") / "result.json").is_file():
-                run(config)
+    students = [student(runs, preset, seed) for seed in seeds for preset in presets]
+    run(RECIPE.replace(teacher_only=True, run_dir=str(runs / "teacher")))
+    for config in students:
+        if not (Path(config.run.run_dir or "") / "result.json").is_file():
+            run(config)
     if file is not None:
         found = {preset: finished(runs, preset) for preset in PRESETS}
-        directories = [directory for students in found.values() for directory in students.values()]
+        directories = [directory for by_seed in found.values() for directory in by_seed.values()]
         results = [read_sealed(directory / "result.json") for directory in directories]
         check_same(directories, results, ORIGIN)
         content = {
@@ -72,9 +70,9 @@ def main(
             "dataset": dataset,
             "teacher_accuracy": read_sealed(runs / "teacher" / "result.json")["test_accuracy"]["teacher"],
             "entries": [
-                {"preset": preset, "seeds": list(students)} | over_seeds([measured(x) for x in students.values()])
-                for preset, students in found.items()
-                if students
+                {"preset": preset, "seeds": list(by_seed)} | over_seeds([measured(x) for x in by_seed.values()])
+                for preset, by_seed in found.items()
+                if by_seed
             ],
             "config": {name: value for name, value in RECIPE.flat().items() if name not in SEED},
             "notes": notes,
@@ -84,8 +82,7 @@ def main(
 
 def student(runs: Path, preset: str, seed: int) -> Config:
     """The configuration of one student; raises `InputError` for an unknown preset."""
-    if preset not in PRESETS:
-        raise InputError(f"presets {preset!r} is unknown; choose from {', '.join(PRESETS)}")
+    check_choice("presets", preset, PRESETS)
     config = RECIPE.replace(preset=preset, seed=seed, run_dir=str(runs / f"{preset}-{seed}"))
     if config.objective.build().needs_teacher:
         config = config.replace(teacher_checkpoint=str(runs / "teacher"))
